@@ -1,6 +1,69 @@
-//! OAuth 2.0 for the Hurdlr (Tight) accounting API.
+//! OAuth 2.0 for the Hurdlr (Tight) accounting API: tokens obtained, refreshed once, never lost,
+//! never shown.
+//!
+//! ```
+//! use hurdlr_oauth2::testing::FakeHurdlr;
+//! use hurdlr_oauth2::{Hurdlr, UserId};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let fake = FakeHurdlr::start().await?; // the provider, embedded: no account needed
+//! let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+//!     .environment(fake.base_url())
+//!     .build()?;
+//!
+//! let token = hurdlr.client_credentials(&UserId::new("customer-4711")?).await?;
+//! println!("{token:?}"); // shows when it ends, and no secret
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layers
+//!
+//! Each is usable without the one above.
+//!
+//! * **Wire**: [`basic`] has drop-in types for apps that already use the `oauth2` crate;
+//!   [`HttpClient`] is a transport for them.
+//! * **Client**: [`Hurdlr`], one call per grant, with secrets in [`secrecy`] types, bounded retries
+//!   and a login in two calls.
+//! * **Testing** (feature `testing`): `testing::FakeHurdlr`, the provider in your process.
+//!
+//! # Semver
+//!
+//! Types of [`oauth2`], [`reqwest`], [`secrecy`], [`url`] and [`http`] are part of this
+//! crate's API and re-exported here. A new major version of one of them makes one of ours.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::missing_panics_doc))]
+
+#[cfg(target_family = "wasm")]
+compile_error!(
+    "hurdlr-oauth2 holds a client secret and needs a server's tokio and reqwest: it does not \
+     build for wasm"
+);
+
+pub mod basic;
+
+mod client;
+pub use client::{Hurdlr, HurdlrBuilder};
+mod clock;
+pub use clock::{Clock, Moment, SystemClock};
+mod endpoint;
+pub use endpoint::{ApiVersion, Environment};
+mod error;
+pub use error::{Error, ErrorKind};
+mod login;
+pub use login::{Callback, CallbackProblem, PendingLogin};
+mod retry;
+pub use retry::RetryPolicy;
+mod token;
+pub use token::Token;
+mod transport;
+pub use transport::{HttpClient, HttpError};
+mod user;
+pub use user::{ClientCredentialsUser, UserId};
 
 #[cfg(feature = "testing")]
 pub mod testing;
+
+pub use {http, oauth2, reqwest, secrecy, url};

@@ -1,0 +1,327 @@
+//! `Hurdlr`: one call per grant.
+
+mod builder;
+pub use builder::HurdlrBuilder;
+mod request;
+use request::{Grant, Transport};
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, header};
+use secrecy::SecretString;
+use tracing::{Instrument, field};
+use url::Url;
+
+use crate::clock::SharedClock;
+use crate::endpoint::ApiVersion;
+use crate::error::{Error, ErrorKind};
+use crate::login::{Callback, PendingLogin};
+use crate::retry::{Attempts, RetryPolicy};
+use crate::token::{self, BasicTokenResponse, Token};
+use crate::user::UserId;
+
+/// A client of the provider's token endpoint: one call per grant.
+///
+/// Cloning is cheap and all clones share their connections. It is `Send + Sync`.
+///
+/// Dropping the future of a call abandons its request. For a refresh that is not safe, since the
+/// provider may replace the refresh token and nobody would read the new one: let such a call finish,
+/// in a task of its own.
+///
+/// ```
+/// use hurdlr_oauth2::testing::FakeHurdlr;
+/// use hurdlr_oauth2::{Hurdlr, UserId};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let fake = FakeHurdlr::start().await?;
+/// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+///     .environment(fake.base_url())
+///     .build()?;
+///
+/// let token = hurdlr.client_credentials(&UserId::new("customer-4711")?).await?;
+/// let newer = hurdlr.refresh(&token).await?;
+/// assert!(!newer.is_expired());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Hurdlr(Arc<Inner>);
+
+struct Inner {
+    client_id: String,
+    client_secret: SecretString,
+    version: ApiVersion,
+    token_url: Url,
+    authorize_url: Option<Url>,
+    redirect_uri: Option<Url>,
+    issuer: Option<String>,
+    bearer_on_refresh: bool,
+    retry: RetryPolicy,
+    clock: SharedClock,
+    request_timeout: Duration,
+    transport: Transport,
+}
+
+impl Hurdlr {
+    /// Starts with the credentials the provider issued to your app.
+    pub fn builder(client_id: impl Into<String>, client_secret: SecretString) -> HurdlrBuilder {
+        HurdlrBuilder::new(client_id.into(), client_secret)
+    }
+
+    /// A client by the environment's variables; an error names the one at fault.
+    ///
+    /// | variable | setting |
+    /// |---|---|
+    /// | `HURDLR_CLIENT_ID`, `HURDLR_CLIENT_SECRET` | the app's credentials; required |
+    /// | `HURDLR_BASE_URL` | [`environment`](HurdlrBuilder::environment); the sandbox if unset |
+    /// | `HURDLR_AUTHORIZE_URL` | [`authorize_url`](HurdlrBuilder::authorize_url) |
+    /// | `HURDLR_REDIRECT_URI` | [`redirect_uri`](HurdlrBuilder::redirect_uri) |
+    /// | `HURDLR_API_VERSION` | [`api_version`](HurdlrBuilder::api_version): `v4` if unset |
+    ///
+    /// A variable that is set to nothing counts as unset.
+    pub fn from_env() -> Result<Self, Error> {
+        HurdlrBuilder::from_env()?.build()
+    }
+
+    /// The API version in use.
+    #[must_use]
+    pub fn api_version(&self) -> ApiVersion {
+        self.0.version
+    }
+
+    /// The client id in use.
+    #[must_use]
+    pub fn client_id(&self) -> &str {
+        &self.0.client_id
+    }
+
+    /// The token endpoint in use.
+    #[must_use]
+    pub fn token_url(&self) -> &Url {
+        &self.0.token_url
+    }
+
+    /// Gets a token for one of your users (RFC 6749 section 4.4, with the provider's `userId`).
+    ///
+    /// Repeating it is harmless, so all that may be temporary is repeated by the
+    /// [`RetryPolicy`].
+    pub async fn client_credentials(&self, user: &UserId) -> Result<Token, Error> {
+        self.obtain(Grant::ClientCredentials { user }, None).await
+    }
+
+    /// Gets a new token by the refresh token of `token` (RFC 6749 section 6).
+    ///
+    /// The answer's token carries the old refresh token on where it brought no new one. Keep what
+    /// comes back before anything else: the old refresh token may be dead by then.
+    ///
+    /// [`ErrorKind::LoginRequired`] means that the refresh token is dead, or that there is none;
+    /// [`ErrorKind::RotationLost`] that it died after an answer of this call went missing. Of an
+    /// answer that is defective beside a usable refresh token, that one is in
+    /// [`Error::rescued_refresh_token`].
+    pub async fn refresh(&self, token: &Token) -> Result<Token, Error> {
+        let refresh_token = token.refresh_token().ok_or_else(|| {
+            Error::new(
+                ErrorKind::LoginRequired,
+                "the token came without a refresh token",
+            )
+        })?;
+        let bearer = self.0.bearer_on_refresh.then_some(token);
+        let newer = self
+            .obtain(
+                Grant::RefreshToken {
+                    refresh_token,
+                    bearer,
+                },
+                None,
+            )
+            .await?;
+        Ok(newer.or_refresh_token(refresh_token))
+    }
+
+    /// Begins a login (RFC 6749 section 4.1 with PKCE S256): the URL to send the person to, and
+    /// what to keep for their return. The login lasts 10 minutes.
+    ///
+    /// [`ErrorKind::Config`] where no authorize URL or redirect URI is set.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::Hurdlr;
+    /// use hurdlr_oauth2::testing::FakeHurdlr;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let fake = FakeHurdlr::start().await?;
+    /// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    ///     .environment(fake.base_url())
+    ///     .authorize_url(fake.authorize_url())
+    ///     .redirect_uri("https://app.example.com/callback")
+    ///     .build()?;
+    ///
+    /// let (url, pending) = hurdlr.begin_login()?;
+    /// let kept = pending.to_secret(); // in the person's session, while they are away
+    /// let callback = fake.consent(&url, "ann").await?; // they log in, and are sent back
+    ///
+    /// let pending = hurdlr_oauth2::PendingLogin::from_secret(&kept)?;
+    /// let token = hurdlr.complete_login(pending, &callback).await?;
+    /// assert!(token.refresh_token().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn begin_login(&self) -> Result<(Url, PendingLogin), Error> {
+        let inner = &*self.0;
+        let authorize_url = inner.authorize_url.as_ref().ok_or_else(|| {
+            Error::config("authorize_url is not set: a login needs the provider's authorize URL")
+        })?;
+        let redirect_uri = inner.redirect_uri.as_ref().ok_or_else(|| {
+            Error::config("redirect_uri is not set: a login needs the URL of your callback")
+        })?;
+        Ok(PendingLogin::begin(
+            &inner.client_id,
+            authorize_url,
+            redirect_uri,
+            inner.clock.now(),
+        ))
+    }
+
+    /// Completes a login: judges the callback and exchanges its code for a token.
+    ///
+    /// What is wrong with a callback is an [`ErrorKind::InvalidCallback`] whose
+    /// [`callback_problem`](Error::callback_problem) says it, and nothing is sent then. A code is
+    /// sent once only: where its answer goes missing, the person has to begin again.
+    pub async fn complete_login(
+        &self,
+        pending: PendingLogin,
+        callback: impl Into<Callback>,
+    ) -> Result<Token, Error> {
+        let accepted = pending.judge(
+            &callback.into(),
+            self.0.issuer.as_deref(),
+            self.0.clock.now(),
+        )?;
+        let grant = Grant::AuthorizationCode {
+            code: &accepted.code,
+            verifier: &accepted.verifier,
+            redirect_uri: &accepted.redirect_uri,
+        };
+        self.obtain(grant, None).await
+    }
+
+    /// Takes over a token object that was handed out elsewhere, as JSON: a bare one, or an answer
+    /// that holds it as `oAuth`, as the registration of a user does.
+    ///
+    /// Its age is judged by this machine's clock, for want of another.
+    pub fn import(&self, json: impl AsRef<[u8]>) -> Result<Token, Error> {
+        token::read_imported(json.as_ref()).map(|answer| self.import_response(answer))
+    }
+
+    /// Takes over the answer of a [`BasicClient`](crate::basic::BasicClient), for apps that move
+    /// from there.
+    #[must_use]
+    pub fn import_response(&self, answer: BasicTokenResponse) -> Token {
+        Token::imported(answer, &self.0.clock)
+    }
+
+    /// Sends a token request until it succeeds or must not be sent again.
+    async fn obtain(&self, grant: Grant<'_>, deadline: Option<Duration>) -> Result<Token, Error> {
+        let inner = &*self.0;
+        let started = inner.clock.now();
+        let mut attempts = Attempts::new(&inner.retry, grant.grant_type(), deadline);
+        let mut grant = grant;
+        loop {
+            let elapsed = inner.clock.now().since(started);
+            let Some(left) = attempts.begin(elapsed) else {
+                let message = "the time for this request was over before it was sent";
+                return Err(Error::new(ErrorKind::Unavailable, message)
+                    .with_attempts(attempts.sent(), attempts.unanswered()));
+            };
+            let failure = match self.attempt(&grant, attempts.sent(), left).await {
+                Ok(token) => return Ok(token),
+                Err(failure) => failure,
+            };
+            let elapsed = inner.clock.now().since(started);
+            let Some(wait) = attempts.again(failure.cause, elapsed) else {
+                return Err(failure.into_error(&attempts));
+            };
+            tracing::debug!(error = %failure.error, wait_ms = wait.as_millis(), "asking again");
+            if !wait.is_zero() {
+                inner.clock.sleep(wait).await;
+            }
+            grant.doubt_bearer(failure.cause);
+        }
+    }
+
+    /// Sends a token request once, within a span that names everything but the secrets.
+    async fn attempt(
+        &self,
+        grant: &Grant<'_>,
+        attempt: u32,
+        left: Duration,
+    ) -> Result<Token, request::Failure> {
+        let span = tracing::debug_span!(
+            "token_request",
+            grant = grant.name(),
+            user = grant.user().map(field::debug),
+            attempt,
+            status = field::Empty,
+            duration_ms = field::Empty,
+        );
+        let inner = &*self.0;
+        let sent_at = inner.clock.now();
+        async {
+            let sent = inner
+                .transport
+                .send(self.request(grant), left.min(inner.request_timeout));
+            let answer = sent.await;
+            let now = inner.clock.now();
+            let span = tracing::Span::current();
+            span.record("duration_ms", now.since(sent_at).as_millis());
+            if let Ok(answer) = &answer {
+                span.record("status", answer.status.as_u16());
+            }
+            let secrets = grant.secrets(&inner.client_secret);
+            let judged = request::judge(answer, grant, &secrets, now);
+            match &judged {
+                Ok(_) => tracing::debug!("token received"),
+                Err(failure) => tracing::debug!(error = %failure.error, "no token"),
+            }
+            judged.map(|(answer, date)| Token::received(answer, date, &inner.clock))
+        }
+        .instrument(span)
+        .await
+    }
+
+    fn request(&self, grant: &Grant<'_>) -> oauth2::HttpRequest {
+        let inner = &*self.0;
+        let form = grant.form(
+            &inner.client_id,
+            &inner.client_secret,
+            &inner.version.contract(),
+        );
+        let mut request = Request::new(form);
+        *request.method_mut() = Method::POST;
+        // Every URL of ours is a URI: both come from RFC 3986.
+        *request.uri_mut() = inner.token_url.as_str().parse().unwrap_or_default();
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
+        if let Some(bearer) = grant.bearer() {
+            headers.insert(header::AUTHORIZATION, bearer.authorization_header());
+        }
+        request
+    }
+}
+
+impl fmt::Debug for Hurdlr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hurdlr")
+            .field("client_id", &self.0.client_id)
+            .field("version", &self.0.version)
+            .field("token_url", &self.0.token_url.as_str())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,442 @@
+//! The settings of a `Hurdlr`: the builder stores, `build()` judges.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::request::Transport;
+use super::{Hurdlr, Inner};
+use crate::clock::{Clock, SharedClock, SystemClock};
+use crate::endpoint::{ApiVersion, Environment, secret_bearing_url};
+use crate::error::Error;
+use crate::retry::RetryPolicy;
+use crate::transport::{HttpClient, Timeouts};
+
+/// Settings of a [`Hurdlr`]. All of them are judged by [`build`](Self::build).
+#[must_use = "a builder does nothing until it is built"]
+pub struct HurdlrBuilder {
+    client_id: String,
+    client_secret: SecretString,
+    version: ApiVersion,
+    environment: Named<Environment>,
+    authorize_url: Option<Named<String>>,
+    redirect_uri: Option<Named<String>>,
+    issuer: Option<String>,
+    timeouts: Timeouts,
+    retry: RetryPolicy,
+    bearer_on_refresh: Option<bool>,
+    clock: SharedClock,
+    reqwest: Option<reqwest::ClientBuilder>,
+    #[cfg(feature = "testing")]
+    given: Option<GivenClient>,
+}
+
+/// A setting, and the name its author knows it by.
+struct Named<T> {
+    name: &'static str,
+    value: T,
+}
+
+impl HurdlrBuilder {
+    pub(super) fn new(client_id: String, client_secret: SecretString) -> Self {
+        Self {
+            client_id,
+            client_secret,
+            version: ApiVersion::default(),
+            environment: Named {
+                name: "environment",
+                value: Environment::default(),
+            },
+            authorize_url: None,
+            redirect_uri: None,
+            issuer: None,
+            timeouts: Timeouts::default(),
+            retry: RetryPolicy::default(),
+            bearer_on_refresh: None,
+            clock: SharedClock::new(SystemClock),
+            reqwest: None,
+            #[cfg(feature = "testing")]
+            given: None,
+        }
+    }
+
+    /// A builder by the environment's variables, as [`Hurdlr::from_env`] reads them.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::from_variables(|name| std::env::var_os(name))
+    }
+
+    fn from_variables(read: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+        let optional = |name: &str| match read(name).map(OsString::into_string) {
+            None => Ok(None),
+            Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
+            Some(Err(_)) => Err(Error::config(format!("{name} is not UTF-8"))),
+        };
+        let required =
+            |name: &str| optional(name)?.ok_or_else(|| Error::config(format!("{name} is not set")));
+        let named =
+            |name: &'static str| Ok::<_, Error>(optional(name)?.map(|value| Named { name, value }));
+        let client_id = required("HURDLR_CLIENT_ID")?;
+        let mut builder = Self::new(client_id, required("HURDLR_CLIENT_SECRET")?.into());
+        if let Some(Named { name, value }) = named("HURDLR_BASE_URL")? {
+            builder.environment = Named {
+                name,
+                value: Environment::BaseUrl(value),
+            };
+        }
+        builder.authorize_url = named("HURDLR_AUTHORIZE_URL")?;
+        builder.redirect_uri = named("HURDLR_REDIRECT_URI")?;
+        if let Some(Named { name, value }) = named("HURDLR_API_VERSION")? {
+            builder.version = value.parse().map_err(|error: Error| {
+                Error::config(format!("{name} cannot be used")).with_source(error)
+            })?;
+        }
+        Ok(builder)
+    }
+
+    /// Where the provider is: its hosted sandbox (the default), or a base URL.
+    pub fn environment(mut self, environment: impl Into<Environment>) -> Self {
+        self.environment = Named {
+            name: "environment",
+            value: environment.into(),
+        };
+        self
+    }
+
+    /// The version of the API; [`ApiVersion::V4`] by default.
+    pub fn api_version(mut self, version: ApiVersion) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// The page at which people log in. The provider documents none, so there is no default.
+    pub fn authorize_url(mut self, url: impl Into<String>) -> Self {
+        self.authorize_url = Some(Named {
+            name: "authorize_url",
+            value: url.into(),
+        });
+        self
+    }
+
+    /// The page of yours that people come back to after a login, as registered with the provider.
+    pub fn redirect_uri(mut self, uri: impl Into<String>) -> Self {
+        self.redirect_uri = Some(Named {
+            name: "redirect_uri",
+            value: uri.into(),
+        });
+        self
+    }
+
+    /// The issuer that a callback has to name where it names one (RFC 9207). None is set by
+    /// default, and any is accepted then.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// How long to wait for a connection, TLS included; 5 s by default.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// How long to wait for one whole answer; 30 s by default.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.request = timeout;
+        self
+    }
+
+    /// How often a call repeats what may be repeated.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Whether a refresh carries `Authorization: Bearer` with the current access token. It does by
+    /// default on v4 and v5, whose reference asks for it.
+    pub fn bearer_on_refresh(mut self, carry: bool) -> Self {
+        self.bearer_on_refresh = Some(carry);
+        self
+    }
+
+    /// A `reqwest` builder of your own, with your roots, proxies and user agent.
+    ///
+    /// What this crate promises is set on top: timeouts, no redirects, no retries, no verbose
+    /// logging, https only, no proxy for a loopback host, idle connections kept for 5 s.
+    pub fn reqwest(mut self, builder: reqwest::ClientBuilder) -> Self {
+        self.reqwest = Some(builder);
+        self
+    }
+
+    /// Sends by `client` instead of the crate's own transport, to reach an embedded provider
+    /// without a socket. The transport's promises are then the client's to keep.
+    #[cfg(feature = "testing")]
+    pub fn http_client<C>(mut self, client: C) -> Self
+    where
+        C: for<'c> oauth2::AsyncHttpClient<'c, Error: Send + Sync, Future: Send>,
+        C: Send + Sync + 'static,
+    {
+        self.given = Some(GivenClient::new(client));
+        self
+    }
+
+    /// The clock that tokens and logins are timed by; the system's by default.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = SharedClock::new(clock);
+        self
+    }
+
+    fn transport_for(&mut self, token_url: &Url) -> Result<Transport, Error> {
+        #[cfg(feature = "testing")]
+        if let Some(given) = self.given.take() {
+            return Ok(Transport::Given(given));
+        }
+        let reqwest = self.reqwest.take().unwrap_or_default();
+        HttpClient::with(reqwest, token_url, self.timeouts).map(Transport::Http)
+    }
+
+    /// Judges the settings. An [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that
+    /// cannot be used.
+    pub fn build(mut self) -> Result<Hurdlr, Error> {
+        if self.client_id.is_empty() {
+            return Err(Error::config("client_id is empty"));
+        }
+        if self.client_secret.expose_secret().is_empty() {
+            return Err(Error::config("client_secret is empty"));
+        }
+        for (name, timeout) in [
+            ("connect_timeout", self.timeouts.connect),
+            ("request_timeout", self.timeouts.request),
+        ] {
+            if timeout.is_zero() {
+                return Err(Error::config(format!("{name} is 0: nothing could be sent")));
+            }
+        }
+        let contract = self.version.contract();
+        let token_url = self
+            .environment
+            .value
+            .base(self.version, self.environment.name)?
+            .join(contract.token_path)
+            .map_err(|source| Error::config("the token URL").with_source(source))?;
+        let transport = self.transport_for(&token_url)?;
+        Ok(Hurdlr(Arc::new(Inner {
+            authorize_url: url_of(self.authorize_url)?,
+            redirect_uri: url_of(self.redirect_uri)?,
+            retry: self.retry.judged()?,
+            client_id: self.client_id,
+            client_secret: self.client_secret,
+            version: self.version,
+            token_url,
+            issuer: self.issuer,
+            bearer_on_refresh: self.bearer_on_refresh.unwrap_or(contract.bearer_on_refresh),
+            clock: self.clock,
+            request_timeout: self.timeouts.request,
+            transport,
+        })))
+    }
+}
+
+fn url_of(setting: Option<Named<String>>) -> Result<Option<Url>, Error> {
+    setting
+        .map(|Named { name, value }| secret_bearing_url(name, &value))
+        .transpose()
+}
+
+impl fmt::Debug for HurdlrBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HurdlrBuilder")
+            .field("client_id", &self.client_id)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "testing")]
+mod given {
+    //! A client of the caller's, its type forgotten.
+
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
+
+    use crate::transport::{Answer, HttpError};
+
+    type Outcome = Result<HttpResponse, HttpError>;
+    type Call = dyn Fn(HttpRequest) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
+
+    pub(in crate::client) struct GivenClient(Box<Call>);
+
+    impl GivenClient {
+        pub(super) fn new<C>(client: C) -> Self
+        where
+            C: for<'c> AsyncHttpClient<'c, Error: Send + Sync, Future: Send>,
+            C: Send + Sync + 'static,
+        {
+            let client = Arc::new(client);
+            Self(Box::new(move |request| {
+                let client = Arc::clone(&client);
+                Box::pin(async move {
+                    client
+                        .call(request)
+                        .await
+                        .map_err(|error| HttpError::Other(error.into()))
+                })
+            }))
+        }
+
+        pub(in crate::client) async fn send(
+            &self,
+            request: HttpRequest,
+            limit: Duration,
+        ) -> Result<Answer, HttpError> {
+            match tokio::time::timeout(limit, (self.0)(request)).await {
+                Ok(answer) => answer.map(Answer::from_response),
+                Err(elapsed) => Err(HttpError::Other(elapsed.into())),
+            }
+        }
+    }
+}
+#[cfg(feature = "testing")]
+pub(super) use given::GivenClient;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Hurdlr, Error> {
+        HurdlrBuilder::from_variables(|name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.into())
+        })
+        .and_then(HurdlrBuilder::build)
+    }
+
+    const CREDENTIALS: [(&str, &str); 2] = [
+        ("HURDLR_CLIENT_ID", "id"),
+        ("HURDLR_CLIENT_SECRET", "marker"),
+    ];
+
+    #[test]
+    fn all_variables_are_read() {
+        let hurdlr = read(&[
+            ("HURDLR_CLIENT_ID", "id"),
+            ("HURDLR_CLIENT_SECRET", "marker"),
+            ("HURDLR_BASE_URL", "http://localhost:1/x"),
+            ("HURDLR_AUTHORIZE_URL", "http://localhost:2/authorize"),
+            ("HURDLR_REDIRECT_URI", "http://localhost:3/callback"),
+            ("HURDLR_API_VERSION", "v5"),
+        ])
+        .unwrap();
+        assert_eq!(
+            hurdlr.token_url().as_str(),
+            "http://localhost:1/x/rest/v5/auth/token"
+        );
+        assert_eq!(hurdlr.client_id(), "id");
+        let (url, pending) = hurdlr.begin_login().unwrap();
+        assert_eq!(url.port(), Some(2));
+        assert!(format!("{pending:?}").contains("localhost:3/callback"));
+    }
+
+    #[test]
+    fn a_variable_at_fault_is_named_and_its_value_is_not_shown() {
+        for (name, value) in [
+            ("HURDLR_CLIENT_ID", ""),
+            ("HURDLR_CLIENT_SECRET", ""),
+            ("HURDLR_BASE_URL", "http://marker.example.com"),
+            ("HURDLR_AUTHORIZE_URL", "marker"),
+            ("HURDLR_REDIRECT_URI", "https://user:marker@app.example.com"),
+            ("HURDLR_API_VERSION", "v3"),
+        ] {
+            let mut variables = vec![(name, value)];
+            variables.extend(CREDENTIALS);
+            let error = read(&variables).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Config);
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(name), "{shown}");
+            assert!(!shown.contains("marker"), "{shown}");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_variable_that_is_not_text_is_named() {
+        use std::os::unix::ffi::OsStringExt;
+        let result = HurdlrBuilder::from_variables(|_| Some(OsString::from_vec(vec![0xff])));
+        assert_eq!(
+            result.err().unwrap().to_string(),
+            "HURDLR_CLIENT_ID is not UTF-8"
+        );
+    }
+
+    #[test]
+    fn an_empty_optional_variable_is_unset() {
+        let empty = [
+            "HURDLR_BASE_URL",
+            "HURDLR_AUTHORIZE_URL",
+            "HURDLR_API_VERSION",
+        ];
+        let mut variables: Vec<_> = empty.map(|name| (name, "")).into();
+        variables.extend(CREDENTIALS);
+        if cfg!(any(feature = "rustls", feature = "native-tls")) {
+            let hurdlr = read(&variables).unwrap();
+            assert_eq!(
+                hurdlr.token_url().as_str(),
+                "https://sandbox.hurdlr.com/rest/v4/auth/token"
+            );
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        let build = |set: fn(HurdlrBuilder) -> HurdlrBuilder| {
+            let builder = Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");
+            set(builder).build().unwrap_err().to_string()
+        };
+        assert!(build(|b| b.connect_timeout(Duration::ZERO)).contains("connect_timeout"));
+        assert!(build(|b| b.request_timeout(Duration::ZERO)).contains("request_timeout"));
+        assert!(
+            build(|b| b.retry(RetryPolicy::default().max_attempts(0))).contains("max_attempts")
+        );
+        assert!(build(|b| b.authorize_url("http://a.example")).contains("authorize_url"));
+        assert!(build(|b| b.redirect_uri("https://a.example/#f")).contains("redirect_uri"));
+        assert!(build(|b| b.environment("https://a.example?q")).contains("environment"));
+        let empty = Hurdlr::builder("", "secret".into()).build().unwrap_err();
+        assert!(empty.to_string().contains("client_id"));
+        let empty = Hurdlr::builder("id", "".into()).build().unwrap_err();
+        assert!(empty.to_string().contains("client_secret"));
+    }
+
+    #[test]
+    fn a_login_names_the_setting_it_lacks() {
+        let builder = || Hurdlr::builder("id", "s".into()).environment("http://localhost:1");
+        let lacking = builder().build().unwrap().begin_login().unwrap_err();
+        assert!(lacking.to_string().contains("authorize_url"));
+        let hurdlr = builder()
+            .authorize_url("https://a.example")
+            .build()
+            .unwrap();
+        assert!(
+            hurdlr
+                .begin_login()
+                .unwrap_err()
+                .to_string()
+                .contains("redirect_uri")
+        );
+    }
+
+    #[test]
+    fn a_client_is_cheap_to_clone_and_crosses_threads() {
+        fn shared<T: Clone + Send + Sync + 'static>() {}
+        shared::<Hurdlr>();
+        assert_eq!(size_of::<Hurdlr>(), size_of::<usize>());
+    }
+}

@@ -1,0 +1,425 @@
+//! One token request: its form, its way out, and the judgement of its answer.
+
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use oauth2::HttpRequest;
+use oauth2::basic::BasicErrorResponseType;
+use secrecy::{ExposeSecret, SecretString};
+use url::{Url, form_urlencoded};
+
+use crate::clock::Moment;
+use crate::endpoint::{ClientAuthentication, Contract};
+use crate::error::{BasicErrorResponse, Error, ErrorKind};
+use crate::retry::{Attempts, Cause, GrantType};
+use crate::token::{
+    BasicTokenResponse, JsonError, Token, TokenDefect, TokenObject, rescue_refresh_token,
+};
+use crate::transport::{Answer, HttpClient, HttpError};
+use crate::user::UserId;
+
+/// What is asked for, and what it is asked with.
+#[derive(Clone, Copy)]
+pub(super) enum Grant<'a> {
+    AuthorizationCode {
+        code: &'a SecretString,
+        verifier: &'a SecretString,
+        redirect_uri: &'a Url,
+    },
+    ClientCredentials {
+        user: &'a UserId,
+    },
+    RefreshToken {
+        refresh_token: &'a SecretString,
+        bearer: Option<&'a Token>,
+    },
+}
+
+impl<'a> Grant<'a> {
+    pub(super) fn grant_type(&self) -> GrantType {
+        match self {
+            Self::AuthorizationCode { .. } => GrantType::AuthorizationCode,
+            Self::ClientCredentials { .. } => GrantType::ClientCredentials,
+            Self::RefreshToken { .. } => GrantType::RefreshToken,
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::AuthorizationCode { .. } => "authorization_code",
+            Self::ClientCredentials { .. } => "client_credentials",
+            Self::RefreshToken { .. } => "refresh_token",
+        }
+    }
+
+    pub(super) fn user(&self) -> Option<&'a UserId> {
+        match self {
+            Self::ClientCredentials { user } => Some(user),
+            _ => None,
+        }
+    }
+
+    pub(super) fn bearer(&self) -> Option<&'a Token> {
+        match self {
+            Self::RefreshToken { bearer, .. } => *bearer,
+            _ => None,
+        }
+    }
+
+    /// Leaves the Bearer header out from now on, if that is what was refused.
+    pub(super) fn doubt_bearer(&mut self, cause: Cause) {
+        if let (Cause::BearerDoubted, Self::RefreshToken { bearer, .. }) = (cause, self) {
+            *bearer = None;
+        }
+    }
+
+    /// The secrets of the request, which no error text may repeat.
+    pub(super) fn secrets(&self, client_secret: &'a SecretString) -> Vec<&'a SecretString> {
+        let mut secrets = vec![client_secret];
+        match self {
+            Self::AuthorizationCode { code, verifier, .. } => secrets.extend([*code, *verifier]),
+            Self::ClientCredentials { .. } => {}
+            Self::RefreshToken {
+                refresh_token,
+                bearer,
+            } => {
+                secrets.push(refresh_token);
+                secrets.extend(bearer.map(Token::access_token));
+            }
+        }
+        secrets
+    }
+
+    /// The request's body: exactly the documented fields.
+    pub(super) fn form(
+        &self,
+        client_id: &str,
+        client_secret: &SecretString,
+        contract: &Contract,
+    ) -> Vec<u8> {
+        let mut fields = vec![("grant_type", self.name())];
+        match self {
+            Self::AuthorizationCode {
+                code,
+                verifier,
+                redirect_uri,
+            } => fields.extend([
+                ("code", code.expose_secret()),
+                ("redirect_uri", redirect_uri.as_str()),
+                ("code_verifier", verifier.expose_secret()),
+            ]),
+            Self::ClientCredentials { user } => fields.push(("userId", user.as_str())),
+            Self::RefreshToken { refresh_token, .. } => {
+                fields.push(("refresh_token", refresh_token.expose_secret()));
+            }
+        }
+        match contract.client_authentication {
+            ClientAuthentication::RequestBody => fields.extend([
+                ("client_id", client_id),
+                ("client_secret", client_secret.expose_secret()),
+            ]),
+        }
+        // Room for the longest encoding: a growing buffer would leave copies of secrets behind.
+        let room = fields
+            .iter()
+            .map(|(name, value)| name.len() + 2 + 3 * value.len())
+            .sum();
+        form_urlencoded::Serializer::new(String::with_capacity(room))
+            .extend_pairs(fields)
+            .finish()
+            .into_bytes()
+    }
+}
+
+/// The way out.
+pub(super) enum Transport {
+    Http(HttpClient),
+    /// Reaches an embedded provider without a socket.
+    #[cfg(feature = "testing")]
+    Given(super::builder::GivenClient),
+}
+
+impl Transport {
+    pub(super) async fn send(
+        &self,
+        request: HttpRequest,
+        limit: Duration,
+    ) -> Result<Answer, HttpError> {
+        match self {
+            Self::Http(client) => client.send(request, limit).await,
+            #[cfg(feature = "testing")]
+            Self::Given(client) => client.send(request, limit).await,
+        }
+    }
+}
+
+/// Why an attempt gave no token, and what that means for another one.
+pub(super) struct Failure {
+    pub(super) cause: Cause,
+    pub(super) error: Error,
+}
+
+impl Failure {
+    fn new(cause: Cause, error: Error) -> Self {
+        Self { cause, error }
+    }
+
+    pub(super) fn into_error(self, attempts: &Attempts<'_>) -> Error {
+        let unanswered = attempts.unanswered();
+        let error = self.error.with_attempts(attempts.sent(), unanswered);
+        // Dead, and an answer went missing just before: that answer held the living one.
+        if unanswered && error.kind() == ErrorKind::LoginRequired {
+            error.with_kind(ErrorKind::RotationLost)
+        } else {
+            error
+        }
+    }
+}
+
+/// Judges what came back. Any 2xx with a token is a token, and a failure is one whatever its
+/// status.
+pub(super) fn judge(
+    sent: Result<Answer, HttpError>,
+    grant: &Grant<'_>,
+    secrets: &[&SecretString],
+    now: Moment,
+) -> Result<(BasicTokenResponse, Option<SystemTime>), Failure> {
+    let mut answer = sent.map_err(unsent)?;
+    let status = answer.status;
+    if status.is_success() {
+        let defect = match read_token(&answer.body) {
+            Ok(token) => return Ok((token, answer.date())),
+            Err(defect) => defect,
+        };
+        if let Some(refresh_token) = rescue_refresh_token(&answer.body) {
+            let message = "the provider's answer is defective beside a refresh token";
+            let error = Error::new(ErrorKind::InvalidResponse, message)
+                .with_status(status)
+                .with_rescued(refresh_token);
+            return Err(Failure::new(Cause::Settled, defect.explain(error)));
+        }
+        return match read_error(&mut answer.body, secrets) {
+            Some(refusal) => Err(refused(&refusal, &answer, grant, now)),
+            None => Err(unreadable_success(answer, defect)),
+        };
+    }
+    Err(match read_error(&mut answer.body, secrets) {
+        Some(refusal) => refused(&refusal, &answer, grant, now),
+        None => unexplained(answer, grant, now),
+    })
+}
+
+fn unsent(error: HttpError) -> Failure {
+    let (cause, message) = match &error {
+        HttpError::NotSent(_) => (Cause::NotSent, "the provider cannot be reached"),
+        HttpError::ForeignOrigin => (Cause::Settled, "the request was not sent"),
+        #[cfg(feature = "testing")]
+        HttpError::Other(source) if is_refused_connection(&**source) => {
+            (Cause::NotSent, "the provider cannot be reached")
+        }
+        _ => (Cause::Unanswered, "the provider did not answer"),
+    };
+    Failure::new(
+        cause,
+        Error::new(ErrorKind::Unavailable, message).with_source(error),
+    )
+}
+
+#[cfg(feature = "testing")]
+fn is_refused_connection(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Why a body is no token.
+enum Defect {
+    Json(JsonError),
+    Token(TokenDefect),
+}
+
+impl Defect {
+    fn explain(self, error: Error) -> Error {
+        match self {
+            Self::Json(source) => error.with_source(source),
+            Self::Token(source) => error.with_source(source),
+        }
+    }
+}
+
+fn read_token(body: &[u8]) -> Result<BasicTokenResponse, Defect> {
+    let object: TokenObject =
+        serde_json::from_slice(body).map_err(|error| Defect::Json(error.into()))?;
+    object.try_into().map_err(Defect::Token)
+}
+
+/// Reads an error answer. Should it quote a secret of the request, that is blotted out first.
+fn read_error(body: &mut [u8], secrets: &[&SecretString]) -> Option<BasicErrorResponse> {
+    for secret in secrets {
+        blot_out(body, secret.expose_secret().as_bytes());
+    }
+    serde_json::from_slice(body).ok()
+}
+
+fn blot_out(body: &mut [u8], secret: &[u8]) {
+    // Anything shorter is no secret, and would tear words apart.
+    const SHORTEST: usize = 4;
+    if secret.len() < SHORTEST {
+        return;
+    }
+    let mut start = 0;
+    while let Some(rest) = body
+        .get_mut(start..)
+        .filter(|rest| rest.len() >= secret.len())
+    {
+        let Some(at) = rest
+            .windows(secret.len())
+            .position(|window| window == secret)
+        else {
+            return;
+        };
+        rest[at..at + secret.len()].fill(b'*');
+        start += at + secret.len();
+    }
+}
+
+/// A failure the provider explained.
+fn refused(
+    refusal: &BasicErrorResponse,
+    answer: &Answer,
+    grant: &Grant<'_>,
+    now: Moment,
+) -> Failure {
+    let code = refusal.error().as_ref();
+    let describe = |error: Error| {
+        error
+            .with_status(answer.status)
+            .with_answer(code, refusal.error_description().map(String::as_str))
+    };
+    if let Some(failure) = by_status(answer, now) {
+        return Failure::new(failure.cause, describe(failure.error));
+    }
+    let names_a_token = matches!(code, "EXPIRED_TOKEN" | "INVALID_TOKEN");
+    let is_dead = matches!(refusal.error(), BasicErrorResponseType::InvalidGrant)
+        || (names_a_token && grant.bearer().is_none());
+    let (cause, error) = if grant.grant_type() != GrantType::RefreshToken {
+        (
+            Cause::Settled,
+            Error::new(ErrorKind::Rejected, "the provider refused the request"),
+        )
+    } else if is_dead {
+        (
+            Cause::Settled,
+            Error::new(ErrorKind::LoginRequired, "the refresh token is dead"),
+        )
+    } else if grant.bearer().is_some()
+        && (names_a_token || answer.status == StatusCode::UNAUTHORIZED)
+    {
+        let message = "the provider refused a refresh that carried a Bearer header";
+        (
+            Cause::BearerDoubted,
+            Error::new(ErrorKind::Rejected, message),
+        )
+    } else {
+        (
+            Cause::Settled,
+            Error::new(ErrorKind::Rejected, "the provider refused the request"),
+        )
+    };
+    Failure::new(cause, describe(error))
+}
+
+/// A failure without an explanation that can be read: from something on the way, more often than
+/// not. It never means that a refresh token is dead.
+fn unexplained(answer: Answer, grant: &Grant<'_>, now: Moment) -> Failure {
+    let failure = by_status(&answer, now).unwrap_or_else(|| {
+        let status = answer.status;
+        if status == StatusCode::UNAUTHORIZED && grant.bearer().is_some() {
+            let message = "a refresh that carried a Bearer header was refused";
+            Failure::new(
+                Cause::BearerDoubted,
+                Error::new(ErrorKind::InvalidResponse, message),
+            )
+        } else if status.is_redirection() {
+            let message = "the answer is a redirect, which is never followed";
+            Failure::new(
+                Cause::Settled,
+                Error::new(ErrorKind::InvalidResponse, message),
+            )
+        } else {
+            let message = "the request failed without an error that can be read";
+            Failure::new(
+                Cause::Settled,
+                Error::new(ErrorKind::InvalidResponse, message),
+            )
+        }
+    });
+    let error = failure.error.with_status(answer.status);
+    Failure::new(failure.cause, with_cut(error, answer.cut))
+}
+
+/// What the status decides by itself.
+fn by_status(answer: &Answer, now: Moment) -> Option<Failure> {
+    let pause = answer.retry_after(now.wall());
+    let (cause, kind, message) = match answer.status {
+        StatusCode::TOO_MANY_REQUESTS => (
+            Cause::Throttled(pause),
+            ErrorKind::RateLimited,
+            "the provider asks for a pause",
+        ),
+        StatusCode::SERVICE_UNAVAILABLE => (
+            Cause::Throttled(pause),
+            ErrorKind::Unavailable,
+            "the provider is unavailable",
+        ),
+        status if status.is_server_error() => (
+            Cause::Unanswered,
+            ErrorKind::Unavailable,
+            "the provider failed",
+        ),
+        _ => return None,
+    };
+    Some(Failure::new(
+        cause,
+        Error::new(kind, message).with_retry_after(pause),
+    ))
+}
+
+/// A success that cannot be read: its answer is lost, and the request may have taken effect.
+fn unreadable_success(answer: Answer, defect: Defect) -> Failure {
+    let message = "the provider's answer cannot be read";
+    let error = Error::new(ErrorKind::InvalidResponse, message).with_status(answer.status);
+    let error = match answer.cut {
+        Some(cut) => error.with_source(cut),
+        None => defect.explain(error),
+    };
+    Failure::new(Cause::Unanswered, error)
+}
+
+fn with_cut(error: Error, cut: Option<HttpError>) -> Error {
+    match cut {
+        Some(cut) => error.with_source(cut),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_quoted_in_an_error_is_blotted_out_wherever_it_stands() {
+        let mut body = b"marker, marker and markermarker; mark".to_vec();
+        blot_out(&mut body, b"marker");
+        assert_eq!(body, b"******, ****** and ************; mark");
+        blot_out(&mut body, b"");
+        blot_out(&mut body, &[b'*'; 200]);
+        assert!(body.ends_with(b"; mark"));
+    }
+}

@@ -1,0 +1,146 @@
+//! Time as an input, so that tests turn the clock and never sleep.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A source of time, and the only way this crate waits.
+///
+/// [`SystemClock`] is the one for production; tests bring their own and turn it.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The present, on both clocks.
+    fn now(&self) -> Moment;
+
+    /// Completes after `duration`.
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// One instant as two clocks show it, to the millisecond.
+///
+/// The monotonic clock cannot be set but may stand still while a machine is suspended; the wall
+/// clock goes on then but can be set. Elapsed time is the longer of the two spans: a token may be
+/// renewed early by that, and is never believed to live when it is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    monotonic_ms: i64,
+    wall_ms: i64,
+}
+
+impl Moment {
+    /// `monotonic` counts from any fixed start; `wall` is the time of day.
+    #[must_use]
+    pub fn new(monotonic: Duration, wall: SystemTime) -> Self {
+        let wall_ms = match wall.duration_since(UNIX_EPOCH) {
+            Ok(since) => millis(since),
+            Err(before) => -millis(before.duration()),
+        };
+        Self {
+            monotonic_ms: millis(monotonic),
+            wall_ms,
+        }
+    }
+
+    /// The time of day.
+    #[must_use]
+    pub fn wall(self) -> SystemTime {
+        let distance = Duration::from_millis(self.wall_ms.unsigned_abs());
+        let wall = if self.wall_ms < 0 {
+            UNIX_EPOCH.checked_sub(distance)
+        } else {
+            UNIX_EPOCH.checked_add(distance)
+        };
+        wall.unwrap_or(UNIX_EPOCH)
+    }
+
+    /// Seconds since the Unix epoch, as the provider counts them.
+    pub(crate) fn unix_seconds(self) -> i64 {
+        self.wall_ms.div_euclid(1_000)
+    }
+
+    /// What has passed since `earlier`: the longer span of the two clocks, and zero if both were
+    /// turned back.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        let monotonic = self.monotonic_ms.saturating_sub(earlier.monotonic_ms);
+        let wall = self.wall_ms.saturating_sub(earlier.wall_ms);
+        Duration::from_millis(u64::try_from(monotonic.max(wall)).unwrap_or(0))
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The operating system's clocks, and tokio's timer to wait by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Moment {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Moment::new(START.elapsed(), SystemTime::now())
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// The clock as it is handed around: every token carries one to tell its age by.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedClock(Arc<dyn Clock>);
+
+impl SharedClock {
+    pub(crate) fn new(clock: impl Clock) -> Self {
+        Self(Arc::new(clock))
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.0.now()
+    }
+
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        self.0.sleep(duration).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(monotonic: u64, wall: u64) -> Moment {
+        Moment::new(
+            Duration::from_secs(monotonic),
+            UNIX_EPOCH + Duration::from_secs(wall),
+        )
+    }
+
+    #[test]
+    fn a_suspended_machine_is_seen_by_the_wall_clock() {
+        assert_eq!(
+            moment(10, 5_000).since(moment(10, 1_000)),
+            Duration::from_secs(4_000)
+        );
+    }
+
+    #[test]
+    fn a_wall_clock_turned_back_does_not_stop_time() {
+        assert_eq!(
+            moment(70, 1_000).since(moment(10, 90_000)),
+            Duration::from_secs(60)
+        );
+    }
+
+    #[test]
+    fn both_clocks_behind_is_zero() {
+        assert_eq!(moment(1, 1).since(moment(2, 2)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_time_of_day_before_1970_is_kept() {
+        let early = UNIX_EPOCH - Duration::from_secs(5);
+        assert_eq!(Moment::new(Duration::ZERO, early).wall(), early);
+    }
+}

@@ -1,0 +1,250 @@
+//! Where requests go: API versions, environments, and which URLs may see a secret.
+
+use std::fmt;
+use std::str::FromStr;
+
+use url::{Host, Url};
+
+use crate::error::Error;
+
+/// A version of the provider's API, with all in which its token endpoint differs.
+///
+/// Parses from `"v4"` and `"v5"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ApiVersion {
+    /// `…/rest/v4/auth/token`.
+    #[default]
+    V4,
+    /// `…/rest/v5/auth/token`: the same contract under another path.
+    V5,
+}
+
+/// One row of the provider's contract, so that a version is one more value.
+pub(crate) struct Contract {
+    pub(crate) name: &'static str,
+    /// The hosted sandbox.
+    pub(crate) sandbox: &'static str,
+    /// The token endpoint, relative to the base URL.
+    pub(crate) token_path: &'static str,
+    pub(crate) client_authentication: ClientAuthentication,
+    /// Whether the reference lists `Authorization: Bearer` on the token request.
+    pub(crate) bearer_on_refresh: bool,
+}
+
+/// How the client proves itself at the token endpoint (RFC 6749 section 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientAuthentication {
+    /// `client_id` and `client_secret` as fields of the form.
+    RequestBody,
+}
+
+impl ApiVersion {
+    const ALL: [Self; 2] = [Self::V4, Self::V5];
+
+    pub(crate) const fn contract(self) -> Contract {
+        match self {
+            Self::V4 => Contract {
+                name: "v4",
+                sandbox: "https://sandbox.hurdlr.com",
+                token_path: "rest/v4/auth/token",
+                client_authentication: ClientAuthentication::RequestBody,
+                bearer_on_refresh: true,
+            },
+            Self::V5 => Contract {
+                name: "v5",
+                token_path: "rest/v5/auth/token",
+                ..Self::V4.contract()
+            },
+        }
+    }
+}
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.contract().name)
+    }
+}
+
+impl FromStr for ApiVersion {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL
+            .into_iter()
+            .find(|version| version.contract().name == name)
+            .ok_or_else(|| {
+                let known = Self::ALL.map(|version| version.contract().name).join(", ");
+                Error::config(format!("unknown API version {name:?}: use one of {known}"))
+            })
+    }
+}
+
+/// Which installation of the provider is spoken to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Environment {
+    /// The provider's hosted sandbox, of the API version in use.
+    #[default]
+    Sandbox,
+    /// Any other, production among them, by the URL that stands before `/rest/v4/…`, such as
+    /// `https://api.example.com`. It must be `https`, or `http` on a loopback host, and have no
+    /// user info, query or fragment.
+    BaseUrl(String),
+}
+
+impl From<Url> for Environment {
+    fn from(url: Url) -> Self {
+        Self::BaseUrl(url.into())
+    }
+}
+
+impl From<&str> for Environment {
+    fn from(url: &str) -> Self {
+        Self::BaseUrl(url.into())
+    }
+}
+
+impl Environment {
+    /// The base URL with a path that ends in `/`; `setting` names it in errors.
+    pub(crate) fn base(&self, version: ApiVersion, setting: &str) -> Result<Url, Error> {
+        let text = match self {
+            Self::Sandbox => version.contract().sandbox,
+            Self::BaseUrl(text) => text,
+        };
+        let mut url = secret_bearing_url(setting, text)?;
+        if url.query().is_some() {
+            return Err(Error::config(format!("{setting} must not have a query")));
+        }
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        Ok(url)
+    }
+}
+
+/// Reads a URL that secrets are sent to or come back through: `https`, or `http` on a loopback
+/// host, with neither user info nor fragment. The value is never quoted: it may hold a password.
+pub(crate) fn secret_bearing_url(setting: &str, text: &str) -> Result<Url, Error> {
+    let url = Url::parse(text)
+        .map_err(|source| Error::config(format!("{setting} is not a URL")).with_source(source))?;
+    let problem = if url.host().is_none() {
+        "must name a host"
+    } else if !is_protected(&url) {
+        "must use https (plain http is for loopback hosts alone)"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "must not have user info"
+    } else if url.fragment().is_some() {
+        "must not have a fragment"
+    } else {
+        return Ok(url);
+    };
+    Err(Error::config(format!("{setting} {problem}")))
+}
+
+/// Whether what is sent to `url` cannot be read on the way.
+pub(crate) fn is_protected(url: &Url) -> bool {
+    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
+}
+
+/// Whether `url` names this machine (RFC 8252 section 7.3 and RFC 6761 section 6.3).
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_has_its_documented_sandbox_url() {
+        for (version, expected) in [
+            (
+                ApiVersion::V4,
+                "https://sandbox.hurdlr.com/rest/v4/auth/token",
+            ),
+            (
+                ApiVersion::V5,
+                "https://sandbox.hurdlr.com/rest/v5/auth/token",
+            ),
+        ] {
+            let base = Environment::Sandbox.base(version, "base_url").unwrap();
+            assert_eq!(
+                base.join(version.contract().token_path).unwrap().as_str(),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn a_base_url_keeps_its_path() {
+        for text in [
+            "https://bank.example/hurdlr",
+            "https://bank.example/hurdlr/",
+        ] {
+            let base = Environment::from(text)
+                .base(ApiVersion::V4, "base_url")
+                .unwrap();
+            assert_eq!(base.as_str(), "https://bank.example/hurdlr/");
+        }
+    }
+
+    #[test]
+    fn a_base_url_that_could_leak_is_refused_by_name_and_not_quoted() {
+        for text in [
+            "http://api.example.com",
+            "http://127.0.0.1.example.com",
+            "http://10.0.0.1",
+            "ftp://localhost",
+            "https://user:marker@api.example.com",
+            "https://marker@api.example.com",
+            "https://api.example.com?key=marker",
+            "https://api.example.com#marker",
+            "api.example.com",
+            "/marker",
+            "data:marker",
+            "",
+        ] {
+            let error = Environment::from(text)
+                .base(ApiVersion::V4, "base_url")
+                .unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("base_url"), "{text}: {shown}");
+            assert!(!shown.contains("marker"), "{text}: {shown}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_hosts() {
+        for text in [
+            "http://localhost:1",
+            "http://127.9.9.9",
+            "http://[::1]:8080/x",
+            "https://a.b",
+        ] {
+            assert!(
+                Environment::from(text)
+                    .base(ApiVersion::V5, "base_url")
+                    .is_ok(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn versions_read_what_they_write() {
+        for version in ApiVersion::ALL {
+            assert_eq!(version.to_string().parse::<ApiVersion>().unwrap(), version);
+        }
+        let error = "v3".parse::<ApiVersion>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"unknown API version "v3": use one of v4, v5"#
+        );
+    }
+}

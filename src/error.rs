@@ -1,0 +1,292 @@
+//! The one error type, and the provider's error answers.
+
+mod response;
+pub use response::BasicErrorResponse;
+pub(crate) use response::readable_text;
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use secrecy::SecretString;
+
+use crate::login::CallbackProblem;
+
+/// What a caller can do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The person's login is over: the refresh token is dead, or there never was one. Send them
+    /// through the login again; nothing else helps.
+    LoginRequired,
+    /// As [`LoginRequired`](Self::LoginRequired), and an answer that went missing is the likely
+    /// cause: the provider had replaced the refresh token and the new one never arrived.
+    RotationLost,
+    /// The provider asked for a pause (429). See [`Error::retry_after`].
+    RateLimited,
+    /// The provider could not be reached, did not answer in time, or answered with a server error.
+    /// Try again later.
+    Unavailable,
+    /// The time the caller was ready to wait has passed. The work itself goes on.
+    TimedOut,
+    /// The provider understood the request and refused it. See [`Error::code`]: credentials or
+    /// arguments have to change before another try.
+    Rejected,
+    /// The provider, or something on the way to it, sent what is not a token answer.
+    /// A refresh token that could be read all the same is in [`Error::rescued_refresh_token`].
+    InvalidResponse,
+    /// The callback of a login must not be accepted. See [`Error::callback_problem`].
+    InvalidCallback,
+    /// The API version in use does not have this operation.
+    Unsupported,
+    /// A setting or an argument cannot be used. The message names it and says what would be right.
+    Config,
+    /// The token store failed.
+    Store,
+}
+
+/// Why something failed: one type for all of the crate, as small as a pointer.
+///
+/// Act on [`kind`](Self::kind). The message and the [source](StdError::source) chain are for
+/// people; neither ever holds a secret, a response body or a URL's query. Cloning is cheap, since
+/// many callers may be waiting for the same refresh.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    status: Option<StatusCode>,
+    attempts: u32,
+    unanswered: bool,
+    retry_after: Option<Duration>,
+    code: Option<Box<str>>,
+    description: Option<Box<str>>,
+    callback: Option<CallbackProblem>,
+    rescued: Option<SecretString>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            status: None,
+            attempts: 0,
+            unanswered: false,
+            retry_after: None,
+            code: None,
+            description: None,
+            callback: None,
+            rescued: None,
+            source: None,
+        }))
+    }
+
+    pub(crate) fn config(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+
+    pub(crate) fn callback(problem: CallbackProblem) -> Self {
+        Self::new(ErrorKind::InvalidCallback, problem.as_str())
+            .with(|inner| inner.callback = Some(problem))
+    }
+
+    pub(crate) fn with_kind(self, kind: ErrorKind) -> Self {
+        self.with(|inner| inner.kind = kind)
+    }
+
+    pub(crate) fn with_status(self, status: StatusCode) -> Self {
+        self.with(|inner| inner.status = Some(status))
+    }
+
+    pub(crate) fn with_attempts(self, attempts: u32, unanswered: bool) -> Self {
+        self.with(|inner| {
+            inner.attempts = attempts;
+            inner.unanswered = unanswered;
+        })
+    }
+
+    pub(crate) fn with_retry_after(self, pause: Option<Duration>) -> Self {
+        self.with(|inner| inner.retry_after = pause)
+    }
+
+    pub(crate) fn with_answer(self, code: &str, description: Option<&str>) -> Self {
+        self.with(|inner| {
+            inner.code = Some(code.into());
+            inner.description = description.map(Into::into);
+        })
+    }
+
+    pub(crate) fn with_rescued(self, refresh_token: SecretString) -> Self {
+        self.with(|inner| inner.rescued = Some(refresh_token))
+    }
+
+    pub(crate) fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.with(|inner| inner.source = Some(Box::new(source)))
+    }
+
+    /// Completes an error that has just been made; one that is shared already is left as it is.
+    fn with(mut self, complete: impl FnOnce(&mut Inner)) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            complete(inner);
+        }
+        self
+    }
+
+    /// What kind of failure this is, and so what to do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the person has to log in again, however that came about.
+    #[must_use]
+    pub fn needs_login(&self) -> bool {
+        matches!(
+            self.0.kind,
+            ErrorKind::LoginRequired | ErrorKind::RotationLost
+        )
+    }
+
+    /// Whether the same call can succeed later with nothing changed.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        use ErrorKind::{RateLimited, Store, TimedOut, Unavailable};
+        matches!(self.0.kind, RateLimited | Unavailable | TimedOut | Store)
+    }
+
+    /// The HTTP status of the last answer, where one came.
+    #[must_use]
+    pub fn status(&self) -> Option<StatusCode> {
+        self.0.status
+    }
+
+    /// How often the request was sent. Zero where nothing was.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
+    /// The pause the provider asked for (`Retry-After`).
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// The provider's error code: `invalid_grant` and its kin (RFC 6749 section 5.2), or a `type`
+    /// of its own such as `EXPIRED_TOKEN`.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.0.code.as_deref()
+    }
+
+    /// The provider's description, bounded in length, without control characters. It is somebody
+    /// else's text: escape it before it becomes part of a page.
+    #[must_use]
+    pub fn description(&self) -> Option<&str> {
+        self.0.description.as_deref()
+    }
+
+    /// What was wrong with a login's callback.
+    #[must_use]
+    pub fn callback_problem(&self) -> Option<CallbackProblem> {
+        self.0.callback
+    }
+
+    /// The refresh token of an answer that was defective beside it.
+    ///
+    /// The old refresh token may be dead already, so keep this one before anything else.
+    #[must_use]
+    pub fn rescued_refresh_token(&self) -> Option<&SecretString> {
+        self.0.rescued.as_ref()
+    }
+
+    /// Whether a request may have taken effect although its answer never came: a refresh token
+    /// that was sent may have been replaced.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        self.0.unanswered
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &*self.0;
+        f.write_str(&inner.message)?;
+        if let Some(code) = &inner.code {
+            write!(f, ": {code}")?;
+        }
+        if let Some(description) = &inner.description {
+            write!(f, " ({description})")?;
+        }
+        if let Some(status) = inner.status {
+            write!(f, ", status {}", status.as_u16())?;
+        }
+        if let Some(pause) = inner.retry_after {
+            write!(f, ", retry after {} s", pause.as_secs())?;
+        }
+        if inner.attempts > 1 {
+            write!(f, ", after {} attempts", inner.attempts)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &*self.0;
+        let mut out = f.debug_struct("Error");
+        out.field("kind", &inner.kind)
+            .field("message", &inner.message);
+        if let Some(status) = inner.status {
+            out.field("status", &status.as_u16());
+        }
+        out.field("attempts", &inner.attempts)
+            .field("unanswered", &inner.unanswered);
+        if let Some(pause) = inner.retry_after {
+            out.field("retry_after", &pause);
+        }
+        if let Some(code) = &inner.code {
+            out.field("code", code);
+        }
+        if let Some(description) = &inner.description {
+            out.field("description", description);
+        }
+        if let Some(rescued) = &inner.rescued {
+            out.field("rescued_refresh_token", rescued);
+        }
+        if let Some(source) = &inner.source {
+            out.field("source", source);
+        }
+        out.finish_non_exhaustive()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_as_small_as_a_pointer() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+        assert_eq!(size_of::<Result<(), Error>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn a_rescued_refresh_token_is_not_shown() {
+        let error = Error::new(ErrorKind::InvalidResponse, "defective")
+            .with_rescued(SecretString::from("hidden-marker"));
+        assert!(!format!("{error:?} {error}").contains("hidden-marker"));
+    }
+}

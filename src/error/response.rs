@@ -1,0 +1,293 @@
+//! The provider's error answers: RFC 6749 section 5.2, and the envelope of its own error page.
+
+use std::fmt;
+
+use oauth2::basic::BasicErrorResponseType;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+/// The longest text of a provider's that is kept, in bytes.
+const LONGEST_TEXT: usize = 512;
+
+/// The code of a failure that names none.
+const UNKNOWN: &str = "UNKNOWN_ERROR";
+
+/// What the provider answers when it refuses a token request, for use in
+/// [`BasicClient`](crate::basic::BasicClient).
+///
+/// Reads the object of RFC 6749 section 5.2 and the provider's own envelope,
+/// `{"result":"FAILURE","error":…}`, whose `error` may be an array, an object or a string. A `type`
+/// of the envelope such as `EXPIRED_TOKEN` is the [`error`](Self::error), as an
+/// [`Extension`](BasicErrorResponseType::Extension). Of several errors the first gives the code;
+/// the description holds all their messages. Texts are cut at 512 bytes and rid of control
+/// characters.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Body")]
+pub struct BasicErrorResponse {
+    error: BasicErrorResponseType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_uri: Option<String>,
+}
+
+impl BasicErrorResponse {
+    /// The error code.
+    #[must_use]
+    pub fn error(&self) -> &BasicErrorResponseType {
+        &self.error
+    }
+
+    /// What the provider adds in words, with the name of the parameter it is about.
+    #[must_use]
+    pub fn error_description(&self) -> Option<&String> {
+        self.error_description.as_ref()
+    }
+
+    /// A page about the error (RFC 6749 section 5.2).
+    #[must_use]
+    pub fn error_uri(&self) -> Option<&String> {
+        self.error_uri.as_ref()
+    }
+}
+
+impl fmt::Display for BasicErrorResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.error.as_ref())?;
+        if let Some(description) = &self.error_description {
+            write!(f, ": {description}")?;
+        }
+        if let Some(uri) = &self.error_uri {
+            write!(f, " (see {uri})")?;
+        }
+        Ok(())
+    }
+}
+
+impl oauth2::ErrorResponse for BasicErrorResponse {}
+
+/// Either shape, as it comes.
+#[derive(Deserialize)]
+struct Body {
+    result: Option<IgnoredAny>,
+    error: Option<ErrorField>,
+    #[serde(default)]
+    error_description: Lenient,
+    #[serde(default)]
+    error_uri: Lenient,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ErrorField {
+    Text(String),
+    // Before `One`: serde would read an array as the fields of a struct, in order.
+    Many(Vec<Detail>),
+    One(Detail),
+    Strange(IgnoredAny),
+}
+
+#[derive(Deserialize)]
+struct Detail {
+    #[serde(default)]
+    r#type: Lenient,
+    #[serde(default)]
+    message: Lenient,
+    #[serde(default)]
+    param: Lenient,
+}
+
+/// A text that may be absent, null or of another type without spoiling the rest.
+#[derive(Default, Deserialize)]
+#[serde(untagged)]
+enum Lenient {
+    Text(String),
+    #[default]
+    Absent,
+    Strange(IgnoredAny),
+}
+
+impl Lenient {
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) if !text.trim().is_empty() => Some(readable_text(&text, LONGEST_TEXT)),
+            _ => None,
+        }
+    }
+}
+
+impl TryFrom<Body> for BasicErrorResponse {
+    type Error = &'static str;
+
+    fn try_from(body: Body) -> Result<Self, Self::Error> {
+        let enveloped = body.result.is_some();
+        let described = body.error_description.text();
+        let (code, said) = match body.error {
+            Some(ErrorField::Text(text)) if !enveloped || is_code(&text) => (text, None),
+            Some(ErrorField::Text(text)) => (UNKNOWN.into(), Some(text)),
+            Some(ErrorField::One(detail)) => summary(vec![detail]),
+            Some(ErrorField::Many(details)) => summary(details),
+            Some(ErrorField::Strange(_)) => (UNKNOWN.into(), None),
+            None if enveloped => (UNKNOWN.into(), None),
+            None => return Err("neither `error` nor `result`: not an error answer"),
+        };
+        let code = if code.trim().is_empty() {
+            UNKNOWN
+        } else {
+            &code
+        };
+        Ok(Self {
+            error: error_type(&readable_text(code, 64)),
+            error_description: described
+                .or(said)
+                .map(|text| readable_text(&text, LONGEST_TEXT)),
+            error_uri: body.error_uri.text(),
+        })
+    }
+}
+
+/// The code of the first error, and what all of them say.
+fn summary(details: Vec<Detail>) -> (String, Option<String>) {
+    let mut code = None;
+    let mut said = Vec::new();
+    for Detail {
+        r#type,
+        message,
+        param,
+    } in details
+    {
+        let r#type = r#type.text();
+        match (message.text(), param.text()) {
+            (Some(message), Some(param)) => said.push(format!("{message} [{param}]")),
+            (Some(message), None) => said.push(message),
+            (None, Some(param)) => said.push(format!("[{param}]")),
+            (None, None) => {}
+        }
+        code = code.or(r#type);
+    }
+    (
+        code.unwrap_or_default(),
+        (!said.is_empty()).then(|| said.join("; ")),
+    )
+}
+
+/// Tells a code from a sentence, where the envelope holds a bare string.
+fn is_code(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn error_type(code: &str) -> BasicErrorResponseType {
+    use BasicErrorResponseType as Type;
+    match code {
+        "invalid_client" => Type::InvalidClient,
+        "invalid_grant" => Type::InvalidGrant,
+        "invalid_request" => Type::InvalidRequest,
+        "invalid_scope" => Type::InvalidScope,
+        "unauthorized_client" => Type::UnauthorizedClient,
+        "unsupported_grant_type" => Type::UnsupportedGrantType,
+        other => Type::Extension(other.to_owned()),
+    }
+}
+
+/// Somebody else's text made fit for a log: at most `longest` bytes, no control characters.
+pub(crate) fn readable_text(text: &str, longest: usize) -> String {
+    let mut readable = String::with_capacity(text.len().min(longest + 4));
+    for c in text.chars() {
+        if readable.len() + c.len_utf8() > longest {
+            readable.push('…');
+            break;
+        }
+        readable.push(if c.is_control() { ' ' } else { c });
+    }
+    readable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> BasicErrorResponse {
+        serde_json::from_str(body).expect(body)
+    }
+
+    #[test]
+    fn the_object_of_rfc_6749_is_read() {
+        let read = read(r#"{"error":"invalid_grant","error_description":"gone","error_uri":"u"}"#);
+        assert_eq!(read.error(), &BasicErrorResponseType::InvalidGrant);
+        assert_eq!(read.to_string(), "invalid_grant: gone (see u)");
+    }
+
+    #[test]
+    fn the_providers_own_envelope_is_read() {
+        let read = read(include_str!("../../tests/fixtures/error_envelope.json"));
+        assert_eq!(read.error().as_ref(), "REQUIRED");
+        assert_eq!(
+            read.error_description().unwrap(),
+            "Amount is required [amount]; The bank account provided is not valid [bankAccountId]"
+        );
+    }
+
+    #[test]
+    fn the_envelope_may_hold_an_object_a_string_or_nothing() {
+        for (body, code, description) in [
+            (
+                r#"{"result":"FAILURE","error":{"type":"EXPIRED_TOKEN"}}"#,
+                "EXPIRED_TOKEN",
+                None,
+            ),
+            (
+                r#"{"result":"FAILURE","error":"INVALID_TOKEN"}"#,
+                "INVALID_TOKEN",
+                None,
+            ),
+            (
+                r#"{"result":"FAILURE","error":"It broke."}"#,
+                UNKNOWN,
+                Some("It broke."),
+            ),
+            (r#"{"result":"FAILURE","error":{}}"#, UNKNOWN, None),
+            (r#"{"result":"FAILURE","error":[]}"#, UNKNOWN, None),
+            (r#"{"result":"FAILURE","error":null}"#, UNKNOWN, None),
+            (r#"{"result":"FAILURE","error":7}"#, UNKNOWN, None),
+            (r#"{"result":"FAILURE","data":null}"#, UNKNOWN, None),
+            (r#"{"error":{}}"#, UNKNOWN, None),
+            (r#"{"error":[{"type":7,"message":null}]}"#, UNKNOWN, None),
+        ] {
+            let read = read(body);
+            assert_eq!(read.error().as_ref(), code, "{body}");
+            assert_eq!(
+                read.error_description().map(String::as_str),
+                description,
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_error_is_not_read_as_one() {
+        for body in ["{}", "[]", "null", r#"{"access_token":"t"}"#, "<html>"] {
+            assert!(
+                serde_json::from_str::<BasicErrorResponse>(body).is_err(),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn texts_are_bounded_and_cannot_forge_log_lines() {
+        let long = format!(
+            r#"{{"error":"a\nb","error_description":"{}"}}"#,
+            "é".repeat(9_999)
+        );
+        let read = read(&long);
+        assert_eq!(read.error().as_ref(), "a b");
+        assert!(read.error_description().unwrap().len() <= LONGEST_TEXT + '…'.len_utf8());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let read_once = read(include_str!("../../tests/fixtures/error_envelope.json"));
+        let written = serde_json::to_string(&read_once).unwrap();
+        assert_eq!(read(&written), read_once);
+    }
+}

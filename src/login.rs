@@ -1,0 +1,505 @@
+//! A person's login: the URL they are sent to, and the callback they come back with.
+
+use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, RedirectUrl};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::basic::BasicClient;
+use crate::clock::Moment;
+use crate::error::{Error, readable_text};
+
+/// How long a person has for a login.
+pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// What has to be kept between the two halves of a login: the state (RFC 6749 section 10.12), the
+/// PKCE verifier (RFC 7636) and the redirect URI.
+///
+/// It belongs to the browser that began the login. Keep it where nobody else reads it and where
+/// only that browser's next request finds it: in its server-side session, or in an encrypted
+/// cookie. [`to_secret`](Self::to_secret) turns it into one opaque string for that and
+/// [`from_secret`](Self::from_secret) reads it back. Its secrets are wiped on drop.
+pub struct PendingLogin {
+    state: SecretString,
+    verifier: SecretString,
+    redirect_uri: Url,
+    began: i64,
+}
+
+/// A [`PendingLogin`] as it is written; borrowed where written, so that nothing is copied.
+#[derive(Serialize, Deserialize)]
+struct Written<'a> {
+    state: &'a str,
+    verifier: &'a str,
+    redirect_uri: &'a str,
+    began: i64,
+}
+
+/// The authorization code of an accepted callback, with what the token request says beside it.
+pub(crate) struct AuthorizationCode {
+    pub(crate) code: SecretString,
+    pub(crate) verifier: SecretString,
+    pub(crate) redirect_uri: Url,
+}
+
+impl PendingLogin {
+    /// Draws state and verifier, and builds the URL to send the person to.
+    pub(crate) fn begin(
+        client_id: &str,
+        authorize_url: &Url,
+        redirect_uri: &Url,
+        now: Moment,
+    ) -> (Url, Self) {
+        let client = BasicClient::new(ClientId::new(client_id.to_owned()))
+            .set_auth_uri(AuthUrl::from_url(authorize_url.clone()))
+            .set_redirect_uri(RedirectUrl::from_url(redirect_uri.clone()));
+        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        let (url, state) = client
+            .authorize_url(CsrfToken::new_random)
+            .set_pkce_challenge(challenge)
+            .url();
+        let pending = Self {
+            state: SecretString::from(state.into_secret()),
+            verifier: SecretString::from(verifier.into_secret()),
+            redirect_uri: redirect_uri.clone(),
+            began: now.unix_seconds(),
+        };
+        (url, pending)
+    }
+
+    /// One opaque string to keep. It holds the secrets: it is to be stored as one.
+    #[must_use]
+    pub fn to_secret(&self) -> SecretString {
+        let written = Written {
+            state: self.state.expose_secret(),
+            verifier: self.verifier.expose_secret(),
+            redirect_uri: self.redirect_uri.as_str(),
+            began: self.began,
+        };
+        // Three strings and a number always serialize.
+        let json = Zeroizing::new(serde_json::to_vec(&written).unwrap_or_default());
+        BASE64_URL_SAFE_NO_PAD.encode(&*json).into()
+    }
+
+    /// Reads what [`to_secret`](Self::to_secret) gave. Anything else is
+    /// [`CallbackProblem::Unreadable`].
+    pub fn from_secret(text: &SecretString) -> Result<Self, Error> {
+        let unreadable = || Error::callback(CallbackProblem::Unreadable);
+        let json = BASE64_URL_SAFE_NO_PAD
+            .decode(text.expose_secret())
+            .map_err(|_| unreadable())?;
+        let json = Zeroizing::new(json);
+        let written: Written<'_> = serde_json::from_slice(&json).map_err(|_| unreadable())?;
+        Ok(Self {
+            state: written.state.into(),
+            verifier: written.verifier.into(),
+            redirect_uri: written.redirect_uri.parse().map_err(|_| unreadable())?,
+            began: written.began,
+        })
+    }
+
+    /// The state, by which an app that keeps several logins finds the one a callback belongs to.
+    #[must_use]
+    pub fn state(&self) -> &SecretString {
+        &self.state
+    }
+
+    /// Accepts the callback or says what is wrong with it.
+    pub(crate) fn judge(
+        self,
+        callback: &Callback,
+        issuer: Option<&str>,
+        now: Moment,
+    ) -> Result<AuthorizationCode, Error> {
+        let age = now.unix_seconds().saturating_sub(self.began);
+        if age.unsigned_abs() >= LOGIN_LIFETIME.as_secs() {
+            return Err(Error::callback(CallbackProblem::Expired));
+        }
+        // State first: what else a forged callback says is of no interest.
+        let state = callback
+            .only("state", CallbackProblem::StateDoubled)?
+            .ok_or_else(|| Error::callback(CallbackProblem::StateMissing))?;
+        let expected = self.state.expose_secret().as_bytes();
+        if !bool::from(state.as_bytes().ct_eq(expected)) {
+            return Err(Error::callback(CallbackProblem::StateMismatch));
+        }
+        let answered_by = callback.only("iss", CallbackProblem::IssuerMismatch)?;
+        if let (Some(expected), Some(answered_by)) = (issuer, answered_by)
+            && expected != answered_by
+        {
+            return Err(Error::callback(CallbackProblem::IssuerMismatch));
+        }
+        if let Some(error) = callback.first("error") {
+            let description = callback
+                .first("error_description")
+                .map(|text| readable_text(text, 512));
+            return Err(Error::callback(CallbackProblem::Refused)
+                .with_answer(&readable_text(error, 64), description.as_deref()));
+        }
+        let code = callback
+            .only("code", CallbackProblem::CodeDoubled)?
+            .filter(|code| !code.is_empty())
+            .ok_or_else(|| Error::callback(CallbackProblem::CodeMissing))?;
+        Ok(AuthorizationCode {
+            code: code.into(),
+            verifier: self.verifier,
+            redirect_uri: self.redirect_uri,
+        })
+    }
+}
+
+impl fmt::Debug for PendingLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let began = UNIX_EPOCH + Duration::from_secs(self.began.unsigned_abs());
+        f.debug_struct("PendingLogin")
+            .field("redirect_uri", &self.redirect_uri.as_str())
+            .field("began", &began)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The parameters a person came back with, from a query string, a [`Url`] or pairs.
+///
+/// `Debug` shows the names of the parameters and none of their values.
+pub struct Callback(Vec<(String, Zeroizing<String>)>);
+
+impl Callback {
+    /// Reads a query string, with or without its `?`.
+    #[must_use]
+    pub fn from_query(query: &str) -> Self {
+        let query = query.strip_prefix('?').unwrap_or(query);
+        Self::from_pairs(url::form_urlencoded::parse(query.as_bytes()))
+    }
+
+    /// Takes parameters that a framework has decoded already. Leave doubled ones in.
+    pub fn from_pairs<K, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Self
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        Self(
+            pairs
+                .into_iter()
+                .map(|(k, v)| (k.into(), Zeroizing::new(v.into())))
+                .collect(),
+        )
+    }
+
+    fn first(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter that must not come twice.
+    fn only(&self, name: &str, doubled: CallbackProblem) -> Result<Option<&str>, Error> {
+        let mut values = self.0.iter().filter(|(key, _)| key == name);
+        let value = values.next().map(|(_, value)| value.as_str());
+        match values.next() {
+            Some(_) => Err(Error::callback(doubled)),
+            None => Ok(value),
+        }
+    }
+}
+
+impl From<&str> for Callback {
+    fn from(query: &str) -> Self {
+        Self::from_query(query)
+    }
+}
+
+impl From<&Url> for Callback {
+    fn from(url: &Url) -> Self {
+        Self::from_pairs(url.query_pairs())
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> From<Vec<(K, V)>> for Callback {
+    fn from(pairs: Vec<(K, V)>) -> Self {
+        Self::from_pairs(pairs)
+    }
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+/// What is wrong with the callback of a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CallbackProblem {
+    /// What was kept of the login cannot be read.
+    Unreadable,
+    /// The login began more than 10 minutes ago, or in the future.
+    Expired,
+    /// There is no `state`.
+    StateMissing,
+    /// There are several `state` parameters.
+    StateDoubled,
+    /// The `state` is not of this login: the callback may be forged.
+    StateMismatch,
+    /// An issuer other than the one configured answered (RFC 9207), or more than one.
+    IssuerMismatch,
+    /// The person or the provider refused. See [`Error::code`]: `access_denied` where the person
+    /// said no.
+    Refused,
+    /// There is no `code`, or an empty one.
+    CodeMissing,
+    /// There are several `code` parameters.
+    CodeDoubled,
+}
+
+impl CallbackProblem {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "what was kept of this login cannot be read",
+            Self::Expired => "this login began more than 10 minutes ago",
+            Self::StateMissing => "the callback has no state",
+            Self::StateDoubled => "the callback has more than one state",
+            Self::StateMismatch => "the callback's state is not of this login",
+            Self::IssuerMismatch => "the callback is of another issuer",
+            Self::Refused => "the login was refused",
+            Self::CodeMissing => "the callback has no code",
+            Self::CodeDoubled => "the callback has more than one code",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::new(
+            Duration::ZERO,
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+        )
+    }
+
+    fn begun() -> (Url, PendingLogin) {
+        let authorize = "https://connect.example.com/authorize?tenant=1"
+            .parse()
+            .unwrap();
+        let redirect = "https://app.example.com/callback".parse().unwrap();
+        PendingLogin::begin("id", &authorize, &redirect, at(1_000))
+    }
+
+    fn judged(build: impl FnOnce(&str) -> String) -> Result<AuthorizationCode, Error> {
+        let (_, pending) = begun();
+        let query = build(pending.state().expose_secret());
+        pending.judge(
+            &Callback::from(query.as_str()),
+            Some("https://issuer"),
+            at(1_001),
+        )
+    }
+
+    fn problem(build: impl FnOnce(&str) -> String) -> CallbackProblem {
+        judged(build)
+            .err()
+            .and_then(|error| error.callback_problem())
+            .expect("a problem")
+    }
+
+    #[test]
+    fn the_url_asks_for_a_code_with_state_and_an_s256_challenge() {
+        let (url, pending) = begun();
+        let pairs: std::collections::BTreeMap<_, _> = url.query_pairs().into_owned().collect();
+        let digest = PkceCodeChallenge::from_code_verifier_sha256(&oauth2::PkceCodeVerifier::new(
+            pending.verifier.expose_secret().to_owned(),
+        ));
+        let expected = [
+            ("client_id", "id"),
+            ("code_challenge", digest.as_str()),
+            ("code_challenge_method", "S256"),
+            ("redirect_uri", "https://app.example.com/callback"),
+            ("response_type", "code"),
+            ("state", pending.state().expose_secret()),
+            ("tenant", "1"),
+        ];
+        assert_eq!(
+            pairs,
+            expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+        );
+        assert!(!url.as_str().contains(pending.verifier.expose_secret()));
+    }
+
+    #[test]
+    fn no_two_logins_share_a_state_or_a_verifier() {
+        let ((_, one), (_, two)) = (begun(), begun());
+        assert_ne!(one.state.expose_secret(), two.state.expose_secret());
+        assert_ne!(one.verifier.expose_secret(), two.verifier.expose_secret());
+        assert!(one.state.expose_secret().len() >= 22 && one.verifier.expose_secret().len() >= 43);
+    }
+
+    #[test]
+    fn a_true_callback_is_accepted_in_every_form() {
+        let code = judged(|state| format!("?code=c%2B1&state={state}&iss=https://issuer")).unwrap();
+        assert_eq!(code.code.expose_secret(), "c+1");
+        let (_, pending) = begun();
+        let state = pending.state().expose_secret().to_owned();
+        let url: Url = format!("https://app.example.com/callback?code=c&state={state}")
+            .parse()
+            .unwrap();
+        for callback in [
+            Callback::from(&url),
+            Callback::from(vec![("code", "c"), ("state", state.as_str())]),
+            Callback::from(url.query().unwrap()),
+        ] {
+            let pending = PendingLogin::from_secret(&pending.to_secret()).unwrap();
+            assert!(
+                pending.judge(&callback, None, at(1_599)).is_ok(),
+                "{callback:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_attack_on_a_callback_has_its_name() {
+        use CallbackProblem as Problem;
+        assert_eq!(problem(|_| "code=c".into()), Problem::StateMissing);
+        assert_eq!(problem(|_| String::new()), Problem::StateMissing);
+        assert_eq!(problem(|_| "code=c&state=".into()), Problem::StateMismatch);
+        assert_eq!(
+            problem(|_| "code=c&state=forged".into()),
+            Problem::StateMismatch
+        );
+        assert_eq!(
+            problem(|s| format!("code=c&state={s}x")),
+            Problem::StateMismatch
+        );
+        assert_eq!(
+            problem(|s| format!("code=c&state={}", &s[1..])),
+            Problem::StateMismatch
+        );
+        assert_eq!(
+            problem(|s| format!("code=c&state={s}&state={s}")),
+            Problem::StateDoubled
+        );
+        assert_eq!(
+            problem(|s| format!("code=c&state=x&state={s}")),
+            Problem::StateDoubled
+        );
+        assert_eq!(problem(|s| format!("state={s}")), Problem::CodeMissing);
+        assert_eq!(
+            problem(|s| format!("code=&state={s}")),
+            Problem::CodeMissing
+        );
+        assert_eq!(
+            problem(|s| format!("code=c&code=d&state={s}")),
+            Problem::CodeDoubled
+        );
+        assert_eq!(
+            problem(|s| format!("code=c&state={s}&iss=https://evil")),
+            Problem::IssuerMismatch
+        );
+        assert_eq!(
+            problem(|s| format!("code=c&state={s}&iss=https://issuer&iss=https://evil")),
+            Problem::IssuerMismatch
+        );
+        // A forged refusal is not believed either.
+        assert_eq!(
+            problem(|_| "error=access_denied&state=x".into()),
+            Problem::StateMismatch
+        );
+    }
+
+    #[test]
+    fn a_refusal_carries_the_providers_code_and_a_harmless_description() {
+        let error = judged(|state| {
+            format!("error=access_denied&error_description=no%0Away&code=c&state={state}")
+        });
+        let error = error.err().unwrap();
+        assert_eq!(error.callback_problem(), Some(CallbackProblem::Refused));
+        assert_eq!(
+            (error.code(), error.description()),
+            (Some("access_denied"), Some("no way"))
+        );
+    }
+
+    #[test]
+    fn a_login_lasts_ten_minutes_whichever_way_the_clock_was_turned() {
+        for (now, fine) in [
+            (1_000, true),
+            (1_599, true),
+            (1_600, false),
+            (500, true),
+            (400, false),
+        ] {
+            let (_, pending) = begun();
+            let query = format!("code=c&state={}", pending.state().expose_secret());
+            let judged = pending.judge(&Callback::from(query.as_str()), None, at(now));
+            assert_eq!(judged.is_ok(), fine, "{now}");
+        }
+    }
+
+    #[test]
+    fn no_issuer_configured_accepts_any() {
+        let (_, pending) = begun();
+        let query = format!(
+            "code=c&iss=https://any&state={}",
+            pending.state().expose_secret()
+        );
+        assert!(
+            pending
+                .judge(&Callback::from(query.as_str()), None, at(1_000))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn what_is_kept_reads_back_and_nothing_else_does() {
+        let (_, pending) = begun();
+        let kept = pending.to_secret();
+        let back = PendingLogin::from_secret(&kept).unwrap();
+        assert_eq!(back.state.expose_secret(), pending.state.expose_secret());
+        assert_eq!(
+            back.verifier.expose_secret(),
+            pending.verifier.expose_secret()
+        );
+        let cut = &kept.expose_secret()[1..];
+        for text in ["", "e30", "!", cut] {
+            let error = PendingLogin::from_secret(&text.into()).unwrap_err();
+            assert_eq!(error.callback_problem(), Some(CallbackProblem::Unreadable));
+        }
+    }
+
+    #[test]
+    fn debug_shows_neither_state_nor_verifier_nor_code() {
+        let (_, pending) = begun();
+        let query = format!("code=hidden&state={}", pending.state().expose_secret());
+        let shown = format!("{pending:?} {:?}", Callback::from(query.as_str()));
+        for secret in [
+            "hidden",
+            pending.state.expose_secret(),
+            pending.verifier.expose_secret(),
+        ] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_callback_makes_the_judge_panic(query in "\\PC{0,200}", kept in "[A-Za-z0-9_-]{0,80}") {
+            let (_, pending) = begun();
+            let _ = pending.judge(&Callback::from(query.as_str()), Some("i"), at(1_000));
+            let _ = PendingLogin::from_secret(&kept.into());
+        }
+    }
+}

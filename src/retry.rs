@@ -1,0 +1,319 @@
+//! What may be sent again, when, and how often: a table, not a habit.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// How often a call repeats a request that may be repeated, and how long it waits in between.
+///
+/// *What* may be repeated is not a setting; it follows from what a repetition could destroy:
+///
+/// | failure | `client_credentials` | `refresh_token` | `authorization_code` |
+/// |---|---|---|---|
+/// | not sent (DNS, connect, TLS) | repeated | repeated | repeated |
+/// | 429, 503 | after the time it names | after the time it names | after the time it names |
+/// | other 5xx, timeout, connection lost, unreadable 2xx | repeated | once, at once | never |
+/// | 401 or an expired token, to a refresh that carried a Bearer header | | once, without it | |
+/// | any other answer | never | never | never |
+///
+/// Waits double from [`first_backoff`](Self::first_backoff) to
+/// [`longest_backoff`](Self::longest_backoff), each drawn between zero and that bound ("full
+/// jitter"), so that many clients do not come back at the same moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    max_attempts: u32,
+    first_backoff: Duration,
+    longest_backoff: Duration,
+    total_time: Duration,
+}
+
+impl Default for RetryPolicy {
+    /// Four attempts, backoff from 250 ms to 5 s, 60 s in all.
+    fn default() -> Self {
+        Self {
+            max_attempts: 4,
+            first_backoff: Duration::from_millis(250),
+            longest_backoff: Duration::from_secs(5),
+            total_time: Duration::from_secs(60),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// One attempt. A refresh refused for its Bearer header is still sent once more without it,
+    /// since that is how one finds out whether the refresh token is good.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::default().max_attempts(1)
+    }
+
+    /// How many times one call sends its request at the most; at least 1.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// The bound of the first wait.
+    #[must_use]
+    pub fn first_backoff(mut self, bound: Duration) -> Self {
+        self.first_backoff = bound;
+        self
+    }
+
+    /// The bound that no wait exceeds, save one the provider names.
+    #[must_use]
+    pub fn longest_backoff(mut self, bound: Duration) -> Self {
+        self.longest_backoff = bound;
+        self
+    }
+
+    /// How long one call lasts at the most, waits and answers included. A pause that the provider
+    /// asks for and that does not fit ends the call with
+    /// [`retry_after`](crate::Error::retry_after) set.
+    #[must_use]
+    pub fn total_time(mut self, bound: Duration) -> Self {
+        self.total_time = bound;
+        self
+    }
+
+    pub(crate) fn judged(self) -> Result<Self, Error> {
+        if self.max_attempts == 0 {
+            Err(Error::config(
+                "retry max_attempts is 0: use 1 for no repetition",
+            ))
+        } else if self.first_backoff > self.longest_backoff {
+            Err(Error::config(format!(
+                "retry first_backoff ({:?}) is longer than longest_backoff ({:?})",
+                self.first_backoff, self.longest_backoff
+            )))
+        } else if self.total_time.is_zero() {
+            Err(Error::config(
+                "retry total_time is 0: no request could be sent",
+            ))
+        } else {
+            Ok(self)
+        }
+    }
+
+    /// The wait after the `sent`-th attempt.
+    fn backoff(&self, sent: u32) -> Duration {
+        let doubled = 2_u32
+            .checked_pow(sent.saturating_sub(1))
+            .unwrap_or(u32::MAX);
+        let bound = self
+            .first_backoff
+            .saturating_mul(doubled)
+            .min(self.longest_backoff);
+        bound.mul_f64(fastrand::f64())
+    }
+}
+
+/// The grants of the provider's contract (RFC 6749 sections 4.1, 4.4 and 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrantType {
+    AuthorizationCode,
+    ClientCredentials,
+    RefreshToken,
+}
+
+/// What a failure says about the fate of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It never left.
+    NotSent,
+    /// It was turned away unread, perhaps with a time to come back.
+    Throttled(Option<Duration>),
+    /// It may have taken effect.
+    Unanswered,
+    /// It was refused, and the Bearer header beside it may be the reason.
+    BearerDoubted,
+    /// It was answered; repeating it changes nothing.
+    Settled,
+}
+
+/// The attempts of one call.
+pub(crate) struct Attempts<'a> {
+    policy: &'a RetryPolicy,
+    grant: GrantType,
+    total_time: Duration,
+    sent: u32,
+    repeated_at_once: bool,
+    unanswered: bool,
+}
+
+impl<'a> Attempts<'a> {
+    /// Attempts that end after the policy's time, or `deadline` if that is shorter.
+    pub(crate) fn new(
+        policy: &'a RetryPolicy,
+        grant: GrantType,
+        deadline: Option<Duration>,
+    ) -> Self {
+        let total_time = deadline.map_or(policy.total_time, |own| own.min(policy.total_time));
+        Self {
+            policy,
+            grant,
+            total_time,
+            sent: 0,
+            repeated_at_once: false,
+            unanswered: false,
+        }
+    }
+
+    pub(crate) fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    /// Whether any attempt so far may have taken effect unseen.
+    pub(crate) fn unanswered(&self) -> bool {
+        self.unanswered
+    }
+
+    /// The time left for one more request, if there is any, and counts it as sent.
+    pub(crate) fn begin(&mut self, elapsed: Duration) -> Option<Duration> {
+        let left = self
+            .total_time
+            .checked_sub(elapsed)
+            .filter(|left| !left.is_zero())?;
+        self.sent += 1;
+        Some(left)
+    }
+
+    /// How long to wait before the request is sent again; none if it must not be.
+    pub(crate) fn again(&mut self, cause: Cause, elapsed: Duration) -> Option<Duration> {
+        self.unanswered |= cause == Cause::Unanswered;
+        let more = self.sent < self.policy.max_attempts;
+        let wait = match (cause, self.grant) {
+            (Cause::NotSent, _) if more => self.policy.backoff(self.sent),
+            (Cause::Throttled(pause), _) if more => {
+                pause.unwrap_or_else(|| self.policy.backoff(self.sent))
+            }
+            (Cause::Unanswered, GrantType::ClientCredentials) if more => {
+                self.policy.backoff(self.sent)
+            }
+            // Once: a server that rotated repeats its answer, if it does that at all, for a short
+            // time only. Later tries belong to whoever keeps the token.
+            (Cause::Unanswered, GrantType::RefreshToken) if more && !self.repeated_at_once => {
+                self.repeated_at_once = true;
+                Duration::ZERO
+            }
+            // The request is another one without the header, so this cannot come twice.
+            (Cause::BearerDoubted, GrantType::RefreshToken) => Duration::ZERO,
+            _ => return None,
+        };
+        (elapsed.saturating_add(wait) < self.total_time).then_some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRANTS: [GrantType; 3] = [
+        GrantType::ClientCredentials,
+        GrantType::RefreshToken,
+        GrantType::AuthorizationCode,
+    ];
+
+    /// How often a request is repeated that fails the same way each time.
+    fn repetitions(grant: GrantType, cause: Cause) -> u32 {
+        let policy = RetryPolicy::default().max_attempts(5);
+        let mut attempts = Attempts::new(&policy, grant, None);
+        while attempts.begin(Duration::ZERO).is_some() {
+            if attempts.again(cause, Duration::ZERO).is_none() {
+                break;
+            }
+        }
+        attempts.sent() - 1
+    }
+
+    #[test]
+    fn the_table_of_what_may_be_repeated() {
+        let pause = Some(Duration::from_secs(3));
+        for (cause, expected) in [
+            (Cause::NotSent, [4, 4, 4]),
+            (Cause::Throttled(None), [4, 4, 4]),
+            (Cause::Throttled(pause), [4, 4, 4]),
+            (Cause::Unanswered, [4, 1, 0]),
+            (Cause::Settled, [0, 0, 0]),
+        ] {
+            assert_eq!(
+                GRANTS.map(|grant| repetitions(grant, cause)),
+                expected,
+                "{cause:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pause_the_provider_names_is_kept_or_the_call_ends() {
+        let policy = RetryPolicy::default();
+        let mut attempts = Attempts::new(&policy, GrantType::ClientCredentials, None);
+        attempts.begin(Duration::ZERO);
+        let pause = Duration::from_secs(50);
+        let again = attempts.again(Cause::Throttled(Some(pause)), Duration::from_secs(1));
+        assert_eq!(again, Some(pause));
+        let again = attempts.again(Cause::Throttled(Some(pause)), Duration::from_secs(11));
+        assert_eq!(again, None);
+    }
+
+    #[test]
+    fn no_wait_exceeds_its_bound_and_waits_differ() {
+        let policy = RetryPolicy::default();
+        for (sent, bound) in [
+            (1, 250),
+            (2, 500),
+            (3, 1_000),
+            (9, 5_000),
+            (u32::MAX, 5_000),
+        ] {
+            let waits: Vec<_> = (0..200).map(|_| policy.backoff(sent)).collect();
+            assert!(
+                waits
+                    .iter()
+                    .all(|wait| *wait <= Duration::from_millis(bound))
+            );
+            assert!(
+                waits
+                    .iter()
+                    .any(|wait| *wait > Duration::from_millis(bound / 2))
+            );
+            assert!(
+                waits
+                    .iter()
+                    .any(|wait| *wait < Duration::from_millis(bound / 2))
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_after_the_deadline() {
+        let policy = RetryPolicy::default();
+        let deadline = Duration::from_secs(10);
+        let mut attempts = Attempts::new(&policy, GrantType::RefreshToken, Some(deadline));
+        assert_eq!(
+            attempts.begin(Duration::from_secs(4)),
+            Some(Duration::from_secs(6))
+        );
+        assert_eq!(attempts.begin(deadline), None);
+        assert_eq!(attempts.sent(), 1);
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        for (policy, name) in [
+            (RetryPolicy::default().max_attempts(0), "max_attempts"),
+            (
+                RetryPolicy::default().first_backoff(Duration::from_secs(9)),
+                "longest_backoff",
+            ),
+            (
+                RetryPolicy::default().total_time(Duration::ZERO),
+                "total_time",
+            ),
+        ] {
+            assert!(policy.judged().unwrap_err().to_string().contains(name));
+        }
+        assert!(RetryPolicy::never().judged().is_ok());
+    }
+}

@@ -1,0 +1,239 @@
+//! Tokens, and how long they live.
+
+mod response;
+pub(crate) use response::{
+    AccountAnswer, JsonError, TokenDefect, TokenObject, rescue_refresh_token,
+};
+pub use response::{BasicTokenResponse, ExposedTokenResponse};
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+use crate::clock::{Moment, SharedClock};
+use crate::error::{Error, ErrorKind};
+
+/// An access token, the refresh token that came with it, and their life.
+///
+/// It counts its age from the moment it was received, by the clock of the
+/// [`Hurdlr`](crate::Hurdlr) that received it; the provider's dates only tell how old it was then.
+/// So no difference between two machines' clocks makes a fresh token look expired.
+///
+/// It has no `Display` and no `Serialize`, `Debug` redacts, and it is not `Clone`: share it in an
+/// [`Arc`](std::sync::Arc). Its secrets are wiped from memory on drop.
+///
+/// ```
+/// use hurdlr_oauth2::testing::FakeHurdlr;
+/// use hurdlr_oauth2::{Hurdlr, UserId};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let fake = FakeHurdlr::start().await?;
+/// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+///     .environment(fake.base_url())
+///     .build()?;
+/// let token = hurdlr.client_credentials(&UserId::new("customer-4711")?).await?;
+///
+/// assert!(!token.is_expired());
+/// assert!(token.remaining().is_some_and(|left| left.as_secs() > 7_000_000));
+/// assert!(token.authorization_header().is_sensitive());
+/// # Ok(())
+/// # }
+/// ```
+pub struct Token {
+    access_token: SecretString,
+    refresh_token: Option<SecretString>,
+    created_at: Option<i64>,
+    expires_in: Option<Duration>,
+    age_when_received: Duration,
+    received: Moment,
+    scope: Option<Box<str>>,
+    clock: SharedClock,
+}
+
+impl Token {
+    /// Takes over an answer that has just come, and its `Date`.
+    pub(crate) fn received(
+        answer: BasicTokenResponse,
+        date: Option<SystemTime>,
+        clock: &SharedClock,
+    ) -> Self {
+        let sent = date
+            .and_then(|date| date.duration_since(UNIX_EPOCH).ok())
+            .and_then(|since| i64::try_from(since.as_secs()).ok());
+        Self::with_age_at(answer, sent, clock)
+    }
+
+    /// Takes over an answer that came at some time, elsewhere: there is only the local clock to
+    /// compare its `created_at` with.
+    pub(crate) fn imported(answer: BasicTokenResponse, clock: &SharedClock) -> Self {
+        let now = clock.now().unix_seconds();
+        Self::with_age_at(answer, Some(now), clock)
+    }
+
+    fn with_age_at(answer: BasicTokenResponse, now: Option<i64>, clock: &SharedClock) -> Self {
+        let parts = answer.into_parts();
+        Self {
+            age_when_received: age(parts.created_at, parts.expires_in, now),
+            access_token: parts.access_token,
+            refresh_token: parts.refresh_token,
+            created_at: parts.created_at,
+            expires_in: parts.expires_in,
+            received: clock.now(),
+            scope: parts.scope.map(Into::into),
+            clock: clock.clone(),
+        }
+    }
+
+    /// The access token.
+    #[must_use]
+    pub fn access_token(&self) -> &SecretString {
+        &self.access_token
+    }
+
+    /// The refresh token, where the provider gave one.
+    #[must_use]
+    pub fn refresh_token(&self) -> Option<&SecretString> {
+        self.refresh_token.as_ref()
+    }
+
+    /// When the token was created, by the provider's clock. Where it says so: API v4 and v5.
+    #[must_use]
+    pub fn created_at(&self) -> Option<SystemTime> {
+        self.created_at
+            .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs()))
+    }
+
+    /// The span the token was issued for (`expires_in`), where the provider named a sane one.
+    #[must_use]
+    pub fn expires_in(&self) -> Option<Duration> {
+        self.expires_in
+    }
+
+    /// The scopes that were granted, where the provider listed them.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.scope
+            .iter()
+            .flat_map(|scope| scope.split_ascii_whitespace())
+    }
+
+    /// How old the token is: its age when it was received, and the time since.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.age_when_received + self.clock.now().since(self.received)
+    }
+
+    /// What is left of the token's life; zero when it is over, none when nobody knows it.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        self.expires_in.map(|span| span.saturating_sub(self.age()))
+    }
+
+    /// Whether the token's life is over. A token whose life nobody knows counts as alive.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.remaining() == Some(Duration::ZERO)
+    }
+
+    /// `Bearer <access token>`, marked sensitive, in memory that is wiped when the last copy of
+    /// the header is gone.
+    #[must_use]
+    pub fn authorization_header(&self) -> HeaderValue {
+        let secret = self.access_token.expose_secret();
+        let mut text = Zeroizing::new(Vec::with_capacity(BEARER.len() + secret.len()));
+        text.extend_from_slice(BEARER);
+        text.extend_from_slice(secret.as_bytes());
+        sensitive(text)
+    }
+
+    /// Keeps `refresh_token` where the answer brought none (RFC 6749 section 6).
+    pub(crate) fn or_refresh_token(mut self, refresh_token: &SecretString) -> Self {
+        self.refresh_token
+            .get_or_insert_with(|| refresh_token.clone());
+        self
+    }
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+/// A header value for a secret, in wiped memory and hidden from logs.
+fn sensitive(text: Zeroizing<Vec<u8>>) -> HeaderValue {
+    // Only printable ASCII becomes an access token, so the empty value is never taken.
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text))
+        .unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}
+
+/// How old a token is at `now`, both dates in seconds. What cannot be true counts as brand-new:
+/// a date in the future, or one so early that the provider would have handed out a dead token.
+fn age(created_at: Option<i64>, expires_in: Option<Duration>, now: Option<i64>) -> Duration {
+    let (Some(created_at), Some(span), Some(now)) = (created_at, expires_in, now) else {
+        return Duration::ZERO;
+    };
+    u64::try_from(now.saturating_sub(created_at))
+        .map(Duration::from_secs)
+        .ok()
+        .filter(|age| *age < span)
+        .unwrap_or_default()
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("access_token", &self.access_token)
+            .field("refresh_token", &self.refresh_token)
+            .field("created_at", &self.created_at)
+            .field("remaining", &self.remaining())
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads a token object that was handed out elsewhere, alone or as the `oAuth` of an account
+/// answer.
+pub(crate) fn read_imported(json: &[u8]) -> Result<BasicTokenResponse, Error> {
+    let object = match serde_json::from_slice::<AccountAnswer>(json) {
+        Ok(account) => account.token,
+        Err(_) => serde_json::from_slice(json).map_err(|error| {
+            Error::new(ErrorKind::InvalidResponse, "this is not a token object")
+                .with_source(JsonError::from(error))
+        })?,
+    };
+    object.try_into().map_err(|defect: TokenDefect| {
+        Error::new(ErrorKind::InvalidResponse, "this is no usable token").with_source(defect)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400;
+
+    #[test]
+    fn age_on_arrival_is_the_providers_own_and_only_where_it_can_be_true() {
+        let span = Some(Duration::from_secs(90 * 86_400));
+        for (created_at, now, expected) in [
+            (Some(100 * DAY), Some(100 * DAY), 0),
+            (Some(100 * DAY), Some(110 * DAY), 10 * DAY),
+            (Some(100 * DAY), Some(190 * DAY - 1), 90 * DAY - 1),
+            (Some(100 * DAY), Some(190 * DAY), 0), // older than its span
+            (Some(100 * DAY), Some(99 * DAY), 0),  // in the future
+            (Some(100 * DAY), None, 0),            // no Date to compare with
+            (None, Some(100 * DAY), 0),
+        ] {
+            let expected = Duration::from_secs(expected.unsigned_abs());
+            assert_eq!(
+                age(created_at, span, now),
+                expected,
+                "{created_at:?} {now:?}"
+            );
+        }
+        assert_eq!(age(Some(1), None, Some(5)), Duration::ZERO);
+    }
+}
