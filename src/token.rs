@@ -7,6 +7,7 @@ pub(crate) use response::{
 pub use response::{BasicTokenResponse, ExposedTokenResponse};
 
 use std::fmt;
+use std::num::NonZeroI64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -47,12 +48,42 @@ use crate::error::{Error, ErrorKind};
 pub struct Token {
     access_token: SecretString,
     refresh_token: Option<SecretString>,
-    created_at: Option<i64>,
-    expires_in: Option<Duration>,
-    age_when_received: Duration,
+    created_at: Option<NonZeroI64>,
+    /// In seconds, as is what follows: a manager may hold a million of these.
+    expires_in: Option<u32>,
+    age_when_received: u32,
     received: Moment,
-    scope: Option<Box<str>>,
+    scope: Scope,
     clock: SharedClock,
+}
+
+/// The scopes of a token, as one text. Almost all tokens have the same.
+#[derive(Debug)]
+enum Scope {
+    Unknown,
+    Documented,
+    Other(Box<str>),
+}
+
+impl Scope {
+    /// What the reference's examples show.
+    const DOCUMENTED: &str = "token";
+
+    fn new(text: Option<String>) -> Self {
+        match text {
+            None => Self::Unknown,
+            Some(text) if text == Self::DOCUMENTED => Self::Documented,
+            Some(text) => Self::Other(text.into()),
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Unknown => None,
+            Self::Documented => Some(Self::DOCUMENTED),
+            Self::Other(text) => Some(text),
+        }
+    }
 }
 
 impl Token {
@@ -81,10 +112,10 @@ impl Token {
             age_when_received: age(parts.created_at, parts.expires_in, now),
             access_token: parts.access_token,
             refresh_token: parts.refresh_token,
-            created_at: parts.created_at,
+            created_at: parts.created_at.and_then(NonZeroI64::new),
             expires_in: parts.expires_in,
             received: clock.now(),
-            scope: parts.scope.map(Into::into),
+            scope: Scope::new(parts.scope),
             clock: clock.clone(),
         }
     }
@@ -104,33 +135,36 @@ impl Token {
     /// When the token was created, by the provider's clock. Where it says so: API v4 and v5.
     #[must_use]
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.created_at
-            .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs()))
+        let seconds = self.created_at?.get().unsigned_abs();
+        Some(UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     /// The span the token was issued for (`expires_in`), where the provider named a sane one.
     #[must_use]
     pub fn expires_in(&self) -> Option<Duration> {
         self.expires_in
+            .map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     /// The scopes that were granted, where the provider listed them.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
         self.scope
-            .iter()
-            .flat_map(|scope| scope.split_ascii_whitespace())
+            .text()
+            .unwrap_or_default()
+            .split_ascii_whitespace()
     }
 
     /// How old the token is: its age when it was received, and the time since.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.age_when_received + self.clock.now().since(self.received)
+        Duration::from_secs(self.age_when_received.into()) + self.clock.now().since(self.received)
     }
 
     /// What is left of the token's life; zero when it is over, none when nobody knows it.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
-        self.expires_in.map(|span| span.saturating_sub(self.age()))
+        self.expires_in()
+            .map(|span| span.saturating_sub(self.age()))
     }
 
     /// Whether the token's life is over. A token whose life nobody knows counts as alive.
@@ -171,15 +205,14 @@ fn sensitive(text: Zeroizing<Vec<u8>>) -> HeaderValue {
 
 /// How old a token is at `now`, both dates in seconds. What cannot be true counts as brand-new:
 /// a date in the future, or one so early that the provider would have handed out a dead token.
-fn age(created_at: Option<i64>, expires_in: Option<Duration>, now: Option<i64>) -> Duration {
+fn age(created_at: Option<i64>, expires_in: Option<u32>, now: Option<i64>) -> u32 {
     let (Some(created_at), Some(span), Some(now)) = (created_at, expires_in, now) else {
-        return Duration::ZERO;
+        return 0;
     };
-    u64::try_from(now.saturating_sub(created_at))
-        .map(Duration::from_secs)
+    u32::try_from(now.saturating_sub(created_at))
         .ok()
         .filter(|age| *age < span)
-        .unwrap_or_default()
+        .unwrap_or(0)
 }
 
 impl fmt::Debug for Token {
@@ -187,9 +220,9 @@ impl fmt::Debug for Token {
         f.debug_struct("Token")
             .field("access_token", &self.access_token)
             .field("refresh_token", &self.refresh_token)
-            .field("created_at", &self.created_at)
+            .field("created_at", &self.created_at())
             .field("remaining", &self.remaining())
-            .field("scope", &self.scope)
+            .field("scope", &self.scope.text())
             .finish_non_exhaustive()
     }
 }
@@ -217,7 +250,7 @@ mod tests {
 
     #[test]
     fn age_on_arrival_is_the_providers_own_and_only_where_it_can_be_true() {
-        let span = Some(Duration::from_secs(90 * 86_400));
+        let span = Some(90 * 86_400);
         for (created_at, now, expected) in [
             (Some(100 * DAY), Some(100 * DAY), 0),
             (Some(100 * DAY), Some(110 * DAY), 10 * DAY),
@@ -227,13 +260,12 @@ mod tests {
             (Some(100 * DAY), None, 0),            // no Date to compare with
             (None, Some(100 * DAY), 0),
         ] {
-            let expected = Duration::from_secs(expected.unsigned_abs());
             assert_eq!(
-                age(created_at, span, now),
+                i64::from(age(created_at, span, now)),
                 expected,
                 "{created_at:?} {now:?}"
             );
         }
-        assert_eq!(age(Some(1), None, Some(5)), Duration::ZERO);
+        assert_eq!(age(Some(1), None, Some(5)), 0);
     }
 }

@@ -14,7 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::error::readable_text;
 
 /// The longest span that is believed, in seconds: what the reference's int32 can say.
-const LONGEST_SPAN: i64 = i32::MAX as i64;
+const LONGEST_SPAN: u32 = i32::MAX.unsigned_abs();
 
 /// The first second that is no date any more: year 10000. Milliseconds lie far beyond.
 const LAST_DATE: i64 = 253_402_300_800;
@@ -36,7 +36,7 @@ const LAST_DATE: i64 = 253_402_300_800;
 pub struct BasicTokenResponse {
     access_token: AccessToken,
     refresh_token: Option<RefreshToken>,
-    expires_in: Option<Duration>,
+    expires_in: Option<u32>,
     created_at: Option<i64>,
     scopes: Option<Vec<Scope>>,
 }
@@ -90,7 +90,7 @@ impl BasicTokenResponse {
         }
         out.serialize_field("token_type", "Bearer")?;
         if let Some(expires_in) = self.expires_in {
-            out.serialize_field("expires_in", &expires_in.as_secs())?;
+            out.serialize_field("expires_in", &expires_in)?;
         }
         if let Some(created_at) = self.created_at {
             out.serialize_field("created_at", &created_at)?;
@@ -106,7 +106,8 @@ impl BasicTokenResponse {
 pub(super) struct Parts {
     pub(super) access_token: SecretString,
     pub(super) refresh_token: Option<SecretString>,
-    pub(super) expires_in: Option<Duration>,
+    /// In seconds.
+    pub(super) expires_in: Option<u32>,
     pub(super) created_at: Option<i64>,
     pub(super) scope: Option<String>,
 }
@@ -132,6 +133,7 @@ impl TokenResponse for BasicTokenResponse {
 
     fn expires_in(&self) -> Option<Duration> {
         self.expires_in
+            .map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     fn refresh_token(&self) -> Option<&RefreshToken> {
@@ -164,7 +166,7 @@ impl fmt::Debug for BasicTokenResponse {
                 "refresh_token",
                 &self.refresh_token.as_ref().map(|_| "[redacted]"),
             )
-            .field("expires_in", &self.expires_in)
+            .field("expires_in", &self.expires_in())
             .field("created_at", &self.created_at)
             .field("scopes", &self.scopes)
             .finish()
@@ -240,8 +242,8 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
                 .map(|mut token| RefreshToken::new(std::mem::take(&mut *token))),
             expires_in: object
                 .expires_in
-                .filter(|seconds| (0..=LONGEST_SPAN).contains(seconds))
-                .map(|seconds| Duration::from_secs(seconds.unsigned_abs())),
+                .and_then(|seconds| u32::try_from(seconds).ok())
+                .filter(|seconds| *seconds <= LONGEST_SPAN),
             created_at: object
                 .created_at
                 .filter(|seconds| (0..LAST_DATE).contains(seconds)),
