@@ -19,6 +19,7 @@ use crate::endpoint::ApiVersion;
 use crate::error::{Error, ErrorKind};
 use crate::login::{Callback, PendingLogin};
 use crate::retry::{Attempts, RetryPolicy};
+use crate::store::Realm;
 use crate::token::{self, BasicTokenResponse, Token};
 use crate::user::UserId;
 
@@ -54,7 +55,9 @@ struct Inner {
     client_id: String,
     client_secret: SecretString,
     version: ApiVersion,
+    base_url: Url,
     token_url: Url,
+
     authorize_url: Option<Url>,
     redirect_uri: Option<Url>,
     issuer: Option<String>,
@@ -122,6 +125,10 @@ impl Hurdlr {
     /// answer that is defective beside a usable refresh token, that one is in
     /// [`Error::rescued_refresh_token`].
     pub async fn refresh(&self, token: &Token) -> Result<Token, Error> {
+        self.refresh_by(token, None).await
+    }
+
+    async fn refresh_by(&self, token: &Token, deadline: Option<Duration>) -> Result<Token, Error> {
         let refresh_token = token.refresh_token().ok_or_else(|| {
             Error::new(
                 ErrorKind::LoginRequired,
@@ -135,7 +142,7 @@ impl Hurdlr {
                     refresh_token,
                     bearer,
                 },
-                None,
+                deadline,
             )
             .await?;
         Ok(newer.or_refresh_token(refresh_token))
@@ -221,6 +228,38 @@ impl Hurdlr {
     #[must_use]
     pub fn import_response(&self, answer: BasicTokenResponse) -> Token {
         Token::imported(answer, &self.0.clock)
+    }
+
+    /// As [`client_credentials`](Self::client_credentials), over after `deadline` at the latest.
+    pub(crate) async fn grant_within(
+        &self,
+        user: &UserId,
+        deadline: Duration,
+    ) -> Result<Token, Error> {
+        self.obtain(Grant::ClientCredentials { user }, Some(deadline))
+            .await
+    }
+
+    /// As [`refresh`](Self::refresh), over after `deadline` at the latest.
+    pub(crate) async fn refresh_within(
+        &self,
+        token: &Token,
+        deadline: Duration,
+    ) -> Result<Token, Error> {
+        self.refresh_by(token, Some(deadline)).await
+    }
+
+    pub(crate) fn clock(&self) -> &SharedClock {
+        &self.0.clock
+    }
+
+    /// What the keys of this client's users have in common.
+    pub(crate) fn realm(&self) -> Realm {
+        Realm::new(
+            self.0.version,
+            self.0.base_url.as_str(),
+            self.0.client_id.as_str(),
+        )
     }
 
     /// Sends a token request until it succeeds or must not be sent again.

@@ -127,7 +127,7 @@ impl Environment {
 /// host, with neither user info nor fragment. The value is never quoted: it may hold a password.
 pub(crate) fn secret_bearing_url(setting: &str, text: &str) -> Result<Url, Error> {
     let url = Url::parse(text)
-        .map_err(|source| Error::config(format!("{setting} is not a URL")).with_source(source))?;
+        .map_err(|source| Error::config(format!("{setting} is not a URL")).caused_by(source))?;
     let problem = if url.host().is_none() {
         "must name a host"
     } else if !is_protected(&url) {

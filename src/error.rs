@@ -91,6 +91,19 @@ impl Error {
         Self::new(ErrorKind::Config, message)
     }
 
+    /// A failure of a token store, for implementations of
+    /// [`TokenStore`](crate::store::TokenStore). Neither text nor source may hold a secret.
+    pub fn store(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Store, message)
+    }
+
+    /// Adds the cause of a failure, for implementations of
+    /// [`TokenStore`](crate::store::TokenStore).
+    #[must_use]
+    pub fn caused_by(self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.with(|inner| inner.source = Some(Box::new(source)))
+    }
+
     pub(crate) fn callback(problem: CallbackProblem) -> Self {
         Self::new(ErrorKind::InvalidCallback, problem.as_str())
             .with(|inner| inner.callback = Some(problem))
@@ -124,10 +137,6 @@ impl Error {
 
     pub(crate) fn with_rescued(self, refresh_token: SecretString) -> Self {
         self.with(|inner| inner.rescued = Some(refresh_token))
-    }
-
-    pub(crate) fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
-        self.with(|inner| inner.source = Some(Box::new(source)))
     }
 
     /// Completes an error that has just been made; one that is shared already is left as it is.

@@ -56,6 +56,7 @@ mod login;
 pub use login::{Callback, CallbackProblem, PendingLogin};
 mod retry;
 pub use retry::RetryPolicy;
+pub mod store;
 mod token;
 pub use token::Token;
 mod transport;

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::HeaderValue;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox, SecretString};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::clock::{Moment, SharedClock};
@@ -184,12 +185,113 @@ impl Token {
         sensitive(text)
     }
 
+    /// When it was received, and how old it was then.
+    pub(crate) fn arrival(&self) -> (Moment, Duration) {
+        (
+            self.received,
+            Duration::from_secs(self.age_when_received.into()),
+        )
+    }
+
+    /// The token as a store keeps it: the provider's own form.
+    pub(crate) fn payload(&self) -> SecretBox<Vec<u8>> {
+        let refresh_token = self.refresh_token.as_ref().map(ExposeSecret::expose_secret);
+        let access_token = self.access_token.expose_secret();
+        let scope = self.scope.text();
+        // Room for all of it, escapes aside: a growing buffer would leave copies behind.
+        let room = 128
+            + access_token.len()
+            + refresh_token.map_or(0, str::len)
+            + scope.map_or(0, str::len);
+        let mut payload = SecretBox::new(Box::new(Vec::with_capacity(room)));
+        let written = Kept {
+            access_token,
+            refresh_token,
+            expires_in: self.expires_in,
+            created_at: self.created_at.map(NonZeroI64::get),
+            scope,
+        };
+        // Strings and numbers always serialize, and a vector takes them all.
+        let _ = serde_json::to_writer(payload.expose_secret_mut(), &written);
+        payload
+    }
+
+    /// Reads [`payload`](Self::payload) back, at the age the store tells.
+    pub(crate) fn from_payload(
+        payload: &SecretBox<Vec<u8>>,
+        age: Duration,
+        clock: &SharedClock,
+    ) -> Result<Self, Error> {
+        let unreadable = || Error::store("what the store holds is not a token");
+        let object: TokenObject = serde_json::from_slice(payload.expose_secret())
+            .map_err(|error| unreadable().caused_by(JsonError::from(error)))?;
+        let answer: BasicTokenResponse = object
+            .try_into()
+            .map_err(|defect: TokenDefect| unreadable().caused_by(defect))?;
+        let mut token = Self::with_age_at(answer, None, clock);
+        token.age_when_received = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        Ok(token)
+    }
+
+    /// The same access token with another refresh token: one that was rescued.
+    pub(crate) fn with_refresh_token(&self, refresh_token: &SecretString) -> Self {
+        let scope = match &self.scope {
+            Scope::Unknown => Scope::Unknown,
+            Scope::Documented => Scope::Documented,
+            Scope::Other(text) => Scope::Other(text.clone()),
+        };
+        Self {
+            access_token: self.access_token.clone(),
+            refresh_token: Some(refresh_token.clone()),
+            created_at: self.created_at,
+            expires_in: self.expires_in,
+            age_when_received: self.age_when_received,
+            received: self.received,
+            scope,
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// What is kept of a user of client credentials (RFC 6749 section 4.4.3).
+    pub(crate) fn without_refresh_token(mut self) -> Self {
+        self.refresh_token = None;
+        self
+    }
+
+    /// A place holder that is never handed out.
+    pub(crate) fn vacant(clock: &SharedClock) -> Self {
+        Self {
+            access_token: SecretString::default(),
+            refresh_token: None,
+            created_at: None,
+            expires_in: Some(0),
+            age_when_received: 0,
+            received: clock.now(),
+            scope: Scope::Unknown,
+            clock: clock.clone(),
+        }
+    }
+
     /// Keeps `refresh_token` where the answer brought none (RFC 6749 section 6).
     pub(crate) fn or_refresh_token(mut self, refresh_token: &SecretString) -> Self {
         self.refresh_token
             .get_or_insert_with(|| refresh_token.clone());
         self
     }
+}
+
+/// What a store keeps, borrowed from the token.
+#[derive(Serialize)]
+struct Kept<'a> {
+    access_token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
 }
 
 const BEARER: &[u8] = b"Bearer ";
@@ -234,11 +336,11 @@ pub(crate) fn read_imported(json: &[u8]) -> Result<BasicTokenResponse, Error> {
         Ok(account) => account.token,
         Err(_) => serde_json::from_slice(json).map_err(|error| {
             Error::new(ErrorKind::InvalidResponse, "this is not a token object")
-                .with_source(JsonError::from(error))
+                .caused_by(JsonError::from(error))
         })?,
     };
     object.try_into().map_err(|defect: TokenDefect| {
-        Error::new(ErrorKind::InvalidResponse, "this is no usable token").with_source(defect)
+        Error::new(ErrorKind::InvalidResponse, "this is no usable token").caused_by(defect)
     })
 }
 

@@ -111,7 +111,7 @@ impl HttpClient {
             builder = builder.https_only(true);
         }
         let client = builder.build().map_err(|source| {
-            Error::config("the HTTP client cannot be built").with_source(source.without_url())
+            Error::config("the HTTP client cannot be built").caused_by(source.without_url())
         })?;
         Ok(Self {
             client,

@@ -91,7 +91,7 @@ impl HurdlrBuilder {
         builder.redirect_uri = named("HURDLR_REDIRECT_URI")?;
         if let Some(Named { name, value }) = named("HURDLR_API_VERSION")? {
             builder.version = value.parse().map_err(|error: Error| {
-                Error::config(format!("{name} cannot be used")).with_source(error)
+                Error::config(format!("{name} cannot be used")).caused_by(error)
             })?;
         }
         Ok(builder)
@@ -216,12 +216,13 @@ impl HurdlrBuilder {
             }
         }
         let contract = self.version.contract();
-        let token_url = self
+        let base_url = self
             .environment
             .value
-            .base(self.version, self.environment.name)?
+            .base(self.version, self.environment.name)?;
+        let token_url = base_url
             .join(contract.token_path)
-            .map_err(|source| Error::config("the token URL").with_source(source))?;
+            .map_err(|source| Error::config("the token URL").caused_by(source))?;
         let transport = self.transport_for(&token_url)?;
         Ok(Hurdlr(Arc::new(Inner {
             authorize_url: url_of(self.authorize_url)?,
@@ -230,6 +231,7 @@ impl HurdlrBuilder {
             client_id: self.client_id,
             client_secret: self.client_secret,
             version: self.version,
+            base_url,
             token_url,
             issuer: self.issuer,
             bearer_on_refresh: self.bearer_on_refresh.unwrap_or(contract.bearer_on_refresh),

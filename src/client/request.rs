@@ -221,7 +221,7 @@ fn unsent(error: HttpError) -> Failure {
     };
     Failure::new(
         cause,
-        Error::new(ErrorKind::Unavailable, message).with_source(error),
+        Error::new(ErrorKind::Unavailable, message).caused_by(error),
     )
 }
 
@@ -247,8 +247,8 @@ enum Defect {
 impl Defect {
     fn explain(self, error: Error) -> Error {
         match self {
-            Self::Json(source) => error.with_source(source),
-            Self::Token(source) => error.with_source(source),
+            Self::Json(source) => error.caused_by(source),
+            Self::Token(source) => error.caused_by(source),
         }
     }
 }
@@ -396,7 +396,7 @@ fn unreadable_success(answer: Answer, defect: Defect) -> Failure {
     let message = "the provider's answer cannot be read";
     let error = Error::new(ErrorKind::InvalidResponse, message).with_status(answer.status);
     let error = match answer.cut {
-        Some(cut) => error.with_source(cut),
+        Some(cut) => error.caused_by(cut),
         None => defect.explain(error),
     };
     Failure::new(Cause::Unanswered, error)
@@ -404,7 +404,7 @@ fn unreadable_success(answer: Answer, defect: Defect) -> Failure {
 
 fn with_cut(error: Error, cut: Option<HttpError>) -> Error {
     match cut {
-        Some(cut) => error.with_source(cut),
+        Some(cut) => error.caused_by(cut),
         None => error,
     }
 }

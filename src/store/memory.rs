@@ -1,0 +1,330 @@
+//! The store of one process: the same promises as the others, kept for as long as it lives.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretBox};
+
+use super::{
+    Claim, Claimed, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken, TokenStore,
+    UserKind, Version,
+};
+use crate::clock::{Clock, Moment, SharedClock, SystemClock};
+
+/// Keeps tokens in this process's memory. What it holds ends with the process: people must log in
+/// again after a restart.
+///
+/// Clone it to share it between several managers of one process. Memory is not bounded: it grows
+/// with the number of users, as a database would.
+#[derive(Clone)]
+pub struct MemoryStore(Arc<Shared>);
+
+struct Shared {
+    clock: SharedClock,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    rows: HashMap<StoreKey, Stored>,
+    redeemed: HashMap<[u8; 32], (Moment, Duration)>,
+}
+
+/// A row by the store's clock.
+struct Stored {
+    version: Version,
+    token: Option<Stamped>,
+    lease: Option<Lease>,
+    not_before: Option<(Moment, Duration)>,
+    refused: bool,
+    in_flight: bool,
+}
+
+struct Stamped {
+    payload: SecretBox<Vec<u8>>,
+    age: Duration,
+    due_in: Duration,
+    at: Moment,
+}
+
+struct Lease {
+    id: u64,
+    taken: Moment,
+    lasts: Duration,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store that goes by the system's clock.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_clock(SystemClock)
+    }
+
+    /// An empty store that goes by `clock`.
+    #[must_use]
+    pub fn with_clock(clock: impl Clock) -> Self {
+        Self(Arc::new(Shared {
+            clock: SharedClock::new(clock),
+            kept: Mutex::default(),
+        }))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Nothing in here panics half-way through a change.
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does one atomic step.
+    fn step<'a, T: Send + 'a>(
+        &'a self,
+        step: impl FnOnce(&mut Kept, Moment) -> T + Send + 'a,
+    ) -> StoreFuture<'a, T> {
+        Box::pin(async move {
+            let now = self.0.clock.now();
+            Ok(step(&mut self.kept(), now))
+        })
+    }
+}
+
+/// What is left of `span` since `start`; none when it has passed.
+fn left(start: Moment, span: Duration, now: Moment) -> Option<Duration> {
+    span.checked_sub(now.since(start))
+        .filter(|left| !left.is_zero())
+}
+
+impl Stored {
+    fn new(version: Version) -> Self {
+        Self {
+            version,
+            token: None,
+            lease: None,
+            not_before: None,
+            refused: false,
+            in_flight: false,
+        }
+    }
+
+    fn with_token(version: Version, token: &StoredToken, now: Moment) -> Self {
+        Self {
+            token: Some(Stamped::new(token, now)),
+            ..Self::new(version)
+        }
+    }
+
+    fn leased_for(&self, now: Moment) -> Option<Duration> {
+        self.lease
+            .as_ref()
+            .and_then(|lease| left(lease.taken, lease.lasts, now))
+    }
+
+    fn not_before(&self, now: Moment) -> Option<Duration> {
+        self.not_before
+            .and_then(|(from, span)| left(from, span, now))
+    }
+
+    fn row(&self, now: Moment) -> Row {
+        Row {
+            version: self.version,
+            token: self.token.as_ref().map(|token| token.hand_out(now)),
+            leased_for: self.leased_for(now),
+            not_before: self.not_before(now),
+            refused: self.refused,
+            in_flight: self.in_flight,
+        }
+    }
+
+    fn claim(&mut self, claim: &Claim, now: Moment) -> bool {
+        let expected = match claim.expected {
+            Some(version) => version == self.version,
+            None => self.token.is_none(),
+        };
+        let ours = self
+            .lease
+            .as_ref()
+            .is_some_and(|lease| lease.id == claim.lease_id);
+        let free = ours || self.leased_for(now).is_none();
+        if !expected || !free || self.refused || self.not_before(now).is_some() {
+            return false;
+        }
+        self.in_flight |= self.lease.is_some() && !ours;
+        self.lease = Some(Lease {
+            id: claim.lease_id,
+            taken: now,
+            lasts: claim.lease,
+        });
+        true
+    }
+
+    fn is_due(&self, now: Moment) -> Option<Duration> {
+        let token = self.token.as_ref()?;
+        let over = now.since(token.at).checked_sub(token.due_in)?;
+        let free = self.leased_for(now).is_none() && self.not_before(now).is_none();
+        (free && !self.refused).then_some(over)
+    }
+}
+
+impl Stamped {
+    fn new(token: &StoredToken, now: Moment) -> Self {
+        Self {
+            payload: copied(&token.payload),
+            age: token.age,
+            due_in: token.due_in,
+            at: now,
+        }
+    }
+
+    fn hand_out(&self, now: Moment) -> StoredToken {
+        let passed = now.since(self.at);
+        StoredToken {
+            payload: copied(&self.payload),
+            age: self.age + passed,
+            due_in: self.due_in.saturating_sub(passed),
+        }
+    }
+}
+
+/// A store keeps a copy of its own, as a database would.
+fn copied(payload: &SecretBox<Vec<u8>>) -> SecretBox<Vec<u8>> {
+    SecretBox::new(Box::new(payload.expose_secret().clone()))
+}
+
+impl TokenStore for MemoryStore {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
+        self.step(move |kept, now| {
+            keys.iter()
+                .map(|key| kept.rows.get(key).map(|stored| stored.row(now)))
+                .collect()
+        })
+    }
+
+    fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
+        self.step(move |kept, now| {
+            if claim.expected.is_none() && !kept.rows.contains_key(key) {
+                let version = Version {
+                    incarnation: claim.incarnation,
+                    revision: 0,
+                };
+                kept.rows.insert(key.clone(), Stored::new(version));
+            }
+            match kept.rows.get_mut(key) {
+                Some(stored) => Claimed {
+                    granted: stored.claim(&claim, now),
+                    row: Some(stored.row(now)),
+                },
+                None => Claimed {
+                    granted: false,
+                    row: None,
+                },
+            }
+        })
+    }
+
+    fn save<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        consumed: Version,
+        token: &'a StoredToken,
+    ) -> StoreFuture<'a, bool> {
+        self.step(move |kept, now| match kept.rows.get_mut(key) {
+            Some(stored) if stored.version == consumed => {
+                *stored = Stored::with_token(consumed.next(), token, now);
+                true
+            }
+            _ => false,
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        incarnation: u64,
+        token: &'a StoredToken,
+        put: Put,
+    ) -> StoreFuture<'a, bool> {
+        self.step(move |kept, now| {
+            let held = kept.rows.get(key).filter(|stored| stored.token.is_some());
+            if let Some(stored) = held {
+                if stored.version.incarnation == incarnation {
+                    return true;
+                }
+                if put == Put::IfAbsent {
+                    return false;
+                }
+            }
+            let version = Version {
+                incarnation,
+                revision: 1,
+            };
+            kept.rows
+                .insert(key.clone(), Stored::with_token(version, token, now));
+            true
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        lease_id: u64,
+        release: Release,
+    ) -> StoreFuture<'a, ()> {
+        self.step(move |kept, now| {
+            let Some(stored) = kept.rows.get_mut(key).filter(|row| row.version == version) else {
+                return;
+            };
+            stored.refused |= release.refused;
+            if stored
+                .lease
+                .as_ref()
+                .is_some_and(|lease| lease.id == lease_id)
+            {
+                stored.lease = None;
+                stored.not_before = Some((now, release.not_before));
+            }
+        })
+    }
+
+    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
+        self.step(move |kept, _| kept.rows.remove(key).is_some())
+    }
+
+    fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
+        self.step(move |kept, now| {
+            kept.redeemed
+                .retain(|_, (since, keep)| left(*since, *keep, now).is_some());
+            kept.redeemed.insert(*state, (now, keep)).is_none()
+        })
+    }
+
+    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
+        self.step(move |kept, now| {
+            let mut due: Vec<_> = kept
+                .rows
+                .iter()
+                .filter(|(key, _)| key.realm() == realm && key.kind() != UserKind::Walk)
+                .filter_map(|(key, stored)| Some((stored.is_due(now)?, key)))
+                .collect();
+            due.sort_unstable_by_key(|(over, _)| std::cmp::Reverse(*over));
+            due.into_iter()
+                .take(limit)
+                .map(|(_, key)| key.clone())
+                .collect()
+        })
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("rows", &self.kept().rows.len())
+            .finish()
+    }
+}
