@@ -1,1 +1,45 @@
-//! What tests need: an embedded provider.
+//! What tests need: [`FakeHurdlr`], a whole provider, on loopback or in memory.
+//!
+//! It knows the wire format only, and none of this crate's client code, so that the two cannot
+//! share a mistake. It is not for production: its tokens come from a fast generator that can be
+//! guessed, and it keeps what it was sent in the clear.
+//!
+//! ```
+//! use hurdlr_oauth2::testing::{FakeHurdlr, Outcome};
+//! use oauth2::AsyncHttpClient;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let fake = FakeHurdlr::in_memory();
+//! let request = http::Request::post(fake.base_url().join("rest/v4/auth/token")?.as_str())
+//!     .header("content-type", "application/x-www-form-urlencoded")
+//!     .body(b"grant_type=client_credentials&client_id=fake-client\
+//!             &client_secret=fake-secret&userId=ann".to_vec())?;
+//! let answer = fake.http_client().call(request).await?;
+//! assert_eq!(answer.status(), 200);
+//! assert_eq!(fake.count().outcome(Outcome::Issued), 1);
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+mod authorize;
+mod clock;
+mod delivery;
+mod fake;
+mod fault;
+mod in_memory;
+mod journal;
+mod ledger;
+mod listener;
+mod provider;
+mod resource;
+mod token_endpoint;
+mod version;
+
+pub use answer::ErrorStyle;
+pub use fake::{FakeHurdlr, FakeHurdlrBuilder};
+pub use fault::{Fault, Gate};
+pub use in_memory::{InMemoryError, InMemoryHttpClient};
+pub use journal::{Counts, Outcome, RecordedRequest};
+pub use ledger::Rotation;

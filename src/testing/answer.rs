@@ -1,0 +1,338 @@
+//! What the provider says: token objects and refusals, as bytes.
+
+use std::time::Duration;
+
+use axum::{body::Bytes, response::Response};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION, PRAGMA, WWW_AUTHENTICATE},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    journal::Outcome,
+    ledger::{Issued, Lapse},
+};
+
+/// How the provider words a refusal.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum ErrorStyle {
+    /// Hurdlr's own envelope: `{"result":"FAILURE","data":null,"error":[…]}`, as the provider's
+    /// error page shows it.
+    #[default]
+    Envelope,
+    /// The error object of RFC 6749 section 5.2.
+    Rfc6749,
+}
+
+/// An answer whose body is held whole, so that a fault can still be applied to it.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// Never cached: RFC 6749 section 5.1 asks for both headers where a token may be inside.
+    pub(super) fn new(
+        status: StatusCode,
+        content_type: HeaderValue,
+        body: impl Into<Bytes>,
+    ) -> Self {
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+        Self {
+            status,
+            headers,
+            body: body.into(),
+        }
+    }
+
+    pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Self::new(
+            status,
+            HeaderValue::from_static("application/json;charset=UTF-8"),
+            body,
+        )
+    }
+
+    pub(super) fn html(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Self::new(
+            status,
+            HeaderValue::from_static("text/html; charset=utf-8"),
+            body,
+        )
+    }
+
+    pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Self::new(
+            status,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+            body,
+        )
+    }
+
+    pub(super) fn redirect(status: StatusCode, location: HeaderValue) -> Self {
+        Self::text(status, "").with(LOCATION, location)
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// The token object, byte for byte as the reference prints it: this order, this indentation,
+    /// and no `token_type`.
+    pub(super) fn token(issued: &Issued) -> Self {
+        let Issued {
+            access,
+            refresh,
+            expires_in,
+            created_at,
+        } = issued;
+        Self::json(
+            StatusCode::OK,
+            format!(
+                "{{\n  \"access_token\": \"{access}\",\n  \"refresh_token\": \"{refresh}\",\n  \
+                 \"expires_in\": {expires_in},\n  \"created_at\": {created_at},\n  \
+                 \"scope\": \"token\"\n}}\n"
+            ),
+        )
+    }
+
+    /// The token object after a test had its way with it.
+    pub(super) fn reshaped_token(
+        issued: &Issued,
+        reshape: &(dyn Fn(&mut Map<String, Value>) + Send + Sync),
+    ) -> Self {
+        let mut object = Map::new();
+        object.insert("access_token".into(), issued.access.to_string().into());
+        object.insert("refresh_token".into(), issued.refresh.to_string().into());
+        object.insert("expires_in".into(), issued.expires_in.into());
+        object.insert("created_at".into(), issued.created_at.into());
+        object.insert("scope".into(), "token".into());
+        reshape(&mut object);
+        Self::json(StatusCode::OK, Value::Object(object).to_string())
+    }
+
+    pub(super) fn into_response(self) -> Response {
+        let mut response = Response::new(self.body.into());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// Why the provider does not do what it was asked, in both of its languages.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    /// The `type` of the envelope.
+    kind: &'static str,
+    /// The `error` of RFC 6749 section 5.2, or of RFC 6750 section 3.1 for a Bearer token.
+    error: &'static str,
+    param: Option<String>,
+    message: String,
+    outcome: Outcome,
+}
+
+impl Refusal {
+    /// A request that cannot be understood, whoever sent it.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            kind: "BAD_REQUEST",
+            error: "invalid_request",
+            param: None,
+            message: message.into(),
+            outcome: Outcome::InvalidRequest,
+        }
+    }
+
+    pub(super) fn wrong_method() -> Self {
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            ..Self::bad_request("The token endpoint takes POST only")
+        }
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        Self {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            ..Self::bad_request(format!("The body is longer than {limit} bytes"))
+        }
+    }
+
+    pub(super) fn unknown_path() -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            kind: "UNKNOWN_ERROR",
+            ..Self::bad_request("There is nothing at this path")
+        }
+    }
+
+    pub(super) fn required(param: &str) -> Self {
+        Self {
+            kind: "REQUIRED",
+            param: Some(param.to_owned()),
+            ..Self::bad_request(format!("{param} is required"))
+        }
+    }
+
+    /// RFC 6749 section 3.2: parameters must not be included more than once.
+    pub(super) fn repeated(param: &str) -> Self {
+        Self {
+            param: Some(param.to_owned()),
+            ..Self::bad_request(format!("{param} is given more than once"))
+        }
+    }
+
+    pub(super) fn wrong_client(param: &str) -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            error: "invalid_client",
+            outcome: Outcome::InvalidClient,
+            ..Self::invalid_value(param, "The client is not known, or its secret is wrong")
+        }
+    }
+
+    pub(super) fn unknown_grant() -> Self {
+        Self {
+            error: "unsupported_grant_type",
+            outcome: Outcome::UnsupportedGrantType,
+            ..Self::invalid_value("grant_type", "The grant type is not known")
+        }
+    }
+
+    /// A code that is not good, or not for this request.
+    pub(super) fn wrong_grant(param: &str, message: &str) -> Self {
+        Self {
+            error: "invalid_grant",
+            outcome: Outcome::InvalidGrant,
+            ..Self::invalid_value(param, message)
+        }
+    }
+
+    pub(super) fn dead_refresh_token(lapse: Lapse) -> Self {
+        Self {
+            kind: lapse.kind(),
+            error: "invalid_grant",
+            param: Some("refresh_token".to_owned()),
+            outcome: Outcome::InvalidGrant,
+            ..Self::bad_request(match lapse {
+                Lapse::Dead => "The refresh token is not valid",
+                Lapse::Expired => "The refresh token has expired",
+            })
+        }
+    }
+
+    /// RFC 6750 section 3.1.
+    pub(super) fn dead_access_token(lapse: Lapse) -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            kind: lapse.kind(),
+            error: "invalid_token",
+            param: Some("access_token".to_owned()),
+            outcome: Outcome::BearerRefused,
+            ..Self::bad_request(match lapse {
+                Lapse::Dead => "The access token is not valid",
+                Lapse::Expired => "The access token has expired",
+            })
+        }
+    }
+
+    /// What a refresh is told whose Bearer header is refused: the same for every dead token.
+    pub(super) fn stale_bearer() -> Self {
+        Self::dead_access_token(Lapse::Expired)
+    }
+
+    fn invalid_value(param: &str, message: &str) -> Self {
+        Self {
+            kind: "INVALID_VALUE",
+            param: Some(param.to_owned()),
+            ..Self::bad_request(message)
+        }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    pub(super) fn into_answer(self, style: ErrorStyle) -> Answer {
+        let body = match style {
+            ErrorStyle::Envelope => self.envelope(),
+            ErrorStyle::Rfc6749 => self.error_object(),
+        };
+        let answer = Answer::json(self.status, body);
+        match self.status {
+            StatusCode::METHOD_NOT_ALLOWED => answer.with(ALLOW, HeaderValue::from_static("POST")),
+            // RFC 6750 section 3: a refused Bearer token is answered with a challenge.
+            StatusCode::UNAUTHORIZED if self.error == "invalid_token" => answer.with(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer error=\"invalid_token\""),
+            ),
+            _ => answer,
+        }
+    }
+
+    fn envelope(&self) -> Vec<u8> {
+        let envelope = Envelope {
+            result: "FAILURE",
+            data: None,
+            error: [EnvelopeError {
+                kind: self.kind,
+                message: &self.message,
+                param: self.param.as_deref(),
+            }],
+        };
+        // Four spaces, as the reference prints this one.
+        let mut body = Vec::with_capacity(256);
+        let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        let mut serializer = serde_json::Serializer::with_formatter(&mut body, format);
+        // Strings written to memory cannot fail; were they to, the body would be cut short.
+        let _ = envelope.serialize(&mut serializer);
+        body.push(b'\n');
+        body
+    }
+
+    fn error_object(&self) -> Vec<u8> {
+        let object = serde_json::json!({
+            "error": self.error,
+            "error_description": self.message,
+        });
+        object.to_string().into_bytes()
+    }
+}
+
+impl Lapse {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Dead => "INVALID_TOKEN",
+            Self::Expired => "EXPIRED_TOKEN",
+        }
+    }
+}
+
+/// The provider's error page, field by field in its order.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    result: &'static str,
+    data: Option<()>,
+    error: [EnvelopeError<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct EnvelopeError<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: &'a str,
+    param: Option<&'a str>,
+}
+
+/// The `expires_in` of the reference's examples: 90 days, 7,776,000 seconds.
+pub(super) const TOKEN_LIFE: Duration = Duration::from_hours(90 * 24);

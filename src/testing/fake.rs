@@ -1,0 +1,473 @@
+//! The handle by which a test holds the provider.
+
+use std::{
+    fmt, io,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use axum::Router;
+use http::{HeaderMap, Method, StatusCode, header::LOCATION};
+use oauth2::HttpRequest;
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+use tokio::net::TcpListener;
+use url::{Url, form_urlencoded};
+
+use super::{
+    answer::{ErrorStyle, TOKEN_LIFE},
+    authorize,
+    clock::Clock,
+    fault::{Fault, Faults},
+    in_memory::InMemoryHttpClient,
+    journal::{Counts, Journal, RecordedRequest},
+    ledger::{Ledger, Rotation},
+    listener::Server,
+    provider::{Provider, Settings, lock},
+    version::Version,
+};
+
+/// A whole OAuth provider for tests, that speaks as Hurdlr's reference does.
+///
+/// It serves, on loopback or in memory:
+///
+/// - `POST /rest/v4/auth/token` and `/rest/v5/auth/token`: the grants `authorization_code`,
+///   `refresh_token` and `client_credentials`, answered byte for byte as the reference prints it
+///   (no `token_type`), and validated strictly;
+/// - `/oauth/authorize`: a page at which a person logs in and consents;
+/// - `/rest/v4/me` and `/rest/v5/me`: a protected resource.
+///
+/// Clones are handles to the same provider. Its server and all its connections end when the last
+/// handle is dropped; an [`InMemoryHttpClient`] works on.
+///
+/// ```
+/// use hurdlr_oauth2::testing::{FakeHurdlr, Rotation};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let fake = FakeHurdlr::builder().rotation(Rotation::KillFamily).start().await?;
+/// println!("a provider listens at {}", fake.base_url());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct FakeHurdlr {
+    provider: Arc<Provider>,
+    router: Router,
+    /// Held for its `Drop`. `None` in memory.
+    _server: Option<Arc<Server>>,
+}
+
+impl FakeHurdlr {
+    /// A provider whose settings are still open.
+    pub fn builder() -> FakeHurdlrBuilder {
+        FakeHurdlrBuilder::default()
+    }
+
+    /// Starts a provider with default settings on a free port of 127.0.0.1.
+    pub async fn start() -> io::Result<Self> {
+        Self::builder().start().await
+    }
+
+    /// A provider with default settings and without a socket, for [`http_client`](Self::http_client).
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::builder().in_memory()
+    }
+
+    /// Where it is: `http://127.0.0.1:41234/`. In memory `http://127.0.0.1:1/`, where nothing
+    /// listens.
+    #[must_use]
+    pub fn base_url(&self) -> Url {
+        self.provider.base_url.clone()
+    }
+
+    /// The authorization endpoint.
+    #[must_use]
+    pub fn authorize_url(&self) -> Url {
+        self.at(authorize::PATH)
+    }
+
+    /// The protected resource, under v4; v5 has the same. GET or POST with an access token as
+    /// Bearer; 401 for a dead one.
+    #[must_use]
+    pub fn resource_url(&self) -> Url {
+        self.at(Version::V4.resource_path())
+    }
+
+    /// The id of the one client it knows.
+    #[must_use]
+    pub fn client_id(&self) -> &str {
+        &self.provider.client_id
+    }
+
+    /// That client's secret.
+    #[must_use]
+    pub fn client_secret(&self) -> SecretString {
+        self.provider.client_secret.clone()
+    }
+
+    /// The way to this provider without a socket. It works for a provider with a socket too, so
+    /// that both ways can be used on the same state.
+    #[must_use]
+    pub fn http_client(&self) -> InMemoryHttpClient {
+        InMemoryHttpClient::new(self.router.clone())
+    }
+
+    /// Turns the provider's clock forward. Nobody else's clock moves.
+    pub fn turn_clock(&self, by: Duration) {
+        self.provider.clock.turn(by);
+    }
+
+    /// The time by the provider's clock: that of its `Date` header, of `created_at` and of every
+    /// expiry. It starts with the wall clock and then follows tokio's.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        self.provider.now()
+    }
+
+    /// Changes the rotation policy from the next request on.
+    pub fn set_rotation(&self, rotation: Rotation) {
+        lock(&self.provider.settings).rotation = rotation;
+    }
+
+    /// Changes how refusals are worded from the next request on.
+    pub fn set_error_style(&self, style: ErrorStyle) {
+        lock(&self.provider.settings).error_style = style;
+    }
+
+    /// Changes how long access tokens issued from now on live. `expires_in` says whole seconds.
+    pub fn set_token_life(&self, life: Duration) {
+        lock(&self.provider.settings).token_life = life;
+    }
+
+    /// Changes how long refresh tokens issued from now on live; `None`, the default: without end.
+    pub fn set_refresh_token_life(&self, life: Option<Duration>) {
+        lock(&self.provider.settings).refresh_life = life;
+    }
+
+    /// Lets a test change every token object before it is sent: remove `refresh_token`, set
+    /// `expires_in` to 0, give `created_at` in milliseconds. What the provider remembers does not
+    /// change.
+    ///
+    /// A reshaped answer is compact JSON, its keys in alphabetical order.
+    pub fn reshape(&self, reshape: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) {
+        lock(&self.provider.settings).reshape = Some(Arc::new(reshape));
+    }
+
+    /// Back to token objects as the reference prints them.
+    pub fn clear_reshape(&self) {
+        lock(&self.provider.settings).reshape = None;
+    }
+
+    /// Queues a fault: each token request takes one, in order of arrival.
+    pub fn fault_next(&self, fault: Fault) {
+        self.provider.faults.push(fault);
+    }
+
+    /// Asks `plan` for the fault of each token request that finds the queue empty. It may call
+    /// this handle; a clone of it within the plan keeps the provider alive until
+    /// [`clear_faults`](Self::clear_faults).
+    pub fn fault_plan(
+        &self,
+        plan: impl Fn(&RecordedRequest) -> Option<Fault> + Send + Sync + 'static,
+    ) {
+        self.provider.faults.set_plan(Arc::new(plan));
+    }
+
+    /// Forgets queue and plan. Requests that already took a fault keep it.
+    pub fn clear_faults(&self) {
+        self.provider.faults.clear();
+    }
+
+    /// Acts as the person who logs in as `user` and allows what `authorize_url` asks for. Returns
+    /// the redirect back, with `code` and `state`; or with `error`, if the provider refuses the
+    /// request by redirect.
+    ///
+    /// `InvalidInput` where a person would see an error page instead.
+    pub async fn consent(&self, authorize_url: &Url, user: &str) -> io::Result<Url> {
+        self.decide(authorize_url, &[("decision", "allow"), ("user", user)])
+            .await
+    }
+
+    /// Acts as the person who refuses. Returns the redirect back, with `error=access_denied` and
+    /// `state`. Errors are those of [`consent`](Self::consent).
+    pub async fn deny(&self, authorize_url: &Url) -> io::Result<Url> {
+        self.decide(authorize_url, &[("decision", "deny")]).await
+    }
+
+    /// The token requests since the start or [`clear_requests`](Self::clear_requests), in order of
+    /// arrival. Empty where [recording](FakeHurdlrBuilder::record) is off.
+    #[must_use]
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.provider.journal.requests()
+    }
+
+    /// Forgets the requests and sets all counts to zero. A request in flight is not counted when
+    /// it ends.
+    pub fn clear_requests(&self) {
+        self.provider.journal.clear();
+    }
+
+    /// How many requests there were.
+    #[must_use]
+    pub fn count(&self) -> Counts {
+        self.provider.journal.counts()
+    }
+
+    /// Waits until so many token requests have arrived, answered or not, since the start or
+    /// [`clear_requests`](Self::clear_requests).
+    pub async fn arrived(&self, requests: u64) {
+        self.provider.journal.arrived(requests).await;
+    }
+
+    /// Revokes every code and token of the user, as an administrator would.
+    pub fn revoke_everything(&self, user: &str) {
+        lock(&self.provider.ledger).revoke_user(user);
+    }
+
+    /// How many access tokens of the user are alive, of the newest 256 issued.
+    #[must_use]
+    pub fn tokens_alive(&self, user: &str) -> usize {
+        lock(&self.provider.ledger).access_tokens_alive(user, self.now())
+    }
+
+    /// Whether the protected resource would take this access token.
+    #[must_use]
+    pub fn is_alive(&self, access_token: &str) -> bool {
+        lock(&self.provider.ledger)
+            .bearer(access_token, self.now())
+            .is_ok()
+    }
+
+    /// Whether this refresh token is a current one. One that a grace window still answers for is
+    /// not.
+    #[must_use]
+    pub fn refresh_is_alive(&self, refresh_token: &str) -> bool {
+        lock(&self.provider.ledger).refresh_is_alive(refresh_token, self.now())
+    }
+
+    fn at(&self, path: &str) -> Url {
+        let mut url = self.base_url();
+        url.set_path(path);
+        url
+    }
+
+    /// Goes the person's way: first the page, then its form.
+    async fn decide(&self, authorize_url: &Url, decision: &[(&str, &str)]) -> io::Result<Url> {
+        if authorize_url.path() != authorize::PATH {
+            return Err(invalid("this is not a URL of the authorization endpoint"));
+        }
+        let query = authorize_url.query().unwrap_or_default();
+        let page = self.browse(Method::GET, query, Vec::new()).await?;
+        if page.0 == StatusCode::SEE_OTHER {
+            return location(&page.1);
+        }
+        let form = form_urlencoded::Serializer::new(query.to_owned())
+            .extend_pairs(decision)
+            .finish();
+        let (_, headers) = self.browse(Method::POST, "", form.into_bytes()).await?;
+        location(&headers)
+    }
+
+    async fn browse(
+        &self,
+        method: Method,
+        query: &str,
+        form: Vec<u8>,
+    ) -> io::Result<(StatusCode, HeaderMap)> {
+        let mut url = self.authorize_url();
+        url.set_query(Some(query).filter(|query| !query.is_empty()));
+        let mut request = HttpRequest::new(form);
+        *request.method_mut() = method;
+        *request.uri_mut() = url.as_str().parse().map_err(io::Error::other)?;
+        let response = self
+            .http_client()
+            .send(request)
+            .await
+            .map_err(io::Error::other)?;
+        if response.status() == StatusCode::BAD_REQUEST {
+            return Err(invalid(
+                "the provider shows an error page: unknown client or redirect URI",
+            ));
+        }
+        let (parts, _) = response.into_parts();
+        Ok((parts.status, parts.headers))
+    }
+}
+
+fn location(headers: &HeaderMap) -> io::Result<Url> {
+    headers
+        .get(LOCATION)
+        .and_then(|location| location.to_str().ok())
+        .and_then(|location| Url::parse(location).ok())
+        .ok_or_else(|| invalid("the provider did not redirect"))
+}
+
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+impl fmt::Debug for FakeHurdlr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeHurdlr")
+            .field("base_url", &self.provider.base_url.as_str())
+            .field("client_id", &self.provider.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of a [`FakeHurdlr`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct FakeHurdlrBuilder {
+    port: u16,
+    rotation: Rotation,
+    error_style: ErrorStyle,
+    token_life: Duration,
+    refresh_life: Option<Duration>,
+    client_id: String,
+    client_secret: SecretString,
+    redirect_uri: Option<Url>,
+    record: bool,
+    check_bearer: bool,
+}
+
+impl Default for FakeHurdlrBuilder {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            rotation: Rotation::default(),
+            error_style: ErrorStyle::default(),
+            token_life: TOKEN_LIFE,
+            refresh_life: None,
+            client_id: "fake-client".to_owned(),
+            client_secret: "fake-secret".into(),
+            redirect_uri: None,
+            record: true,
+            check_bearer: false,
+        }
+    }
+}
+
+impl FakeHurdlrBuilder {
+    /// The port on 127.0.0.1. 0, the default: a free one.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// What a refresh does to the old refresh token.
+    pub fn rotation(mut self, rotation: Rotation) -> Self {
+        self.rotation = rotation;
+        self
+    }
+
+    /// How refusals are worded.
+    pub fn error_style(mut self, style: ErrorStyle) -> Self {
+        self.error_style = style;
+        self
+    }
+
+    /// How long access tokens live; 90 days unless set, as in the reference's example.
+    pub fn token_life(mut self, life: Duration) -> Self {
+        self.token_life = life;
+        self
+    }
+
+    /// How long refresh tokens live; without end unless set.
+    pub fn refresh_token_life(mut self, life: Duration) -> Self {
+        self.refresh_life = Some(life);
+        self
+    }
+
+    /// The one client it knows; `fake-client` with `fake-secret` unless set.
+    pub fn client(mut self, id: impl Into<String>, secret: SecretString) -> Self {
+        self.client_id = id.into();
+        self.client_secret = secret;
+        self
+    }
+
+    /// The registered redirect URI, which every login must then name. Unless set, any absolute
+    /// one will do, and the token request must repeat it if it names one.
+    pub fn redirect_uri(mut self, uri: Url) -> Self {
+        self.redirect_uri = Some(uri);
+        self
+    }
+
+    /// Whether token requests are kept for [`requests`](FakeHurdlr::requests); yes unless set.
+    /// A benchmark of a million requests wants the counts only.
+    pub fn record(mut self, record: bool) -> Self {
+        self.record = record;
+        self
+    }
+
+    /// Whether a refresh whose `Authorization: Bearer` names a dead or expired access token is
+    /// refused with 401 and `EXPIRED_TOKEN`; no unless set. The reference lists that header as
+    /// required, and does not say whether it is looked at.
+    pub fn check_bearer(mut self, check: bool) -> Self {
+        self.check_bearer = check;
+        self
+    }
+
+    /// The provider without a socket. The port is of no account.
+    #[must_use]
+    pub fn in_memory(self) -> FakeHurdlr {
+        // tcpmux, which nobody runs: should the URL be used with a socket, it is refused.
+        let (provider, router) = self.provider(1);
+        FakeHurdlr {
+            provider,
+            router,
+            _server: None,
+        }
+    }
+
+    /// Starts the provider on 127.0.0.1. It needs tokio's runtime, and serves as long as that
+    /// lives and a handle is held.
+    ///
+    /// Fails where the port cannot be had.
+    pub async fn start(self) -> io::Result<FakeHurdlr> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
+        let (provider, router) = self.provider(listener.local_addr()?.port());
+        let server = Server::spawn(listener, router.clone());
+        Ok(FakeHurdlr {
+            provider,
+            router,
+            _server: Some(Arc::new(server)),
+        })
+    }
+
+    fn provider(self, port: u16) -> (Arc<Provider>, Router) {
+        let provider = Arc::new(Provider {
+            base_url: loopback(port),
+            client_id: self.client_id,
+            client_secret: self.client_secret,
+            redirect_uri: self.redirect_uri,
+            checks_bearer: self.check_bearer,
+            clock: Clock::start(),
+            settings: Mutex::new(Settings {
+                rotation: self.rotation,
+                error_style: self.error_style,
+                token_life: self.token_life,
+                refresh_life: self.refresh_life,
+                reshape: None,
+            }),
+            ledger: Mutex::new(Ledger::default()),
+            faults: Faults::default(),
+            journal: Journal::new(self.record),
+        });
+        let router = provider.router();
+        (provider, router)
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "a port is all that varies, and every port makes a URL"
+)]
+fn loopback(port: u16) -> Url {
+    format!("http://127.0.0.1:{port}/")
+        .parse()
+        .expect("loopback URLs parse")
+}

@@ -1,0 +1,135 @@
+//! The provider itself: what it knows, and the paths it answers on.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, Request, State},
+    middleware::{self, Next},
+    response::Response,
+    routing::{any, get},
+};
+use http::{HeaderValue, header::DATE};
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::{
+    answer::{Answer, ErrorStyle, Refusal},
+    authorize,
+    clock::Clock,
+    delivery::Severed,
+    fault::Faults,
+    journal::Journal,
+    ledger::{Ledger, Rotation, Terms},
+    listener::Line,
+    resource, token_endpoint,
+    version::Version,
+};
+
+pub(super) type Reshape = dyn Fn(&mut Map<String, Value>) + Send + Sync;
+
+/// What can be changed while the provider runs.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) rotation: Rotation,
+    pub(super) error_style: ErrorStyle,
+    pub(super) token_life: Duration,
+    pub(super) refresh_life: Option<Duration>,
+    pub(super) reshape: Option<Arc<Reshape>>,
+}
+
+/// Everything the paths share.
+pub(super) struct Provider {
+    pub(super) base_url: Url,
+    pub(super) client_id: String,
+    pub(super) client_secret: SecretString,
+    pub(super) redirect_uri: Option<Url>,
+    pub(super) checks_bearer: bool,
+    pub(super) clock: Clock,
+    pub(super) settings: Mutex<Settings>,
+    pub(super) ledger: Mutex<Ledger>,
+    pub(super) faults: Faults,
+    pub(super) journal: Journal,
+}
+
+impl Provider {
+    pub(super) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    pub(super) fn error_style(&self) -> ErrorStyle {
+        lock(&self.settings).error_style
+    }
+
+    pub(super) fn terms(&self) -> Terms {
+        let settings = lock(&self.settings);
+        Terms {
+            now: self.clock.now(),
+            token_life: settings.token_life,
+            refresh_life: settings.refresh_life,
+            rotation: settings.rotation,
+        }
+    }
+
+    pub(super) fn refuse(&self, refusal: Refusal) -> Answer {
+        refusal.into_answer(self.error_style())
+    }
+
+    pub(super) fn router(self: &Arc<Self>) -> Router {
+        let mut router = Router::new()
+            .route(
+                authorize::PATH,
+                get(authorize::page).post(authorize::decide),
+            )
+            .fallback(nothing_here);
+        for version in Version::ALL {
+            router = router
+                .route(
+                    version.token_path(),
+                    any(
+                        move |State(provider): State<Arc<Self>>, request: Request| async move {
+                            token_endpoint::answer(&provider, version, request).await
+                        },
+                    ),
+                )
+                .route(
+                    version.resource_path(),
+                    get(resource::me).post(resource::me),
+                );
+        }
+        router
+            .layer(middleware::from_fn_with_state(Arc::clone(self), send))
+            .with_state(Arc::clone(self))
+    }
+}
+
+async fn nothing_here(State(provider): State<Arc<Provider>>) -> Response {
+    provider.refuse(Refusal::unknown_path()).into_response()
+}
+
+/// The last hand an answer passes through. Either it gets its date, or its connection is cut.
+async fn send(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
+    let line = request.extensions().get::<ConnectInfo<Line>>().cloned();
+    let mut response = next.run(request).await;
+    if response.extensions().get::<Severed>().is_some() {
+        // In memory there is no line; that client looks for the mark itself.
+        if let Some(ConnectInfo(line)) = line {
+            line.cut();
+        }
+    }
+    // Set here, because the HTTP server would otherwise write its own clock's.
+    let date = httpdate::fmt_http_date(provider.now());
+    if let Ok(date) = HeaderValue::try_from(date) {
+        response.headers_mut().insert(DATE, date);
+    }
+    response
+}
+
+/// A test's panic while it held a lock is that test's failure, not every later one's.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
