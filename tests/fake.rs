@@ -298,7 +298,8 @@ async fn the_date_is_the_providers_own_and_follows_its_turned_clock() {
         assert_eq!(answer.headers.get_all(header::DATE).iter().count(), 1);
         let date = httpdate::parse_http_date(answer.header(header::DATE)).unwrap();
         let ahead = date.duration_since(before).unwrap();
-        assert!(ahead >= Duration::from_hours(24 * 365) - seconds(1));
+        // A second less: the header has no fractions.
+        assert!(ahead + seconds(1) >= Duration::from_hours(24 * 365));
         let created_at = answer.json()["created_at"].as_u64().unwrap();
         let date = date
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -496,7 +497,7 @@ async fn only_a_form_by_post_without_a_query_is_a_token_request() {
     );
 
     let mut wrong = good();
-    wrong.body_mut().extend_from_slice(&[b'x'; 20_000]);
+    wrong.body_mut().extend_from_slice(&vec![b'x'; 20_000]);
     assert_eq!(call(&fake, wrong).await.unwrap().status, 413);
 
     let elsewhere = form(&fake, "rest/v3/auth/token", &[]);
