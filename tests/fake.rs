@@ -1589,3 +1589,19 @@ async fn the_server_and_its_connections_end_with_the_last_handle() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_request_in_flight_ends_with_the_last_handle_too() {
+    let fake = FakeHurdlr::start().await.unwrap();
+    let gate = Gate::closed();
+    fake.fault_next(Fault::Hold(gate.clone()));
+    let request = socket_client()
+        .post(fake.base_url().join(V4).unwrap())
+        .send();
+    let task = tokio::spawn(request);
+    fake.arrived(1).await;
+    drop(fake);
+    // The gate stays closed: only the end of the connection can end this.
+    assert!(task.await.unwrap().is_err());
+    drop(gate);
+}
