@@ -5,9 +5,9 @@
 //! ```
 
 // Its output is what it is for.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::{error::Error, str::FromStr, time::Duration};
+use std::{error::Error, process::ExitCode, str::FromStr, time::Duration};
 
 use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, FakeHurdlrBuilder, Rotation};
 use secrecy::ExposeSecret;
@@ -19,7 +19,17 @@ const USAGE: &str = "usage: fake_hurdlr [--port PORT] [--life SECONDS] \
 const GRACE: Duration = Duration::from_secs(30);
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> Result<(), Box<dyn Error>> {
     let Some(builder) = read_arguments(std::env::args().skip(1))? else {
         println!("{USAGE}");
         return Ok(());
@@ -84,9 +94,12 @@ fn introduce(fake: &FakeHurdlr) {
 client id      {id}
 client secret  {secret}
 
-Log in with a browser; the address it ends at holds the code:
+Log in with a browser, or by curl; the address it ends at holds the code:
 
   {authorize}?response_type=code&client_id={id}&redirect_uri={base}callback&state=any
+
+  curl -s -o /dev/null -w '%{{redirect_url}}\n' {authorize} -d response_type=code \
+    -d client_id={id} -d redirect_uri={base}callback -d state=any -d user=demo -d decision=allow
 
 Each grant:
 

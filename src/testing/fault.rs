@@ -33,7 +33,8 @@ const OVERSIZED: usize = 1024 * 1024;
 #[non_exhaustive]
 pub enum Fault {
     /// The connection is refused, so nothing is sent. In memory only: a socket that was accepted
-    /// cannot be refused any more, so there it is [`DropBefore`](Self::DropBefore).
+    /// cannot be refused any more, so there it is [`DropBefore`](Self::DropBefore). The attempt is
+    /// recorded and counted all the same.
     Refuse,
     /// The connection is closed without acting and without an answer.
     DropBefore,
