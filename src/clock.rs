@@ -63,9 +63,14 @@ impl Moment {
     /// turned back.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.millis_since(earlier))
+    }
+
+    /// As [`since`](Self::since), in milliseconds.
+    pub(crate) fn millis_since(self, earlier: Self) -> u64 {
         let monotonic = self.monotonic_ms.saturating_sub(earlier.monotonic_ms);
         let wall = self.wall_ms.saturating_sub(earlier.wall_ms);
-        Duration::from_millis(u64::try_from(monotonic.max(wall)).unwrap_or(0))
+        u64::try_from(monotonic.max(wall)).unwrap_or(0)
     }
 }
 

@@ -113,6 +113,20 @@ impl Error {
         self.with(|inner| inner.kind = kind)
     }
 
+    /// The same failure under another kind: for one that is shared already.
+    pub(crate) fn remade(&self, kind: ErrorKind) -> Self {
+        let inner = &*self.0;
+        Self(Arc::new(Inner {
+            kind,
+            message: inner.message.clone(),
+            code: inner.code.clone(),
+            description: inner.description.clone(),
+            rescued: None,
+            source: None,
+            ..*inner
+        }))
+    }
+
     pub(crate) fn with_status(self, status: StatusCode) -> Self {
         self.with(|inner| inner.status = Some(status))
     }

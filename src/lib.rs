@@ -54,6 +54,8 @@ mod error;
 pub use error::{Error, ErrorKind};
 mod login;
 pub use login::{Callback, CallbackProblem, PendingLogin};
+pub mod manager;
+pub use manager::TokenManager;
 mod retry;
 pub use retry::RetryPolicy;
 pub mod store;

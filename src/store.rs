@@ -74,7 +74,6 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// A row of this incarnation that has a token is left alone, and counts as put: a call that
     /// seemed to fail can be repeated, whatever happened to the row since. With [`Put::IfAbsent`]
     /// a row of any other incarnation that has a token is left alone, and does not.
-
     fn put<'a>(
         &'a self,
         key: &'a StoreKey,
@@ -232,6 +231,11 @@ impl Version {
             revision: self.revision + 1,
             ..self
         }
+    }
+
+    /// Whether both are of one stay of the user, and this one came later.
+    pub(crate) fn is_newer_than(self, other: Self) -> bool {
+        self.incarnation == other.incarnation && self.revision > other.revision
     }
 }
 

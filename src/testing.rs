@@ -28,6 +28,8 @@ mod clock;
 mod delivery;
 mod fake;
 mod fault;
+mod faulty_store;
+pub use faulty_store::{FaultyStore, StoreCall, StoreFault};
 mod in_memory;
 mod journal;
 mod ledger;
@@ -35,6 +37,8 @@ mod listener;
 mod provider;
 mod resource;
 mod token_endpoint;
+mod turned_clock;
+pub use turned_clock::TurnedClock;
 mod version;
 
 pub use answer::ErrorStyle;

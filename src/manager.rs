@@ -1,0 +1,482 @@
+//! `TokenManager`: every user's token alive, refreshed once, never lost.
+
+mod cache;
+use cache::Users;
+mod entry;
+use entry::{Entry, Flight, Held};
+mod handle;
+pub use handle::{Changes, KeptToken, LentToken, TokenFuture, UserHandle};
+mod keep_alive;
+pub use keep_alive::KeepAlive;
+mod permits;
+use permits::Permits;
+mod policy;
+pub use policy::RefreshPolicy;
+mod refresh;
+use refresh::Unsaved;
+mod warm;
+pub use warm::{Warm, Warmed};
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::client::Hurdlr;
+use crate::clock::{Moment, SharedClock};
+use crate::error::{Error, ErrorKind};
+use crate::store::{Put, Realm, StoreKey, TokenStore, UserKind};
+use crate::token::Token;
+use crate::user::UserId;
+
+/// How a refresh ended.
+type Landing = Result<(), Error>;
+
+/// Keeps the tokens of many users alive: cached, refreshed once, and saved before they are used.
+///
+/// Cloning is cheap. There is one refresh per user at a time across all tasks, and across all
+/// processes that share the store. It runs in a task of its own: a caller who goes away cancels
+/// nothing.
+///
+/// ```
+/// use hurdlr_oauth2::store::MemoryStore;
+/// use hurdlr_oauth2::testing::FakeHurdlr;
+/// use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let fake = FakeHurdlr::start().await?;
+/// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+///     .environment(fake.base_url())
+///     .build()?;
+/// let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+///
+/// let user = manager.enterprise_user(&UserId::new("customer-4711")?);
+/// let token = user.token().await?; // granted once, then served from memory
+/// assert!(token.authorization_header().is_sensitive());
+///
+/// let failed = manager.shutdown().await;
+/// assert!(failed.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TokenManager(Arc<Inner>);
+
+struct Inner {
+    hurdlr: Hurdlr,
+    store: Arc<dyn TokenStore>,
+    realm: Arc<Realm>,
+    policy: RefreshPolicy,
+    users: Users,
+    permits: Arc<Permits>,
+    at_once: usize,
+    runtime: Handle,
+    clock: SharedClock,
+    random: Arc<dyn Randomness>,
+    /// Set once, when nothing new may start: the end of what still runs.
+    closing: watch::Sender<Option<Moment>>,
+    running: Counter,
+    unsaved: Counter,
+    lost: Mutex<Vec<UserId>>,
+}
+
+/// A source of random numbers: for jitter, and for ids that only have to differ.
+pub trait Randomness: fmt::Debug + Send + Sync + 'static {
+    /// The next number; all 64 bits are random.
+    fn next_u64(&self) -> u64;
+}
+
+/// The generator of each thread, seeded by the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+struct ThreadRandomness;
+
+impl Randomness for ThreadRandomness {
+    fn next_u64(&self) -> u64 {
+        fastrand::u64(..)
+    }
+}
+
+/// Counts what goes on, and tells when nothing does.
+#[derive(Debug)]
+struct Counter(watch::Sender<usize>);
+
+/// One of those counted; until it is dropped.
+#[derive(Debug)]
+struct Counted(watch::Sender<usize>);
+
+impl Counter {
+    fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    fn count_one(&self) -> Counted {
+        self.0.send_modify(|count| *count += 1);
+        Counted(self.0.clone())
+    }
+
+    async fn none_left(&self) {
+        // The sender lives in `self`, so this cannot fail.
+        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Settings of a [`TokenManager`]. All of them are judged by [`build`](Self::build).
+#[must_use = "a builder does nothing until it is built"]
+#[derive(Debug)]
+pub struct TokenManagerBuilder {
+    hurdlr: Hurdlr,
+    store: Arc<dyn TokenStore>,
+    policy: RefreshPolicy,
+    cache_capacity: usize,
+    requests_at_once: usize,
+    random: Arc<dyn Randomness>,
+}
+
+impl TokenManagerBuilder {
+    /// How many users are kept in memory; 100,000 by default. One who was evicted comes back from
+    /// the store. Users whom somebody holds, or whose refresh is under way, or whose token is not
+    /// saved yet, are not evicted: while there are more of those, there are more in memory.
+    pub fn cache_capacity(mut self, users: usize) -> Self {
+        self.cache_capacity = users;
+        self
+    }
+
+    /// When tokens are renewed, and how long that may take.
+    pub fn refresh_policy(mut self, policy: RefreshPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How many users are refreshed at once; 64 by default. Users whose callers wait go before
+    /// those who are renewed in the background.
+    pub fn requests_at_once(mut self, requests: usize) -> Self {
+        self.requests_at_once = requests;
+        self
+    }
+
+    /// Where jitter and ids come from; a generator seeded by the operating system by default.
+    pub fn randomness(mut self, random: impl Randomness) -> Self {
+        self.random = Arc::new(random);
+        self
+    }
+
+    /// Judges the settings, and takes the tokio runtime it is called on for all that runs in the
+    /// background.
+    ///
+    /// An [`ErrorKind::Config`] names what cannot be used, or says that there is no runtime.
+    pub fn build(self) -> Result<TokenManager, Error> {
+        let runtime = Handle::try_current().map_err(|source| {
+            Error::config("a token manager has to be built on a tokio runtime").caused_by(source)
+        })?;
+        if self.cache_capacity == 0 {
+            return Err(Error::config(
+                "cache_capacity is 0: no user could be served",
+            ));
+        }
+        if self.requests_at_once == 0 {
+            return Err(Error::config(
+                "requests_at_once is 0: no token could be refreshed",
+            ));
+        }
+        let policy = self.policy.judged()?;
+        let clock = self.hurdlr.clock().clone();
+        let vacant = Arc::new(Held::vacant(Token::vacant(&clock)));
+        Ok(TokenManager(Arc::new(Inner {
+            realm: Arc::new(self.hurdlr.realm()),
+            hurdlr: self.hurdlr,
+            store: self.store,
+            policy,
+            users: Users::new(self.cache_capacity, vacant)?,
+            permits: Permits::new(self.requests_at_once),
+            at_once: self.requests_at_once,
+            runtime,
+            clock,
+            random: self.random,
+            closing: watch::Sender::new(None),
+            running: Counter::new(),
+            unsaved: Counter::new(),
+            lost: Mutex::default(),
+        })))
+    }
+}
+
+/// What changed about a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Change {
+    /// There is another token.
+    Token,
+    /// The person has to log in again.
+    LoginRequired,
+    /// The person has to log in again, since an answer with their new refresh token was lost.
+    RotationLost,
+    /// The user was forgotten.
+    Forgotten,
+}
+
+impl TokenManager {
+    /// A manager of the tokens that `hurdlr` gets, kept in `store`. It goes by the clock of
+    /// `hurdlr`, since tokens do.
+    pub fn builder(hurdlr: Hurdlr, store: impl TokenStore) -> TokenManagerBuilder {
+        TokenManagerBuilder {
+            hurdlr,
+            store: Arc::new(store),
+            policy: RefreshPolicy::default(),
+            cache_capacity: 100_000,
+            requests_at_once: 64,
+            random: Arc::new(ThreadRandomness),
+        }
+    }
+
+    /// The client that tokens are obtained by.
+    #[must_use]
+    pub fn hurdlr(&self) -> &Hurdlr {
+        &self.0.hurdlr
+    }
+
+    /// How many users are in memory.
+    #[must_use]
+    pub fn users_in_memory(&self) -> usize {
+        self.0.users.len()
+    }
+
+    /// A user who logged in, or was imported. They are never granted a token silently: without a
+    /// living refresh token they are [`ErrorKind::LoginRequired`].
+    #[must_use]
+    pub fn user(&self, id: &UserId) -> UserHandle {
+        UserHandle::new(&self.0, self.0.users.entry(UserKind::Login, id))
+    }
+
+    /// A user whose token is granted by client credentials, whenever that is needed.
+    #[must_use]
+    pub fn enterprise_user(&self, id: &UserId) -> UserHandle {
+        UserHandle::new(&self.0, self.0.users.entry(UserKind::Enterprise, id))
+    }
+
+    /// Takes over the token of a person who has just logged in.
+    ///
+    /// It always wins, even over a refresh under way, and is served at once. Should the store fail,
+    /// it is kept in memory and saved again and again in the background.
+    ///
+    /// [`ErrorKind::Config`] where the token has no refresh token: it could not be kept alive.
+    pub async fn adopt(&self, id: &UserId, token: Token) -> Result<(), Error> {
+        let inner = &self.0;
+        let (entry, incarnation, held) = inner.arrival(id, token)?;
+        let stored = inner.stored(&held);
+        let key = inner.key(UserKind::Login, id);
+        // In a task of its own: a caller who goes away must not take the new login along.
+        let (owner, kept) = (Arc::clone(inner), Arc::clone(&held));
+        let saving = inner.spawn(async move {
+            let saved = owner
+                .store
+                .put(&key, incarnation, &stored, Put::Replace)
+                .await;
+            entry.take_over(&kept);
+            if let Err(error) = saved {
+                tracing::warn!(user = ?entry.subject, %error, "a login is not saved yet");
+                owner.keep_saving(&entry, &kept, Unsaved::Put(incarnation));
+            }
+        });
+        saving.await.map_err(|source| abandoned().caused_by(source))
+    }
+
+    /// Takes over a token from elsewhere, unless the user has one already; says whether it did.
+    ///
+    /// Many replicas can import the same old table at the same time: nothing is replaced.
+    pub async fn import_if_absent(&self, id: &UserId, token: Token) -> Result<bool, Error> {
+        let inner = &self.0;
+        let (entry, incarnation, held) = inner.arrival(id, token)?;
+        let stored = inner.stored(&held);
+        let key = inner.key(UserKind::Login, id);
+        let put = inner
+            .store
+            .put(&key, incarnation, &stored, Put::IfAbsent)
+            .await?;
+        if put && entry.current.load().version.is_none() {
+            entry.take_over(&held);
+        }
+        Ok(put)
+    }
+
+    /// Gets tokens for many enterprise users: a stream of outcomes, in the order they come.
+    ///
+    /// Only so many run at once as [`requests_at_once`](TokenManagerBuilder::requests_at_once)
+    /// allows. Users whose token lives cost no request, so a list that was broken off can simply
+    /// be begun again.
+    pub fn warm<I>(&self, users: I) -> Warm
+    where
+        I: IntoIterator<Item = UserId>,
+        I::IntoIter: Send + 'static,
+    {
+        Warm::new(self.clone(), Box::new(users.into_iter()))
+    }
+
+    /// Keeps the tokens of people alive whom nobody reads, so that they need not log in again:
+    /// walks the store's due users every `interval`, until what it returns is stopped or dropped.
+    ///
+    /// Of all processes that share the store one walks at a time.
+    #[must_use = "dropping it stops the walk"]
+    pub fn keep_alive(&self, interval: Duration) -> KeepAlive {
+        KeepAlive::start(&self.0, interval)
+    }
+
+    /// Ends the manager's work: no refresh starts any more, those under way finish and are saved,
+    /// and what could not be saved is tried again until the
+    /// [`deadline`](RefreshPolicy::deadline) of a refresh has passed.
+    ///
+    /// Returns the users whose newest token could not be saved. Tokens in memory are served on.
+    pub async fn shutdown(&self) -> Vec<UserId> {
+        let inner = &self.0;
+        let now = inner.clock.now();
+        inner
+            .closing
+            .send_if_modified(|closing| closing.is_none() && closing.replace(now).is_none());
+        inner.running.none_left().await;
+        let lost = inner.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.clone()
+    }
+}
+
+fn abandoned() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the runtime of the token manager was shut down",
+    )
+}
+
+impl Inner {
+    fn key(&self, kind: UserKind, subject: &UserId) -> StoreKey {
+        StoreKey::new(Arc::clone(&self.realm), kind, subject.clone())
+    }
+
+    /// A number below 2⁶³, and not 0: databases know signed integers.
+    fn random_id(&self) -> u64 {
+        (self.random.next_u64() >> 1).max(1)
+    }
+
+    /// Runs what must come to an end, whoever waits for it.
+    fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let counted = self.running.count_one();
+        self.runtime.spawn(async move {
+            let outcome = work.await;
+            drop(counted);
+            outcome
+        })
+    }
+
+    /// What a token becomes that came by another way than a refresh.
+    fn arrival(&self, id: &UserId, token: Token) -> Result<(Arc<Entry>, u64, Arc<Held>), Error> {
+        if token.refresh_token().is_none() {
+            return Err(Error::config(
+                "this token has no refresh token: a user who logged in could not be kept alive",
+            ));
+        }
+        let entry = self.users.entry(UserKind::Login, id);
+        let incarnation = self.random_id();
+        let version = crate::store::Version {
+            incarnation,
+            revision: 1,
+        };
+        let held = self.hold(&entry, token, version);
+        Ok((entry, incarnation, held))
+    }
+
+    /// Joins the refresh under way, or starts one; an error where it is not time for one.
+    fn join(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        urgent: bool,
+    ) -> Result<watch::Receiver<Option<Landing>>, Error> {
+        let now = self.clock.now();
+        entry.with(|troubles| {
+            let under_way = troubles.flight.as_ref().filter(|flight| !flight.is_lost());
+            if let Some(flight) = under_way {
+                if urgent {
+                    self.permits.hurry(flight.ticket);
+                }
+                return Ok(flight.landing.clone());
+            }
+            if self.closing.borrow().is_some() {
+                let message = "the token manager is shutting down";
+                return Err(Error::new(ErrorKind::Unavailable, message));
+            }
+            let pause = troubles.backoff.left(now);
+            if let Some(error) = troubles.backoff.error.as_ref().filter(|_| !pause.is_zero()) {
+                return Err(error.clone());
+            }
+            let (ticket, turn) = self.permits.enter(urgent);
+            let (sender, landing) = watch::channel(None);
+            troubles.flight = Some(Flight {
+                landing: landing.clone(),
+                ticket,
+                overtaken: false,
+            });
+            let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
+            self.spawn(async move {
+                let landed = inner.refresh(Arc::clone(&entry), pause, turn).await;
+                entry.with(|troubles| troubles.flight = None);
+                sender.send_replace(Some(landed));
+            });
+            Ok(landing)
+        })
+    }
+
+    /// Waits before another try; near the end not for long.
+    async fn sleep_unless_closing(&self, pause: Duration) {
+        let mut closing = self.closing.subscribe();
+        let is_closing = closing.borrow_and_update().is_some();
+        let pause = if is_closing {
+            pause.min(self.policy.shortest_pause())
+        } else {
+            pause
+        };
+        tokio::select! {
+            () = self.clock.sleep(pause) => {}
+            _ = closing.changed() => {}
+        }
+    }
+
+    fn is_past_closing(&self) -> bool {
+        let (_, deadline) = self.policy.lease_and_deadline();
+        let closing = *self.closing.borrow();
+        closing.is_some_and(|since| self.clock.now().since(since) >= deadline)
+    }
+
+    fn gave_up_on(&self, subject: &UserId) {
+        tracing::error!(user = ?subject, "a new token could not be saved before the end");
+        self.lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(subject.clone());
+    }
+}
+
+impl Flight {
+    /// Whether its task is gone without an outcome: the runtime was shut down.
+    fn is_lost(&self) -> bool {
+        self.landing.has_changed().is_err() && self.landing.borrow().is_none()
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenManager")
+            .field("realm", &self.realm)
+            .field("users", &self.users)
+            .field("running", &*self.running.0.borrow())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! One user in memory: the token that is served, and what is known beside it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::permits::Ticket;
+use super::policy::{RefreshPolicy, Windows};
+use super::{Change, Landing};
+use crate::clock::Moment;
+use crate::error::Error;
+use crate::store::{UserKind, Version};
+use crate::token::Token;
+use crate::user::UserId;
+
+/// A token with all that reading it needs.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) token: Token,
+    /// None for the place holder that stands for no token.
+    pub(super) version: Option<Version>,
+    windows: Windows,
+    /// The API refused it.
+    rejected: AtomicBool,
+}
+
+impl Held {
+    pub(super) fn new(
+        token: Token,
+        version: Version,
+        policy: &RefreshPolicy,
+        kind: UserKind,
+        subject: &UserId,
+    ) -> Self {
+        let windows = policy.windows(&token, kind, subject);
+        Self {
+            token,
+            version: Some(version),
+            windows,
+            rejected: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn vacant(token: Token) -> Self {
+        let windows = Windows {
+            due: 0,
+            expired: 0,
+            over: 0,
+        };
+        Self {
+            token,
+            version: None,
+            windows,
+            rejected: AtomicBool::new(false),
+        }
+    }
+
+    fn held_for(&self, now: Moment) -> u64 {
+        now.millis_since(self.token.arrival().0)
+    }
+
+    /// Served, and nothing to be done.
+    pub(super) fn is_fresh(&self, now: Moment) -> bool {
+        self.held_for(now) < self.windows.due && !self.is_rejected()
+    }
+
+    /// Served, whether or not it is time to renew it.
+    pub(super) fn is_served(&self, now: Moment) -> bool {
+        self.held_for(now) < self.windows.expired && !self.is_rejected()
+    }
+
+    /// Good for a caller who could get nothing better.
+    pub(super) fn is_alive(&self, now: Moment) -> bool {
+        self.held_for(now) < self.windows.over && !self.is_rejected()
+    }
+
+    pub(super) fn due_in(&self, now: Moment) -> Duration {
+        Duration::from_millis(self.windows.due.saturating_sub(self.held_for(now)))
+    }
+
+    /// Whether it is due so soon after its arrival that renewing it needs a pause.
+    pub(super) fn is_short_lived(&self, pause: Duration) -> bool {
+        Duration::from_millis(self.windows.due) < pause
+    }
+
+    fn is_rejected(&self) -> bool {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Serves it no more; says whether it was served till now.
+    pub(super) fn reject(&self) -> bool {
+        !self.rejected.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// A user's place in the cache. It is pinned there while anybody holds it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) kind: UserKind,
+    pub(super) subject: UserId,
+    pub(super) current: ArcSwap<Held>,
+    /// Most users have nothing here most of the time.
+    troubles: Mutex<Option<Box<Troubles>>>,
+}
+
+/// What is known of a user beside the token.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    /// The refresh that is under way.
+    pub(super) flight: Option<Flight>,
+    pub(super) backoff: Backoff,
+    /// The lease of a series of attempts whose requests went unanswered, and what they consumed.
+    pub(super) unanswered: Option<(u64, Version)>,
+    /// How often in a row the API refused a token that was young.
+    pub(super) refusals: u32,
+    pub(super) changes: Option<watch::Sender<(u64, Change)>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) landing: watch::Receiver<Option<Landing>>,
+    pub(super) ticket: Ticket,
+    /// The user came in anew or was forgotten meanwhile: what comes of it is not taken.
+    pub(super) overtaken: bool,
+}
+
+/// When the next attempt may begin, and what callers are told until then.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    pub(super) failures: u32,
+    pub(super) since: Option<(Moment, Duration)>,
+    /// None where there is nothing wrong, and an attempt only has to wait a moment.
+    pub(super) error: Option<Error>,
+}
+
+impl Backoff {
+    pub(super) fn left(&self, now: Moment) -> Duration {
+        self.since.map_or(Duration::ZERO, |(from, pause)| {
+            pause.saturating_sub(now.since(from))
+        })
+    }
+}
+
+impl Troubles {
+    fn is_idle(&self) -> bool {
+        self.flight.is_none()
+            && self.backoff.since.is_none()
+            && self.unanswered.is_none()
+            && self.refusals == 0
+            && self.changes.as_ref().is_none_or(watch::Sender::is_closed)
+    }
+
+    fn overtake(&mut self) {
+        self.backoff = Backoff::default();
+        self.unanswered = None;
+        if let Some(flight) = &mut self.flight {
+            flight.overtaken = true;
+        }
+    }
+
+    pub(super) fn tell(&self, change: Change) {
+        if let Some(changes) = &self.changes {
+            changes.send_modify(|(count, last)| {
+                *count += 1;
+                *last = change;
+            });
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn new(kind: UserKind, subject: UserId, vacant: Arc<Held>) -> Self {
+        Self {
+            kind,
+            subject,
+            current: ArcSwap::new(vacant),
+            troubles: Mutex::new(None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Troubles>>> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at or changes what is known of the user, all at once. What is idle afterwards takes
+    /// no memory.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Troubles) -> T) -> T {
+        let mut place = self.lock();
+        let mut troubles = place.take().unwrap_or_default();
+        let outcome = act(&mut troubles);
+        *place = Some(troubles).filter(|troubles| !troubles.is_idle());
+        outcome
+    }
+
+    /// Serves a refreshed token, unless the user came in anew or was forgotten meanwhile.
+    pub(super) fn serve(&self, held: &Arc<Held>) {
+        self.with(|troubles| {
+            if troubles
+                .flight
+                .as_ref()
+                .is_some_and(|flight| flight.overtaken)
+            {
+                return;
+            }
+            troubles.unanswered = None;
+            self.current.store(Arc::clone(held));
+            troubles.tell(Change::Token);
+        });
+    }
+
+    /// Serves a token that came in anew; what a refresh under way brings is not taken any more.
+    pub(super) fn take_over(&self, held: &Arc<Held>) {
+        self.with(|troubles| {
+            troubles.overtake();
+            troubles.refusals = 0;
+            self.current.store(Arc::clone(held));
+            troubles.tell(Change::Token);
+        });
+    }
+
+    /// Serves nothing for this user any more, nor what a refresh under way brings.
+    pub(super) fn leave(&self, vacant: &Arc<Held>) {
+        self.with(|troubles| {
+            troubles.overtake();
+            if self.current.swap(Arc::clone(vacant)).version.is_some() {
+                troubles.tell(Change::Forgotten);
+            }
+        });
+    }
+
+    /// Serves `instead` of what the store no longer has, unless another token has come in.
+    pub(super) fn clear(&self, gone: &Held, instead: &Arc<Held>) {
+        self.with(|troubles| {
+            if self.current.load().version == gone.version {
+                troubles.unanswered = None;
+                self.current.store(Arc::clone(instead));
+            }
+        });
+    }
+}

@@ -1,0 +1,293 @@
+//! One user: the token read, refused, forgotten, watched.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::Guard;
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+
+use super::entry::{Entry, Held};
+use super::{Change, Inner, abandoned};
+use crate::error::{Error, ErrorKind};
+use crate::token::Token;
+use crate::user::UserId;
+
+/// One user of a [`TokenManager`](super::TokenManager). Cheap to clone and to keep.
+///
+/// A user somebody holds a handle of stays in memory.
+#[derive(Clone)]
+pub struct UserHandle {
+    inner: Arc<Inner>,
+    entry: Arc<Entry>,
+}
+
+impl UserHandle {
+    pub(super) fn new(inner: &Arc<Inner>, entry: Arc<Entry>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            entry,
+        }
+    }
+
+    /// The user's id.
+    #[must_use]
+    pub fn id(&self) -> &UserId {
+        &self.entry.subject
+    }
+
+    /// A living token: at once where there is one, else as soon as the refresh under way has
+    /// brought it.
+    ///
+    /// Dropping the future cancels nothing. What it gives is lent: use it and let it go.
+    pub fn token(&self) -> TokenFuture<'_> {
+        TokenFuture {
+            handle: self,
+            waiting: None,
+        }
+    }
+
+    /// As [`token`](Self::token), for a caller who can wait `patience` at the most: then it is
+    /// [`ErrorKind::TimedOut`], and the refresh goes on.
+    pub async fn token_within(&self, patience: Duration) -> Result<LentToken, Error> {
+        tokio::select! {
+            biased;
+            token = self.token() => token,
+            () = self.inner.clock.sleep(patience) => {
+                Err(Error::new(ErrorKind::TimedOut, "no token within the time the caller had"))
+            }
+        }
+    }
+
+    /// The token if it can be had at once; nothing is begun for one that cannot.
+    #[must_use]
+    pub fn token_if_ready(&self) -> Option<LentToken> {
+        let held = self.entry.current.load();
+        held.is_served(self.inner.clock.now())
+            .then_some(LentToken(held))
+    }
+
+    /// Reports that the API answered 401 to this token.
+    ///
+    /// If it is still the user's token, it is not served any more. One older than 60 s is replaced
+    /// at once; a younger one after a pause that grows, since an API that refuses every token
+    /// must not have them all refreshed again and again.
+    pub fn refused(&self, token: &Token) {
+        const YOUNG: Duration = Duration::from_secs(60);
+        let held = self.entry.current.load();
+        let same =
+            held.token.access_token().expose_secret() == token.access_token().expose_secret();
+        if held.version.is_none() || !same {
+            return;
+        }
+        let now = self.inner.clock.now();
+        let young = token.age() < YOUNG;
+        self.entry.with(|troubles| {
+            if !held.reject() {
+                return; // said before
+            }
+            troubles.refusals = if young {
+                troubles.refusals.saturating_add(1)
+            } else {
+                0
+            };
+            if young {
+                let random = self.inner.random.next_u64();
+                let pause = self.inner.policy.backoff(troubles.refusals, random);
+                troubles.backoff.since = Some((now, pause));
+                // Once may be a replica of the provider's that has not heard of the token yet.
+                troubles.backoff.error = (troubles.refusals > 1).then(|| {
+                    Error::new(
+                        ErrorKind::Unavailable,
+                        "the API refuses this user's new tokens",
+                    )
+                });
+            }
+        });
+        tracing::info!(user = ?self.entry.subject, young, "the API refused a token");
+        // Where it is not time yet, the next reader starts it.
+        let _ = self.inner.join(&self.entry, false);
+    }
+
+    /// Removes the user here and from the store. A refresh under way does not bring them back.
+    pub async fn forget(&self) -> Result<(), Error> {
+        self.entry.leave(&self.inner.users.vacant());
+        let key = self.inner.key(self.entry.kind, &self.entry.subject);
+        let forgotten = self.inner.store.forget(&key).await;
+        // Again: a read may have brought the row back into memory before it was removed.
+        self.entry.leave(&self.inner.users.vacant());
+        forgotten.map(|_| ())
+    }
+
+    /// Watches what changes about the user.
+    #[must_use]
+    pub fn subscribe(&self) -> Changes {
+        let receiver = self.entry.with(|troubles| {
+            troubles
+                .changes
+                .get_or_insert_with(|| watch::Sender::new((0, Change::Token)))
+                .subscribe()
+        });
+        Changes {
+            receiver,
+            _pinned: Arc::clone(&self.entry),
+        }
+    }
+
+    fn ready(&self) -> Option<LentToken> {
+        let held = self.entry.current.load();
+        let now = self.inner.clock.now();
+        if held.is_fresh(now) {
+            return Some(LentToken(held));
+        }
+        if !held.is_served(now) {
+            return None;
+        }
+        // Due: served all the same, while it is renewed in the background.
+        let _ = self.inner.join(&self.entry, false);
+        Some(LentToken(held))
+    }
+
+    /// What is left to hand out when nothing better can be had.
+    fn alive(&self) -> Option<LentToken> {
+        let held = self.entry.current.load();
+        held.is_alive(self.inner.clock.now())
+            .then_some(LentToken(held))
+    }
+
+    async fn refreshed(&self) -> Result<LentToken, Error> {
+        // A refresh may end without a token for us when the user comes in anew or is forgotten
+        // meanwhile; more than a few of those in a row is nothing to wait for.
+        const ROUNDS: u32 = 5;
+        let mut outcome = Ok(());
+        for _ in 0..ROUNDS {
+            outcome = match self.inner.join(&self.entry, true) {
+                Ok(mut landing) => match landing.wait_for(Option::is_some).await {
+                    Ok(landed) => landed.clone().unwrap_or(Ok(())),
+                    Err(_) => Err(abandoned()),
+                },
+                Err(error) => Err(error),
+            };
+            match self.alive() {
+                Some(token) => return Ok(token),
+                None if outcome.is_err() => break,
+                None => {}
+            }
+        }
+        let message = "the user's token changes faster than it can be read";
+        Err(outcome
+            .err()
+            .unwrap_or_else(|| Error::new(ErrorKind::Unavailable, message)))
+    }
+}
+
+impl fmt::Debug for UserHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserHandle")
+            .field("kind", &self.entry.kind)
+            .field("user", &self.entry.subject)
+            .finish_non_exhaustive()
+    }
+}
+
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<LentToken, Error>> + Send + 'a>>;
+
+/// The future of [`UserHandle::token`]. It takes no memory of its own while a token is ready.
+#[must_use = "futures do nothing unless awaited"]
+pub struct TokenFuture<'a> {
+    handle: &'a UserHandle,
+    waiting: Option<Waiting<'a>>,
+}
+
+impl Future for TokenFuture<'_> {
+    type Output = Result<LentToken, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let handle = self.handle;
+        if let Some(waiting) = &mut self.waiting {
+            return waiting.as_mut().poll(context);
+        }
+        if let Some(token) = handle.ready() {
+            return Poll::Ready(Ok(token));
+        }
+        let waiting = self.waiting.insert(Box::pin(handle.refreshed()));
+        waiting.as_mut().poll(context)
+    }
+}
+
+impl fmt::Debug for TokenFuture<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenFuture")
+            .field("handle", self.handle)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token as it is read: lent without a copy, for as long as one request takes.
+///
+/// Do not hoard these: many held on one thread make reading slower, and each keeps a token in
+/// memory after it was replaced. [`keep`](Self::keep) gives what can be held on to.
+pub struct LentToken(Guard<Arc<Held>>);
+
+impl LentToken {
+    /// Shares the token, for those who keep it.
+    #[must_use]
+    pub fn keep(self) -> KeptToken {
+        KeptToken(Guard::into_inner(self.0))
+    }
+}
+
+impl Deref for LentToken {
+    type Target = Token;
+
+    fn deref(&self) -> &Token {
+        &self.0.token
+    }
+}
+
+impl fmt::Debug for LentToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+/// A token that is held on to. Cloning shares it; no secret is copied.
+#[derive(Clone)]
+pub struct KeptToken(Arc<Held>);
+
+impl Deref for KeptToken {
+    type Target = Token;
+
+    fn deref(&self) -> &Token {
+        &self.0.token
+    }
+}
+
+impl fmt::Debug for KeptToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+/// What changes about a user, from the moment of [`UserHandle::subscribe`].
+#[derive(Debug)]
+pub struct Changes {
+    receiver: watch::Receiver<(u64, Change)>,
+    _pinned: Arc<Entry>,
+}
+
+impl Changes {
+    /// Waits for the next change. Of several that came in between the last one is told.
+    pub async fn next(&mut self) -> Change {
+        if self.receiver.changed().await.is_err() {
+            // Only the end of the entry could close it, and that is held here.
+            std::future::pending::<()>().await;
+        }
+        self.receiver.borrow_and_update().1
+    }
+}

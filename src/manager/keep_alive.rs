@@ -1,0 +1,124 @@
+//! A walk over the due users whom nobody reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::Inner;
+use crate::error::Error;
+use crate::store::{Claim, Release, StoreKey, UserKind};
+use crate::user::UserId;
+
+/// The walk that [`TokenManager::keep_alive`](super::TokenManager::keep_alive) starts. It ends when
+/// this is stopped or dropped; refreshes under way finish all the same.
+#[derive(Debug)]
+pub struct KeepAlive {
+    stop: watch::Sender<bool>,
+    walker: JoinHandle<()>,
+}
+
+impl KeepAlive {
+    pub(super) fn start(inner: &Arc<Inner>, interval: Duration) -> Self {
+        let (stop, mut stopped) = watch::channel(false);
+        let inner = Arc::clone(inner);
+        let walker = inner.runtime.clone().spawn(async move {
+            let mut closing = inner.closing.subscribe();
+            let walk = async {
+                loop {
+                    if let Err(error) = inner.walk(interval).await {
+                        tracing::warn!(%error, "the walk over due users failed");
+                    }
+                    // Not all replicas at the same moment.
+                    let jitter = inner.random.next_u64() % 1_000;
+                    inner
+                        .clock
+                        .sleep(interval + Duration::from_millis(jitter))
+                        .await;
+                }
+            };
+            tokio::select! {
+                () = walk => {}
+                // An error means that nobody is left to stop it: dropped.
+                _ = stopped.wait_for(|stop| *stop) => {}
+                _ = closing.wait_for(Option::is_some) => {}
+            }
+        });
+        Self { stop, walker }
+    }
+
+    /// Stops the walk and waits until it stands.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        // An error is the walk's own end, one way or the other.
+        let _ = self.walker.await;
+    }
+}
+
+impl Inner {
+    /// Walks once, if no other process does or has just done.
+    async fn walk(self: &Arc<Self>, interval: Duration) -> Result<(), Error> {
+        let Ok(nobody) = UserId::new("keep_alive") else {
+            return Ok(());
+        };
+        let key = self.key(UserKind::Walk, &nobody);
+        let lease_id = self.random_id();
+        let (lease, _) = self.policy.lease_and_deadline();
+        let mut total = 0_usize;
+        let version = loop {
+            let incarnation = self.random_id();
+            let claim = Claim {
+                lease_id,
+                lease,
+                expected: None,
+                incarnation,
+            };
+            let claimed = self.store.claim(&key, claim).await?;
+            let Some(row) = claimed.row.filter(|_| claimed.granted) else {
+                return Ok(());
+            };
+            let due = self.store.due(&self.realm, self.at_once).await?;
+            let renewed = self.renew_all(due).await;
+            total += renewed;
+            // Whoever failed is not due again before a while; were they all to fail, the rest
+            // would hardly fare better.
+            if renewed == 0 {
+                break row.version;
+            }
+        };
+        tracing::debug!(total, "walked over the due users");
+        let release = Release {
+            not_before: interval,
+            refused: false,
+        };
+        self.store.release(&key, version, lease_id, release).await
+    }
+
+    async fn renew_all(self: &Arc<Self>, due: Vec<StoreKey>) -> usize {
+        let mut renewals = JoinSet::new();
+        for key in due {
+            let inner = Arc::clone(self);
+            let renewal = async move {
+                let entry = inner.users.entry(key.kind(), key.subject());
+                // The first may only bring the token in from the store.
+                for _ in 0..2 {
+                    if entry.current.load().is_fresh(inner.clock.now()) {
+                        return true;
+                    }
+                    let Ok(mut landing) = inner.join(&entry, false) else {
+                        return true;
+                    };
+                    let _ = landing.wait_for(Option::is_some).await;
+                }
+                entry.current.load().is_fresh(inner.clock.now())
+            };
+            renewals.spawn_on(renewal, &self.runtime);
+        }
+        let mut renewed = 0;
+        while let Some(outcome) = renewals.join_next().await {
+            renewed += usize::from(outcome.unwrap_or(false));
+        }
+        renewed
+    }
+}

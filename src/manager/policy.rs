@@ -1,0 +1,272 @@
+//! When a token is renewed, and how long things may take.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::store::UserKind;
+use crate::token::Token;
+use crate::user::UserId;
+
+/// When a [`TokenManager`](super::TokenManager) renews tokens.
+///
+/// A token of life L is *fresh* until L × ([`share`](Self::share) + h × [`spread`](Self::spread)),
+/// h between 0 and 1 by a hash of the user, so that users who came together are not renewed
+/// together. Then it is *due*: served, and renewed in the background. From
+/// [`margin`](Self::margin) before L on it is *expired*: callers wait for the renewal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RefreshPolicy {
+    share: f64,
+    spread: f64,
+    margin: Duration,
+    assumed_life: Duration,
+    deadline: Duration,
+    lease: Duration,
+    first_backoff: Duration,
+    longest_backoff: Duration,
+}
+
+impl Default for RefreshPolicy {
+    /// Due between 2/3 and 5/6 of a token's life, expired 30 s before its end; an assumed life of
+    /// 1 h; a deadline of 45 s within a lease of 60 s; backoff from 1 s to 5 min.
+    fn default() -> Self {
+        Self {
+            share: 2.0 / 3.0,
+            spread: 1.0 / 6.0,
+            margin: Duration::from_secs(30),
+            assumed_life: Duration::from_hours(1),
+            deadline: Duration::from_secs(45),
+            lease: Duration::from_secs(60),
+            first_backoff: Duration::from_secs(1),
+            longest_backoff: Duration::from_mins(5),
+        }
+    }
+}
+
+impl RefreshPolicy {
+    /// The share of its life after which a token can be due; more than 0, less than 1.
+    #[must_use]
+    pub fn share(mut self, share: f64) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// The further share over which users are spread; `share + spread` is at most 1.
+    #[must_use]
+    pub fn spread(mut self, spread: f64) -> Self {
+        self.spread = spread;
+        self
+    }
+
+    /// How long before its end a token counts as expired; a tenth of its life at the most.
+    #[must_use]
+    pub fn margin(mut self, margin: Duration) -> Self {
+        self.margin = margin;
+        self
+    }
+
+    /// The life of a token whose answer names none.
+    #[must_use]
+    pub fn assumed_life(mut self, life: Duration) -> Self {
+        self.assumed_life = life;
+        self
+    }
+
+    /// How long one refresh lasts at the most, from the moment it may send; shorter than the
+    /// lease.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How long other processes leave a user alone whose refresher fell silent.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// The pause after a first failure. It doubles with each further one.
+    #[must_use]
+    pub fn first_backoff(mut self, pause: Duration) -> Self {
+        self.first_backoff = pause;
+        self
+    }
+
+    /// The longest pause, save one that the provider names.
+    #[must_use]
+    pub fn longest_backoff(mut self, pause: Duration) -> Self {
+        self.longest_backoff = pause;
+        self
+    }
+
+    pub(super) fn judged(self) -> Result<Self, Error> {
+        let problem = if !(self.share > 0.0 && self.share < 1.0) {
+            format!("share is {}: it must lie between 0 and 1", self.share)
+        } else if !(self.spread >= 0.0 && self.share + self.spread <= 1.0) {
+            format!(
+                "share ({}) and spread ({}) must not exceed 1 together, and spread not be negative",
+                self.share, self.spread
+            )
+        } else if self.assumed_life.is_zero() {
+            "assumed_life is 0: every token without a life would be dead".to_owned()
+        } else if self.deadline.is_zero() {
+            "deadline is 0: nothing could be sent".to_owned()
+        } else if self.deadline >= self.lease {
+            format!(
+                "deadline ({:?}) must be shorter than lease ({:?}): a refresh has to be over \
+                 before another process takes the user over",
+                self.deadline, self.lease
+            )
+        } else if self.first_backoff.is_zero() {
+            "first_backoff is 0: a failing provider would be asked without a pause".to_owned()
+        } else if self.first_backoff > self.longest_backoff {
+            format!(
+                "first_backoff ({:?}) is longer than longest_backoff ({:?})",
+                self.first_backoff, self.longest_backoff
+            )
+        } else {
+            return Ok(self);
+        };
+        Err(Error::config(format!("refresh policy: {problem}")))
+    }
+
+    pub(super) fn lease_and_deadline(&self) -> (Duration, Duration) {
+        (self.lease, self.deadline)
+    }
+
+    pub(super) fn shortest_pause(&self) -> Duration {
+        self.first_backoff
+    }
+
+    pub(super) fn longest_pause(&self) -> Duration {
+        self.longest_backoff
+    }
+
+    /// The pause after `failures` in a row, between half its bound and the whole.
+    pub(super) fn backoff(&self, failures: u32, random: u64) -> Duration {
+        let doubled = 2_u32
+            .checked_pow(failures.saturating_sub(1))
+            .unwrap_or(u32::MAX);
+        let bound = self
+            .first_backoff
+            .saturating_mul(doubled)
+            .min(self.longest_backoff);
+        bound.mul_f64(0.5 + 0.5 * fraction(random))
+    }
+
+    /// A token's windows, counted from the moment it was received.
+    pub(super) fn windows(&self, token: &Token, kind: UserKind, subject: &UserId) -> Windows {
+        let life = token.expires_in().unwrap_or(self.assumed_life);
+        let (_, age) = token.arrival();
+        let share = self.share + self.spread * place(kind, subject);
+        let margin = self.margin.min(life / 10);
+        let from_arrival = |span: Duration| millis(span.saturating_sub(age));
+        let expired = from_arrival(life.saturating_sub(margin));
+        Windows {
+            due: from_arrival(life.mul_f64(share)).min(expired),
+            expired,
+            over: from_arrival(life),
+        }
+    }
+}
+
+/// When a token changes from fresh to due to expired, and when its life is over: milliseconds
+/// since it was received.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Windows {
+    pub(super) due: u64,
+    pub(super) expired: u64,
+    pub(super) over: u64,
+}
+
+/// A user's place in the spread: the same in every process.
+fn place(kind: UserKind, subject: &UserId) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    (kind, subject).hash(&mut hasher);
+    fraction(hasher.finish())
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a fraction needs no more than 53 bits"
+)]
+fn fraction(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_name_both_settings() {
+        let second = Duration::from_secs(1);
+        for (policy, names) in [
+            (
+                RefreshPolicy::default().deadline(Duration::from_secs(60)),
+                ["deadline", "lease"],
+            ),
+            (
+                RefreshPolicy::default().lease(second),
+                ["deadline", "lease"],
+            ),
+            (RefreshPolicy::default().share(0.9), ["share", "spread"]),
+            (
+                RefreshPolicy::default().share(f64::NAN),
+                ["share", "between"],
+            ),
+            (RefreshPolicy::default().spread(-0.1), ["share", "spread"]),
+            (
+                RefreshPolicy::default().longest_backoff(Duration::from_millis(1)),
+                ["first_backoff", "longest_backoff"],
+            ),
+            (
+                RefreshPolicy::default().first_backoff(Duration::ZERO),
+                ["first_backoff", "pause"],
+            ),
+            (
+                RefreshPolicy::default().assumed_life(Duration::ZERO),
+                ["assumed_life", "dead"],
+            ),
+            (
+                RefreshPolicy::default().deadline(Duration::ZERO),
+                ["deadline", "sent"],
+            ),
+        ] {
+            let error = policy.judged().unwrap_err().to_string();
+            assert!(names.iter().all(|name| error.contains(name)), "{error}");
+        }
+        assert!(RefreshPolicy::default().judged().is_ok());
+    }
+
+    #[test]
+    fn users_who_came_together_are_due_at_different_times() {
+        let places: Vec<_> = (0..1_000)
+            .map(|n| place(UserKind::Login, &UserId::new(format!("user-{n}")).unwrap()))
+            .collect();
+        for tenth in 0..10_u32 {
+            let from = f64::from(tenth) / 10.0;
+            let here = places
+                .iter()
+                .filter(|place| (from..from + 0.1).contains(*place))
+                .count();
+            assert!((60..140).contains(&here), "{here} of 1000 in tenth {tenth}");
+        }
+    }
+
+    #[test]
+    fn backoff_doubles_and_is_bounded() {
+        let policy = RefreshPolicy::default();
+        for (failures, bound) in [(1, 1_000), (2, 2_000), (5, 16_000), (99, 300_000)] {
+            let bound = Duration::from_millis(bound);
+            assert_eq!(policy.backoff(failures, 0), bound / 2);
+            assert!(policy.backoff(failures, u64::MAX) <= bound);
+        }
+    }
+}

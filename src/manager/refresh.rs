@@ -1,0 +1,493 @@
+//! One refresh, from the permit to the saved token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::sync::oneshot;
+
+use super::entry::{Backoff, Entry, Held};
+use super::{Change, Inner, Landing};
+use crate::clock::Moment;
+use crate::error::{Error, ErrorKind};
+use crate::store::{Claim, Put, Release, Row, StoreKey, StoredToken, UserKind, Version};
+use crate::token::Token;
+
+/// What an attempt ends with if not with a token.
+struct Failure {
+    error: Error,
+    /// How long to leave the user alone; none for the policy's own backoff.
+    pause: Option<Duration>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, pause: None }
+    }
+}
+
+/// One attempt to get a user a living token.
+pub(super) struct Attempt {
+    inner: Arc<Inner>,
+    entry: Arc<Entry>,
+    key: StoreKey,
+    started: Moment,
+    lease_id: u64,
+}
+
+impl Inner {
+    /// Runs an attempt to its end, whoever still waits for it.
+    pub(super) async fn refresh(
+        self: Arc<Self>,
+        entry: Arc<Entry>,
+        pause: Duration,
+        turn: oneshot::Receiver<()>,
+    ) -> Landing {
+        if !pause.is_zero() {
+            self.clock.sleep(pause).await;
+        }
+        let _permit = self.permits.acquire(turn).await;
+        // A series of unanswered attempts goes on under its lease.
+        let lease_id = entry.with(|troubles| troubles.unanswered.map(|(lease_id, _)| lease_id));
+        let attempt = Attempt {
+            key: self.key(entry.kind, &entry.subject),
+            started: self.clock.now(),
+            lease_id: lease_id.unwrap_or_else(|| self.random_id()),
+            inner: Arc::clone(&self),
+            entry: Arc::clone(&entry),
+        };
+        match attempt.run().await {
+            Ok(()) => {
+                attempt.recover();
+                Ok(())
+            }
+            Err(failure) => {
+                attempt.back_off(&failure);
+                Err(failure.error)
+            }
+        }
+    }
+}
+
+impl Attempt {
+    async fn run(&self) -> Result<(), Failure> {
+        let mut held = self.entry.current.load_full();
+        if held.version.is_none() && self.entry.kind == UserKind::Login {
+            let row = self.read().await?.filter(|row| row.token.is_some());
+            let row = row.ok_or_else(|| login_required("nobody has logged in as this user"))?;
+            held = self.adopt_from_store(row)?;
+            if held.is_served(self.inner.clock.now()) {
+                return Ok(());
+            }
+        }
+        let Some(row) = self.claim(&mut held).await? else {
+            return Ok(());
+        };
+        match self.send(&held, &row).await {
+            Ok(token) => {
+                self.keep(token, row.version).await?;
+                tracing::debug!(user = ?self.entry.subject, "refresh finished");
+                Ok(())
+            }
+            Err(error) => self.settle(error, &held, &row).await,
+        }
+    }
+
+    fn left(&self) -> Option<Duration> {
+        let (_, deadline) = self.inner.policy.lease_and_deadline();
+        let passed = self.inner.clock.now().since(self.started);
+        deadline.checked_sub(passed).filter(|left| !left.is_zero())
+    }
+
+    async fn read(&self) -> Result<Option<Row>, Error> {
+        let rows = self
+            .inner
+            .store
+            .read(std::slice::from_ref(&self.key))
+            .await?;
+        Ok(rows.into_iter().next().flatten())
+    }
+
+    /// Waits until the lease is ours. None where a peer's token makes it needless.
+    async fn claim(&self, held: &mut Arc<Held>) -> Result<Option<Row>, Failure> {
+        let (lease, _) = self.inner.policy.lease_and_deadline();
+        loop {
+            let Some(left) = self.left() else {
+                return Err(
+                    unavailable("another process is refreshing this user, and slowly").into(),
+                );
+            };
+            let claim = Claim {
+                lease_id: self.lease_id,
+                lease,
+                expected: held.version,
+                incarnation: self.inner.random_id(),
+            };
+            let claimed = self.inner.store.claim(&self.key, claim).await?;
+            let Some(row) = claimed.row else {
+                self.entry.clear(held, &self.inner.users.vacant());
+                if self.entry.kind == UserKind::Login {
+                    return Err(login_required("this user was forgotten").into());
+                }
+                *held = self.inner.users.vacant();
+                continue;
+            };
+            if claimed.granted {
+                return Ok(Some(row));
+            }
+            if let Some(ours) = held.version.filter(|ours| ours.is_newer_than(row.version)) {
+                // Ours was not saved yet, or the store was put back to an earlier day.
+                *held = self.write_back(held, ours, row.version).await?;
+                continue;
+            }
+            if row.token.is_some() && held.version != Some(row.version) {
+                *held = self.adopt_from_store(row)?;
+                tracing::debug!(user = ?self.entry.subject, "adopted a peer's token");
+                if held.is_served(self.inner.clock.now()) {
+                    return Ok(None);
+                }
+                continue;
+            }
+            if row.refused {
+                return Err(over(row.in_flight).into());
+            }
+            if let Some(pause) = row.not_before {
+                let error = unavailable("another process has just failed to refresh this user");
+                return Err(Failure {
+                    error,
+                    pause: Some(pause),
+                });
+            }
+            let look_again = Duration::from_millis(50 + self.inner.random.next_u64() % 950);
+            let lease_ends = row.leased_for.unwrap_or(look_again);
+            self.inner
+                .clock
+                .sleep(look_again.min(lease_ends).min(left))
+                .await;
+        }
+    }
+
+    async fn write_back(
+        &self,
+        held: &Held,
+        ours: Version,
+        theirs: Version,
+    ) -> Result<Arc<Held>, Error> {
+        let inner = &self.inner;
+        let stored = inner.stored(held);
+        tracing::warn!(user = ?self.entry.subject, revision = ours.revision, "written back");
+        inner.store.save(&self.key, theirs, &stored).await?;
+        let token = Token::from_payload(&stored.payload, stored.age, &inner.clock)?;
+        let held = inner.hold(&self.entry, token, theirs.next());
+        self.entry.serve(&held);
+        Ok(held)
+    }
+
+    async fn send(&self, held: &Held, row: &Row) -> Result<Token, Error> {
+        let Some(left) = self.left() else {
+            return Err(unavailable(
+                "the time for this refresh was over before it was sent",
+            ));
+        };
+        tracing::debug!(user = ?self.entry.subject, revision = row.version.revision, "refresh started");
+        let hurdlr = &self.inner.hurdlr;
+        match self.entry.kind {
+            UserKind::Enterprise => hurdlr
+                .grant_within(&self.entry.subject, left)
+                .await
+                .map(Token::without_refresh_token),
+            _ => hurdlr.refresh_within(&held.token, left).await,
+        }
+    }
+
+    /// Saves a token that has come, and only then hands it out.
+    async fn keep(&self, token: Token, consumed: Version) -> Result<(), Failure> {
+        let inner = &self.inner;
+        let held = inner.hold(&self.entry, token, consumed.next());
+        let stored = inner.stored(&held);
+        match inner.store.save(&self.key, consumed, &stored).await {
+            Ok(true) => self.entry.serve(&held),
+            Ok(false) => return self.yield_to_store().await,
+            Err(error) => {
+                tracing::warn!(user = ?self.entry.subject, %error, "a new token is not saved yet");
+                self.entry.serve(&held);
+                inner.keep_saving(&self.entry, &held, Unsaved::Save(consumed));
+            }
+        }
+        if held.is_alive(inner.clock.now()) {
+            return Ok(());
+        }
+        let message = "the provider's token has no life left";
+        Err(Error::new(ErrorKind::InvalidResponse, message).into())
+    }
+
+    fn recover(&self) {
+        let inner = &self.inner;
+        let pause = inner.policy.shortest_pause();
+        let short_lived = self.entry.current.load().is_short_lived(pause);
+        self.entry.with(|troubles| {
+            troubles.backoff = Backoff::default();
+            if short_lived {
+                troubles.backoff.since = Some((inner.clock.now(), pause));
+            }
+        });
+    }
+
+    /// The row has moved on: a peer won, or the user was forgotten or came in anew.
+    async fn yield_to_store(&self) -> Result<(), Failure> {
+        match self.read().await? {
+            Some(row) if row.token.is_some() => {
+                self.adopt_from_store(row)?;
+                tracing::debug!(user = ?self.entry.subject, "a peer's token was there first");
+            }
+            _ => {
+                tracing::debug!(user = ?self.entry.subject, "the user was forgotten meanwhile");
+                self.entry
+                    .clear(&self.entry.current.load(), &self.inner.users.vacant());
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a failure asks for, in the store and in memory.
+    async fn settle(&self, error: Error, held: &Held, row: &Row) -> Result<(), Failure> {
+        let login = self.entry.kind == UserKind::Login;
+        if let Some(refresh_token) = error.rescued_refresh_token().filter(|_| login) {
+            let rescued = held.token.with_refresh_token(refresh_token);
+            let saved = self.keep(rescued, row.version).await;
+            return saved.and(Err(error.into()));
+        }
+        let earlier = self.entry.with(|troubles| troubles.unanswered);
+        let fell_silent =
+            row.in_flight || earlier.is_some_and(|(_, version)| version == row.version);
+        if login && error.needs_login() {
+            let release = Release {
+                refused: true,
+                ..Release::default()
+            };
+            self.release(row.version, release).await;
+            let lost = fell_silent || error.kind() == ErrorKind::RotationLost;
+            self.entry.with(|troubles| troubles.unanswered = None);
+            let kind = if lost {
+                ErrorKind::RotationLost
+            } else {
+                ErrorKind::LoginRequired
+            };
+            return Err(error.remade(kind).into());
+        }
+        let pause = error
+            .retry_after()
+            .unwrap_or_default()
+            .max(self.next_backoff());
+        if login && error.is_unanswered() {
+            // The lease stays: it tells the others that this refresh token may be in flight.
+            let series = Some((self.lease_id, row.version));
+            self.entry.with(|troubles| troubles.unanswered = series);
+        } else {
+            self.release(
+                row.version,
+                Release {
+                    not_before: pause,
+                    refused: false,
+                },
+            )
+            .await;
+        }
+        Err(Failure {
+            error,
+            pause: Some(pause),
+        })
+    }
+
+    async fn release(&self, version: Version, release: Release) {
+        let released = self
+            .inner
+            .store
+            .release(&self.key, version, self.lease_id, release)
+            .await;
+        if let Err(error) = released {
+            // The lease ends by itself; till then the others wait.
+            tracing::warn!(user = ?self.entry.subject, %error, "a lease is not released");
+        }
+    }
+
+    fn next_backoff(&self) -> Duration {
+        let failures = self.entry.with(|troubles| troubles.backoff.failures) + 1;
+        self.inner
+            .policy
+            .backoff(failures, self.inner.random.next_u64())
+    }
+
+    fn back_off(&self, failure: &Failure) {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let over = failure.error.needs_login();
+        let pause = if over && self.entry.current.load().is_served(now) {
+            inner.policy.longest_pause()
+        } else if over {
+            // Somebody may log in elsewhere at any moment; looking costs the provider nothing.
+            inner.policy.shortest_pause()
+        } else {
+            failure.pause.unwrap_or_else(|| self.next_backoff())
+        };
+        tracing::info!(
+            user = ?self.entry.subject,
+            kind = ?failure.error.kind(),
+            error = %failure.error,
+            next_try_ms = pause.as_millis(),
+            "refresh failed"
+        );
+        self.entry.with(|troubles| {
+            if troubles
+                .flight
+                .as_ref()
+                .is_some_and(|flight| flight.overtaken)
+            {
+                return;
+            }
+            troubles.backoff.failures = troubles.backoff.failures.saturating_add(1);
+            troubles.backoff.since = Some((now, pause));
+            troubles.backoff.error = Some(failure.error.clone());
+            match failure.error.kind() {
+                ErrorKind::LoginRequired => troubles.tell(Change::LoginRequired),
+                ErrorKind::RotationLost => troubles.tell(Change::RotationLost),
+                _ => {}
+            }
+        });
+    }
+
+    /// Serves what the store holds.
+    fn adopt_from_store(&self, row: Row) -> Result<Arc<Held>, Error> {
+        let inner = &self.inner;
+        let stored = row
+            .token
+            .ok_or_else(|| Error::store("the store lost a token"))?;
+        let token = Token::from_payload(&stored.payload, stored.age, &inner.clock)?;
+        let held = inner.hold(&self.entry, token, row.version);
+        self.entry.serve(&held);
+        Ok(held)
+    }
+}
+
+fn login_required(message: &'static str) -> Error {
+    Error::new(ErrorKind::LoginRequired, message)
+}
+
+fn over(in_flight: bool) -> Error {
+    if in_flight {
+        let message = "the refresh token is dead, and the answer with its successor was lost";
+        Error::new(ErrorKind::RotationLost, message)
+    } else {
+        login_required("the refresh token is dead")
+    }
+}
+
+fn unavailable(message: &'static str) -> Error {
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+impl Inner {
+    pub(super) fn hold(&self, entry: &Entry, token: Token, version: Version) -> Arc<Held> {
+        Arc::new(Held::new(
+            token,
+            version,
+            &self.policy,
+            entry.kind,
+            &entry.subject,
+        ))
+    }
+
+    pub(super) fn stored(&self, held: &Held) -> StoredToken {
+        StoredToken {
+            payload: held.token.payload(),
+            age: held.token.age(),
+            due_in: held.due_in(self.clock.now()),
+        }
+    }
+
+    /// Saves a token again and again that the store would not take: until it does, until the user
+    /// has moved on, or until the manager's end.
+    pub(super) fn keep_saving(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        held: &Arc<Held>,
+        unsaved: Unsaved,
+    ) {
+        let (inner, entry, held) = (Arc::clone(self), Arc::clone(entry), Arc::clone(held));
+        let count = self.unsaved.count_one();
+        self.spawn(async move {
+            let key = inner.key(entry.kind, &entry.subject);
+            let mut failures = 0;
+            loop {
+                failures += 1;
+                let pause = inner.policy.backoff(failures, inner.random.next_u64());
+                inner.sleep_unless_closing(pause).await;
+                match inner.save_late(&key, &entry, &held, unsaved).await {
+                    Ok(()) => break,
+                    Err(_) if inner.is_past_closing() => {
+                        inner.gave_up_on(&entry.subject);
+                        break;
+                    }
+                    Err(error) => tracing::warn!(user = ?entry.subject, %error, "still not saved"),
+                }
+            }
+            drop(count);
+        });
+    }
+
+    async fn save_late(
+        &self,
+        key: &StoreKey,
+        entry: &Entry,
+        held: &Held,
+        unsaved: Unsaved,
+    ) -> Result<(), Error> {
+        let stored = self.stored(held);
+        let saved = match unsaved {
+            Unsaved::Save(consumed) => self.store.save(key, consumed, &stored).await?,
+            Unsaved::Put(incarnation) => {
+                self.store
+                    .put(key, incarnation, &stored, Put::Replace)
+                    .await?
+            }
+        };
+        if saved {
+            tracing::debug!(user = ?entry.subject, "a new token is saved at last");
+            return Ok(());
+        }
+        // An earlier call that seemed to fail did save it, or the user has moved on.
+        let row = self
+            .store
+            .read(std::slice::from_ref(key))
+            .await?
+            .into_iter()
+            .next()
+            .flatten();
+        let theirs = row.as_ref().and_then(|row| row.token.as_ref());
+        if theirs.is_some_and(|theirs| is_same(&stored, theirs)) {
+            return Ok(());
+        }
+        let replacement = match row.and_then(|row| Some((row.version, row.token?))) {
+            Some((version, stored)) => {
+                let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
+                self.hold(entry, token, version)
+            }
+            None => self.users.vacant(),
+        };
+        entry.clear(held, &replacement);
+        Ok(())
+    }
+}
+
+/// What is still to be done for a token to be kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unsaved {
+    /// A refreshed one, over the version it consumed.
+    Save(Version),
+    /// One that came in by a login, under its incarnation.
+    Put(u64),
+}
+
+fn is_same(ours: &StoredToken, theirs: &StoredToken) -> bool {
+    ours.payload.expose_secret() == theirs.payload.expose_secret()
+}

@@ -1,0 +1,81 @@
+//! A clock for the app under test.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::clock::{Clock, Moment};
+
+/// A [`Clock`] that tests turn, for [`HurdlrBuilder::clock`](crate::HurdlrBuilder::clock).
+///
+/// It goes by tokio's clock, so that it stands where that is paused and waits are over at once
+/// there. Clones are the same clock.
+#[derive(Clone, Debug)]
+pub struct TurnedClock(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    start: Instant,
+    wall_at_start: SystemTime,
+    turned: Mutex<Turned>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Turned {
+    both: Duration,
+    wall_forward: Duration,
+    wall_back: Duration,
+}
+
+impl TurnedClock {
+    /// A clock that shows the present. Needs a tokio runtime where that is paused.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Shared {
+            start: Instant::now(),
+            wall_at_start: SystemTime::now(),
+            turned: Mutex::default(),
+        }))
+    }
+
+    fn turned(&self) -> MutexGuard<'_, Turned> {
+        self.0.turned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Time passes: both clocks go forward.
+    pub fn turn(&self, by: Duration) {
+        self.turned().both += by;
+    }
+
+    /// The time of day is set forward, or the machine was suspended: the wall clock alone moves.
+    pub fn turn_wall(&self, by: Duration) {
+        self.turned().wall_forward += by;
+    }
+
+    /// The time of day is set back.
+    pub fn turn_wall_back(&self, by: Duration) {
+        self.turned().wall_back += by;
+    }
+}
+
+impl Default for TurnedClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for TurnedClock {
+    fn now(&self) -> Moment {
+        let turned = *self.turned();
+        let passed = self.0.start.elapsed() + turned.both;
+        let wall = self.0.wall_at_start + passed + turned.wall_forward;
+        Moment::new(passed, wall.checked_sub(turned.wall_back).unwrap_or(wall))
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}

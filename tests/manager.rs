@@ -1,0 +1,1152 @@
+//! The promises of the token manager, on tokio's paused clock and the in-memory way to the
+//! embedded provider.
+
+#![cfg(feature = "testing")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hurdlr_oauth2::manager::{Change, RefreshPolicy};
+use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::store::{Claim, MemoryStore, Realm, Release, StoreKey, TokenStore, UserKind};
+use hurdlr_oauth2::testing::{
+    FakeHurdlr, Fault, FaultyStore, Gate, Rotation, StoreCall, StoreFault, TurnedClock,
+};
+use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A provider with one-hour tokens, a store, and as many managers on it as a test wants.
+struct Site {
+    fake: FakeHurdlr,
+    clock: TurnedClock,
+    store: FaultyStore<MemoryStore>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let clock = TurnedClock::new();
+        let fake = FakeHurdlr::builder().token_life(HOUR).in_memory();
+        let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
+        Self { fake, clock, store }
+    }
+
+    fn hurdlr(&self) -> Hurdlr {
+        Hurdlr::builder(self.fake.client_id(), self.fake.client_secret())
+            .environment(self.fake.base_url())
+            .authorize_url(self.fake.authorize_url())
+            .redirect_uri("https://app.example.com/callback")
+            .http_client(self.fake.http_client())
+            .retry(RetryPolicy::default().max_attempts(2))
+            .clock(self.clock.clone())
+            .build()
+            .unwrap()
+    }
+
+    fn manager(&self) -> TokenManager {
+        TokenManager::builder(self.hurdlr(), self.store.clone())
+            .build()
+            .unwrap()
+    }
+
+    /// A token of a person who has just logged in.
+    async fn login(&self, user: &str) -> Token {
+        let hurdlr = self.hurdlr();
+        let (url, pending) = hurdlr.begin_login().unwrap();
+        let callback = self.fake.consent(&url, user).await.unwrap();
+        hurdlr.complete_login(pending, &callback).await.unwrap()
+    }
+
+    /// A manager, and a user of it who has logged in.
+    async fn logged_in(&self, user: &str) -> (TokenManager, UserId) {
+        let manager = self.manager();
+        let id = UserId::new(user).unwrap();
+        manager.adopt(&id, self.login(user).await).await.unwrap();
+        self.fake.clear_requests();
+        (manager, id)
+    }
+
+    /// Time passes, for the app and the provider.
+    fn turn(&self, by: Duration) {
+        self.clock.turn(by);
+        self.fake.turn_clock(by);
+    }
+
+    fn refreshes(&self) -> u64 {
+        self.fake.count().grant("refresh_token")
+    }
+
+    /// The refresh token that the store holds.
+    async fn stored_refresh_token(&self, id: &UserId) -> Option<String> {
+        let key = self.key(UserKind::Login, id);
+        let row = self.store.read(&[key]).await.unwrap().remove(0)?;
+        let payload = row.token?.payload;
+        let object: serde_json::Value = serde_json::from_slice(payload.expose_secret()).unwrap();
+        Some(object["refresh_token"].as_str().unwrap().to_owned())
+    }
+
+    fn key(&self, kind: UserKind, id: &UserId) -> StoreKey {
+        let hurdlr = self.hurdlr();
+        let realm = Realm::new(
+            hurdlr.api_version(),
+            self.fake.base_url().as_str(),
+            hurdlr.client_id(),
+        );
+        StoreKey::new(Arc::new(realm), kind, id.clone())
+    }
+}
+
+fn access(token: &Token) -> String {
+    token.access_token().expose_secret().to_owned()
+}
+
+fn refresh(token: &Token) -> String {
+    token.refresh_token().unwrap().expose_secret().to_owned()
+}
+
+async fn all_of<T: Send + 'static>(
+    callers: usize,
+    call: impl Fn() -> tokio::task::JoinHandle<T>,
+) -> Vec<T> {
+    let calls: Vec<_> = (0..callers).map(|_| call()).collect();
+    let mut outcomes = Vec::with_capacity(callers);
+    for call in calls {
+        outcomes.push(call.await.unwrap());
+    }
+    outcomes
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_callers_of_a_cold_user_send_one_request() {
+    let site = Site::new();
+    let manager = site.manager();
+    let id = UserId::new("ann").unwrap();
+    site.fake.fault_next(Fault::Delay(SECOND));
+    let tokens = all_of(10_000, || {
+        let user = manager.enterprise_user(&id);
+        tokio::spawn(async move { access(&*user.token().await.unwrap()) })
+    })
+    .await;
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(site.fake.count().total(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_of_a_due_user_send_one_refresh_and_none_of_them_waits() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let user = manager.user(&id);
+    let old = access(&*user.token().await.unwrap());
+    site.turn(HOUR * 55 / 60);
+    site.fake.fault_next(Fault::Delay(SECOND));
+    for _ in 0..10_000 {
+        // Ready at once: the future is never pending.
+        let ready = polled_once(user.token()).expect("a due token is served at once");
+        assert_eq!(access(&*ready.unwrap()), old);
+    }
+    let mut changes = user.subscribe();
+    assert_eq!(changes.next().await, Change::Token);
+    assert_ne!(access(&*user.token().await.unwrap()), old);
+    assert_eq!(site.refreshes(), 1);
+}
+
+/// Polls once.
+fn polled_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let waker = std::task::Waker::noop();
+    match future
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(waker))
+    {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_callers_of_an_expired_user_send_one_refresh() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.fake.fault_next(Fault::Delay(SECOND));
+    let tokens = all_of(10_000, || {
+        let user = manager.user(&id);
+        tokio::spawn(async move { access(&*user.token().await.unwrap()) })
+    })
+    .await;
+    assert!(
+        tokens
+            .iter()
+            .all(|token| *token == tokens[0] && site.fake.is_alive(token))
+    );
+    assert_eq!(site.refreshes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_of_one_user_delays_no_read_of_another() {
+    let site = Site::new();
+    let (manager, ann) = site.logged_in("ann").await;
+    let bob = UserId::new("bob").unwrap();
+    site.turn(HOUR);
+    manager.adopt(&bob, site.login("bob").await).await.unwrap();
+    site.fake.clear_requests();
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::Hold(gate.clone()));
+    let waiting = {
+        let user = manager.user(&ann);
+        tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
+    };
+    site.fake.arrived(1).await;
+    assert!(
+        polled_once(manager.user(&bob).token())
+            .expect("no wait")
+            .is_ok()
+    );
+    gate.open();
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_dropped_at_whatever_point_the_rotated_token_is_in_the_store() {
+    for step in 0..60 {
+        let site = Site::new();
+        let (manager, id) = site.logged_in("ann").await;
+        let before = site.stored_refresh_token(&id).await.unwrap();
+        site.turn(HOUR);
+        // Each call of the store and the provider takes a while, so that every step of 5 ms of the
+        // refresh is a different await point.
+        site.store.delay(Duration::from_millis(20));
+        site.fake.fault_plan(move |_| {
+            Some(if step % 2 == 0 {
+                Fault::Delay(Duration::from_millis(50))
+            } else {
+                Fault::DelayAfter(Duration::from_millis(50))
+            })
+        });
+        let user = manager.user(&id);
+        let caller = tokio::spawn({
+            let user = user.clone();
+            async move { user.token().await.map(|token| access(&token)) }
+        });
+        tokio::time::sleep(Duration::from_millis(5) * step).await;
+        caller.abort();
+        drop((user, manager));
+        let _ = caller.await;
+        // What runs on by itself has a second for it.
+        tokio::time::sleep(SECOND).await;
+        site.store.delay(Duration::ZERO);
+        let stored = site.stored_refresh_token(&id).await.unwrap();
+        if step > 0 {
+            assert_ne!(stored, before, "step {step}");
+        }
+        assert!(site.fake.refresh_is_alive(&stored), "step {step}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_living_token_is_served_however_often_its_refresh_fails() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let user = manager.user(&id);
+    let old = access(&*user.token().await.unwrap());
+    site.turn(HOUR * 55 / 60);
+    site.fake.fault_plan(|_| Some(Fault::status(500)));
+    for _ in 0..20 {
+        assert_eq!(access(&*user.token().await.unwrap()), old);
+        tokio::time::sleep(10 * SECOND).await;
+    }
+    assert!(site.refreshes() > 1);
+    // To its very end, past the margin.
+    site.turn(Duration::from_secs(60 * 5 - 200 - 10));
+    assert_eq!(access(&*user.token().await.unwrap()), old);
+    site.turn(10 * SECOND);
+    assert_eq!(
+        user.token().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_the_backoff_callers_are_told_at_once_and_the_provider_is_left_alone() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.fake
+        .fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
+    let user = manager.user(&id);
+    let error = user.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RateLimited);
+    let sent = site.fake.count().total();
+    for _ in 0..1_000 {
+        let error = polled_once(user.token())
+            .expect("told at once")
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RateLimited);
+    }
+    tokio::time::sleep(Duration::from_secs(88)).await;
+    assert!(user.token().await.is_err());
+    assert_eq!(site.fake.count().total(), sent, "asked within the pause");
+    site.fake.clear_faults();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(user.token().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_for_every_process() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.fake
+        .fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
+    assert!(manager.user(&id).token().await.is_err());
+    let sent = site.fake.count().total();
+    let error = site.manager().user(&id).token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(site.fake.count().total(), sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_nobody_knows_is_told_to_log_in_and_nothing_is_sent() {
+    let site = Site::new();
+    let manager = site.manager();
+    let error = manager
+        .user(&UserId::new("ann").unwrap())
+        .token()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LoginRequired);
+    assert_eq!(site.fake.count().total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_refresh_token_asks_for_a_login_and_an_enterprise_user_is_granted_anew() {
+    let site = Site::new();
+    let (manager, ann) = site.logged_in("ann").await;
+    let bob = UserId::new("bob").unwrap();
+    manager.enterprise_user(&bob).token().await.unwrap();
+    site.fake.revoke_everything("ann");
+    site.fake.revoke_everything("bob");
+    site.turn(HOUR);
+    let user = manager.user(&ann);
+    let mut changes = user.subscribe();
+    assert_eq!(
+        user.token().await.unwrap_err().kind(),
+        ErrorKind::LoginRequired
+    );
+    assert_eq!(changes.next().await, Change::LoginRequired);
+    assert!(manager.enterprise_user(&bob).token().await.is_ok());
+    // Asked once, whoever asks again: here, later, and in another process.
+    let sent = site.refreshes();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(
+        user.token().await.unwrap_err().kind(),
+        ErrorKind::LoginRequired
+    );
+    let elsewhere = site.manager();
+    assert_eq!(
+        elsewhere.user(&ann).token().await.unwrap_err().kind(),
+        ErrorKind::LoginRequired
+    );
+    assert_eq!(site.refreshes(), sent);
+    // Until the person logs in again: elsewhere first, here a moment later.
+    elsewhere
+        .adopt(&ann, site.login("ann").await)
+        .await
+        .unwrap();
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(user.token().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_access_token_of_a_dead_login_is_served_to_its_end() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let user = manager.user(&id);
+    site.turn(HOUR * 55 / 60);
+    site.fake
+        .fault_plan(|_| Some(Fault::answer(400, r#"{"error":"invalid_grant"}"#)));
+    let mut changes = user.subscribe();
+    assert!(user.token().await.is_ok());
+    assert_eq!(changes.next().await, Change::LoginRequired);
+    assert!(user.token().await.is_ok());
+    site.turn(HOUR);
+    assert_eq!(
+        user.token().await.unwrap_err().kind(),
+        ErrorKind::LoginRequired
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_that_share_a_store_refresh_once_at_a_family_killing_server() {
+    let site = Site::new();
+    site.fake.set_rotation(Rotation::KillFamily);
+    let (first, id) = site.logged_in("ann").await;
+    let fleet: Vec<_> = std::iter::once(first)
+        .chain((1..16).map(|_| site.manager()))
+        .collect();
+    for round in 1..=5 {
+        site.turn(HOUR);
+        site.fake
+            .fault_next(Fault::Delay(Duration::from_millis(300)));
+        let callers: Vec<_> = fleet
+            .iter()
+            .map(|manager| {
+                let user = manager.user(&id);
+                tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
+            })
+            .collect();
+        for caller in callers {
+            let token = caller.await.unwrap().unwrap();
+            assert!(site.fake.is_alive(&token));
+        }
+        assert_eq!(site.refreshes(), round);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_with_one_cold_enterprise_user_send_one_grant() {
+    let site = Site::new();
+    let id = UserId::new("ann").unwrap();
+    site.fake
+        .fault_next(Fault::Delay(Duration::from_millis(300)));
+    let callers: Vec<_> = (0..16)
+        .map(|_| {
+            let user = site.manager().enterprise_user(&id);
+            tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    assert_eq!(site.fake.count().total(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_heals_where_the_provider_repeats_it() {
+    let site = Site::new();
+    site.fake
+        .set_rotation(Rotation::Grace(Duration::from_secs(60)));
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.fake.fault_next(Fault::DropAfter);
+    let token = access(&*manager.user(&id).token().await.unwrap());
+    assert!(site.fake.is_alive(&token));
+    assert_eq!(site.refreshes(), 2, "once, and once at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_rotation_is_told_as_such() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.fake.fault_next(Fault::DropAfter);
+    let error = manager.user(&id).token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RotationLost);
+    // By other processes too.
+    let error = site.manager().user(&id).token().await.unwrap_err();
+    assert!(error.needs_login());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_502_in_a_row_log_nobody_out() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let user = manager.user(&id);
+    let mut changes = user.subscribe();
+    site.turn(HOUR);
+    site.fake.fault_next(Fault::status(502));
+    site.fake.fault_next(Fault::status(502));
+    assert_eq!(
+        user.token().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+    assert_eq!(site.refreshes(), 2);
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(user.token().await.is_ok());
+    assert_eq!(changes.next().await, Change::Token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_lost_by_a_holder_that_fell_silent_is_told_by_the_one_that_takes_over() {
+    let site = Site::new();
+    let (_gone, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    // Another process claims, sends, and is never heard of again.
+    let key = site.key(UserKind::Login, &id);
+    let row = site
+        .store
+        .read(std::slice::from_ref(&key))
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    let claim = Claim {
+        lease_id: 7,
+        lease: Duration::from_secs(20),
+        expected: Some(row.version),
+        incarnation: 1,
+    };
+    assert!(site.store.claim(&key, claim).await.unwrap().granted);
+    let sent = site.login_answer_is_lost(&id).await;
+    assert!(sent);
+    let error = site.manager().user(&id).token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RotationLost);
+}
+
+impl Site {
+    /// Sends the stored refresh token as a process would whose answer never arrives.
+    async fn login_answer_is_lost(&self, id: &UserId) -> bool {
+        let refresh_token = self.stored_refresh_token(id).await.unwrap();
+        let json = format!(r#"{{"access_token":"x","refresh_token":"{refresh_token}"}}"#);
+        let hurdlr = self.hurdlr();
+        let token = hurdlr.import(json).unwrap();
+        hurdlr.refresh(&token).await.is_ok()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_mark() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    // Paused after the provider rotated.
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let paused = {
+        let user = manager.user(&id);
+        tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
+    };
+    site.fake.arrived(1).await;
+    let key = site.key(UserKind::Login, &id);
+    let row = site
+        .store
+        .read(std::slice::from_ref(&key))
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    // A peer took over and was refused.
+    let release = Release {
+        refused: true,
+        ..Release::default()
+    };
+    site.store
+        .release(&key, row.version, 0, release)
+        .await
+        .unwrap();
+    gate.open();
+    let token = paused.await.unwrap().unwrap();
+    assert!(site.fake.is_alive(&token));
+    let row = site
+        .store
+        .read(std::slice::from_ref(&key))
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    assert!(!row.refused);
+    let stored = site.stored_refresh_token(&id).await.unwrap();
+    assert!(site.fake.refresh_is_alive(&stored));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_beside_a_defect_is_rescued_and_used_next() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let old = access(&*manager.user(&id).token().await.unwrap());
+    site.turn(HOUR * 55 / 60);
+    site.fake.reshape(|answer| {
+        answer.insert("token_type".into(), "mac".into());
+    });
+    let user = manager.user(&id);
+    let mut changes = user.subscribe();
+    assert_eq!(access(&*user.token().await.unwrap()), old);
+    changes.next().await;
+    let rescued = site.stored_refresh_token(&id).await.unwrap();
+    assert!(site.fake.refresh_is_alive(&rescued));
+    site.fake.clear_reshape();
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(access(&*user.token().await.unwrap()), old);
+    changes.next().await;
+    assert!(site.fake.is_alive(&access(&*user.token().await.unwrap())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_the_answer_omits_is_kept() {
+    let site = Site::new();
+    site.fake.set_rotation(Rotation::None);
+    let (manager, id) = site.logged_in("ann").await;
+    let before = site.stored_refresh_token(&id).await;
+    site.fake.reshape(|answer| {
+        answer.remove("refresh_token");
+    });
+    for _ in 0..3 {
+        site.turn(HOUR);
+        assert!(manager.user(&id).token().await.is_ok());
+        assert_eq!(site.stored_refresh_token(&id).await, before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_forgotten_during_a_refresh_is_resurrected() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let user = manager.user(&id);
+    let caller = tokio::spawn({
+        let user = user.clone();
+        async move { user.token().await.map(|token| access(&token)) }
+    });
+    site.fake.arrived(1).await;
+    user.forget().await.unwrap();
+    gate.open();
+    assert_eq!(
+        caller.await.unwrap().unwrap_err().kind(),
+        ErrorKind::LoginRequired
+    );
+    assert!(user.token_if_ready().is_none());
+    assert_eq!(site.stored_refresh_token(&id).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let caller = {
+        let user = manager.user(&id);
+        tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) })
+    };
+    site.fake.arrived(1).await;
+    let newer = site.login("ann").await;
+    let expected = refresh(&newer);
+    manager.adopt(&id, newer).await.unwrap();
+    gate.open();
+    assert_eq!(caller.await.unwrap().unwrap(), expected);
+    assert_eq!(
+        refresh(&*manager.user(&id).token().await.unwrap()),
+        expected
+    );
+    assert_eq!(site.stored_refresh_token(&id).await, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_elsewhere_during_a_refresh_is_neither_overwritten_nor_missed() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let caller = {
+        let user = manager.user(&id);
+        tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) })
+    };
+    site.fake.arrived(1).await;
+    let newer = site.login("ann").await;
+    let expected = refresh(&newer);
+    site.manager().adopt(&id, newer).await.unwrap();
+    gate.open();
+    assert_eq!(caller.await.unwrap().unwrap(), expected);
+    assert_eq!(site.stored_refresh_token(&id).await, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sixteen_replicas_that_import_the_same_table_replace_nothing() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let kept = site.stored_refresh_token(&id).await;
+    let old = site.login("ann").await;
+    assert!(!manager.import_if_absent(&id, old).await.unwrap());
+    assert_eq!(site.stored_refresh_token(&id).await, kept);
+    let bob = UserId::new("bob").unwrap();
+    let mut imported = 0;
+    for _ in 0..16 {
+        let token = site.login("bob").await;
+        imported += u32::from(site.manager().import_if_absent(&bob, token).await.unwrap());
+    }
+    assert_eq!(imported, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_about_the_current_token_refreshes_once_and_one_about_an_older_token_does_not() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let user = manager.user(&id);
+    let old = user.token().await.unwrap().keep();
+    site.turn(Duration::from_secs(120));
+    for _ in 0..1_000 {
+        user.refused(&old);
+    }
+    assert!(
+        user.token_if_ready().is_none(),
+        "a refused token is not served"
+    );
+    let newer = user.token().await.unwrap().keep();
+    assert_ne!(access(&newer), access(&old));
+    assert_eq!(site.refreshes(), 1);
+    user.refused(&old);
+    assert_eq!(access(&*user.token().await.unwrap()), access(&newer));
+    assert_eq!(site.refreshes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let user = manager.user(&id);
+    for _ in 0..3_600 {
+        if let Ok(token) = user.token().await {
+            user.refused(&token);
+        }
+        tokio::time::sleep(SECOND).await;
+    }
+    // One per step, and the steps double up to five minutes.
+    assert!(site.refreshes() <= 25, "{}", site.refreshes());
+    assert!(site.refreshes() >= 5, "{}", site.refreshes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_user_comes_back_without_a_request() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .cache_capacity(32)
+        .build()
+        .unwrap();
+    let ids: Vec<_> = (0..500)
+        .map(|n| UserId::new(format!("user-{n}")).unwrap())
+        .collect();
+    for id in &ids {
+        manager.enterprise_user(id).token().await.unwrap();
+    }
+    assert!(manager.users_in_memory() <= 32);
+    let sent = site.fake.count().total();
+    assert_eq!(sent, 500);
+    for id in &ids {
+        manager.enterprise_user(id).token().await.unwrap();
+    }
+    assert_eq!(site.fake.count().total(), sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_whose_refresh_is_under_way_is_not_evicted() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .cache_capacity(32)
+        .build()
+        .unwrap();
+    let id = UserId::new("ann").unwrap();
+    manager.adopt(&id, site.login("ann").await).await.unwrap();
+    site.fake.clear_requests();
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let caller = {
+        let user = manager.user(&id);
+        tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
+    };
+    site.fake.arrived(1).await;
+    caller.abort();
+    for n in 0..5_000 {
+        let _ = manager.enterprise_user(&UserId::new(format!("user-{n}")).unwrap());
+    }
+    gate.open();
+    assert!(manager.user(&id).token().await.is_ok());
+    assert_eq!(site.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn a_million_users_take_no_more_room_than_the_capacity() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .cache_capacity(10_000)
+        .build()
+        .unwrap();
+    for n in 0..1_000_000 {
+        let _ = manager.user(&UserId::new(format!("user-{n}")).unwrap());
+    }
+    assert!(
+        manager.users_in_memory() <= 10_000,
+        "{}",
+        manager.users_in_memory()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_to_read_is_an_error_only_without_a_living_token() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let user = manager.user(&id);
+    site.store.go_down();
+    site.turn(HOUR * 55 / 60);
+    assert!(user.token().await.is_ok());
+    site.turn(HOUR);
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Store);
+    let cold = manager.enterprise_user(&UserId::new("bob").unwrap());
+    assert_eq!(cold.token().await.unwrap_err().kind(), ErrorKind::Store);
+    assert_eq!(
+        site.fake.count().total(),
+        0,
+        "nothing is sent that could not be saved"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
+    for fault in [StoreFault::Before, StoreFault::After] {
+        let site = Site::new();
+        let (manager, id) = site.logged_in("ann").await;
+        site.turn(HOUR);
+        site.store
+            .plan(move |call| (call == StoreCall::Save).then_some(fault));
+        let token = refresh(&*manager.user(&id).token().await.unwrap());
+        assert!(site.fake.refresh_is_alive(&token));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(refresh(&*manager.user(&id).token().await.unwrap()), token);
+        site.store.recover();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(site.stored_refresh_token(&id).await, Some(token));
+        assert!(manager.shutdown().await.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_not_saved_yet_is_not_displaced_by_the_one_it_replaced() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.store
+        .plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
+    let unsaved = refresh(&*manager.user(&id).token().await.unwrap());
+    // It falls due before it could be saved; then the store works again.
+    site.turn(HOUR);
+    site.store.recover();
+    let next = refresh(&*manager.user(&id).token().await.unwrap());
+    assert_ne!(next, unsaved);
+    assert!(site.fake.refresh_is_alive(&next));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(site.stored_refresh_token(&id).await, Some(next));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_the_store_does_not_take_is_served_and_saved_later() {
+    for fault in [StoreFault::Before, StoreFault::After] {
+        let site = Site::new();
+        let manager = site.manager();
+        let id = UserId::new("ann").unwrap();
+        let token = site.login("ann").await;
+        let expected = refresh(&token);
+        site.store
+            .plan(move |call| (call == StoreCall::Put).then_some(fault));
+        manager.adopt(&id, token).await.unwrap();
+        assert_eq!(
+            refresh(&*manager.user(&id).token().await.unwrap()),
+            expected
+        );
+        site.store.recover();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(site.stored_refresh_token(&id).await, Some(expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_lets_refreshes_finish_and_starts_none() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.fake.fault_next(Fault::DelayAfter(5 * SECOND));
+    let caller = {
+        let user = manager.user(&id);
+        tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) })
+    };
+    site.fake.arrived(1).await;
+    assert!(manager.shutdown().await.is_empty());
+    let token = caller.await.unwrap().unwrap();
+    assert_eq!(site.stored_refresh_token(&id).await, Some(token));
+    let cold = manager.enterprise_user(&UserId::new("bob").unwrap());
+    assert_eq!(
+        cold.token().await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+    assert_eq!(site.fake.count().total(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_says_whose_token_could_not_be_saved() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.store
+        .plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
+    manager.user(&id).token().await.unwrap();
+    assert_eq!(manager.shutdown().await, [id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_saves_what_the_store_takes_again_in_time() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    let failures = std::sync::atomic::AtomicU32::new(0);
+    site.store.plan(move |call| {
+        let failed = failures.fetch_add(
+            u32::from(call == StoreCall::Save),
+            std::sync::atomic::Ordering::Relaxed,
+        );
+        (call == StoreCall::Save && failed < 5).then_some(StoreFault::Before)
+    });
+    let token = refresh(&*manager.user(&id).token().await.unwrap());
+    assert!(manager.shutdown().await.is_empty());
+    assert_eq!(site.stored_refresh_token(&id).await, Some(token));
+}
+
+#[tokio::test(start_paused = true)]
+async fn strange_lives_and_dates_make_no_tight_loop_and_no_dead_token_is_served() {
+    type Shape = fn(&mut serde_json::Map<String, serde_json::Value>);
+    let shapes: [(&str, Shape); 7] = [
+        ("no span", |answer| drop(answer.remove("expires_in"))),
+        ("span of 0", |answer| {
+            drop(answer.insert("expires_in".into(), 0.into()))
+        }),
+        ("span of 1", |answer| {
+            drop(answer.insert("expires_in".into(), 1.into()))
+        }),
+        ("years old", |answer| {
+            drop(answer.insert("created_at".into(), 1.into()))
+        }),
+        ("years ahead", |answer| {
+            drop(answer.insert("created_at".into(), 4_000_000_000_u64.into()))
+        }),
+        ("milliseconds", |answer| {
+            drop(answer.insert("created_at".into(), 1_700_000_000_000_u64.into()));
+        }),
+        ("negative span", |answer| {
+            drop(answer.insert("expires_in".into(), (-5).into()))
+        }),
+    ];
+    for (name, shape) in shapes {
+        let site = Site::new();
+        site.fake.reshape(shape);
+        let user = site.manager().enterprise_user(&UserId::new("ann").unwrap());
+        let mut served = 0;
+        let start = tokio::time::Instant::now();
+        for _ in 0..1_000 {
+            if let Ok(token) = user.token().await {
+                assert!(!token.is_expired(), "{name}");
+                served += 1;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let seconds = start.elapsed().as_secs();
+        let most = if name == "span of 1" { seconds + 1 } else { 12 };
+        let sent = site.fake.count().total();
+        assert!(
+            (1..=most).contains(&sent),
+            "{name}: {sent} requests in {seconds} s"
+        );
+        assert_eq!(
+            served > 0,
+            name != "span of 0",
+            "{name}: served {served} times"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the_most() {
+    let day = HOUR * 24;
+    for (name, turn) in [
+        (
+            "forward",
+            (|clock: &TurnedClock, by| clock.turn_wall(by)) as fn(&TurnedClock, Duration),
+        ),
+        ("back", |clock, by| clock.turn_wall_back(by)),
+    ] {
+        let site = Site::new();
+        let (manager, id) = site.logged_in("ann").await;
+        let user = manager.user(&id);
+        turn(&site.clock, day);
+        for _ in 0..50 {
+            assert!(user.token().await.is_ok(), "{name}");
+            tokio::time::sleep(SECOND).await;
+        }
+        assert!(site.refreshes() <= 1, "{name}: {}", site.refreshes());
+        // And it still falls due by the other clock.
+        site.turn(HOUR);
+        assert!(
+            site.fake.is_alive(&access(&*user.token().await.unwrap())),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_cannot_wait_ends_the_wait_and_not_the_refresh() {
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    site.turn(HOUR);
+    site.fake.fault_next(Fault::DelayAfter(5 * SECOND));
+    let user = manager.user(&id);
+    let error = user.token_within(SECOND).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    tokio::time::sleep(5 * SECOND).await;
+    assert!(user.token_if_ready().is_some());
+    assert_eq!(site.refreshes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn warming_brings_every_user_and_a_second_run_sends_nothing() {
+    let site = Site::new();
+    let manager = site.manager();
+    let ids = || (0..300).map(|n| UserId::new(format!("user-{n}")).unwrap());
+    site.fake.fault_plan(|request| {
+        (request.user() == Some("user-7"))
+            .then(|| Fault::answer(400, r#"{"error":"invalid_request"}"#))
+    });
+    let mut warm = manager.warm(ids().collect::<Vec<_>>());
+    let mut outcomes = 0;
+    while let Some(warmed) = warm.next().await {
+        assert_eq!(warmed.outcome.is_ok(), warmed.user.as_str() != "user-7");
+        outcomes += 1;
+    }
+    assert_eq!((outcomes, warm.ready(), warm.failed()), (300, 299, 1));
+    let sent = site.fake.count().total();
+    let mut again = manager.warm(ids().collect::<Vec<_>>());
+    while again.next().await.is_some() {}
+    assert_eq!(again.ready(), 299);
+    assert_eq!(
+        site.fake.count().total(),
+        sent,
+        "the failed one is left alone for a while"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_alive_renews_those_whom_nobody_reads_and_one_process_walks() {
+    let site = Site::new();
+    let (manager, _) = site.logged_in("ann").await;
+    for n in 0..200 {
+        let id = UserId::new(format!("user-{n}")).unwrap();
+        manager
+            .adopt(&id, site.login(id.as_str()).await)
+            .await
+            .unwrap();
+    }
+    drop(manager);
+    site.fake.clear_requests();
+    let (one, two) = (site.manager(), site.manager());
+    let walks = [
+        one.keep_alive(Duration::from_secs(60)),
+        two.keep_alive(Duration::from_secs(60)),
+    ];
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(site.refreshes(), 0, "nobody is due yet");
+    site.turn(HOUR * 52 / 60);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(site.refreshes(), 201);
+    for walk in walks {
+        walk.stop().await;
+    }
+    site.turn(HOUR * 52 / 60);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(site.refreshes(), 201, "stopped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .requests_at_once(1)
+        .build()
+        .unwrap();
+    let due: Vec<_> = (0..20)
+        .map(|n| UserId::new(format!("due-{n}")).unwrap())
+        .collect();
+    for id in &due {
+        manager.enterprise_user(id).token().await.unwrap();
+    }
+    site.turn(HOUR * 55 / 60);
+    site.fake.clear_requests();
+    site.fake.fault_plan(|_| Some(Fault::Delay(SECOND)));
+    for id in &due {
+        manager.enterprise_user(id).token().await.unwrap();
+    }
+    let urgent = UserId::new("urgent").unwrap();
+    manager.enterprise_user(&urgent).token().await.unwrap();
+    let order: Vec<_> = site
+        .fake
+        .requests()
+        .iter()
+        .map(|r| r.user().unwrap().to_owned())
+        .collect();
+    assert!(
+        order.iter().position(|user| user == "urgent").unwrap() <= 1,
+        "{order:?}"
+    );
+}
+
+#[test]
+fn without_a_runtime_building_says_so() {
+    let hurdlr = Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");
+    let builder = TokenManager::builder(hurdlr.build().unwrap(), MemoryStore::new());
+    let error = builder.build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("runtime"));
+}
+
+#[tokio::test]
+async fn contradictions_are_named_when_building() {
+    let site = Site::new();
+    let builder = || TokenManager::builder(site.hurdlr(), site.store.clone());
+    let policy = RefreshPolicy::default().deadline(Duration::from_secs(90));
+    let message = builder()
+        .refresh_policy(policy)
+        .build()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("deadline") && message.contains("lease"),
+        "{message}"
+    );
+    assert!(
+        builder()
+            .cache_capacity(0)
+            .build()
+            .unwrap_err()
+            .to_string()
+            .contains("cache_capacity")
+    );
+    let message = builder()
+        .requests_at_once(0)
+        .build()
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("requests_at_once"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_a_refresh_token_is_not_taken_for_a_login() {
+    let site = Site::new();
+    let token = site.hurdlr().import(r#"{"access_token":"a"}"#).unwrap();
+    let error = site
+        .manager()
+        .adopt(&UserId::new("ann").unwrap(), token)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lent_crosses_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    let site = Site::new();
+    let (manager, id) = site.logged_in("ann").await;
+    let token = manager.user(&id).token().await.unwrap();
+    shared(&token);
+    shared(&token.keep());
+    assert_eq!(size_of::<hurdlr_oauth2::manager::TokenFuture<'_>>(), 24);
+}
