@@ -70,3 +70,7 @@ pub use user::{ClientCredentialsUser, UserId};
 pub mod testing;
 
 pub use {http, oauth2, reqwest, secrecy, url};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
