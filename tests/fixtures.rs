@@ -1,6 +1,11 @@
 //! The reference's own example answers are read as they stand, byte for byte.
 
 #![cfg(feature = "testing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is the test's failure"
+)]
 
 mod support;
 

@@ -4,6 +4,11 @@
 //! with the bytes that left.
 
 #![cfg(feature = "testing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is the test's failure"
+)]
 
 mod support;
 

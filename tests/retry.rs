@@ -1,6 +1,11 @@
 //! What is sent again, when and how often: every row of the table, for every grant.
 
 #![cfg(feature = "testing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is the test's failure"
+)]
 
 mod support;
 
