@@ -196,7 +196,13 @@ pub(super) fn judge(
             let error = Error::new(ErrorKind::InvalidResponse, message)
                 .with_status(status)
                 .with_rescued(refresh_token);
-            return Err(Failure::new(Cause::Settled, defect.explain(error)));
+            // Client credentials need no refresh token (RFC 6749 section 4.4.3): to them this is an
+            // answer that cannot be read, like any other.
+            let cause = match grant.grant_type() {
+                GrantType::ClientCredentials => Cause::Unanswered,
+                GrantType::AuthorizationCode | GrantType::RefreshToken => Cause::Settled,
+            };
+            return Err(Failure::new(cause, defect.explain(error)));
         }
         return match read_error(&mut answer.body, secrets) {
             Some(refusal) => Err(refused(&refusal, &answer, grant, now)),

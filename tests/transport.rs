@@ -1,0 +1,607 @@
+//! What can go wrong on a real socket ends in a typed error, and secrets go to one host only.
+
+#![cfg(feature = "testing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is the test's failure"
+)]
+
+mod support;
+
+use std::error::Error as _;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use hurdlr_oauth2::http::{Request, StatusCode};
+use hurdlr_oauth2::oauth2::AsyncHttpClient;
+use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault};
+use hurdlr_oauth2::{Error, ErrorKind, HttpClient, HttpError, Hurdlr, RetryPolicy, Token, reqwest};
+use support::{RawServer, Reply};
+use tokio::io::AsyncReadExt;
+
+const JSON: &str = "Content-Type: application/json\r\n";
+const TOKEN: &str = include_str!("fixtures/v4_token.json");
+const ACCESS: &str = "00f6b2b68eb9459eab681d19aa86c6154e225068f3074d1d9b639316d5380a4c.91d620872c3b438ba33f4baaca124624";
+const KIB: usize = 1024;
+
+/// Somebody else's host, that must not be spoken to.
+struct Stranger(TcpListener);
+
+impl Stranger {
+    fn listen() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/elsewhere", self.0.local_addr().unwrap())
+    }
+
+    /// The system completes a connection before anybody accepts it, so one that was ever begun is
+    /// seen here.
+    fn assert_left_alone(&self) {
+        let accepted = self.0.accept().map(|(_, from)| from);
+        assert_eq!(accepted.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+}
+
+fn once(server: &RawServer) -> Hurdlr {
+    support::impatient(&server.base_url())
+        .retry(RetryPolicy::never())
+        .build()
+        .unwrap()
+}
+
+async fn granted(hurdlr: &Hurdlr) -> Result<Token, Error> {
+    hurdlr.client_credentials(&support::ann()).await
+}
+
+/// A refresh, whose request carries the most secrets.
+async fn refreshed(hurdlr: &Hurdlr) -> Result<Token, Error> {
+    let token = r#"{"access_token":"old-access","refresh_token":"old-refresh"}"#;
+    hurdlr.refresh(&hurdlr.import(token).unwrap()).await
+}
+
+async fn logged_in(hurdlr: &Hurdlr) -> Result<Token, Error> {
+    let (_, pending) = hurdlr.begin_login().unwrap();
+    let state = pending.state().expose_secret().to_owned();
+    let callback = vec![("code", "the-code"), ("state", state.as_str())];
+    hurdlr.complete_login(pending, callback).await
+}
+
+fn cause(error: &Error) -> &HttpError {
+    let source = error.source().expect("a cause");
+    source.downcast_ref().expect("a cause of the transport's")
+}
+
+#[tokio::test]
+async fn no_redirect_is_followed_and_no_other_host_gets_a_byte() {
+    let stranger = Stranger::listen();
+    let mut replies = Vec::new();
+    let mut statuses = Vec::new();
+    for status in [300, 301, 302, 303, 305, 307, 308] {
+        for location in [stranger.url(), "/rest/v4/auth/token?again".to_owned()] {
+            let headers = format!("Location: {location}\r\n");
+            for body in ["", "marker", TOKEN] {
+                statuses.push(status);
+                replies.extend(vec![Reply::answer(status, &headers, body); 3]);
+            }
+        }
+    }
+    let server = RawServer::replying(replies).await;
+    let hurdlr = support::impatient(&server.base_url()).build().unwrap();
+    for (row, status) in statuses.into_iter().enumerate() {
+        for error in [
+            granted(&hurdlr).await.unwrap_err(),
+            refreshed(&hurdlr).await.unwrap_err(),
+            logged_in(&hurdlr).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidResponse);
+            assert_eq!(error.status().unwrap().as_u16(), status);
+            assert_eq!(error.attempts(), 1);
+            let said = support::everything_said(&error);
+            assert!(
+                !said.contains("marker") && !said.contains("elsewhere"),
+                "{said}"
+            );
+        }
+        assert_eq!(server.requests().len(), 3 * (row + 1));
+    }
+    stranger.assert_left_alone();
+}
+
+#[tokio::test]
+async fn a_redirect_policy_of_the_callers_own_is_not_used() {
+    let stranger = Stranger::listen();
+    let headers = format!("Location: {}\r\n", stranger.url());
+    let server = RawServer::replying([Reply::answer(307, &headers, "")]).await;
+    let follows = reqwest::Client::builder().redirect(reqwest::redirect::Policy::limited(10));
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(follows)
+        .build()
+        .unwrap();
+    let error = refreshed(&hurdlr).await.unwrap_err();
+    assert_eq!(error.status(), Some(StatusCode::TEMPORARY_REDIRECT));
+    stranger.assert_left_alone();
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_given_up_at_64_kib() {
+    let junk = vec![b'x'; 4 * KIB];
+    let chunk = [b"1000\r\n", junk.as_slice(), b"\r\n"].concat();
+    for (headers, again) in [
+        ("Content-Length: 1000000000000\r\n", &junk),
+        ("Connection: close\r\n", &junk),
+        ("Transfer-Encoding: chunked\r\n", &chunk),
+    ] {
+        for status in [200, 400, 500] {
+            let head = format!("HTTP/1.1 {status} Whatever\r\n{headers}\r\n");
+            let reply = Reply::Endless(head.into_bytes(), again.clone());
+            let server = RawServer::replying([reply]).await;
+            let error = granted(&once(&server)).await.unwrap_err();
+            assert_eq!(error.status().unwrap().as_u16(), status);
+            if status != 500 {
+                assert_eq!(error.kind(), ErrorKind::InvalidResponse);
+            }
+            assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_bound_of_a_body_is_64_kib_to_the_byte() {
+    // The padding is a field nobody reads.
+    let rest = &TOKEN[1..];
+    let exact = |length: usize| {
+        let padding = "x".repeat(length - rest.len() - r#"{"pad":"","#.len());
+        format!(r#"{{"pad":"{padding}",{rest}"#)
+    };
+    let body = exact(64 * KIB);
+    assert_eq!(body.len(), 64 * KIB);
+    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+    let token = granted(&once(&server)).await.unwrap();
+    assert_eq!(token.access_token().expose_secret(), ACCESS);
+
+    let body = exact(64 * KIB + 1);
+    assert_eq!(body.len(), 64 * KIB + 1);
+    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+    let error = granted(&once(&server)).await.unwrap_err();
+    assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_answer_is_a_typed_error_that_does_not_repeat_it() {
+    use ErrorKind::{InvalidResponse, Rejected, Unavailable};
+    let html = "<html><body>marker</body></html>";
+    let mistyped = r#"{"access_token":["marker"],"scope":"marker"}"#;
+    let unusable = r#"{"access_token":"mark\u0000er marker","token_type":"Bearer"}"#;
+    let broken = r#"{"access_token":"marker"#;
+    let rows = [
+        (200, html, InvalidResponse),
+        (200, "", InvalidResponse),
+        (200, broken, InvalidResponse),
+        (200, mistyped, InvalidResponse),
+        (200, unusable, InvalidResponse),
+        (200, r#""marker""#, InvalidResponse),
+        (200, r#"["marker"]"#, InvalidResponse),
+        (200, r#"{"message":"marker"}"#, InvalidResponse),
+        (204, "", InvalidResponse),
+        (400, html, InvalidResponse),
+        (400, "", InvalidResponse),
+        (400, broken, InvalidResponse),
+        (403, html, InvalidResponse),
+        (404, html, InvalidResponse),
+        (400, TOKEN, InvalidResponse),
+        (500, html, Unavailable),
+        (502, html, Unavailable),
+        (503, "", Unavailable),
+        (504, broken, Unavailable),
+        (429, html, ErrorKind::RateLimited),
+        (
+            400,
+            r#"{"error":"invalid_request","marker":"marker"}"#,
+            Rejected,
+        ),
+    ];
+    let reply =
+        |&(status, body, _): &(u16, &str, ErrorKind)| vec![Reply::answer(status, JSON, body); 3];
+    let server = RawServer::replying(rows.iter().flat_map(reply).collect::<Vec<_>>()).await;
+    let hurdlr = once(&server);
+    for (status, body, kind) in rows {
+        for error in [
+            granted(&hurdlr).await.unwrap_err(),
+            refreshed(&hurdlr).await.unwrap_err(),
+            logged_in(&hurdlr).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), kind, "{status} {body}");
+            assert_eq!(error.status().unwrap().as_u16(), status, "{body}");
+            let said = support::everything_said(&error);
+            for secret in [
+                "marker",
+                "mark",
+                ACCESS,
+                "old-refresh",
+                "old-access",
+                "the-code",
+            ] {
+                assert!(!said.contains(secret), "{said}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_http_is_a_request_without_an_answer() {
+    for bytes in [
+        "",
+        "marker",
+        "HTTP/1.1 marker\r\n\r\n",
+        "SSH-2.0-marker\r\n",
+    ] {
+        let server = RawServer::replying([Reply::Bytes(bytes.into())]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{bytes}");
+        assert_eq!((error.status(), error.is_unanswered()), (None, true));
+        assert!(matches!(cause(&error), HttpError::Broken(_)), "{error:?}");
+        assert!(!support::everything_said(&error).contains("marker"));
+    }
+}
+
+#[tokio::test]
+async fn any_success_with_a_token_is_a_token_whatever_its_status_and_content_type() {
+    let mut replies = Vec::new();
+    for status in [200, 201, 202, 203, 206, 299] {
+        for headers in [
+            "",
+            JSON,
+            "Content-Type: text/html\r\n",
+            "Content-Type: application/x-www-form-urlencoded\r\n",
+            "Content-Type: \r\n",
+        ] {
+            replies.extend(vec![Reply::answer(status, headers, TOKEN); 3]);
+        }
+    }
+    let expected = replies.len();
+    let server = RawServer::replying(replies).await;
+    let hurdlr = once(&server);
+    while server.requests().len() < expected {
+        for token in [
+            granted(&hurdlr).await.unwrap(),
+            refreshed(&hurdlr).await.unwrap(),
+            logged_in(&hurdlr).await.unwrap(),
+        ] {
+            assert_eq!(token.access_token().expose_secret(), ACCESS);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_success_with_an_error_body_is_that_failure() {
+    let dead = r#"{"error":"invalid_grant","error_description":"gone"}"#;
+    for status in [200, 201] {
+        let server = RawServer::replying([Reply::answer(status, JSON, dead)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoginRequired);
+        assert_eq!(error.code(), Some("invalid_grant"));
+        assert_eq!(error.description(), Some("gone"));
+        assert_eq!(error.status().unwrap().as_u16(), status);
+        let error = granted(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Rejected);
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_beside_a_defect_is_rescued_and_not_shown() {
+    let body = r#"{"access_token":"new-access","refresh_token":"new-refresh","token_type":"mac"}"#;
+    let after = r#"{"refresh_token":"new-refresh","access_token":"new-acc"#;
+    for (reply, why) in [
+        (Reply::answer(200, JSON, body), "another token type"),
+        (Reply::answer(201, "", body), "another token type, 201"),
+        (Reply::answer(200, JSON, after), "broken JSON"),
+        (
+            Reply::promising(200, JSON, after.len() + 20, after.as_bytes()),
+            "cut off",
+        ),
+        (
+            Reply::answer(200, JSON, r#"{"refresh_token":"new-refresh"}"#),
+            "no access token",
+        ),
+        (
+            Reply::answer(
+                200,
+                JSON,
+                r#"{"refresh_token":"new-refresh","access_token":"new\u0000access"}"#,
+            ),
+            "an access token no header can carry",
+        ),
+    ] {
+        let server = RawServer::replying([reply]).await;
+        let hurdlr = support::impatient(&server.base_url()).build().unwrap();
+        for error in [
+            refreshed(&hurdlr).await.unwrap_err(),
+            logged_in(&hurdlr).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidResponse, "{why}");
+            let rescued = error.rescued_refresh_token().expect(why);
+            assert_eq!(rescued.expose_secret(), "new-refresh");
+            assert_eq!(error.attempts(), 1, "{why}: the old one may be dead");
+            let said = support::everything_said(&error);
+            for secret in ["new-refresh", "new-acc", "new\\0access"] {
+                assert!(!said.contains(secret), "{why}: {said}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_cut_off_before_its_refresh_token_ends_is_no_answer() {
+    for cut in [
+        r#"{"access_token":"marker-access""#,
+        r#"{"access_token":"marker-access","refresh_token":"marker-ref"#,
+    ] {
+        let reply = Reply::promising(200, JSON, 300, cut.as_bytes());
+        let server = RawServer::replying([reply]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidResponse);
+        assert!(error.rescued_refresh_token().is_none() && error.is_unanswered());
+        assert!(matches!(cause(&error), HttpError::Broken(_)), "{error:?}");
+        assert!(!support::everything_said(&error).contains("marker"));
+    }
+}
+
+#[tokio::test]
+async fn a_whole_token_is_a_token_though_its_length_was_a_lie() {
+    let longer = Reply::promising(200, JSON, TOKEN.len() + 100, TOKEN.as_bytes());
+    let too_long_a_tail = Reply::answer(200, JSON, TOKEN.to_owned() + &" ".repeat(100 * KIB));
+    let chunked_without_end = format!(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{TOKEN}\r\n",
+        TOKEN.len()
+    );
+    for reply in [
+        longer,
+        too_long_a_tail,
+        Reply::Bytes(chunked_without_end.into()),
+    ] {
+        let server = RawServer::replying([reply]).await;
+        let token = refreshed(&once(&server)).await.unwrap();
+        assert_eq!(token.access_token().expose_secret(), ACCESS);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_in_time_is_given_up() {
+    let half = support::answer_bytes(200, JSON, TOKEN.len(), &TOKEN.as_bytes()[..150]);
+    for (reply, status) in [
+        (Reply::BytesAndSilence(Vec::new()), None),
+        (
+            Reply::BytesAndSilence(b"HTTP/1.1 200 OK\r\n".to_vec()),
+            None,
+        ),
+        (Reply::BytesAndSilence(half), Some(StatusCode::OK)),
+    ] {
+        let server = RawServer::replying([reply]).await;
+        let hurdlr = support::impatient(&server.base_url())
+            .retry(RetryPolicy::never())
+            .request_timeout(Duration::from_millis(100))
+            .build()
+            .unwrap();
+        let error = refreshed(&hurdlr).await.unwrap_err();
+        assert_eq!(error.status(), status);
+        assert!(error.is_unanswered());
+        assert!(matches!(cause(&error), HttpError::TimedOut(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_dripping_answer_is_given_up_as_a_whole_and_not_by_its_pauses() {
+    let fake = FakeHurdlr::start().await.unwrap();
+    fake.fault_next(Fault::dripping(Duration::from_millis(20)));
+    let hurdlr = support::of(&fake)
+        .retry(RetryPolicy::never())
+        .request_timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let error = granted(&hurdlr).await.unwrap_err();
+    assert!(matches!(cause(&error), HttpError::TimedOut(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_connection_dropped_by_the_provider_is_a_request_without_an_answer() {
+    let fake = FakeHurdlr::start().await.unwrap();
+    let hurdlr = support::of(&fake)
+        .retry(RetryPolicy::never())
+        .build()
+        .unwrap();
+    for fault in [Fault::DropBefore, Fault::DropAfter] {
+        fake.fault_next(fault);
+        let error = granted(&hurdlr).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.is_unanswered());
+        assert!(matches!(cause(&error), HttpError::Broken(_)), "{error:?}");
+    }
+    assert_eq!(fake.count().total(), 2, "and none was repeated unasked");
+}
+
+#[tokio::test]
+async fn plain_http_is_refused_before_anything_is_sent_unless_the_host_is_loopback() {
+    for url in [
+        "http://api.example.com",
+        "http://10.0.0.1",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://[2001:db8::1]",
+    ] {
+        let error = support::impatient(url).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+        let error = HttpClient::new(&url.parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+    }
+    for url in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"] {
+        assert!(support::impatient(url).build().is_ok(), "{url}");
+        assert!(HttpClient::new(&url.parse().unwrap()).is_ok(), "{url}");
+    }
+}
+
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+#[tokio::test]
+async fn where_no_tls_comes_about_nothing_is_sent() {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let hurdlr = support::impatient(&url)
+        .retry(RetryPolicy::never())
+        .build()
+        .unwrap();
+    let plain_server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut received = vec![0; 4 * KIB];
+        let length = stream.read(&mut received).await.unwrap();
+        let answer = support::answer_bytes(400, "", 0, b"");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &answer)
+            .await
+            .unwrap();
+        received.truncate(length);
+        stream.read_to_end(&mut received).await.unwrap_or_default();
+        String::from_utf8_lossy(&received).into_owned()
+    };
+    let (result, received) = tokio::join!(refreshed(&hurdlr), plain_server);
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(!error.is_unanswered());
+    assert!(matches!(cause(&error), HttpError::NotSent(_)), "{error:?}");
+    assert!(!received.is_empty());
+    for secret in ["POST", "app-secret", "old-refresh", "old-access"] {
+        assert!(!received.contains(secret));
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_callers_is_not_used_for_loopback() {
+    let proxy = RawServer::replying([Reply::answer(200, JSON, "{}")]).await;
+    let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
+    let builder = reqwest::Client::builder().proxy(reqwest::Proxy::all(proxy.base_url()).unwrap());
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(builder)
+        .build()
+        .unwrap();
+    refreshed(&hurdlr).await.unwrap();
+    assert_eq!((proxy.requests().len(), server.requests().len()), (0, 1));
+}
+
+/// Passes wherever it runs; what counts is that it does so in an environment that names a proxy.
+#[tokio::test]
+async fn a_loopback_host_is_reached_directly() {
+    let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
+    let hurdlr = support::impatient(&server.base_url()).build().unwrap();
+    refreshed(&hurdlr).await.unwrap();
+    let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
+    let request = Request::get(server.base_url()).body(Vec::new()).unwrap();
+    assert_eq!(client.call(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_used_for_loopback() {
+    let proxy = RawServer::replying([Reply::answer(200, JSON, "{}")]).await;
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "a_loopback_host_is_reached_directly"]);
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        child.env(name, proxy.base_url());
+        child.env(name.to_lowercase(), proxy.base_url());
+    }
+    let output = child
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        // With it set, a server ignores HTTP_PROXY, and nothing would be proved.
+        .env_remove("REQUEST_METHOD")
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+    assert_eq!(proxy.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_else_a_caller_sets_is_kept() {
+    let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(reqwest::Client::builder().user_agent("my-app/7"))
+        .build()
+        .unwrap();
+    granted(&hurdlr).await.unwrap();
+    let request = server.requests().remove(0);
+    assert!(
+        request.contains("\r\nuser-agent: my-app/7\r\n"),
+        "{request}"
+    );
+}
+
+#[tokio::test]
+async fn timeouts_of_the_callers_own_are_not_used() {
+    let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
+    let builder = reqwest::Client::builder()
+        .timeout(Duration::from_nanos(1))
+        .connect_timeout(Duration::from_nanos(1));
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(builder)
+        .build()
+        .unwrap();
+    granted(&hurdlr).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_for_one_origin_sends_to_no_other() {
+    let stranger = Stranger::listen();
+    let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
+    let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
+    let (port, stranger_url) = (server.port(), stranger.url());
+    for url in [
+        stranger_url.as_str(),
+        &format!("http://localhost:{port}/"),
+        &format!("https://127.0.0.1:{port}/"),
+        "http://127.0.0.1/",
+    ] {
+        let request = Request::post(url).body(b"secret".to_vec()).unwrap();
+        let error = client.call(request).await.unwrap_err();
+        assert!(matches!(error, HttpError::ForeignOrigin), "{error:?}");
+    }
+    stranger.assert_left_alone();
+    assert!(server.requests().is_empty());
+
+    let same = format!("{}/any/path", server.base_url());
+    let request = Request::post(same).body(b"secret".to_vec()).unwrap();
+    assert_eq!(client.call(request).await.unwrap().body(), TOKEN.as_bytes());
+}
+
+#[tokio::test]
+async fn a_transport_for_oauth2_keeps_the_same_bounds() {
+    let stranger = Stranger::listen();
+    let location = format!("Location: {}\r\n", stranger.url());
+    let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
+    let server = RawServer::replying([
+        Reply::answer(307, &location, ""),
+        Reply::Endless(head, vec![b'x'; KIB]),
+        Reply::promising(200, JSON, TOKEN.len() + 1, TOKEN.as_bytes()),
+        Reply::answer(201, "Content-Type: text/html\r\n", TOKEN),
+    ])
+    .await;
+    let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
+    let call = || client.call(Request::post(server.base_url()).body(Vec::new()).unwrap());
+
+    let redirect = call().await.unwrap();
+    assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert!(!redirect.headers().contains_key("location"));
+    assert!(matches!(call().await, Err(HttpError::TooLong)));
+    assert!(matches!(call().await, Err(HttpError::Broken(_))));
+    let created = call().await.unwrap();
+    assert_eq!(created.status(), StatusCode::OK);
+    assert!(!created.headers().contains_key("content-type"));
+    stranger.assert_left_alone();
+}
