@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderValue, header};
 use secrecy::SecretString;
 use tracing::{Instrument, field};
 use url::Url;
@@ -21,6 +21,7 @@ use crate::login::{Callback, PendingLogin};
 use crate::retry::{Attempts, RetryPolicy};
 use crate::store::Realm;
 use crate::token::{self, BasicTokenResponse, Token};
+use crate::transport::Form;
 use crate::user::UserId;
 
 /// A client of the provider's token endpoint: one call per grant.
@@ -179,10 +180,10 @@ impl Hurdlr {
     pub fn begin_login(&self) -> Result<(Url, PendingLogin), Error> {
         let inner = &*self.0;
         let authorize_url = inner.authorize_url.as_ref().ok_or_else(|| {
-            Error::config("authorize_url is not set: a login needs the provider's authorize URL")
+            Error::config("authorize_url (HURDLR_AUTHORIZE_URL) is not set: a login needs the provider's authorize URL")
         })?;
         let redirect_uri = inner.redirect_uri.as_ref().ok_or_else(|| {
-            Error::config("redirect_uri is not set: a login needs the URL of your callback")
+            Error::config("redirect_uri (HURDLR_REDIRECT_URI) is not set: a login needs the URL of your callback")
         })?;
         Ok(PendingLogin::begin(
             &inner.client_id,
@@ -309,9 +310,11 @@ impl Hurdlr {
         let inner = &*self.0;
         let sent_at = inner.clock.now();
         async {
-            let sent = inner
-                .transport
-                .send(self.request(grant), left.min(inner.request_timeout));
+            let sent = inner.transport.send(
+                &inner.token_url,
+                self.form(grant),
+                left.min(inner.request_timeout),
+            );
             let answer = sent.await;
             let now = inner.clock.now();
             let span = tracing::Span::current();
@@ -331,18 +334,14 @@ impl Hurdlr {
         .await
     }
 
-    fn request(&self, grant: &Grant<'_>) -> oauth2::HttpRequest {
+    fn form(&self, grant: &Grant<'_>) -> Form {
         let inner = &*self.0;
-        let form = grant.form(
+        let body = grant.form(
             &inner.client_id,
             &inner.client_secret,
             &inner.version.contract(),
         );
-        let mut request = Request::new(form);
-        *request.method_mut() = Method::POST;
-        // Every URL of ours is a URI: both come from RFC 3986.
-        *request.uri_mut() = inner.token_url.as_str().parse().unwrap_or_default();
-        let headers = request.headers_mut();
+        let mut headers = HeaderMap::with_capacity(3);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(
             header::CONTENT_TYPE,
@@ -351,7 +350,7 @@ impl Hurdlr {
         if let Some(bearer) = grant.bearer() {
             headers.insert(header::AUTHORIZATION, bearer.authorization_header());
         }
-        request
+        Form { headers, body }
     }
 }
 

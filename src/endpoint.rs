@@ -42,6 +42,26 @@ pub(crate) enum ClientAuthentication {
 impl ApiVersion {
     const ALL: [Self; 2] = [Self::V4, Self::V5];
 
+    /// The token endpoint of this version at `environment`, for
+    /// [`BasicClient`](crate::basic::BasicClient).
+    ///
+    /// ```
+    /// use hurdlr_oauth2::{ApiVersion, Environment};
+    ///
+    /// let url = ApiVersion::V4.token_url(&Environment::Sandbox)?;
+    /// assert_eq!(url.as_str(), "https://sandbox.hurdlr.com/rest/v4/auth/token");
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
+    /// ```
+    pub fn token_url(self, environment: &Environment) -> Result<Url, Error> {
+        self.token_url_at(&environment.base(self, "environment")?)
+    }
+
+    /// The token endpoint below a base URL.
+    pub(crate) fn token_url_at(self, base: &Url) -> Result<Url, Error> {
+        base.join(self.contract().token_path)
+            .map_err(|source| Error::config("the token URL cannot be built").caused_by(source))
+    }
+
     pub(crate) const fn contract(self) -> Contract {
         match self {
             Self::V4 => Contract {
@@ -96,6 +116,12 @@ pub enum Environment {
 impl From<Url> for Environment {
     fn from(url: Url) -> Self {
         Self::BaseUrl(url.into())
+    }
+}
+
+impl From<String> for Environment {
+    fn from(url: String) -> Self {
+        Self::BaseUrl(url)
     }
 }
 
@@ -174,10 +200,7 @@ mod tests {
             ),
         ] {
             let base = Environment::Sandbox.base(version, "base_url").unwrap();
-            assert_eq!(
-                base.join(version.contract().token_path).unwrap().as_str(),
-                expected
-            );
+            assert_eq!(version.token_url_at(&base).unwrap().as_str(), expected);
         }
     }
 

@@ -1,5 +1,7 @@
 //! The one error type, and the provider's error answers.
 
+mod callback;
+pub use callback::CallbackProblem;
 mod response;
 pub use response::BasicErrorResponse;
 pub(crate) use response::readable_text;
@@ -12,8 +14,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 use secrecy::SecretString;
-
-use crate::login::CallbackProblem;
 
 /// What a caller can do about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

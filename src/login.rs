@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::basic::BasicClient;
 use crate::clock::Moment;
-use crate::error::{Error, readable_text};
+use crate::error::{CallbackProblem, Error, readable_text};
 
 /// How long a person has for a login.
 pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(10 * 60);
@@ -216,6 +216,18 @@ impl From<&str> for Callback {
     }
 }
 
+impl From<String> for Callback {
+    fn from(query: String) -> Self {
+        Self::from_query(&Zeroizing::new(query))
+    }
+}
+
+impl From<Url> for Callback {
+    fn from(url: Url) -> Self {
+        Self::from(&url)
+    }
+}
+
 impl From<&Url> for Callback {
     fn from(url: &Url) -> Self {
         Self::from_pairs(url.query_pairs())
@@ -233,47 +245,6 @@ impl fmt::Debug for Callback {
         f.debug_list()
             .entries(self.0.iter().map(|(name, _)| name))
             .finish()
-    }
-}
-
-/// What is wrong with the callback of a login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CallbackProblem {
-    /// What was kept of the login cannot be read.
-    Unreadable,
-    /// The login began more than 10 minutes ago, or in the future.
-    Expired,
-    /// There is no `state`.
-    StateMissing,
-    /// There are several `state` parameters.
-    StateDoubled,
-    /// The `state` is not of this login: the callback may be forged.
-    StateMismatch,
-    /// An issuer other than the one configured answered (RFC 9207), or more than one.
-    IssuerMismatch,
-    /// The person or the provider refused. See [`Error::code`]: `access_denied` where the person
-    /// said no.
-    Refused,
-    /// There is no `code`, or an empty one.
-    CodeMissing,
-    /// There are several `code` parameters.
-    CodeDoubled,
-}
-
-impl CallbackProblem {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Unreadable => "what was kept of this login cannot be read",
-            Self::Expired => "this login began more than 10 minutes ago",
-            Self::StateMissing => "the callback has no state",
-            Self::StateDoubled => "the callback has more than one state",
-            Self::StateMismatch => "the callback's state is not of this login",
-            Self::IssuerMismatch => "the callback is of another issuer",
-            Self::Refused => "the login was refused",
-            Self::CodeMissing => "the callback has no code",
-            Self::CodeDoubled => "the callback has more than one code",
-        }
     }
 }
 

@@ -101,10 +101,16 @@ impl Token {
     }
 
     /// Takes over an answer that came at some time, elsewhere: there is only the local clock to
-    /// compare its `created_at` with.
+    /// compare its `created_at` with. Unlike an answer that has just come, it may well be dead.
     pub(crate) fn imported(answer: BasicTokenResponse, clock: &SharedClock) -> Self {
         let now = clock.now().unix_seconds();
-        Self::with_age_at(answer, Some(now), clock)
+        let mut token = Self::with_age_at(answer, Some(now), clock);
+        if let (Some(created_at), Some(span)) = (token.created_at, token.expires_in)
+            && now.saturating_sub(created_at.get()) >= i64::from(span)
+        {
+            token.age_when_received = span;
+        }
+        token
     }
 
     fn with_age_at(answer: BasicTokenResponse, now: Option<i64>, clock: &SharedClock) -> Self {
@@ -185,6 +191,27 @@ impl Token {
         sensitive(text)
     }
 
+    /// The token as one JSON object in the provider's form, to be written where secrets are kept,
+    /// and read back by [`Hurdlr::import`](crate::Hurdlr::import).
+    ///
+    /// A token whose creation the provider did not date is dated by the local clock, so that its
+    /// age is known when it is read.
+    #[must_use]
+    pub fn to_secret(&self) -> SecretString {
+        let created_at = self.created_at.map_or_else(
+            || {
+                let age = i64::try_from(self.age().as_secs()).unwrap_or(i64::MAX);
+                self.clock.now().unix_seconds().saturating_sub(age)
+            },
+            NonZeroI64::get,
+        );
+        let mut payload = self.written(Some(created_at));
+        // JSON is UTF-8.
+        String::from_utf8(std::mem::take(payload.expose_secret_mut()))
+            .unwrap_or_default()
+            .into()
+    }
+
     /// When it was received, and how old it was then.
     pub(crate) fn arrival(&self) -> (Moment, Duration) {
         (
@@ -195,6 +222,10 @@ impl Token {
 
     /// The token as a store keeps it: the provider's own form.
     pub(crate) fn payload(&self) -> SecretBox<Vec<u8>> {
+        self.written(self.created_at.map(NonZeroI64::get))
+    }
+
+    fn written(&self, created_at: Option<i64>) -> SecretBox<Vec<u8>> {
         let refresh_token = self.refresh_token.as_ref().map(ExposeSecret::expose_secret);
         let access_token = self.access_token.expose_secret();
         let scope = self.scope.text();
@@ -208,7 +239,7 @@ impl Token {
             access_token,
             refresh_token,
             expires_in: self.expires_in,
-            created_at: self.created_at.map(NonZeroI64::get),
+            created_at,
             scope,
         };
         // Strings and numbers always serialize, and a vector takes them all.
@@ -349,6 +380,40 @@ mod tests {
     use super::*;
 
     const DAY: i64 = 86_400;
+
+    #[test]
+    fn an_imported_token_whose_life_is_over_is_dead_and_one_that_lives_is_not() {
+        let hurdlr = crate::Hurdlr::builder("id", "s".into())
+            .environment("http://localhost:1")
+            .build();
+        let hurdlr = hurdlr.unwrap();
+        let now = hurdlr.clock().now().unix_seconds();
+        for (created_at, dead) in [(now - 100, true), (now - 50, false), (now + 500, false)] {
+            let json =
+                format!(r#"{{"access_token":"a","expires_in":100,"created_at":{created_at}}}"#);
+            let token = hurdlr.import(json).unwrap();
+            assert_eq!(
+                token.remaining() <= Some(Duration::from_secs(0)),
+                dead,
+                "{created_at}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_written_as_a_secret_is_imported_again() {
+        let builder = crate::Hurdlr::builder("id", "s".into()).environment("http://localhost:1");
+        let hurdlr = builder.build().unwrap();
+        let token = hurdlr
+            .import(r#"{"access_token":"a","refresh_token":"r","expires_in":100,"scope":"x y"}"#)
+            .unwrap();
+        let back = hurdlr.import(token.to_secret().expose_secret()).unwrap();
+        assert_eq!(back.access_token().expose_secret(), "a");
+        assert_eq!(back.refresh_token().unwrap().expose_secret(), "r");
+        assert_eq!(back.scopes().collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(back.expires_in(), token.expires_in());
+        assert!(back.created_at().is_some());
+    }
 
     #[test]
     fn age_on_arrival_is_the_providers_own_and_only_where_it_can_be_true() {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use url::Url;
 use zeroize::Zeroizing;
@@ -120,20 +120,30 @@ impl HttpClient {
         })
     }
 
-    /// Sends `request` and waits at most `limit` for all of the answer.
-    pub(crate) async fn send(
+    /// Posts `form` to `url`, of this client's origin, and waits at most `limit` for all of the
+    /// answer.
+    pub(crate) async fn post(
         &self,
-        request: HttpRequest,
+        url: &Url,
+        form: Form,
         limit: Duration,
     ) -> Result<Answer, HttpError> {
-        let (parts, body) = request.into_parts();
-        let url = parts.uri.to_string().parse::<Url>();
-        let url = url.ok().filter(|url| url.origin() == self.origin);
-        let url = url.ok_or(HttpError::ForeignOrigin)?;
+        self.send(Method::POST, url.clone(), form.headers, form.body, limit)
+            .await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Answer, HttpError> {
         let response = self
             .client
-            .request(parts.method, url)
-            .headers(parts.headers)
+            .request(method, url)
+            .headers(headers)
             .body(Bytes::from_owner(Zeroizing::new(body)))
             .timeout(limit)
             .send()
@@ -160,7 +170,13 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(async move {
-            let mut answer = self.send(request, self.timeout).await?;
+            let (parts, body) = request.into_parts();
+            let url = parts.uri.to_string().parse::<Url>().ok();
+            let url = url.filter(|url| url.origin() == self.origin);
+            let url = url.ok_or(HttpError::ForeignOrigin)?;
+            let mut answer = self
+                .send(parts.method, url, parts.headers, body, self.timeout)
+                .await?;
             if let Some(error) = answer.cut.take() {
                 return Err(error);
             }
@@ -178,6 +194,12 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
             Ok(response)
         })
     }
+}
+
+/// A form on its way to the token endpoint.
+pub(crate) struct Form {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What came back: all that judging needs, and no more of it kept.

@@ -2,6 +2,10 @@
 //! embedded provider.
 
 #![cfg(feature = "testing")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is the failure of the test"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,7 +129,7 @@ async fn ten_thousand_callers_of_a_cold_user_send_one_request() {
     site.fake.fault_next(Fault::Delay(SECOND));
     let tokens = all_of(10_000, || {
         let user = manager.enterprise_user(&id);
-        tokio::spawn(async move { access(&*user.token().await.unwrap()) })
+        tokio::spawn(async move { access(&user.token().await.unwrap()) })
     })
     .await;
     assert!(tokens.iter().all(|token| *token == tokens[0]));
@@ -137,17 +141,17 @@ async fn callers_of_a_due_user_send_one_refresh_and_none_of_them_waits() {
     let site = Site::new();
     let (manager, id) = site.logged_in("ann").await;
     let user = manager.user(&id);
-    let old = access(&*user.token().await.unwrap());
+    let old = access(&user.token().await.unwrap());
     site.turn(HOUR * 55 / 60);
     site.fake.fault_next(Fault::Delay(SECOND));
     for _ in 0..10_000 {
         // Ready at once: the future is never pending.
         let ready = polled_once(user.token()).expect("a due token is served at once");
-        assert_eq!(access(&*ready.unwrap()), old);
+        assert_eq!(access(&ready.unwrap()), old);
     }
     let mut changes = user.subscribe();
     assert_eq!(changes.next().await, Change::Token);
-    assert_ne!(access(&*user.token().await.unwrap()), old);
+    assert_ne!(access(&user.token().await.unwrap()), old);
     assert_eq!(site.refreshes(), 1);
 }
 
@@ -172,7 +176,7 @@ async fn ten_thousand_callers_of_an_expired_user_send_one_refresh() {
     site.fake.fault_next(Fault::Delay(SECOND));
     let tokens = all_of(10_000, || {
         let user = manager.user(&id);
-        tokio::spawn(async move { access(&*user.token().await.unwrap()) })
+        tokio::spawn(async move { access(&user.token().await.unwrap()) })
     })
     .await;
     assert!(
@@ -249,17 +253,17 @@ async fn a_living_token_is_served_however_often_its_refresh_fails() {
     let site = Site::new();
     let (manager, id) = site.logged_in("ann").await;
     let user = manager.user(&id);
-    let old = access(&*user.token().await.unwrap());
+    let old = access(&user.token().await.unwrap());
     site.turn(HOUR * 55 / 60);
     site.fake.fault_plan(|_| Some(Fault::status(500)));
     for _ in 0..20 {
-        assert_eq!(access(&*user.token().await.unwrap()), old);
+        assert_eq!(access(&user.token().await.unwrap()), old);
         tokio::time::sleep(10 * SECOND).await;
     }
     assert!(site.refreshes() > 1);
     // To its very end, past the margin.
     site.turn(Duration::from_secs(60 * 5 - 200 - 10));
-    assert_eq!(access(&*user.token().await.unwrap()), old);
+    assert_eq!(access(&user.token().await.unwrap()), old);
     site.turn(10 * SECOND);
     assert_eq!(
         user.token().await.unwrap_err().kind(),
@@ -430,7 +434,7 @@ async fn a_lost_answer_heals_where_the_provider_repeats_it() {
     let (manager, id) = site.logged_in("ann").await;
     site.turn(HOUR);
     site.fake.fault_next(Fault::DropAfter);
-    let token = access(&*manager.user(&id).token().await.unwrap());
+    let token = access(&manager.user(&id).token().await.unwrap());
     assert!(site.fake.is_alive(&token));
     assert_eq!(site.refreshes(), 2, "once, and once at once");
 }
@@ -554,22 +558,22 @@ async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_m
 async fn a_refresh_token_beside_a_defect_is_rescued_and_used_next() {
     let site = Site::new();
     let (manager, id) = site.logged_in("ann").await;
-    let old = access(&*manager.user(&id).token().await.unwrap());
+    let old = access(&manager.user(&id).token().await.unwrap());
     site.turn(HOUR * 55 / 60);
     site.fake.reshape(|answer| {
         answer.insert("token_type".into(), "mac".into());
     });
     let user = manager.user(&id);
     let mut changes = user.subscribe();
-    assert_eq!(access(&*user.token().await.unwrap()), old);
+    assert_eq!(access(&user.token().await.unwrap()), old);
     changes.next().await;
     let rescued = site.stored_refresh_token(&id).await.unwrap();
     assert!(site.fake.refresh_is_alive(&rescued));
     site.fake.clear_reshape();
     tokio::time::sleep(2 * SECOND).await;
-    assert_eq!(access(&*user.token().await.unwrap()), old);
+    assert_eq!(access(&user.token().await.unwrap()), old);
     changes.next().await;
-    assert!(site.fake.is_alive(&access(&*user.token().await.unwrap())));
+    assert!(site.fake.is_alive(&access(&user.token().await.unwrap())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -628,10 +632,7 @@ async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
     manager.adopt(&id, newer).await.unwrap();
     gate.open();
     assert_eq!(caller.await.unwrap().unwrap(), expected);
-    assert_eq!(
-        refresh(&*manager.user(&id).token().await.unwrap()),
-        expected
-    );
+    assert_eq!(refresh(&manager.user(&id).token().await.unwrap()), expected);
     assert_eq!(site.stored_refresh_token(&id).await, Some(expected));
 }
 
@@ -690,7 +691,7 @@ async fn a_401_about_the_current_token_refreshes_once_and_one_about_an_older_tok
     assert_ne!(access(&newer), access(&old));
     assert_eq!(site.refreshes(), 1);
     user.refused(&old);
-    assert_eq!(access(&*user.token().await.unwrap()), access(&newer));
+    assert_eq!(access(&user.token().await.unwrap()), access(&newer));
     assert_eq!(site.refreshes(), 1);
 }
 
@@ -803,10 +804,10 @@ async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
         site.turn(HOUR);
         site.store
             .plan(move |call| (call == StoreCall::Save).then_some(fault));
-        let token = refresh(&*manager.user(&id).token().await.unwrap());
+        let token = refresh(&manager.user(&id).token().await.unwrap());
         assert!(site.fake.refresh_is_alive(&token));
         tokio::time::sleep(Duration::from_secs(30)).await;
-        assert_eq!(refresh(&*manager.user(&id).token().await.unwrap()), token);
+        assert_eq!(refresh(&manager.user(&id).token().await.unwrap()), token);
         site.store.recover();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(site.stored_refresh_token(&id).await, Some(token));
@@ -821,11 +822,11 @@ async fn a_token_not_saved_yet_is_not_displaced_by_the_one_it_replaced() {
     site.turn(HOUR);
     site.store
         .plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
-    let unsaved = refresh(&*manager.user(&id).token().await.unwrap());
+    let unsaved = refresh(&manager.user(&id).token().await.unwrap());
     // It falls due before it could be saved; then the store works again.
     site.turn(HOUR);
     site.store.recover();
-    let next = refresh(&*manager.user(&id).token().await.unwrap());
+    let next = refresh(&manager.user(&id).token().await.unwrap());
     assert_ne!(next, unsaved);
     assert!(site.fake.refresh_is_alive(&next));
     tokio::time::sleep(Duration::from_secs(600)).await;
@@ -843,10 +844,7 @@ async fn a_login_the_store_does_not_take_is_served_and_saved_later() {
         site.store
             .plan(move |call| (call == StoreCall::Put).then_some(fault));
         manager.adopt(&id, token).await.unwrap();
-        assert_eq!(
-            refresh(&*manager.user(&id).token().await.unwrap()),
-            expected
-        );
+        assert_eq!(refresh(&manager.user(&id).token().await.unwrap()), expected);
         site.store.recover();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(site.stored_refresh_token(&id).await, Some(expected));
@@ -899,7 +897,7 @@ async fn shutdown_saves_what_the_store_takes_again_in_time() {
         );
         (call == StoreCall::Save && failed < 5).then_some(StoreFault::Before)
     });
-    let token = refresh(&*manager.user(&id).token().await.unwrap());
+    let token = refresh(&manager.user(&id).token().await.unwrap());
     assert!(manager.shutdown().await.is_empty());
     assert_eq!(site.stored_refresh_token(&id).await, Some(token));
 }
@@ -978,7 +976,7 @@ async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the
         // And it still falls due by the other clock.
         site.turn(HOUR);
         assert!(
-            site.fake.is_alive(&access(&*user.token().await.unwrap())),
+            site.fake.is_alive(&access(&user.token().await.unwrap())),
             "{name}"
         );
     }

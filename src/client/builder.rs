@@ -220,9 +220,7 @@ impl HurdlrBuilder {
             .environment
             .value
             .base(self.version, self.environment.name)?;
-        let token_url = base_url
-            .join(contract.token_path)
-            .map_err(|source| Error::config("the token URL").caused_by(source))?;
+        let token_url = self.version.token_url_at(&base_url)?;
         let transport = self.transport_for(&token_url)?;
         Ok(Hurdlr(Arc::new(Inner {
             authorize_url: url_of(self.authorize_url)?,
@@ -267,8 +265,9 @@ mod given {
     use std::time::Duration;
 
     use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
+    use url::Url;
 
-    use crate::transport::{Answer, HttpError};
+    use crate::transport::{Answer, Form, HttpError};
 
     type Outcome = Result<HttpResponse, HttpError>;
     type Call = dyn Fn(HttpRequest) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
@@ -293,11 +292,19 @@ mod given {
             }))
         }
 
-        pub(in crate::client) async fn send(
+        pub(in crate::client) async fn post(
             &self,
-            request: HttpRequest,
+            token_url: &Url,
+            form: Form,
             limit: Duration,
         ) -> Result<Answer, HttpError> {
+            let mut request = HttpRequest::new(form.body);
+            *request.method_mut() = http::Method::POST;
+            *request.uri_mut() = token_url
+                .as_str()
+                .parse()
+                .map_err(|error| HttpError::Other(Box::new(error)))?;
+            *request.headers_mut() = form.headers;
             match tokio::time::timeout(limit, (self.0)(request)).await {
                 Ok(answer) => answer.map(Answer::from_response),
                 Err(elapsed) => Err(HttpError::Other(elapsed.into())),

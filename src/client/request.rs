@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use oauth2::HttpRequest;
+
 use oauth2::basic::BasicErrorResponseType;
 use secrecy::{ExposeSecret, SecretString};
 use url::{Url, form_urlencoded};
@@ -15,7 +15,7 @@ use crate::retry::{Attempts, Cause, GrantType};
 use crate::token::{
     BasicTokenResponse, JsonError, Token, TokenDefect, TokenObject, rescue_refresh_token,
 };
-use crate::transport::{Answer, HttpClient, HttpError};
+use crate::transport::{Answer, Form, HttpClient, HttpError};
 use crate::user::UserId;
 
 /// What is asked for, and what it is asked with.
@@ -142,13 +142,14 @@ pub(super) enum Transport {
 impl Transport {
     pub(super) async fn send(
         &self,
-        request: HttpRequest,
+        token_url: &Url,
+        form: Form,
         limit: Duration,
     ) -> Result<Answer, HttpError> {
         match self {
-            Self::Http(client) => client.send(request, limit).await,
+            Self::Http(client) => client.post(token_url, form, limit).await,
             #[cfg(feature = "testing")]
-            Self::Given(client) => client.send(request, limit).await,
+            Self::Given(client) => client.post(token_url, form, limit).await,
         }
     }
 }
@@ -220,7 +221,7 @@ fn unsent(error: HttpError) -> Failure {
         HttpError::NotSent(_) => (Cause::NotSent, "the provider cannot be reached"),
         HttpError::ForeignOrigin => (Cause::Settled, "the request was not sent"),
         #[cfg(feature = "testing")]
-        HttpError::Other(source) if is_refused_connection(&**source) => {
+        HttpError::Other(source) if never_left(&**source) => {
             (Cause::NotSent, "the provider cannot be reached")
         }
         _ => (Cause::Unanswered, "the provider did not answer"),
@@ -231,17 +232,15 @@ fn unsent(error: HttpError) -> Failure {
     )
 }
 
+/// Whether a client that is not ours says that nothing left.
 #[cfg(feature = "testing")]
-fn is_refused_connection(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+fn never_left(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let refused = error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
+        refused || matches!(error.downcast_ref(), Some(HttpError::NotSent(_)))
+    })
 }
 
 /// Why a body is no token.
