@@ -8,6 +8,7 @@ mod handle;
 pub use handle::{Changes, KeptToken, LentToken, TokenFuture, UserHandle};
 mod keep_alive;
 pub use keep_alive::KeepAlive;
+mod meters;
 mod permits;
 use permits::Permits;
 mod policy;
@@ -80,7 +81,6 @@ struct Inner {
     /// Set once, when nothing new may start: the end of what still runs.
     closing: watch::Sender<Option<Moment>>,
     running: Counter,
-    unsaved: Counter,
     lost: Mutex<Vec<UserId>>,
 }
 
@@ -191,7 +191,7 @@ impl TokenManagerBuilder {
         let policy = self.policy.judged()?;
         let clock = self.hurdlr.clock().clone();
         let vacant = Arc::new(Held::vacant(Token::vacant(&clock)));
-        Ok(TokenManager(Arc::new(Inner {
+        let manager = TokenManager(Arc::new(Inner {
             realm: Arc::new(self.hurdlr.realm()),
             hurdlr: self.hurdlr,
             store: self.store,
@@ -204,9 +204,11 @@ impl TokenManagerBuilder {
             random: self.random,
             closing: watch::Sender::new(None),
             running: Counter::new(),
-            unsaved: Counter::new(),
             lost: Mutex::default(),
-        })))
+        }));
+        #[cfg(feature = "metrics")]
+        manager.0.sample();
+        Ok(manager)
     }
 }
 
@@ -432,6 +434,22 @@ impl Inner {
             });
             Ok(landing)
         })
+    }
+
+    /// Sets the gauge that takes a look at all users, once a minute for as long as the manager is
+    /// there.
+    #[cfg(feature = "metrics")]
+    fn sample(self: &Arc<Self>) {
+        const MINUTE: Duration = Duration::from_secs(60);
+        const DAY: Duration = Duration::from_secs(86_400);
+        let (sampled, clock) = (Arc::downgrade(self), self.clock.clone());
+        self.runtime.spawn(async move {
+            while let Some(inner) = sampled.upgrade() {
+                meters::ending_within_a_day(inner.users.ending_within(DAY, inner.clock.now()));
+                drop(inner);
+                clock.sleep(MINUTE).await;
+            }
+        });
     }
 
     /// Waits before another try; near the end not for long.

@@ -3,11 +3,16 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(feature = "metrics")]
+use std::time::Duration;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter};
 
 use super::entry::{Entry, Held};
+use super::meters;
+#[cfg(feature = "metrics")]
+use crate::clock::Moment;
 use crate::error::Error;
 use crate::store::UserKind;
 use crate::user::UserId;
@@ -99,7 +104,9 @@ impl Users {
     /// The user's entry, made where there is none.
     pub(super) fn entry(&self, kind: UserKind, subject: &UserId) -> Arc<Entry> {
         let sought = Sought(kind, subject);
-        if let Some(entry) = self.map.get(&sought) {
+        let found = self.map.get(&sought);
+        meters::looked_up(found.is_some());
+        if let Some(entry) = found {
             return entry;
         }
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,6 +120,15 @@ impl Users {
 
     pub(super) fn len(&self) -> usize {
         self.map.len()
+    }
+
+    /// How many users' tokens live, and not for longer than this.
+    #[cfg(feature = "metrics")]
+    pub(super) fn ending_within(&self, span: Duration, now: Moment) -> usize {
+        self.map
+            .iter()
+            .filter(|(_, entry)| entry.current.load().ends_within(span, now))
+            .count()
     }
 
     pub(super) fn vacant(&self) -> Arc<Held> {

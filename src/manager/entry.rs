@@ -77,6 +77,12 @@ impl Held {
         self.held_for(now) < self.windows.over && !self.is_rejected()
     }
 
+    #[cfg(feature = "metrics")]
+    pub(super) fn ends_within(&self, span: Duration, now: Moment) -> bool {
+        let left = self.windows.over.saturating_sub(self.held_for(now));
+        (1..=u64::try_from(span.as_millis()).unwrap_or(u64::MAX)).contains(&left)
+    }
+
     pub(super) fn due_in(&self, now: Moment) -> Duration {
         Duration::from_millis(self.windows.due.saturating_sub(self.held_for(now)))
     }

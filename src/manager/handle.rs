@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
 use super::entry::{Entry, Held};
+use super::meters::Gauged;
 use super::{Change, Inner, abandoned};
 use crate::error::{Error, ErrorKind};
 use crate::token::Token;
@@ -164,6 +165,7 @@ impl UserHandle {
         // A refresh may end without a token for us when the user comes in anew or is forgotten
         // meanwhile; more than a few of those in a row is nothing to wait for.
         const ROUNDS: u32 = 5;
+        let _waiting = Gauged::waiting_caller();
         let mut outcome = Ok(());
         for _ in 0..ROUNDS {
             outcome = match self.inner.join(&self.entry, true) {

@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 
 use super::entry::{Backoff, Entry, Held};
+use super::meters::{self, Gauged, Source};
 use super::{Change, Inner, Landing};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind};
@@ -56,8 +57,14 @@ impl Inner {
             inner: Arc::clone(&self),
             entry: Arc::clone(&entry),
         };
-        match attempt.run().await {
-            Ok(()) => {
+        let ended = attempt.run().await;
+        let outcome = ended
+            .as_ref()
+            .map(|source| *source)
+            .map_err(|failure| failure.error.kind());
+        meters::ended(entry.kind, outcome, self.clock.now().since(attempt.started));
+        match ended {
+            Ok(_) => {
                 attempt.recover();
                 Ok(())
             }
@@ -70,26 +77,26 @@ impl Inner {
 }
 
 impl Attempt {
-    async fn run(&self) -> Result<(), Failure> {
+    async fn run(&self) -> Result<Source, Failure> {
         let mut held = self.entry.current.load_full();
         if held.version.is_none() && self.entry.kind == UserKind::Login {
             let row = self.read().await?.filter(|row| row.token.is_some());
             let row = row.ok_or_else(|| login_required("nobody has logged in as this user"))?;
             held = self.adopt_from_store(row)?;
             if held.is_served(self.inner.clock.now()) {
-                return Ok(());
+                return Ok(Source::Adopted);
             }
         }
         let Some(row) = self.claim(&mut held).await? else {
-            return Ok(());
+            return Ok(Source::Adopted);
         };
         match self.send(&held, &row).await {
             Ok(token) => {
                 self.keep(token, row.version).await?;
                 tracing::debug!(user = ?self.entry.subject, "refresh finished");
-                Ok(())
+                Ok(Source::Refreshed)
             }
-            Err(error) => self.settle(error, &held, &row).await,
+            Err(error) => Err(self.settle(error, &held, &row).await),
         }
     }
 
@@ -250,12 +257,15 @@ impl Attempt {
     }
 
     /// Does what a failure asks for, in the store and in memory.
-    async fn settle(&self, error: Error, held: &Held, row: &Row) -> Result<(), Failure> {
+    async fn settle(&self, error: Error, held: &Held, row: &Row) -> Failure {
         let login = self.entry.kind == UserKind::Login;
         if let Some(refresh_token) = error.rescued_refresh_token().filter(|_| login) {
             let rescued = held.token.with_refresh_token(refresh_token);
-            let saved = self.keep(rescued, row.version).await;
-            return saved.and(Err(error.into()));
+            return self
+                .keep(rescued, row.version)
+                .await
+                .err()
+                .unwrap_or_else(|| error.into());
         }
         let earlier = self.entry.with(|troubles| troubles.unanswered);
         let fell_silent =
@@ -273,7 +283,7 @@ impl Attempt {
             } else {
                 ErrorKind::LoginRequired
             };
-            return Err(error.remade(kind).into());
+            return error.remade(kind).into();
         }
         let pause = error
             .retry_after()
@@ -293,10 +303,10 @@ impl Attempt {
             )
             .await;
         }
-        Err(Failure {
+        Failure {
             error,
             pause: Some(pause),
-        })
+        }
     }
 
     async fn release(&self, version: Version, release: Release) {
@@ -414,7 +424,7 @@ impl Inner {
         unsaved: Unsaved,
     ) {
         let (inner, entry, held) = (Arc::clone(self), Arc::clone(entry), Arc::clone(held));
-        let count = self.unsaved.count_one();
+        let gauged = Gauged::unsaved_token();
         self.spawn(async move {
             let key = inner.key(entry.kind, &entry.subject);
             let mut failures = 0;
@@ -431,7 +441,7 @@ impl Inner {
                     Err(error) => tracing::warn!(user = ?entry.subject, %error, "still not saved"),
                 }
             }
-            drop(count);
+            drop(gauged);
         });
     }
 
