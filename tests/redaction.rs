@@ -12,6 +12,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::pin::Pin;
@@ -169,7 +170,7 @@ impl Watched {
     }
 
     /// Every secret that was issued, carried or sent, and each of its longer pieces.
-    fn secrets(&self) -> Vec<String> {
+    fn secrets(&self) -> BTreeSet<String> {
         let mut secrets = vec![CLIENT_SECRET.to_owned(), "client%2Bsecret".to_owned()];
         secrets.extend(self.issued.lock().unwrap().iter().cloned());
         secrets.extend(self.carried.iter().cloned());
