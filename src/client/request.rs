@@ -1,12 +1,16 @@
 //! One token request: its form, its way out, and the judgement of its answer.
 
+use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
 use oauth2::basic::BasicErrorResponseType;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
 use url::{Url, form_urlencoded};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::clock::Moment;
 use crate::endpoint::{ClientAuthentication, Contract};
@@ -185,7 +189,7 @@ pub(super) fn judge(
     secrets: &[&SecretString],
     now: Moment,
 ) -> Result<(BasicTokenResponse, Option<SystemTime>), Failure> {
-    let mut answer = sent.map_err(unsent)?;
+    let answer = sent.map_err(unsent)?;
     let status = answer.status;
     if status.is_success() {
         let defect = match read_token(&answer.body) {
@@ -205,12 +209,12 @@ pub(super) fn judge(
             };
             return Err(Failure::new(cause, defect.explain(error)));
         }
-        return match read_error(&mut answer.body, secrets) {
+        return match read_error(&answer.body, secrets) {
             Some(refusal) => Err(refused(&refusal, &answer, grant, now)),
             None => Err(unreadable_success(answer, defect)),
         };
     }
-    Err(match read_error(&mut answer.body, secrets) {
+    Err(match read_error(&answer.body, secrets) {
         Some(refusal) => refused(&refusal, &answer, grant, now),
         None => unexplained(answer, grant, now),
     })
@@ -264,33 +268,51 @@ fn read_token(body: &[u8]) -> Result<BasicTokenResponse, Defect> {
     object.try_into().map_err(Defect::Token)
 }
 
-/// Reads an error answer. Should it quote a secret of the request, that is blotted out first.
-fn read_error(body: &mut [u8], secrets: &[&SecretString]) -> Option<BasicErrorResponse> {
-    for secret in secrets {
-        blot_out(body, secret.expose_secret().as_bytes());
-    }
-    serde_json::from_slice(body).ok()
+/// Reads an error answer. Should it quote a secret of the request, that is blotted out.
+fn read_error(body: &[u8], secrets: &[&SecretString]) -> Option<BasicErrorResponse> {
+    let mut answer = serde_json::from_slice(body).ok()?;
+    // In the texts and not in the bytes, since JSON can escape every character; before they are
+    // cut to length, since half a secret is not found any more.
+    visit_texts(&mut answer, &mut |text| blot_out(text, secrets));
+    let refusal = BasicErrorResponse::deserialize(&answer).ok();
+    // It may be no error at all, and hold tokens.
+    visit_texts(&mut answer, &mut Zeroize::zeroize);
+    refusal
 }
 
-fn blot_out(body: &mut [u8], secret: &[u8]) {
+fn visit_texts(json: &mut Value, visit: &mut impl FnMut(&mut String)) {
+    match json {
+        Value::String(text) => visit(text),
+        Value::Array(values) => values
+            .iter_mut()
+            .for_each(|value| visit_texts(value, visit)),
+        Value::Object(fields) => fields
+            .values_mut()
+            .for_each(|value| visit_texts(value, visit)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Replaces each of `secrets`, in clear and as the form encodes it.
+fn blot_out(text: &mut String, secrets: &[&SecretString]) {
     // Anything shorter is no secret, and would tear words apart.
     const SHORTEST: usize = 4;
-    if secret.len() < SHORTEST {
-        return;
-    }
-    let mut start = 0;
-    while let Some(rest) = body
-        .get_mut(start..)
-        .filter(|rest| rest.len() >= secret.len())
-    {
-        let Some(at) = rest
-            .windows(secret.len())
-            .position(|window| window == secret)
-        else {
-            return;
-        };
-        rest[at..at + secret.len()].fill(b'*');
-        start += at + secret.len();
+    let mut hidden: Vec<_> = secrets
+        .iter()
+        .map(|secret| secret.expose_secret())
+        .filter(|secret| secret.len() >= SHORTEST)
+        .flat_map(|secret| {
+            let encoded = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+            [Zeroizing::new(secret.to_owned()), Zeroizing::new(encoded)]
+        })
+        .collect();
+    // One may be part of another, and would leave the rest of it standing.
+    hidden.sort_by_key(|secret| Reverse(secret.len()));
+    for secret in hidden {
+        if text.contains(secret.as_str()) {
+            let blotted = text.replace(secret.as_str(), "***");
+            std::mem::replace(text, blotted).zeroize();
+        }
     }
 }
 
@@ -420,11 +442,18 @@ mod tests {
 
     #[test]
     fn a_secret_quoted_in_an_error_is_blotted_out_wherever_it_stands() {
-        let mut body = b"marker, marker and markermarker; mark".to_vec();
-        blot_out(&mut body, b"marker");
-        assert_eq!(body, b"******, ****** and ************; mark");
-        blot_out(&mut body, b"");
-        blot_out(&mut body, &[b'*'; 200]);
-        assert!(body.ends_with(b"; mark"));
+        let blotted = |text: &str, secrets: &[&str]| {
+            let secrets: Vec<_> = secrets.iter().map(|it| SecretString::from(*it)).collect();
+            let mut text = text.to_owned();
+            blot_out(&mut text, &secrets.iter().collect::<Vec<_>>());
+            text
+        };
+        assert_eq!(
+            blotted("marker, marker and markermarker; mark", &["marker"]),
+            "***, *** and ******; mark"
+        );
+        assert_eq!(blotted("a+b/c a%2Bb%2Fc", &["a+b/c"]), "*** ***");
+        assert_eq!(blotted("marker-marked", &["mark", "marker-marked"]), "***");
+        assert_eq!(blotted("as it was", &["", "it", "was it"]), "as it was");
     }
 }

@@ -149,7 +149,18 @@ pub(crate) struct RawServer {
 
 impl RawServer {
     pub(crate) async fn replying(replies: impl Into<Vec<Reply>>) -> Self {
-        let replies = replies.into();
+        let mut replies = replies.into();
+        replies.reverse();
+        Self::answering(move || match replies.as_slice() {
+            [last] => last.clone(),
+            _ => replies.pop().expect("at least one reply"),
+        })
+        .await
+    }
+
+    /// Asks for each reply when its request has come.
+    pub(crate) async fn answering(reply: impl FnMut() -> Reply + Send + 'static) -> Self {
+        let reply = Arc::new(Mutex::new(reply));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("a free port");
@@ -158,12 +169,15 @@ impl RawServer {
         let received = Arc::clone(&requests);
         let task = tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.expect("a connection");
-                let received = Arc::clone(&received);
-                let replies = replies.clone();
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let (received, reply) = (Arc::clone(&received), Arc::clone(&reply));
                 tokio::spawn(async move {
                     // A client that goes away in the middle ends its connection and no more.
-                    let _ = serve(stream, &received, &replies).await;
+                    if let Ok(request) = read_request(&mut stream).await {
+                        received.lock().expect("no panic before").push(request);
+                        let reply = reply.lock().expect("no panic before")();
+                        let _ = answer(stream, reply).await;
+                    }
                 });
             }
         });
@@ -198,27 +212,17 @@ impl Drop for RawServer {
     }
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    received: &Mutex<Vec<Vec<u8>>>,
-    replies: &[Reply],
-) -> std::io::Result<()> {
-    let request = read_request(&mut stream).await?;
-    let number = {
-        let mut received = received.lock().expect("no panic before");
-        received.push(request);
-        received.len() - 1
-    };
-    match &replies[number.min(replies.len() - 1)] {
+async fn answer(mut stream: TcpStream, reply: Reply) -> std::io::Result<()> {
+    match reply {
         Reply::Bytes(bytes) => {
-            stream.write_all(bytes).await?;
+            stream.write_all(&bytes).await?;
             stream.shutdown().await?;
         }
-        Reply::BytesAndSilence(bytes) => stream.write_all(bytes).await?,
+        Reply::BytesAndSilence(bytes) => stream.write_all(&bytes).await?,
         Reply::Endless(start, again) => {
-            stream.write_all(start).await?;
+            stream.write_all(&start).await?;
             loop {
-                stream.write_all(again).await?;
+                stream.write_all(&again).await?;
             }
         }
     }
