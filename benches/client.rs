@@ -43,9 +43,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 fn main() -> Outcome {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if has(SERVE) {
         return runtime.block_on(serve());
     }
@@ -67,10 +65,7 @@ struct Sides {
 
 impl Sides {
     fn new(rounds: usize) -> Self {
-        Self {
-            ours: Vec::with_capacity(rounds),
-            theirs: Vec::with_capacity(rounds),
-        }
+        Self { ours: Vec::with_capacity(rounds), theirs: Vec::with_capacity(rounds) }
     }
 
     /// The medians in seconds, without the first tenth: that is warming up.
@@ -203,11 +198,7 @@ impl Drop for Provider {
 }
 
 async fn serve() -> Outcome {
-    let fake = FakeHurdlr::builder()
-        .rotation(Rotation::None)
-        .record(false)
-        .start()
-        .await?;
+    let fake = FakeHurdlr::builder().rotation(Rotation::None).record(false).start().await?;
     println!("{}", fake.base_url());
     println!("{}", fake.client_id());
     println!("{}", fake.client_secret().expose_secret());

@@ -45,17 +45,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The app's own client, of whatever version or library. It must follow no redirect: that
     // would send the secrets on to another host.
-    let app_client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()?;
+    let app_client =
+        reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
     let http = move |request| send(app_client.clone(), request);
 
     // A login, with state and PKCE.
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-    let (url, state) = client
-        .authorize_url(CsrfToken::new_random)
-        .set_pkce_challenge(challenge)
-        .url();
+    let (url, state) =
+        client.authorize_url(CsrfToken::new_random).set_pkce_challenge(challenge).url();
     let callback = fake.consent(&url, "ann").await?; // the person logs in, and comes back
     let parameter = |name: &str| {
         let mut pairs = callback.query_pairs();
@@ -74,16 +71,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // A refresh.
     let refresh_token = login.refresh_token().ok_or("no refresh token came")?;
-    let refreshed = client
-        .exchange_refresh_token(refresh_token)
-        .request_async(&http)
-        .await?;
+    let refreshed = client.exchange_refresh_token(refresh_token).request_async(&http).await?;
     let rotated = refreshed.refresh_token().map(RefreshToken::secret);
     show("refresh_token, by the same", &refreshed);
-    println!(
-        "  the refresh token was replaced: {}",
-        rotated != Some(refresh_token.secret())
-    );
+    println!("  the refresh token was replaced: {}", rotated != Some(refresh_token.secret()));
 
     // A token for one of the app's users. `user_id` is this crate's, and so is this transport,
     // which brings the bounds that the app's own client may lack.
@@ -109,9 +100,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // Whenever the app is ready to hand its tokens over, it does not need a new login.
-    let hurdlr = Hurdlr::builder(id, secret)
-        .environment(fake.base_url())
-        .build()?;
+    let hurdlr = Hurdlr::builder(id, secret).environment(fake.base_url()).build()?;
     let token = hurdlr.import_response(refreshed);
     println!(
         "\nThe refreshed token, taken over by Hurdlr:\n  good for {} s",

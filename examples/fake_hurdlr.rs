@@ -50,9 +50,7 @@ fn read_arguments(
         if matches!(name.as_str(), "-h" | "--help") {
             return Ok(None);
         }
-        let value = arguments
-            .next()
-            .ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
+        let value = arguments.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
         builder = match name.as_str() {
             "--port" => builder.port(number(&name, &value)?),
             "--life" => builder.token_life(Duration::from_secs(number(&name, &value)?)),

@@ -75,13 +75,7 @@ leaves this machine. Secrets are shown by name, as <access token 1>."
         .http_client(narrator.clone())
         .build()?;
     let user = UserId::new("customer-4711")?;
-    Story {
-        hurdlr,
-        narrator,
-        person: Person::Played(fake),
-    }
-    .tell(Some(&user))
-    .await
+    Story { hurdlr, narrator, person: Person::Played(fake) }.tell(Some(&user)).await
 }
 
 async fn with_the_provider() -> Outcome {
@@ -91,20 +85,12 @@ The three grants, with the provider that the HURDLR_* variables name.
 Secrets are shown by name, as <access token 1>."
     );
     let narrator = Narrator::new(Hurdlr::from_env()?.token_url())?;
-    let hurdlr = HurdlrBuilder::from_env()?
-        .http_client(narrator.clone())
-        .build()?;
+    let hurdlr = HurdlrBuilder::from_env()?.http_client(narrator.clone()).build()?;
     let user = match env::var("HURDLR_USER_ID") {
         Ok(id) if !id.is_empty() => Some(UserId::new(id)?),
         _ => None,
     };
-    Story {
-        hurdlr,
-        narrator,
-        person: Person::You,
-    }
-    .tell(user.as_ref())
-    .await
+    Story { hurdlr, narrator, person: Person::You }.tell(user.as_ref()).await
 }
 
 /// Who logs in.
@@ -196,9 +182,7 @@ impl Story {
                 if io::stdin().read_line(&mut line)? == 0 {
                     return Err("standard input ended before an address came".into());
                 }
-                line.trim()
-                    .parse()
-                    .map_err(|_| "what was entered is not an address")?
+                line.trim().parse().map_err(|_| "what was entered is not an address")?
             }
         };
         self.narrator.show_page("back", &callback);
@@ -211,10 +195,7 @@ async fn with_the_providers_examples() -> Outcome {
     const TOKEN: &str = include_str!("../tests/fixtures/v4_token.json");
     const REFUSAL: &str = include_str!("../tests/fixtures/error_envelope.json");
     const IMPORTS: [(&str, &str); 3] = [
-        (
-            "v4, registering a user",
-            include_str!("../tests/fixtures/v4_account_created.json"),
-        ),
+        ("v4, registering a user", include_str!("../tests/fixtures/v4_account_created.json")),
         (
             "v5, an accountant's client",
             include_str!("../tests/fixtures/v5_accountant_user_token.json"),
@@ -274,10 +255,7 @@ struct TurnedClock {
 
 impl TurnedClock {
     fn to(date: &str) -> Outcome<Self> {
-        Ok(Self {
-            start: httpdate::parse_http_date(date)?,
-            turned_at: SystemClock.now(),
-        })
+        Ok(Self { start: httpdate::parse_http_date(date)?, turned_at: SystemClock.now() })
     }
 }
 
@@ -371,23 +349,16 @@ const PLAIN_FIELDS: [&str; 19] = [
 
 impl Narrator {
     fn new(endpoint: &Url) -> Outcome<Self> {
-        Ok(Self {
-            http: HttpClient::new(endpoint)?,
-            secrets: Arc::default(),
-        })
+        Ok(Self { http: HttpClient::new(endpoint)?, secrets: Arc::default() })
     }
 
     /// What is shown of a field's value.
     fn shown(&self, field: &str, value: &str) -> String {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = secrets
-            .iter()
-            .any(|(_, secret)| secret.expose_secret() == value);
+        let is_known = secrets.iter().any(|(_, secret)| secret.expose_secret() == value);
         if !PLAIN_FIELDS.contains(&field) && !is_known && !value.is_empty() {
             let kind = field.replace('_', " ");
-            let others = secrets
-                .iter()
-                .filter(|(name, _)| name[1..].starts_with(&kind));
+            let others = secrets.iter().filter(|(name, _)| name[1..].starts_with(&kind));
             // Of tokens there are several, and which is which matters.
             let name = match others.count() {
                 0 if !kind.ends_with("token") => format!("<{kind}>"),
@@ -395,11 +366,9 @@ impl Narrator {
             };
             secrets.push((name, value.into()));
         }
-        secrets
-            .iter()
-            .fold(value.to_owned(), |text, (name, secret)| {
-                text.replace(secret.expose_secret(), name)
-            })
+        secrets.iter().fold(value.to_owned(), |text, (name, secret)| {
+            text.replace(secret.expose_secret(), name)
+        })
     }
 
     fn show_field(&self, name: &str, value: &str) {

@@ -131,21 +131,10 @@ impl Hurdlr {
 
     async fn refresh_by(&self, token: &Token, deadline: Option<Duration>) -> Result<Token, Error> {
         let refresh_token = token.refresh_token().ok_or_else(|| {
-            Error::new(
-                ErrorKind::LoginRequired,
-                "the token came without a refresh token",
-            )
+            Error::new(ErrorKind::LoginRequired, "the token came without a refresh token")
         })?;
         let bearer = self.0.bearer_on_refresh.then_some(token);
-        let newer = self
-            .obtain(
-                Grant::RefreshToken {
-                    refresh_token,
-                    bearer,
-                },
-                deadline,
-            )
-            .await?;
+        let newer = self.obtain(Grant::RefreshToken { refresh_token, bearer }, deadline).await?;
         Ok(newer.or_refresh_token(refresh_token))
     }
 
@@ -185,12 +174,7 @@ impl Hurdlr {
         let redirect_uri = inner.redirect_uri.as_ref().ok_or_else(|| {
             Error::config("redirect_uri (HURDLR_REDIRECT_URI) is not set: a login needs the URL of your callback")
         })?;
-        Ok(PendingLogin::begin(
-            &inner.client_id,
-            authorize_url,
-            redirect_uri,
-            inner.clock.now(),
-        ))
+        Ok(PendingLogin::begin(&inner.client_id, authorize_url, redirect_uri, inner.clock.now()))
     }
 
     /// Completes a login: judges the callback and exchanges its code for a token.
@@ -203,11 +187,8 @@ impl Hurdlr {
         pending: PendingLogin,
         callback: impl Into<Callback>,
     ) -> Result<Token, Error> {
-        let accepted = pending.judge(
-            &callback.into(),
-            self.0.issuer.as_deref(),
-            self.0.clock.now(),
-        )?;
+        let accepted =
+            pending.judge(&callback.into(), self.0.issuer.as_deref(), self.0.clock.now())?;
         let grant = Grant::AuthorizationCode {
             code: &accepted.code,
             verifier: &accepted.verifier,
@@ -219,7 +200,8 @@ impl Hurdlr {
     /// Takes over a token object that was handed out elsewhere, as JSON: a bare one, or an answer
     /// that holds it as `oAuth`, as the registration of a user does.
     ///
-    /// Its age is judged by this machine's clock, for want of another.
+    /// Its age is judged by this machine's clock, for want of another. One that is older than its
+    /// span is expired if it can be refreshed, and else has the benefit of the doubt.
     pub fn import(&self, json: impl AsRef<[u8]>) -> Result<Token, Error> {
         token::read_imported(json.as_ref()).map(|answer| self.import_response(answer))
     }
@@ -237,8 +219,7 @@ impl Hurdlr {
         user: &UserId,
         deadline: Duration,
     ) -> Result<Token, Error> {
-        self.obtain(Grant::ClientCredentials { user }, Some(deadline))
-            .await
+        self.obtain(Grant::ClientCredentials { user }, Some(deadline)).await
     }
 
     /// As [`refresh`](Self::refresh), over after `deadline` at the latest.
@@ -256,11 +237,7 @@ impl Hurdlr {
 
     /// What the keys of this client's users have in common.
     pub(crate) fn realm(&self) -> Realm {
-        Realm::new(
-            self.0.version,
-            self.0.base_url.as_str(),
-            self.0.client_id.as_str(),
-        )
+        Realm::new(self.0.version, self.0.base_url.as_str(), self.0.client_id.as_str())
     }
 
     /// Sends a token request until it succeeds or must not be sent again.
@@ -336,11 +313,7 @@ impl Hurdlr {
 
     fn form(&self, grant: &Grant<'_>) -> Form {
         let inner = &*self.0;
-        let body = grant.form(
-            &inner.client_id,
-            &inner.client_secret,
-            &inner.version.contract(),
-        );
+        let body = grant.form(&inner.client_id, &inner.client_secret, &inner.version.contract());
         let mut headers = HeaderMap::with_capacity(3);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(

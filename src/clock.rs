@@ -36,10 +36,7 @@ impl Moment {
             Ok(since) => millis(since),
             Err(before) => -millis(before.duration()),
         };
-        Self {
-            monotonic_ms: millis(monotonic),
-            wall_ms,
-        }
+        Self { monotonic_ms: millis(monotonic), wall_ms }
     }
 
     /// The time of day.
@@ -116,26 +113,17 @@ mod tests {
     use super::*;
 
     fn moment(monotonic: u64, wall: u64) -> Moment {
-        Moment::new(
-            Duration::from_secs(monotonic),
-            UNIX_EPOCH + Duration::from_secs(wall),
-        )
+        Moment::new(Duration::from_secs(monotonic), UNIX_EPOCH + Duration::from_secs(wall))
     }
 
     #[test]
     fn a_suspended_machine_is_seen_by_the_wall_clock() {
-        assert_eq!(
-            moment(10, 5_000).since(moment(10, 1_000)),
-            Duration::from_secs(4_000)
-        );
+        assert_eq!(moment(10, 5_000).since(moment(10, 1_000)), Duration::from_secs(4_000));
     }
 
     #[test]
     fn a_wall_clock_turned_back_does_not_stop_time() {
-        assert_eq!(
-            moment(70, 1_000).since(moment(10, 90_000)),
-            Duration::from_secs(60)
-        );
+        assert_eq!(moment(70, 1_000).since(moment(10, 90_000)), Duration::from_secs(60));
     }
 
     #[test]

@@ -71,11 +71,9 @@ impl ApiVersion {
                 client_authentication: ClientAuthentication::RequestBody,
                 bearer_on_refresh: true,
             },
-            Self::V5 => Contract {
-                name: "v5",
-                token_path: "rest/v5/auth/token",
-                ..Self::V4.contract()
-            },
+            Self::V5 => {
+                Contract { name: "v5", token_path: "rest/v5/auth/token", ..Self::V4.contract() }
+            }
         }
     }
 }
@@ -90,13 +88,10 @@ impl FromStr for ApiVersion {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        Self::ALL
-            .into_iter()
-            .find(|version| version.contract().name == name)
-            .ok_or_else(|| {
-                let known = Self::ALL.map(|version| version.contract().name).join(", ");
-                Error::config(format!("unknown API version {name:?}: use one of {known}"))
-            })
+        Self::ALL.into_iter().find(|version| version.contract().name == name).ok_or_else(|| {
+            let known = Self::ALL.map(|version| version.contract().name).join(", ");
+            Error::config(format!("unknown API version {name:?}: use one of {known}"))
+        })
     }
 }
 
@@ -190,14 +185,8 @@ mod tests {
     #[test]
     fn each_version_has_its_documented_sandbox_url() {
         for (version, expected) in [
-            (
-                ApiVersion::V4,
-                "https://sandbox.hurdlr.com/rest/v4/auth/token",
-            ),
-            (
-                ApiVersion::V5,
-                "https://sandbox.hurdlr.com/rest/v5/auth/token",
-            ),
+            (ApiVersion::V4, "https://sandbox.hurdlr.com/rest/v4/auth/token"),
+            (ApiVersion::V5, "https://sandbox.hurdlr.com/rest/v5/auth/token"),
         ] {
             let base = Environment::Sandbox.base(version, "base_url").unwrap();
             assert_eq!(version.token_url_at(&base).unwrap().as_str(), expected);
@@ -206,13 +195,8 @@ mod tests {
 
     #[test]
     fn a_base_url_keeps_its_path() {
-        for text in [
-            "https://bank.example/hurdlr",
-            "https://bank.example/hurdlr/",
-        ] {
-            let base = Environment::from(text)
-                .base(ApiVersion::V4, "base_url")
-                .unwrap();
+        for text in ["https://bank.example/hurdlr", "https://bank.example/hurdlr/"] {
+            let base = Environment::from(text).base(ApiVersion::V4, "base_url").unwrap();
             assert_eq!(base.as_str(), "https://bank.example/hurdlr/");
         }
     }
@@ -233,9 +217,7 @@ mod tests {
             "data:marker",
             "",
         ] {
-            let error = Environment::from(text)
-                .base(ApiVersion::V4, "base_url")
-                .unwrap_err();
+            let error = Environment::from(text).base(ApiVersion::V4, "base_url").unwrap_err();
             let shown = format!("{error} {error:?}");
             assert!(shown.contains("base_url"), "{text}: {shown}");
             assert!(!shown.contains("marker"), "{text}: {shown}");
@@ -244,18 +226,9 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback_hosts() {
-        for text in [
-            "http://localhost:1",
-            "http://127.9.9.9",
-            "http://[::1]:8080/x",
-            "https://a.b",
-        ] {
-            assert!(
-                Environment::from(text)
-                    .base(ApiVersion::V5, "base_url")
-                    .is_ok(),
-                "{text}"
-            );
+        for text in ["http://localhost:1", "http://127.9.9.9", "http://[::1]:8080/x", "https://a.b"]
+        {
+            assert!(Environment::from(text).base(ApiVersion::V5, "base_url").is_ok(), "{text}");
         }
     }
 
@@ -265,9 +238,6 @@ mod tests {
             assert_eq!(version.to_string().parse::<ApiVersion>().unwrap(), version);
         }
         let error = "v3".parse::<ApiVersion>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"unknown API version "v3": use one of v4, v5"#
-        );
+        assert_eq!(error.to_string(), r#"unknown API version "v3": use one of v4, v5"#);
     }
 }

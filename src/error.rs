@@ -170,10 +170,7 @@ impl Error {
     /// Whether the person has to log in again, however that came about.
     #[must_use]
     pub fn needs_login(&self) -> bool {
-        matches!(
-            self.0.kind,
-            ErrorKind::LoginRequired | ErrorKind::RotationLost
-        )
+        matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::RotationLost)
     }
 
     /// Whether the same call can succeed later with nothing changed.
@@ -264,13 +261,11 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
         let mut out = f.debug_struct("Error");
-        out.field("kind", &inner.kind)
-            .field("message", &inner.message);
+        out.field("kind", &inner.kind).field("message", &inner.message);
         if let Some(status) = inner.status {
             out.field("status", &status.as_u16());
         }
-        out.field("attempts", &inner.attempts)
-            .field("unanswered", &inner.unanswered);
+        out.field("attempts", &inner.attempts).field("unanswered", &inner.unanswered);
         if let Some(pause) = inner.retry_after {
             out.field("retry_after", &pause);
         }

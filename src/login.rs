@@ -61,10 +61,8 @@ impl PendingLogin {
             .set_auth_uri(AuthUrl::from_url(authorize_url.clone()))
             .set_redirect_uri(RedirectUrl::from_url(redirect_uri.clone()));
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let (url, state) = client
-            .authorize_url(CsrfToken::new_random)
-            .set_pkce_challenge(challenge)
-            .url();
+        let (url, state) =
+            client.authorize_url(CsrfToken::new_random).set_pkce_challenge(challenge).url();
         let pending = Self {
             state: SecretString::from(state.into_secret()),
             verifier: SecretString::from(verifier.into_secret()),
@@ -92,9 +90,7 @@ impl PendingLogin {
     /// [`CallbackProblem::Unreadable`].
     pub fn from_secret(text: &SecretString) -> Result<Self, Error> {
         let unreadable = || Error::callback(CallbackProblem::Unreadable);
-        let json = BASE64_URL_SAFE_NO_PAD
-            .decode(text.expose_secret())
-            .map_err(|_| unreadable())?;
+        let json = BASE64_URL_SAFE_NO_PAD.decode(text.expose_secret()).map_err(|_| unreadable())?;
         let json = Zeroizing::new(json);
         let written: Written<'_> = serde_json::from_slice(&json).map_err(|_| unreadable())?;
         Ok(Self {
@@ -137,9 +133,8 @@ impl PendingLogin {
             return Err(Error::callback(CallbackProblem::IssuerMismatch));
         }
         if let Some(error) = callback.first("error") {
-            let description = callback
-                .first("error_description")
-                .map(|text| readable_text(text, 512));
+            let description =
+                callback.first("error_description").map(|text| readable_text(text, 512));
             return Err(Error::callback(CallbackProblem::Refused)
                 .with_answer(&readable_text(error, 64), description.as_deref()));
         }
@@ -184,19 +179,11 @@ impl Callback {
         K: Into<String>,
         V: Into<String>,
     {
-        Self(
-            pairs
-                .into_iter()
-                .map(|(k, v)| (k.into(), Zeroizing::new(v.into())))
-                .collect(),
-        )
+        Self(pairs.into_iter().map(|(k, v)| (k.into(), Zeroizing::new(v.into()))).collect())
     }
 
     fn first(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The value of a parameter that must not come twice.
@@ -242,9 +229,7 @@ impl<K: Into<String>, V: Into<String>> From<Vec<(K, V)>> for Callback {
 
 impl fmt::Debug for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
-            .finish()
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
     }
 }
 
@@ -257,16 +242,11 @@ mod tests {
     use super::*;
 
     fn at(seconds: u64) -> Moment {
-        Moment::new(
-            Duration::ZERO,
-            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
-        )
+        Moment::new(Duration::ZERO, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     fn begun() -> (Url, PendingLogin) {
-        let authorize = "https://connect.example.com/authorize?tenant=1"
-            .parse()
-            .unwrap();
+        let authorize = "https://connect.example.com/authorize?tenant=1".parse().unwrap();
         let redirect = "https://app.example.com/callback".parse().unwrap();
         PendingLogin::begin("id", &authorize, &redirect, at(1_000))
     }
@@ -274,18 +254,11 @@ mod tests {
     fn judged(build: impl FnOnce(&str) -> String) -> Result<AuthorizationCode, Error> {
         let (_, pending) = begun();
         let query = build(pending.state().expose_secret());
-        pending.judge(
-            &Callback::from(query.as_str()),
-            Some("https://issuer"),
-            at(1_001),
-        )
+        pending.judge(&Callback::from(query.as_str()), Some("https://issuer"), at(1_001))
     }
 
     fn problem(build: impl FnOnce(&str) -> String) -> CallbackProblem {
-        judged(build)
-            .err()
-            .and_then(|error| error.callback_problem())
-            .expect("a problem")
+        judged(build).err().and_then(|error| error.callback_problem()).expect("a problem")
     }
 
     #[test]
@@ -304,10 +277,7 @@ mod tests {
             ("state", pending.state().expose_secret()),
             ("tenant", "1"),
         ];
-        assert_eq!(
-            pairs,
-            expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
-        );
+        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
         assert!(!url.as_str().contains(pending.verifier.expose_secret()));
     }
 
@@ -325,19 +295,15 @@ mod tests {
         assert_eq!(code.code.expose_secret(), "c+1");
         let (_, pending) = begun();
         let state = pending.state().expose_secret().to_owned();
-        let url: Url = format!("https://app.example.com/callback?code=c&state={state}")
-            .parse()
-            .unwrap();
+        let url: Url =
+            format!("https://app.example.com/callback?code=c&state={state}").parse().unwrap();
         for callback in [
             Callback::from(&url),
             Callback::from(vec![("code", "c"), ("state", state.as_str())]),
             Callback::from(url.query().unwrap()),
         ] {
             let pending = PendingLogin::from_secret(&pending.to_secret()).unwrap();
-            assert!(
-                pending.judge(&callback, None, at(1_599)).is_ok(),
-                "{callback:?}"
-            );
+            assert!(pending.judge(&callback, None, at(1_599)).is_ok(), "{callback:?}");
         }
     }
 
@@ -347,35 +313,14 @@ mod tests {
         assert_eq!(problem(|_| "code=c".into()), Problem::StateMissing);
         assert_eq!(problem(|_| String::new()), Problem::StateMissing);
         assert_eq!(problem(|_| "code=c&state=".into()), Problem::StateMismatch);
-        assert_eq!(
-            problem(|_| "code=c&state=forged".into()),
-            Problem::StateMismatch
-        );
-        assert_eq!(
-            problem(|s| format!("code=c&state={s}x")),
-            Problem::StateMismatch
-        );
-        assert_eq!(
-            problem(|s| format!("code=c&state={}", &s[1..])),
-            Problem::StateMismatch
-        );
-        assert_eq!(
-            problem(|s| format!("code=c&state={s}&state={s}")),
-            Problem::StateDoubled
-        );
-        assert_eq!(
-            problem(|s| format!("code=c&state=x&state={s}")),
-            Problem::StateDoubled
-        );
+        assert_eq!(problem(|_| "code=c&state=forged".into()), Problem::StateMismatch);
+        assert_eq!(problem(|s| format!("code=c&state={s}x")), Problem::StateMismatch);
+        assert_eq!(problem(|s| format!("code=c&state={}", &s[1..])), Problem::StateMismatch);
+        assert_eq!(problem(|s| format!("code=c&state={s}&state={s}")), Problem::StateDoubled);
+        assert_eq!(problem(|s| format!("code=c&state=x&state={s}")), Problem::StateDoubled);
         assert_eq!(problem(|s| format!("state={s}")), Problem::CodeMissing);
-        assert_eq!(
-            problem(|s| format!("code=&state={s}")),
-            Problem::CodeMissing
-        );
-        assert_eq!(
-            problem(|s| format!("code=c&code=d&state={s}")),
-            Problem::CodeDoubled
-        );
+        assert_eq!(problem(|s| format!("code=&state={s}")), Problem::CodeMissing);
+        assert_eq!(problem(|s| format!("code=c&code=d&state={s}")), Problem::CodeDoubled);
         assert_eq!(
             problem(|s| format!("code=c&state={s}&iss=https://evil")),
             Problem::IssuerMismatch
@@ -385,10 +330,7 @@ mod tests {
             Problem::IssuerMismatch
         );
         // A forged refusal is not believed either.
-        assert_eq!(
-            problem(|_| "error=access_denied&state=x".into()),
-            Problem::StateMismatch
-        );
+        assert_eq!(problem(|_| "error=access_denied&state=x".into()), Problem::StateMismatch);
     }
 
     #[test]
@@ -398,21 +340,13 @@ mod tests {
         });
         let error = error.err().unwrap();
         assert_eq!(error.callback_problem(), Some(CallbackProblem::Refused));
-        assert_eq!(
-            (error.code(), error.description()),
-            (Some("access_denied"), Some("no way"))
-        );
+        assert_eq!((error.code(), error.description()), (Some("access_denied"), Some("no way")));
     }
 
     #[test]
     fn a_login_lasts_ten_minutes_whichever_way_the_clock_was_turned() {
-        for (now, fine) in [
-            (1_000, true),
-            (1_599, true),
-            (1_600, false),
-            (500, true),
-            (400, false),
-        ] {
+        for (now, fine) in [(1_000, true), (1_599, true), (1_600, false), (500, true), (400, false)]
+        {
             let (_, pending) = begun();
             let query = format!("code=c&state={}", pending.state().expose_secret());
             let judged = pending.judge(&Callback::from(query.as_str()), None, at(now));
@@ -423,15 +357,8 @@ mod tests {
     #[test]
     fn no_issuer_configured_accepts_any() {
         let (_, pending) = begun();
-        let query = format!(
-            "code=c&iss=https://any&state={}",
-            pending.state().expose_secret()
-        );
-        assert!(
-            pending
-                .judge(&Callback::from(query.as_str()), None, at(1_000))
-                .is_ok()
-        );
+        let query = format!("code=c&iss=https://any&state={}", pending.state().expose_secret());
+        assert!(pending.judge(&Callback::from(query.as_str()), None, at(1_000)).is_ok());
     }
 
     #[test]
@@ -440,10 +367,7 @@ mod tests {
         let kept = pending.to_secret();
         let back = PendingLogin::from_secret(&kept).unwrap();
         assert_eq!(back.state.expose_secret(), pending.state.expose_secret());
-        assert_eq!(
-            back.verifier.expose_secret(),
-            pending.verifier.expose_secret()
-        );
+        assert_eq!(back.verifier.expose_secret(), pending.verifier.expose_secret());
         let cut = &kept.expose_secret()[1..];
         for text in ["", "e30", "!", cut] {
             let error = PendingLogin::from_secret(&text.into()).unwrap_err();
@@ -456,11 +380,7 @@ mod tests {
         let (_, pending) = begun();
         let query = format!("code=hidden&state={}", pending.state().expose_secret());
         let shown = format!("{pending:?} {:?}", Callback::from(query.as_str()));
-        for secret in [
-            "hidden",
-            pending.state.expose_secret(),
-            pending.verifier.expose_secret(),
-        ] {
+        for secret in ["hidden", pending.state.expose_secret(), pending.verifier.expose_secret()] {
             assert!(!shown.contains(secret), "{shown}");
         }
     }

@@ -179,14 +179,10 @@ impl TokenManagerBuilder {
             Error::config("a token manager has to be built on a tokio runtime").caused_by(source)
         })?;
         if self.cache_capacity == 0 {
-            return Err(Error::config(
-                "cache_capacity is 0: no user could be served",
-            ));
+            return Err(Error::config("cache_capacity is 0: no user could be served"));
         }
         if self.requests_at_once == 0 {
-            return Err(Error::config(
-                "requests_at_once is 0: no token could be refreshed",
-            ));
+            return Err(Error::config("requests_at_once is 0: no token could be refreshed"));
         }
         let policy = self.policy.judged()?;
         let clock = self.hurdlr.clock().clone();
@@ -279,10 +275,7 @@ impl TokenManager {
         // In a task of its own: a caller who goes away must not take the new login along.
         let (owner, kept) = (Arc::clone(inner), Arc::clone(&held));
         let saving = inner.spawn(async move {
-            let saved = owner
-                .store
-                .put(&key, incarnation, &stored, Put::Replace)
-                .await;
+            let saved = owner.store.put(&key, incarnation, &stored, Put::Replace).await;
             entry.take_over(&kept);
             if let Err(error) = saved {
                 tracing::warn!(user = ?entry.subject, %error, "a login is not saved yet");
@@ -300,10 +293,7 @@ impl TokenManager {
         let (entry, incarnation, held) = inner.arrival(id, token)?;
         let stored = inner.stored(&held);
         let key = inner.key(UserKind::Login, id);
-        let put = inner
-            .store
-            .put(&key, incarnation, &stored, Put::IfAbsent)
-            .await?;
+        let put = inner.store.put(&key, incarnation, &stored, Put::IfAbsent).await?;
         if put && entry.current.load().version.is_none() {
             entry.take_over(&held);
         }
@@ -350,10 +340,7 @@ impl TokenManager {
 }
 
 fn abandoned() -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "the runtime of the token manager was shut down",
-    )
+    Error::new(ErrorKind::Unavailable, "the runtime of the token manager was shut down")
 }
 
 impl Inner {
@@ -388,10 +375,7 @@ impl Inner {
         }
         let entry = self.users.entry(UserKind::Login, id);
         let incarnation = self.random_id();
-        let version = crate::store::Version {
-            incarnation,
-            revision: 1,
-        };
+        let version = crate::store::Version { incarnation, revision: 1 };
         let held = self.hold(&entry, token, version);
         Ok((entry, incarnation, held))
     }
@@ -421,11 +405,7 @@ impl Inner {
             }
             let (ticket, turn) = self.permits.enter(urgent);
             let (sender, landing) = watch::channel(None);
-            troubles.flight = Some(Flight {
-                landing: landing.clone(),
-                ticket,
-                overtaken: false,
-            });
+            troubles.flight = Some(Flight { landing: landing.clone(), ticket, overtaken: false });
             let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
             self.spawn(async move {
                 let landed = inner.refresh(Arc::clone(&entry), pause, turn).await;
@@ -456,11 +436,7 @@ impl Inner {
     async fn sleep_unless_closing(&self, pause: Duration) {
         let mut closing = self.closing.subscribe();
         let is_closing = closing.borrow_and_update().is_some();
-        let pause = if is_closing {
-            pause.min(self.policy.shortest_pause())
-        } else {
-            pause
-        };
+        let pause = if is_closing { pause.min(self.policy.shortest_pause()) } else { pause };
         tokio::select! {
             () = self.clock.sleep(pause) => {}
             _ = closing.changed() => {}
@@ -475,10 +451,7 @@ impl Inner {
 
     fn gave_up_on(&self, subject: &UserId) {
         tracing::error!(user = ?subject, "a new token could not be saved before the end");
-        self.lost
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(subject.clone());
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(subject.clone());
     }
 }
 

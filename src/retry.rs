@@ -79,18 +79,14 @@ impl RetryPolicy {
 
     pub(crate) fn judged(self) -> Result<Self, Error> {
         if self.max_attempts == 0 {
-            Err(Error::config(
-                "retry max_attempts is 0: use 1 for no repetition",
-            ))
+            Err(Error::config("retry max_attempts is 0: use 1 for no repetition"))
         } else if self.first_backoff > self.longest_backoff {
             Err(Error::config(format!(
                 "retry first_backoff ({:?}) is longer than longest_backoff ({:?})",
                 self.first_backoff, self.longest_backoff
             )))
         } else if self.total_time.is_zero() {
-            Err(Error::config(
-                "retry total_time is 0: no request could be sent",
-            ))
+            Err(Error::config("retry total_time is 0: no request could be sent"))
         } else {
             Ok(self)
         }
@@ -98,13 +94,8 @@ impl RetryPolicy {
 
     /// The wait after the `sent`-th attempt.
     fn backoff(&self, sent: u32) -> Duration {
-        let doubled = 2_u32
-            .checked_pow(sent.saturating_sub(1))
-            .unwrap_or(u32::MAX);
-        let bound = self
-            .first_backoff
-            .saturating_mul(doubled)
-            .min(self.longest_backoff);
+        let doubled = 2_u32.checked_pow(sent.saturating_sub(1)).unwrap_or(u32::MAX);
+        let bound = self.first_backoff.saturating_mul(doubled).min(self.longest_backoff);
         bound.mul_f64(fastrand::f64())
     }
 }
@@ -150,14 +141,7 @@ impl<'a> Attempts<'a> {
         deadline: Option<Duration>,
     ) -> Self {
         let total_time = deadline.map_or(policy.total_time, |own| own.min(policy.total_time));
-        Self {
-            policy,
-            grant,
-            total_time,
-            sent: 0,
-            repeated_at_once: false,
-            unanswered: false,
-        }
+        Self { policy, grant, total_time, sent: 0, repeated_at_once: false, unanswered: false }
     }
 
     pub(crate) fn sent(&self) -> u32 {
@@ -171,10 +155,7 @@ impl<'a> Attempts<'a> {
 
     /// The time left for one more request, if there is any, and counts it as sent.
     pub(crate) fn begin(&mut self, elapsed: Duration) -> Option<Duration> {
-        let left = self
-            .total_time
-            .checked_sub(elapsed)
-            .filter(|left| !left.is_zero())?;
+        let left = self.total_time.checked_sub(elapsed).filter(|left| !left.is_zero())?;
         self.sent += 1;
         Some(left)
     }
@@ -209,11 +190,8 @@ impl<'a> Attempts<'a> {
 mod tests {
     use super::*;
 
-    const GRANTS: [GrantType; 3] = [
-        GrantType::ClientCredentials,
-        GrantType::RefreshToken,
-        GrantType::AuthorizationCode,
-    ];
+    const GRANTS: [GrantType; 3] =
+        [GrantType::ClientCredentials, GrantType::RefreshToken, GrantType::AuthorizationCode];
 
     /// How often a request is repeated that fails the same way each time.
     fn repetitions(grant: GrantType, cause: Cause) -> u32 {
@@ -237,11 +215,7 @@ mod tests {
             (Cause::Unanswered, [4, 1, 0]),
             (Cause::Settled, [0, 0, 0]),
         ] {
-            assert_eq!(
-                GRANTS.map(|grant| repetitions(grant, cause)),
-                expected,
-                "{cause:?}"
-            );
+            assert_eq!(GRANTS.map(|grant| repetitions(grant, cause)), expected, "{cause:?}");
         }
     }
 
@@ -260,29 +234,11 @@ mod tests {
     #[test]
     fn no_wait_exceeds_its_bound_and_waits_differ() {
         let policy = RetryPolicy::default();
-        for (sent, bound) in [
-            (1, 250),
-            (2, 500),
-            (3, 1_000),
-            (9, 5_000),
-            (u32::MAX, 5_000),
-        ] {
+        for (sent, bound) in [(1, 250), (2, 500), (3, 1_000), (9, 5_000), (u32::MAX, 5_000)] {
             let waits: Vec<_> = (0..200).map(|_| policy.backoff(sent)).collect();
-            assert!(
-                waits
-                    .iter()
-                    .all(|wait| *wait <= Duration::from_millis(bound))
-            );
-            assert!(
-                waits
-                    .iter()
-                    .any(|wait| *wait > Duration::from_millis(bound / 2))
-            );
-            assert!(
-                waits
-                    .iter()
-                    .any(|wait| *wait < Duration::from_millis(bound / 2))
-            );
+            assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(bound)));
+            assert!(waits.iter().any(|wait| *wait > Duration::from_millis(bound / 2)));
+            assert!(waits.iter().any(|wait| *wait < Duration::from_millis(bound / 2)));
         }
     }
 
@@ -291,10 +247,7 @@ mod tests {
         let policy = RetryPolicy::default();
         let deadline = Duration::from_secs(10);
         let mut attempts = Attempts::new(&policy, GrantType::RefreshToken, Some(deadline));
-        assert_eq!(
-            attempts.begin(Duration::from_secs(4)),
-            Some(Duration::from_secs(6))
-        );
+        assert_eq!(attempts.begin(Duration::from_secs(4)), Some(Duration::from_secs(6)));
         assert_eq!(attempts.begin(deadline), None);
         assert_eq!(attempts.sent(), 1);
     }
@@ -303,14 +256,8 @@ mod tests {
     fn contradictions_are_named() {
         for (policy, name) in [
             (RetryPolicy::default().max_attempts(0), "max_attempts"),
-            (
-                RetryPolicy::default().first_backoff(Duration::from_secs(9)),
-                "longest_backoff",
-            ),
-            (
-                RetryPolicy::default().total_time(Duration::ZERO),
-                "total_time",
-            ),
+            (RetryPolicy::default().first_backoff(Duration::from_secs(9)), "longest_backoff"),
+            (RetryPolicy::default().total_time(Duration::ZERO), "total_time"),
         ] {
             assert!(policy.judged().unwrap_err().to_string().contains(name));
         }

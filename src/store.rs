@@ -120,11 +120,7 @@ impl Realm {
         environment: impl Into<Box<str>>,
         client_id: impl Into<Box<str>>,
     ) -> Self {
-        Self {
-            version,
-            environment: environment.into(),
-            client_id: client_id.into(),
-        }
+        Self { version, environment: environment.into(), client_id: client_id.into() }
     }
 
     /// The API version.
@@ -148,11 +144,7 @@ impl Realm {
 
 impl fmt::Debug for Realm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} at {}",
-            self.client_id, self.version, self.environment
-        )
+        write!(f, "{} of {} at {}", self.client_id, self.version, self.environment)
     }
 }
 
@@ -181,11 +173,7 @@ impl StoreKey {
     /// The key of `subject` as a user of this kind in `realm`.
     #[must_use]
     pub fn new(realm: Arc<Realm>, kind: UserKind, subject: UserId) -> Self {
-        Self {
-            realm,
-            kind,
-            subject,
-        }
+        Self { realm, kind, subject }
     }
 
     /// Version, environment and client id.
@@ -227,10 +215,7 @@ impl Version {
     /// The version that a save over this one makes.
     #[must_use]
     pub fn next(self) -> Self {
-        Self {
-            revision: self.revision + 1,
-            ..self
-        }
+        Self { revision: self.revision + 1, ..self }
     }
 
     /// Whether both are of one stay of the user, and this one came later.

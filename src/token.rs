@@ -101,11 +101,16 @@ impl Token {
     }
 
     /// Takes over an answer that came at some time, elsewhere: there is only the local clock to
-    /// compare its `created_at` with. Unlike an answer that has just come, it may well be dead.
+    /// compare its `created_at` with.
+    ///
+    /// Unlike an answer that has just come it may well be dead, and if it is older than its span
+    /// and can be refreshed, it is taken for that: a clock that is wrong costs one refresh then.
+    /// One that cannot be refreshed has the benefit of the doubt.
     pub(crate) fn imported(answer: BasicTokenResponse, clock: &SharedClock) -> Self {
         let now = clock.now().unix_seconds();
         let mut token = Self::with_age_at(answer, Some(now), clock);
         if let (Some(created_at), Some(span)) = (token.created_at, token.expires_in)
+            && token.refresh_token.is_some()
             && now.saturating_sub(created_at.get()) >= i64::from(span)
         {
             token.age_when_received = span;
@@ -149,16 +154,12 @@ impl Token {
     /// The span the token was issued for (`expires_in`), where the provider named a sane one.
     #[must_use]
     pub fn expires_in(&self) -> Option<Duration> {
-        self.expires_in
-            .map(|seconds| Duration::from_secs(seconds.into()))
+        self.expires_in.map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     /// The scopes that were granted, where the provider listed them.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        self.scope
-            .text()
-            .unwrap_or_default()
-            .split_ascii_whitespace()
+        self.scope.text().unwrap_or_default().split_ascii_whitespace()
     }
 
     /// How old the token is: its age when it was received, and the time since.
@@ -170,8 +171,7 @@ impl Token {
     /// What is left of the token's life; zero when it is over, none when nobody knows it.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
-        self.expires_in()
-            .map(|span| span.saturating_sub(self.age()))
+        self.expires_in().map(|span| span.saturating_sub(self.age()))
     }
 
     /// Whether the token's life is over. A token whose life nobody knows counts as alive.
@@ -207,17 +207,12 @@ impl Token {
         );
         let mut payload = self.written(Some(created_at));
         // JSON is UTF-8.
-        String::from_utf8(std::mem::take(payload.expose_secret_mut()))
-            .unwrap_or_default()
-            .into()
+        String::from_utf8(std::mem::take(payload.expose_secret_mut())).unwrap_or_default().into()
     }
 
     /// When it was received, and how old it was then.
     pub(crate) fn arrival(&self) -> (Moment, Duration) {
-        (
-            self.received,
-            Duration::from_secs(self.age_when_received.into()),
-        )
+        (self.received, Duration::from_secs(self.age_when_received.into()))
     }
 
     /// The token as a store keeps it: the provider's own form.
@@ -235,13 +230,8 @@ impl Token {
             + refresh_token.map_or(0, str::len)
             + scope.map_or(0, str::len);
         let mut payload = SecretBox::new(Box::new(Vec::with_capacity(room)));
-        let written = Kept {
-            access_token,
-            refresh_token,
-            expires_in: self.expires_in,
-            created_at,
-            scope,
-        };
+        let written =
+            Kept { access_token, refresh_token, expires_in: self.expires_in, created_at, scope };
         // Strings and numbers always serialize, and a vector takes them all.
         let _ = serde_json::to_writer(payload.expose_secret_mut(), &written);
         payload
@@ -256,9 +246,8 @@ impl Token {
         let unreadable = || Error::store("what the store holds is not a token");
         let object: TokenObject = serde_json::from_slice(payload.expose_secret())
             .map_err(|error| unreadable().caused_by(JsonError::from(error)))?;
-        let answer: BasicTokenResponse = object
-            .try_into()
-            .map_err(|defect: TokenDefect| unreadable().caused_by(defect))?;
+        let answer: BasicTokenResponse =
+            object.try_into().map_err(|defect: TokenDefect| unreadable().caused_by(defect))?;
         let mut token = Self::with_age_at(answer, None, clock);
         token.age_when_received = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
         Ok(token)
@@ -305,8 +294,7 @@ impl Token {
 
     /// Keeps `refresh_token` where the answer brought none (RFC 6749 section 6).
     pub(crate) fn or_refresh_token(mut self, refresh_token: &SecretString) -> Self {
-        self.refresh_token
-            .get_or_insert_with(|| refresh_token.clone());
+        self.refresh_token.get_or_insert_with(|| refresh_token.clone());
         self
     }
 }
@@ -342,10 +330,7 @@ fn age(created_at: Option<i64>, expires_in: Option<u32>, now: Option<i64>) -> u3
     let (Some(created_at), Some(span), Some(now)) = (created_at, expires_in, now) else {
         return 0;
     };
-    u32::try_from(now.saturating_sub(created_at))
-        .ok()
-        .filter(|age| *age < span)
-        .unwrap_or(0)
+    u32::try_from(now.saturating_sub(created_at)).ok().filter(|age| *age < span).unwrap_or(0)
 }
 
 impl fmt::Debug for Token {
@@ -383,20 +368,21 @@ mod tests {
 
     #[test]
     fn an_imported_token_whose_life_is_over_is_dead_and_one_that_lives_is_not() {
-        let hurdlr = crate::Hurdlr::builder("id", "s".into())
-            .environment("http://localhost:1")
-            .build();
+        let hurdlr =
+            crate::Hurdlr::builder("id", "s".into()).environment("http://localhost:1").build();
         let hurdlr = hurdlr.unwrap();
         let now = hurdlr.clock().now().unix_seconds();
-        for (created_at, dead) in [(now - 100, true), (now - 50, false), (now + 500, false)] {
-            let json =
-                format!(r#"{{"access_token":"a","expires_in":100,"created_at":{created_at}}}"#);
-            let token = hurdlr.import(json).unwrap();
-            assert_eq!(
-                token.remaining() <= Some(Duration::from_secs(0)),
-                dead,
-                "{created_at}"
+        for (created_at, refresh_token, dead) in [
+            (now - 100, r#","refresh_token":"r""#, true),
+            (now - 100, "", false),
+            (now - 50, r#","refresh_token":"r""#, false),
+            (now + 500, r#","refresh_token":"r""#, false),
+        ] {
+            let json = format!(
+                r#"{{"access_token":"a","expires_in":100,"created_at":{created_at}{refresh_token}}}"#
             );
+            let token = hurdlr.import(json).unwrap();
+            assert_eq!(token.remaining() <= Some(Duration::from_secs(0)), dead, "{created_at}");
         }
     }
 
@@ -427,11 +413,7 @@ mod tests {
             (Some(100 * DAY), None, 0),            // no Date to compare with
             (None, Some(100 * DAY), 0),
         ] {
-            assert_eq!(
-                i64::from(age(created_at, span, now)),
-                expected,
-                "{created_at:?} {now:?}"
-            );
+            assert_eq!(i64::from(age(created_at, span, now)), expected, "{created_at:?} {now:?}");
         }
         assert_eq!(age(Some(1), None, Some(5)), 0);
     }

@@ -28,10 +28,7 @@ pub(crate) struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            request: Duration::from_secs(30),
-        }
+        Self { connect: Duration::from_secs(5), request: Duration::from_secs(30) }
     }
 }
 
@@ -92,9 +89,7 @@ impl HttpClient {
             ));
         }
         if endpoint.scheme() == "https" && !cfg!(any(feature = "rustls", feature = "native-tls")) {
-            return Err(Error::config(
-                "https needs the feature `rustls` or `native-tls`",
-            ));
+            return Err(Error::config("https needs the feature `rustls` or `native-tls`"));
         }
         let mut builder = builder
             .connect_timeout(timeouts.connect)
@@ -113,11 +108,7 @@ impl HttpClient {
         let client = builder.build().map_err(|source| {
             Error::config("the HTTP client cannot be built").caused_by(source.without_url())
         })?;
-        Ok(Self {
-            client,
-            origin: endpoint.origin(),
-            timeout: timeouts.request,
-        })
+        Ok(Self { client, origin: endpoint.origin(), timeout: timeouts.request })
     }
 
     /// Posts `form` to `url`, of this client's origin, and waits at most `limit` for all of the
@@ -128,8 +119,7 @@ impl HttpClient {
         form: Form,
         limit: Duration,
     ) -> Result<Answer, HttpError> {
-        self.send(Method::POST, url.clone(), form.headers, form.body, limit)
-            .await
+        self.send(Method::POST, url.clone(), form.headers, form.body, limit).await
     }
 
     async fn send(
@@ -174,19 +164,14 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
             let url = parts.uri.to_string().parse::<Url>().ok();
             let url = url.filter(|url| url.origin() == self.origin);
             let url = url.ok_or(HttpError::ForeignOrigin)?;
-            let mut answer = self
-                .send(parts.method, url, parts.headers, body, self.timeout)
-                .await?;
+            let mut answer =
+                self.send(parts.method, url, parts.headers, body, self.timeout).await?;
             if let Some(error) = answer.cut.take() {
                 return Err(error);
             }
             let success = answer.status.is_success();
             let mut response = Response::new(std::mem::take(&mut *answer.body));
-            *response.status_mut() = if success {
-                StatusCode::OK
-            } else {
-                answer.status
-            };
+            *response.status_mut() = if success { StatusCode::OK } else { answer.status };
             *response.headers_mut() = answer.headers;
             if success {
                 response.headers_mut().remove(CONTENT_TYPE);
@@ -215,13 +200,9 @@ impl Answer {
     async fn read(mut response: reqwest::Response) -> Self {
         let status = response.status();
         let headers = kept(response.headers());
-        let expected = response
-            .content_length()
-            .and_then(|length| usize::try_from(length).ok());
+        let expected = response.content_length().and_then(|length| usize::try_from(length).ok());
         // Room for all of it at once: a growing buffer would leave copies of the tokens behind.
-        let capacity = expected
-            .filter(|length| *length <= LONGEST_BODY)
-            .unwrap_or(LONGEST_BODY);
+        let capacity = expected.filter(|length| *length <= LONGEST_BODY).unwrap_or(LONGEST_BODY);
         let mut body = Zeroizing::new(Vec::with_capacity(capacity));
         let cut = loop {
             match response.chunk().await {
@@ -233,12 +214,7 @@ impl Answer {
                 Err(error) => break Some(failed(error)),
             }
         };
-        Self {
-            status,
-            headers,
-            body,
-            cut,
-        }
+        Self { status, headers, body, cut }
     }
 
     /// An answer of a client that is not ours.
@@ -248,12 +224,7 @@ impl Answer {
         let mut body = Zeroizing::new(body);
         let cut = (body.len() > LONGEST_BODY).then_some(HttpError::TooLong);
         body.truncate(LONGEST_BODY);
-        Self {
-            status: parts.status,
-            headers: kept(&parts.headers),
-            body,
-            cut,
-        }
+        Self { status: parts.status, headers: kept(&parts.headers), body, cut }
     }
 
     /// When the provider sent the answer, by its own clock.
@@ -267,16 +238,10 @@ impl Answer {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             // More digits than a number holds is a pause longer than anybody waits.
-            return Some(Duration::from_secs(
-                text.parse().unwrap_or(u64::from(u32::MAX)),
-            ));
+            return Some(Duration::from_secs(text.parse().unwrap_or(u64::from(u32::MAX))));
         }
         let until = httpdate::parse_http_date(text).ok()?;
-        Some(
-            until
-                .duration_since(self.date().unwrap_or(now))
-                .unwrap_or_default(),
-        )
+        Some(until.duration_since(self.date().unwrap_or(now)).unwrap_or_default())
     }
 }
 
@@ -303,12 +268,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.clone(), http::HeaderValue::from_static(value)))
             .collect();
-        Answer {
-            status: StatusCode::OK,
-            headers,
-            body: Zeroizing::default(),
-            cut: None,
-        }
+        Answer { status: StatusCode::OK, headers, body: Zeroizing::default(), cut: None }
     }
 
     #[test]
@@ -328,9 +288,7 @@ mod tests {
         ] {
             let answer = answer(&[date.clone(), (RETRY_AFTER, value)]);
             assert_eq!(
-                answer
-                    .retry_after(SystemTime::now())
-                    .map(|pause| pause.as_secs()),
+                answer.retry_after(SystemTime::now()).map(|pause| pause.as_secs()),
                 expected,
                 "{value}"
             );
@@ -354,11 +312,7 @@ mod tests {
             ("http://127.0.0.1:1/token", true),
             ("http://api.example.com/token", false),
         ] {
-            assert_eq!(
-                HttpClient::new(&url.parse().unwrap()).is_ok(),
-                fine,
-                "{url}"
-            );
+            assert_eq!(HttpClient::new(&url.parse().unwrap()).is_ok(), fine, "{url}");
         }
     }
 }

@@ -51,11 +51,8 @@ impl App {
         C: for<'c> AsyncHttpClient<'c, Error: 'static>,
     {
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let (url, state) = self
-            .oauth
-            .authorize_url(CsrfToken::new_random)
-            .set_pkce_challenge(challenge)
-            .url();
+        let (url, state) =
+            self.oauth.authorize_url(CsrfToken::new_random).set_pkce_challenge(challenge).url();
         let callback = fake.consent(&url, "ann").await.unwrap();
         let parameters: std::collections::HashMap<_, _> = callback.query_pairs().collect();
         assert_eq!(&parameters["state"], state.secret());
@@ -80,26 +77,14 @@ where
     assert!(answer.created_at().is_some());
 
     let refresh_token = answer.refresh_token().unwrap();
-    let newer = app
-        .oauth
-        .exchange_refresh_token(refresh_token)
-        .request_async(client)
-        .await
-        .unwrap();
+    let newer =
+        app.oauth.exchange_refresh_token(refresh_token).request_async(client).await.unwrap();
     assert!(fake.is_alive(newer.access_token().secret()));
-    assert_ne!(
-        newer.access_token().secret(),
-        answer.access_token().secret()
-    );
+    assert_ne!(newer.access_token().secret(), answer.access_token().secret());
 
     let user = UserId::new("bob").unwrap();
-    let granted = app
-        .oauth
-        .exchange_client_credentials()
-        .user_id(&user)
-        .request_async(client)
-        .await
-        .unwrap();
+    let granted =
+        app.oauth.exchange_client_credentials().user_id(&user).request_async(client).await.unwrap();
     assert!(fake.is_alive(granted.access_token().secret()));
 
     let count = fake.count();
@@ -150,28 +135,16 @@ async fn a_refusal_is_read_in_both_of_the_providers_languages() {
     let dead = RefreshToken::new("dead".into());
     for (style, expected) in [
         (ErrorStyle::Rfc6749, BasicErrorResponseType::InvalidGrant),
-        (
-            ErrorStyle::Envelope,
-            BasicErrorResponseType::Extension("INVALID_TOKEN".into()),
-        ),
+        (ErrorStyle::Envelope, BasicErrorResponseType::Extension("INVALID_TOKEN".into())),
     ] {
         fake.set_error_style(style);
-        let refused: BasicRequestTokenError<HttpError> = app
-            .oauth
-            .exchange_refresh_token(&dead)
-            .request_async(&client)
-            .await
-            .unwrap_err();
+        let refused: BasicRequestTokenError<HttpError> =
+            app.oauth.exchange_refresh_token(&dead).request_async(&client).await.unwrap_err();
         let RequestTokenError::ServerResponse(refusal) = refused else {
             panic!("{refused:?}");
         };
         assert_eq!(refusal.error(), &expected);
-        assert!(
-            refusal
-                .error_description()
-                .unwrap()
-                .contains("refresh token")
-        );
+        assert!(refusal.error_description().unwrap().contains("refresh token"));
     }
 }
 
@@ -218,10 +191,7 @@ async fn a_failure_of_the_transport_keeps_its_type() {
         .request_async(&client)
         .await
         .unwrap_err();
-    assert!(
-        matches!(not_sent, RequestTokenError::Request(HttpError::NotSent(_))),
-        "{not_sent:?}"
-    );
+    assert!(matches!(not_sent, RequestTokenError::Request(HttpError::NotSent(_))), "{not_sent:?}");
 }
 
 #[tokio::test]

@@ -41,10 +41,7 @@ impl Answer {
     }
 
     fn get(&self, name: &str) -> String {
-        self.json()[name]
-            .as_str()
-            .unwrap_or_else(|| panic!("no {name}"))
-            .to_owned()
+        self.json()[name].as_str().unwrap_or_else(|| panic!("no {name}")).to_owned()
     }
 
     fn header(&self, name: header::HeaderName) -> &str {
@@ -68,17 +65,11 @@ impl Answer {
 
 fn refusal(status: u16, kind: &str, param: &str) -> (StatusCode, String, Option<String>) {
     let param = Some(param.to_owned()).filter(|param| !param.is_empty());
-    (
-        StatusCode::from_u16(status).unwrap(),
-        kind.to_owned(),
-        param,
-    )
+    (StatusCode::from_u16(status).unwrap(), kind.to_owned(), param)
 }
 
 fn encode(fields: &[(&str, &str)]) -> String {
-    url::form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(fields)
-        .finish()
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
 }
 
 fn form(fake: &FakeHurdlr, path: &str, fields: &[(&str, &str)]) -> HttpRequest {
@@ -90,20 +81,13 @@ fn form(fake: &FakeHurdlr, path: &str, fields: &[(&str, &str)]) -> HttpRequest {
 
 async fn call(fake: &FakeHurdlr, request: HttpRequest) -> Result<Answer, InMemoryError> {
     let (parts, body) = fake.http_client().call(request).await?.into_parts();
-    Ok(Answer {
-        status: parts.status,
-        headers: parts.headers,
-        body,
-    })
+    Ok(Answer { status: parts.status, headers: parts.headers, body })
 }
 
 /// In memory, with the client's own credentials.
 async fn send(fake: &FakeHurdlr, fields: &[(&str, &str)]) -> Result<Answer, InMemoryError> {
     let secret = fake.client_secret();
-    let mut all = vec![
-        ("client_id", fake.client_id()),
-        ("client_secret", secret.expose_secret()),
-    ];
+    let mut all = vec![("client_id", fake.client_id()), ("client_secret", secret.expose_secret())];
     all.extend_from_slice(fields);
     call(fake, form(fake, V4, &all)).await
 }
@@ -113,31 +97,15 @@ async fn post(fake: &FakeHurdlr, fields: &[(&str, &str)]) -> Answer {
 }
 
 async fn grant(fake: &FakeHurdlr, user: &str) -> Answer {
-    post(
-        fake,
-        &[("grant_type", "client_credentials"), ("userId", user)],
-    )
-    .await
+    post(fake, &[("grant_type", "client_credentials"), ("userId", user)]).await
 }
 
 async fn refresh(fake: &FakeHurdlr, token: &str) -> Answer {
-    post(
-        fake,
-        &[("grant_type", "refresh_token"), ("refresh_token", token)],
-    )
-    .await
+    post(fake, &[("grant_type", "refresh_token"), ("refresh_token", token)]).await
 }
 
 async fn redeem(fake: &FakeHurdlr, code: &str, more: &[(&str, &str)]) -> Answer {
-    post(
-        fake,
-        &[
-            &[("grant_type", "authorization_code"), ("code", code)],
-            more,
-        ]
-        .concat(),
-    )
-    .await
+    post(fake, &[&[("grant_type", "authorization_code"), ("code", code)], more].concat()).await
 }
 
 async fn resource(fake: &FakeHurdlr, token: &str) -> Answer {
@@ -162,8 +130,7 @@ fn login(fake: &FakeHurdlr, more: &[(&str, &str)]) -> Url {
 }
 
 fn query(url: &Url, name: &str) -> Option<String> {
-    url.query_pairs()
-        .find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+    url.query_pairs().find_map(|(key, value)| (key == name).then(|| value.into_owned()))
 }
 
 async fn code(fake: &FakeHurdlr, user: &str, more: &[(&str, &str)]) -> String {
@@ -202,11 +169,7 @@ async fn send_by_socket(
 
 async fn whole(response: reqwest::Response) -> Result<Answer, reqwest::Error> {
     let (status, headers) = (response.status(), response.headers().clone());
-    Ok(Answer {
-        status,
-        headers,
-        body: response.bytes().await?.to_vec(),
-    })
+    Ok(Answer { status, headers, body: response.bytes().await?.to_vec() })
 }
 
 fn seconds(n: u64) -> Duration {
@@ -232,18 +195,9 @@ async fn token_answers_are_the_reference_examples_byte_for_byte_but_for_the_valu
         assert_eq!(answer.status, 200);
         let token = answer.json();
         let expected = fixture
-            .replace(
-                example["access_token"].as_str().unwrap(),
-                &answer.get("access_token"),
-            )
-            .replace(
-                example["refresh_token"].as_str().unwrap(),
-                &answer.get("refresh_token"),
-            )
-            .replace(
-                &example["created_at"].to_string(),
-                &token["created_at"].to_string(),
-            );
+            .replace(example["access_token"].as_str().unwrap(), &answer.get("access_token"))
+            .replace(example["refresh_token"].as_str().unwrap(), &answer.get("refresh_token"))
+            .replace(&example["created_at"].to_string(), &token["created_at"].to_string());
         assert_eq!(answer.text(), expected);
         for name in ["access_token", "refresh_token"] {
             let value = answer.get(name);
@@ -278,10 +232,7 @@ async fn no_answer_may_be_cached() {
     let fake = FakeHurdlr::in_memory();
     for answer in [grant(&fake, "ann").await, grant(&fake, "").await] {
         assert_eq!(answer.header(header::CACHE_CONTROL), "no-store");
-        assert_eq!(
-            answer.header(header::CONTENT_TYPE),
-            "application/json;charset=UTF-8"
-        );
+        assert_eq!(answer.header(header::CONTENT_TYPE), "application/json;charset=UTF-8");
     }
 }
 
@@ -291,9 +242,7 @@ async fn the_date_is_the_providers_own_and_follows_its_turned_clock() {
     let client = socket_client();
     let before = SystemTime::now();
     fake.turn_clock(Duration::from_hours(24 * 365));
-    let socket = whole(send_by_socket(&client, &fake, "ann").await.unwrap())
-        .await
-        .unwrap();
+    let socket = whole(send_by_socket(&client, &fake, "ann").await.unwrap()).await.unwrap();
     for answer in [socket, grant(&fake, "ann").await] {
         assert_eq!(answer.headers.get_all(header::DATE).iter().count(), 1);
         let date = httpdate::parse_http_date(answer.header(header::DATE)).unwrap();
@@ -301,10 +250,7 @@ async fn the_date_is_the_providers_own_and_follows_its_turned_clock() {
         // A second less: the header has no fractions.
         assert!(ahead + seconds(1) >= Duration::from_hours(24 * 365));
         let created_at = answer.json()["created_at"].as_u64().unwrap();
-        let date = date
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
+        let date = date.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         assert!(date.abs_diff(created_at) <= 1);
     }
 }
@@ -341,27 +287,12 @@ async fn every_missing_or_empty_field_is_required_by_name() {
     let (id, secret) = (fake.client_id(), secret.expose_secret());
     let client = [("client_id", id), ("client_secret", secret)];
     let cases: [(&[(&str, &str)], &str); 6] = [
-        (
-            &[("client_secret", secret), ("grant_type", "refresh_token")],
-            "client_id",
-        ),
-        (
-            &[("client_id", id), ("grant_type", "refresh_token")],
-            "client_secret",
-        ),
+        (&[("client_secret", secret), ("grant_type", "refresh_token")], "client_id"),
+        (&[("client_id", id), ("grant_type", "refresh_token")], "client_secret"),
         (&client, "grant_type"),
-        (
-            &[client[0], client[1], ("grant_type", "client_credentials")],
-            "userId",
-        ),
-        (
-            &[client[0], client[1], ("grant_type", "refresh_token")],
-            "refresh_token",
-        ),
-        (
-            &[client[0], client[1], ("grant_type", "authorization_code")],
-            "code",
-        ),
+        (&[client[0], client[1], ("grant_type", "client_credentials")], "userId"),
+        (&[client[0], client[1], ("grant_type", "refresh_token")], "refresh_token"),
+        (&[client[0], client[1], ("grant_type", "authorization_code")], "code"),
     ];
     for (fields, missing) in cases {
         let empty = [fields, &[(missing, "")]].concat();
@@ -374,10 +305,7 @@ async fn every_missing_or_empty_field_is_required_by_name() {
 
     fake.set_error_style(ErrorStyle::Rfc6749);
     let answer = grant(&fake, "").await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.get("error").as_str()),
-        (400, "invalid_request")
-    );
+    assert_eq!((answer.status.as_u16(), answer.get("error").as_str()), (400, "invalid_request"));
 }
 
 #[tokio::test]
@@ -385,32 +313,17 @@ async fn a_wrong_client_or_secret_is_refused_with_401() {
     let fake = FakeHurdlr::in_memory();
     let secret = fake.client_secret();
     let cases = [
-        (
-            [
-                ("client_id", "else"),
-                ("client_secret", secret.expose_secret()),
-            ],
-            "client_id",
-        ),
-        (
-            [("client_id", fake.client_id()), ("client_secret", "wrong")],
-            "client_secret",
-        ),
+        ([("client_id", "else"), ("client_secret", secret.expose_secret())], "client_id"),
+        ([("client_id", fake.client_id()), ("client_secret", "wrong")], "client_secret"),
     ];
     for (client, param) in cases {
-        let fields = [
-            &client[..],
-            &[("grant_type", "client_credentials"), ("userId", "a")],
-        ]
-        .concat();
+        let fields =
+            [&client[..], &[("grant_type", "client_credentials"), ("userId", "a")]].concat();
         let answer = call(&fake, form(&fake, V4, &fields)).await.unwrap();
         assert_eq!(answer.refusal(), refusal(401, "INVALID_VALUE", param));
         fake.set_error_style(ErrorStyle::Rfc6749);
         let answer = call(&fake, form(&fake, V4, &fields)).await.unwrap();
-        assert_eq!(
-            (answer.status.as_u16(), answer.get("error").as_str()),
-            (401, "invalid_client")
-        );
+        assert_eq!((answer.status.as_u16(), answer.get("error").as_str()), (401, "invalid_client"));
         assert!(answer.json()["error_description"].is_string());
         fake.set_error_style(ErrorStyle::Envelope);
     }
@@ -422,30 +335,17 @@ async fn a_wrong_client_or_secret_is_refused_with_401() {
 async fn an_unknown_grant_type_is_refused() {
     let fake = FakeHurdlr::in_memory();
     let fields = [("grant_type", "password"), ("userId", "ann")];
-    assert_eq!(
-        post(&fake, &fields).await.refusal(),
-        refusal(400, "INVALID_VALUE", "grant_type")
-    );
+    assert_eq!(post(&fake, &fields).await.refusal(), refusal(400, "INVALID_VALUE", "grant_type"));
     fake.set_error_style(ErrorStyle::Rfc6749);
-    assert_eq!(
-        post(&fake, &fields).await.get("error"),
-        "unsupported_grant_type"
-    );
+    assert_eq!(post(&fake, &fields).await.get("error"), "unsupported_grant_type");
     assert_eq!(fake.count().outcome(Outcome::UnsupportedGrantType), 2);
 }
 
 #[tokio::test]
 async fn a_repeated_field_is_refused() {
     let fake = FakeHurdlr::in_memory();
-    let fields = [
-        ("grant_type", "client_credentials"),
-        ("userId", "ann"),
-        ("userId", "bob"),
-    ];
-    assert_eq!(
-        post(&fake, &fields).await.refusal(),
-        refusal(400, "BAD_REQUEST", "userId")
-    );
+    let fields = [("grant_type", "client_credentials"), ("userId", "ann"), ("userId", "bob")];
+    assert_eq!(post(&fake, &fields).await.refusal(), refusal(400, "BAD_REQUEST", "userId"));
 }
 
 #[tokio::test]
@@ -462,39 +362,22 @@ async fn only_a_form_by_post_without_a_query_is_a_token_request() {
         form(&fake, V4, &fields)
     };
     let mut charset = good();
-    let media_type = "Application/X-WWW-Form-URLEncoded; charset=UTF-8"
-        .parse()
-        .unwrap();
-    charset
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, media_type);
+    let media_type = "Application/X-WWW-Form-URLEncoded; charset=UTF-8".parse().unwrap();
+    charset.headers_mut().insert(header::CONTENT_TYPE, media_type);
     assert_eq!(call(&fake, charset).await.unwrap().status, 200);
 
     let mut wrong = good();
     *wrong.method_mut() = http::Method::PUT;
     let answer = call(&fake, wrong).await.unwrap();
-    assert_eq!(
-        (answer.status.as_u16(), answer.header(header::ALLOW)),
-        (405, "POST")
-    );
+    assert_eq!((answer.status.as_u16(), answer.header(header::ALLOW)), (405, "POST"));
 
     let mut wrong = good();
-    wrong
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-    assert_eq!(
-        call(&fake, wrong).await.unwrap().refusal(),
-        refusal(400, "BAD_REQUEST", "")
-    );
+    wrong.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+    assert_eq!(call(&fake, wrong).await.unwrap().refusal(), refusal(400, "BAD_REQUEST", ""));
 
     let mut wrong = good();
-    *wrong.uri_mut() = format!("{}{V4}?userId=ann", fake.base_url())
-        .parse()
-        .unwrap();
-    assert_eq!(
-        call(&fake, wrong).await.unwrap().refusal(),
-        refusal(400, "BAD_REQUEST", "")
-    );
+    *wrong.uri_mut() = format!("{}{V4}?userId=ann", fake.base_url()).parse().unwrap();
+    assert_eq!(call(&fake, wrong).await.unwrap().refusal(), refusal(400, "BAD_REQUEST", ""));
 
     let mut wrong = good();
     wrong.body_mut().extend_from_slice(&vec![b'x'; 20_000]);
@@ -530,16 +413,10 @@ async fn a_code_used_twice_is_refused_and_kills_what_the_first_use_got() {
         assert!(!fake.is_alive(&dead.get("access_token")));
         assert!(!fake.refresh_is_alive(&dead.get("refresh_token")));
     }
-    assert!(
-        fake.is_alive(&other.get("access_token")),
-        "another grant is another family"
-    );
+    assert!(fake.is_alive(&other.get("access_token")), "another grant is another family");
 
     fake.set_error_style(ErrorStyle::Rfc6749);
-    assert_eq!(
-        redeem(&fake, &code, &[]).await.get("error"),
-        "invalid_grant"
-    );
+    assert_eq!(redeem(&fake, &code, &[]).await.get("error"), "invalid_grant");
     assert_eq!(fake.count().outcome(Outcome::InvalidGrant), 2);
 }
 
@@ -550,32 +427,16 @@ async fn a_code_lives_ten_minutes_by_the_providers_clock() {
     fake.turn_clock(seconds(590));
     assert_eq!(redeem(&fake, &young, &[]).await.status, 200);
     fake.turn_clock(seconds(11));
-    assert_eq!(
-        redeem(&fake, &old, &[]).await.refusal(),
-        refusal(400, "INVALID_VALUE", "code")
-    );
+    assert_eq!(redeem(&fake, &old, &[]).await.refusal(), refusal(400, "INVALID_VALUE", "code"));
 }
 
 #[tokio::test]
 async fn a_code_is_refused_with_another_redirect_uri_and_stays_good() {
     let fake = FakeHurdlr::in_memory();
     let code = code(&fake, "ann", &[]).await;
-    let answer = redeem(
-        &fake,
-        &code,
-        &[("redirect_uri", "https://app.example/callback")],
-    )
-    .await;
-    assert_eq!(
-        answer.refusal(),
-        refusal(400, "INVALID_VALUE", "redirect_uri")
-    );
-    assert_eq!(
-        redeem(&fake, &code, &[("redirect_uri", CALLBACK)])
-            .await
-            .status,
-        200
-    );
+    let answer = redeem(&fake, &code, &[("redirect_uri", "https://app.example/callback")]).await;
+    assert_eq!(answer.refusal(), refusal(400, "INVALID_VALUE", "redirect_uri"));
+    assert_eq!(redeem(&fake, &code, &[("redirect_uri", CALLBACK)]).await.status, 200);
 }
 
 #[tokio::test]
@@ -584,10 +445,7 @@ async fn a_code_with_a_challenge_takes_the_verifier_that_fits_and_no_other() {
     // The example of RFC 7636 appendix B.
     let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
     let challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
-    let pkce = [
-        ("code_challenge", challenge),
-        ("code_challenge_method", "S256"),
-    ];
+    let pkce = [("code_challenge", challenge), ("code_challenge_method", "S256")];
     let code = code(&fake, "ann", &pkce).await;
 
     let missing = redeem(&fake, &code, &[]).await;
@@ -595,17 +453,9 @@ async fn a_code_with_a_challenge_takes_the_verifier_that_fits_and_no_other() {
     let other = "x".repeat(43);
     for wrong in [other.as_str(), "short", challenge] {
         let answer = redeem(&fake, &code, &[("code_verifier", wrong)]).await;
-        assert_eq!(
-            answer.refusal(),
-            refusal(400, "INVALID_VALUE", "code_verifier")
-        );
+        assert_eq!(answer.refusal(), refusal(400, "INVALID_VALUE", "code_verifier"));
     }
-    assert_eq!(
-        redeem(&fake, &code, &[("code_verifier", verifier)])
-            .await
-            .status,
-        200
-    );
+    assert_eq!(redeem(&fake, &code, &[("code_verifier", verifier)]).await.status, 200);
 }
 
 #[tokio::test]
@@ -613,10 +463,7 @@ async fn a_verifier_without_a_challenge_is_refused() {
     let fake = FakeHurdlr::in_memory();
     let code = code(&fake, "ann", &[]).await;
     let answer = redeem(&fake, &code, &[("code_verifier", &"x".repeat(43))]).await;
-    assert_eq!(
-        answer.refusal(),
-        refusal(400, "INVALID_VALUE", "code_verifier")
-    );
+    assert_eq!(answer.refusal(), refusal(400, "INVALID_VALUE", "code_verifier"));
 }
 
 #[tokio::test]
@@ -630,47 +477,28 @@ async fn pkce_agrees_with_the_oauth2_crate() {
         ("code_challenge_method", challenge.method().as_str()),
     ];
     let code = code(&fake, "ann", &pkce).await;
-    assert_eq!(
-        redeem(&fake, &code, &[("code_verifier", verifier.secret())])
-            .await
-            .status,
-        200
-    );
+    assert_eq!(redeem(&fake, &code, &[("code_verifier", verifier.secret())]).await.status, 200);
 }
 
 #[tokio::test]
 async fn an_unknown_or_expired_refresh_token_is_told_apart() {
-    let fake = FakeHurdlr::builder()
-        .refresh_token_life(seconds(100))
-        .in_memory();
+    let fake = FakeHurdlr::builder().refresh_token_life(seconds(100)).in_memory();
     let token = grant(&fake, "ann").await.get("refresh_token");
     let unknown = refresh(&fake, &token.to_uppercase()).await;
-    assert_eq!(
-        unknown.refusal(),
-        refusal(400, "INVALID_TOKEN", "refresh_token")
-    );
+    assert_eq!(unknown.refusal(), refusal(400, "INVALID_TOKEN", "refresh_token"));
     fake.turn_clock(seconds(100));
     assert!(!fake.refresh_is_alive(&token));
     let expired = refresh(&fake, &token).await;
-    assert_eq!(
-        expired.refusal(),
-        refusal(400, "EXPIRED_TOKEN", "refresh_token")
-    );
+    assert_eq!(expired.refusal(), refusal(400, "EXPIRED_TOKEN", "refresh_token"));
     fake.set_error_style(ErrorStyle::Rfc6749);
     let expired = refresh(&fake, &token).await;
-    assert_eq!(
-        (expired.status.as_u16(), expired.get("error").as_str()),
-        (400, "invalid_grant")
-    );
+    assert_eq!((expired.status.as_u16(), expired.get("error").as_str()), (400, "invalid_grant"));
 }
 
 #[tokio::test]
 async fn a_bearer_header_on_a_refresh_is_looked_at_only_when_asked_to() {
     for (checked, status) in [(false, 200), (true, 401)] {
-        let fake = FakeHurdlr::builder()
-            .check_bearer(checked)
-            .token_life(seconds(10))
-            .in_memory();
+        let fake = FakeHurdlr::builder().check_bearer(checked).token_life(seconds(10)).in_memory();
         let token = grant(&fake, "ann").await;
         let secret = fake.client_secret();
         let refresh_token = token.get("refresh_token");
@@ -687,15 +515,10 @@ async fn a_bearer_header_on_a_refresh_is_looked_at_only_when_asked_to() {
             request
         };
         fake.turn_clock(seconds(11));
-        let answer = call(&fake, request(&token.get("access_token")))
-            .await
-            .unwrap();
+        let answer = call(&fake, request(&token.get("access_token"))).await.unwrap();
         assert_eq!(answer.status.as_u16(), status);
         if checked {
-            assert_eq!(
-                answer.refusal(),
-                refusal(401, "EXPIRED_TOKEN", "access_token")
-            );
+            assert_eq!(answer.refusal(), refusal(401, "EXPIRED_TOKEN", "access_token"));
             assert_eq!(fake.count().outcome(Outcome::BearerRefused), 1);
             let live = grant(&fake, "ann").await.get("access_token");
             assert_eq!(call(&fake, request(&live)).await.unwrap().status, 200);
@@ -712,10 +535,7 @@ async fn without_rotation_the_refresh_token_stays() {
     let second = refresh(&fake, &first.get("refresh_token")).await;
     assert_eq!(first.get("refresh_token"), second.get("refresh_token"));
     assert_ne!(first.get("access_token"), second.get("access_token"));
-    assert_eq!(
-        refresh(&fake, &first.get("refresh_token")).await.status,
-        200
-    );
+    assert_eq!(refresh(&fake, &first.get("refresh_token")).await.status, 200);
     assert_eq!(fake.tokens_alive("ann"), 3);
 }
 
@@ -725,24 +545,16 @@ async fn rotation_kills_the_old_refresh_token_at_once_and_nothing_else() {
     let first = grant(&fake, "ann").await;
     let second = refresh(&fake, &first.get("refresh_token")).await;
     let again = refresh(&fake, &first.get("refresh_token")).await;
-    assert_eq!(
-        again.refusal(),
-        refusal(400, "INVALID_TOKEN", "refresh_token")
-    );
+    assert_eq!(again.refusal(), refusal(400, "INVALID_TOKEN", "refresh_token"));
     assert!(fake.is_alive(&first.get("access_token")));
     assert!(fake.is_alive(&second.get("access_token")));
     assert!(fake.refresh_is_alive(&second.get("refresh_token")));
-    assert_eq!(
-        refresh(&fake, &second.get("refresh_token")).await.status,
-        200
-    );
+    assert_eq!(refresh(&fake, &second.get("refresh_token")).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_grace_window_repeats_the_very_same_answer_and_then_closes() {
-    let fake = FakeHurdlr::builder()
-        .rotation(Rotation::Grace(seconds(30)))
-        .in_memory();
+    let fake = FakeHurdlr::builder().rotation(Rotation::Grace(seconds(30))).in_memory();
     let first = grant(&fake, "ann").await;
     let second = refresh(&fake, &first.get("refresh_token")).await;
     fake.turn_clock(seconds(29));
@@ -751,41 +563,24 @@ async fn a_grace_window_repeats_the_very_same_answer_and_then_closes() {
     assert_eq!(fake.tokens_alive("ann"), 2);
     fake.turn_clock(seconds(1));
     let late = refresh(&fake, &first.get("refresh_token")).await;
-    assert_eq!(
-        late.refusal(),
-        refusal(400, "INVALID_TOKEN", "refresh_token")
-    );
-    assert_eq!(
-        refresh(&fake, &second.get("refresh_token")).await.status,
-        200
-    );
+    assert_eq!(late.refusal(), refusal(400, "INVALID_TOKEN", "refresh_token"));
+    assert_eq!(refresh(&fake, &second.get("refresh_token")).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_reused_refresh_token_kills_its_whole_family_and_no_other() {
-    let fake = FakeHurdlr::builder()
-        .rotation(Rotation::KillFamily)
-        .in_memory();
+    let fake = FakeHurdlr::builder().rotation(Rotation::KillFamily).in_memory();
     let first = grant(&fake, "ann").await;
     let other = grant(&fake, "ann").await;
     let second = refresh(&fake, &first.get("refresh_token")).await;
     assert_eq!(fake.tokens_alive("ann"), 3);
-    assert_eq!(
-        refresh(&fake, &first.get("refresh_token")).await.status,
-        400
-    );
+    assert_eq!(refresh(&fake, &first.get("refresh_token")).await.status, 400);
     for dead in [&first, &second] {
         let answer = resource(&fake, &dead.get("access_token")).await;
-        assert_eq!(
-            answer.refusal(),
-            refusal(401, "INVALID_TOKEN", "access_token")
-        );
+        assert_eq!(answer.refusal(), refusal(401, "INVALID_TOKEN", "access_token"));
         assert!(!fake.refresh_is_alive(&dead.get("refresh_token")));
     }
-    assert_eq!(
-        refresh(&fake, &second.get("refresh_token")).await.status,
-        400
-    );
+    assert_eq!(refresh(&fake, &second.get("refresh_token")).await.status, 400);
     assert!(fake.is_alive(&other.get("access_token")));
     assert!(fake.refresh_is_alive(&other.get("refresh_token")));
 }
@@ -812,10 +607,7 @@ async fn an_administrator_revokes_all_of_one_user() {
     fake.revoke_everything("ann");
     assert_eq!((fake.tokens_alive("ann"), fake.tokens_alive("bob")), (0, 1));
     let answer = refresh(&fake, &ann.get("refresh_token")).await;
-    assert_eq!(
-        answer.refusal(),
-        refusal(400, "INVALID_TOKEN", "refresh_token")
-    );
+    assert_eq!(answer.refusal(), refusal(400, "INVALID_TOKEN", "refresh_token"));
     assert_eq!(redeem(&fake, &pending, &[]).await.status, 400);
     assert_eq!(refresh(&fake, &bob.get("refresh_token")).await.status, 200);
 }
@@ -841,27 +633,14 @@ async fn the_resource_tells_a_dead_token_from_an_expired_one() {
     let token = grant(&fake, "ann").await.get("access_token");
     assert_eq!(resource(&fake, &token).await.json()["user"], "ann");
     let unknown = resource(&fake, "nonsense").await;
-    assert_eq!(
-        unknown.refusal(),
-        refusal(401, "INVALID_TOKEN", "access_token")
-    );
-    assert!(
-        unknown
-            .header(header::WWW_AUTHENTICATE)
-            .starts_with("Bearer")
-    );
+    assert_eq!(unknown.refusal(), refusal(401, "INVALID_TOKEN", "access_token"));
+    assert!(unknown.header(header::WWW_AUTHENTICATE).starts_with("Bearer"));
     fake.turn_clock(seconds(60));
     let expired = resource(&fake, &token).await;
-    assert_eq!(
-        expired.refusal(),
-        refusal(401, "EXPIRED_TOKEN", "access_token")
-    );
+    assert_eq!(expired.refusal(), refusal(401, "EXPIRED_TOKEN", "access_token"));
     assert!(!fake.is_alive(&token));
     let counts = fake.count();
-    assert_eq!(
-        (counts.resource_served(), counts.resource_refused()),
-        (1, 2)
-    );
+    assert_eq!((counts.resource_served(), counts.resource_refused()), (1, 2));
 }
 
 #[tokio::test]
@@ -896,19 +675,15 @@ async fn consent_and_denial_come_back_with_the_state_and_the_callbacks_own_query
         assert_eq!(query(back, "state").as_deref(), Some("a state & more"));
     }
     assert_eq!(query(&denied, "error").as_deref(), Some("access_denied"));
-    assert_eq!(
-        (query(&allowed, "error"), query(&denied, "code")),
-        (None, None)
-    );
+    assert_eq!((query(&allowed, "error"), query(&denied, "code")), (None, None));
 }
 
 #[tokio::test]
 async fn nobody_is_redirected_to_an_address_in_doubt() {
     let fake = FakeHurdlr::in_memory();
     let mut stranger = fake.authorize_url();
-    stranger.set_query(Some(
-        "response_type=code&client_id=else&redirect_uri=https://evil.example/",
-    ));
+    stranger
+        .set_query(Some("response_type=code&client_id=else&redirect_uri=https://evil.example/"));
     let mut fragment = fake.authorize_url();
     fragment.query_pairs_mut().extend_pairs([
         ("response_type", "code"),
@@ -916,15 +691,10 @@ async fn nobody_is_redirected_to_an_address_in_doubt() {
         ("redirect_uri", "https://app.example/#part"),
     ]);
     let twice = login(&fake, &[("redirect_uri", "https://evil.example/")]);
-    let strict = FakeHurdlr::builder()
-        .redirect_uri("https://app.example/else".parse().unwrap())
-        .in_memory();
-    let cases = [
-        (&fake, stranger),
-        (&fake, fragment),
-        (&fake, twice),
-        (&strict, login(&strict, &[])),
-    ];
+    let strict =
+        FakeHurdlr::builder().redirect_uri("https://app.example/else".parse().unwrap()).in_memory();
+    let cases =
+        [(&fake, stranger), (&fake, fragment), (&fake, twice), (&strict, login(&strict, &[]))];
     for (fake, url) in cases {
         let answer = page(fake, &url).await;
         assert_eq!(answer.status, 400);
@@ -933,15 +703,8 @@ async fn nobody_is_redirected_to_an_address_in_doubt() {
         let refused = fake.consent(&url, "ann").await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     }
-    let registered = FakeHurdlr::builder()
-        .redirect_uri(CALLBACK.parse().unwrap())
-        .in_memory();
-    assert!(
-        registered
-            .consent(&login(&registered, &[]), "ann")
-            .await
-            .is_ok()
-    );
+    let registered = FakeHurdlr::builder().redirect_uri(CALLBACK.parse().unwrap()).in_memory();
+    assert!(registered.consent(&login(&registered, &[]), "ann").await.is_ok());
 }
 
 #[tokio::test]
@@ -957,28 +720,13 @@ async fn other_mistakes_of_an_authorization_request_are_told_to_the_client() {
     let plain = "p".repeat(43);
     let cases = [
         (implicit, "unsupported_response_type"),
+        (login(&fake, &[("code_challenge", &plain)]), "invalid_request"),
         (
-            login(&fake, &[("code_challenge", &plain)]),
+            login(&fake, &[("code_challenge", &plain), ("code_challenge_method", "plain")]),
             "invalid_request",
         ),
         (
-            login(
-                &fake,
-                &[
-                    ("code_challenge", &plain),
-                    ("code_challenge_method", "plain"),
-                ],
-            ),
-            "invalid_request",
-        ),
-        (
-            login(
-                &fake,
-                &[
-                    ("code_challenge", "short"),
-                    ("code_challenge_method", "S256"),
-                ],
-            ),
+            login(&fake, &[("code_challenge", "short"), ("code_challenge_method", "S256")]),
             "invalid_request",
         ),
         (login(&fake, &[("state", "another")]), "invalid_request"),
@@ -1010,18 +758,12 @@ async fn the_page_works_without_script_and_says_what_it_is_to_a_screen_reader() 
         assert!(html.contains(part), "{part}");
     }
     assert!(!html.contains("<script"));
-    assert!(
-        answer
-            .header(header::CONTENT_SECURITY_POLICY)
-            .starts_with("default-src 'none'")
-    );
+    assert!(answer.header(header::CONTENT_SECURITY_POLICY).starts_with("default-src 'none'"));
 }
 
 #[tokio::test]
 async fn nothing_that_the_page_repeats_becomes_html() {
-    let fake = FakeHurdlr::builder()
-        .client("<i>&'\"", "s".into())
-        .in_memory();
+    let fake = FakeHurdlr::builder().client("<i>&'\"", "s".into()).in_memory();
     let mut url = fake.authorize_url();
     url.query_pairs_mut().extend_pairs([
         ("response_type", "code"),
@@ -1039,10 +781,7 @@ async fn nothing_that_the_page_repeats_becomes_html() {
         )
     );
     let back = fake.consent(&url, "ann").await.unwrap();
-    assert_eq!(
-        query(&back, "state").unwrap(),
-        "\"><script>alert('1')</script>&amp;"
-    );
+    assert_eq!(query(&back, "state").unwrap(), "\"><script>alert('1')</script>&amp;");
 }
 
 #[tokio::test]
@@ -1061,19 +800,11 @@ async fn the_pages_form_alone_is_enough_to_log_in_by_a_browser() {
         .collect();
     fields.push(("user".into(), String::new()));
     fields.push(("decision".into(), "allow".into()));
-    let body = url::form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(fields)
-        .finish();
-    let answer = client
-        .post(fake.base_url().join("oauth/authorize").unwrap())
-        .body(body);
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    let answer = client.post(fake.base_url().join("oauth/authorize").unwrap()).body(body);
     let answer = answer.send().await.unwrap();
     assert_eq!(answer.status(), 303);
-    let back: Url = answer.headers()[header::LOCATION]
-        .to_str()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let back: Url = answer.headers()[header::LOCATION].to_str().unwrap().parse().unwrap();
     assert_eq!(query(&back, "state").as_deref(), Some("a state & more"));
     let answer = redeem(&fake, &query(&back, "code").unwrap(), &[]).await;
     let user = resource(&fake, &answer.get("access_token")).await.json()["user"].clone();
@@ -1090,19 +821,14 @@ struct Ways {
 
 impl Ways {
     async fn open() -> Self {
-        Self {
-            fake: FakeHurdlr::start().await.unwrap(),
-            client: socket_client(),
-        }
+        Self { fake: FakeHurdlr::start().await.unwrap(), client: socket_client() }
     }
 
     async fn both(&self, fault: &Fault) -> [Answer; 2] {
         self.fake.fault_next(fault.clone());
         let memory = grant(&self.fake, "ann").await;
         self.fake.fault_next(fault.clone());
-        let socket = send_by_socket(&self.client, &self.fake, "ann")
-            .await
-            .unwrap();
+        let socket = send_by_socket(&self.client, &self.fake, "ann").await.unwrap();
         [memory, whole(socket).await.unwrap()]
     }
 }
@@ -1110,11 +836,9 @@ impl Ways {
 #[tokio::test]
 async fn a_dropped_connection_has_no_answer_and_says_whether_the_provider_acted() {
     let ways = Ways::open().await;
-    for (fault, acted) in [
-        (Fault::Refuse, false),
-        (Fault::DropBefore, false),
-        (Fault::DropAfter, true),
-    ] {
+    for (fault, acted) in
+        [(Fault::Refuse, false), (Fault::DropBefore, false), (Fault::DropAfter, true)]
+    {
         let (fake, refused) = (&ways.fake, matches!(fault, Fault::Refuse));
         fake.clear_requests();
         fake.revoke_everything("ann");
@@ -1124,46 +848,20 @@ async fn a_dropped_connection_has_no_answer_and_says_whether_the_provider_acted(
         assert!(error.is_request() && !error.is_connect() && !error.is_timeout());
 
         fake.fault_next(fault);
-        let error = send(
-            fake,
-            &[("grant_type", "client_credentials"), ("userId", "ann")],
-        )
-        .await;
+        let error = send(fake, &[("grant_type", "client_credentials"), ("userId", "ann")]).await;
         let error = error.err().expect("no answer");
-        let kind = error
-            .source()
-            .unwrap()
-            .downcast_ref::<io::Error>()
-            .unwrap()
-            .kind();
-        let expected = if refused {
-            io::ErrorKind::ConnectionRefused
-        } else {
-            io::ErrorKind::ConnectionReset
-        };
+        let kind = error.source().unwrap().downcast_ref::<io::Error>().unwrap().kind();
+        let expected =
+            if refused { io::ErrorKind::ConnectionRefused } else { io::ErrorKind::ConnectionReset };
         assert_eq!((kind, error.kind()), (expected, expected));
 
-        let outcome = if acted {
-            Outcome::Issued
-        } else {
-            Outcome::Faulted
-        };
+        let outcome = if acted { Outcome::Issued } else { Outcome::Faulted };
         assert_eq!(fake.count().outcome(outcome), 2);
         assert_eq!(fake.tokens_alive("ann"), if acted { 2 } else { 0 });
-        assert!(
-            fake.requests()
-                .iter()
-                .all(|request| request.status().is_none())
-        );
+        assert!(fake.requests().iter().all(|request| request.status().is_none()));
     }
     // The connection died, not the server.
-    assert_eq!(
-        send_by_socket(&ways.client, &ways.fake, "ann")
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(send_by_socket(&ways.client, &ways.fake, "ann").await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -1176,10 +874,7 @@ async fn a_rate_limit_names_its_time_and_does_not_act() {
     }
     let until = SystemTime::UNIX_EPOCH + seconds(784_111_777);
     for answer in ways.both(&Fault::rate_limited_until(until)).await {
-        assert_eq!(
-            answer.header(header::RETRY_AFTER),
-            "Sun, 06 Nov 1994 08:49:37 GMT"
-        );
+        assert_eq!(answer.header(header::RETRY_AFTER), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
     for answer in ways.both(&Fault::rate_limited()).await {
         assert!(!answer.headers.contains_key(header::RETRY_AFTER));
@@ -1192,10 +887,7 @@ async fn a_rate_limit_names_its_time_and_does_not_act() {
 async fn statuses_pages_redirects_and_answers_of_the_tests_own_do_not_act() {
     let ways = Ways::open().await;
     for answer in ways.both(&Fault::unavailable_for(seconds(3))).await {
-        assert_eq!(
-            (answer.status.as_u16(), answer.header(header::RETRY_AFTER)),
-            (503, "3")
-        );
+        assert_eq!((answer.status.as_u16(), answer.header(header::RETRY_AFTER)), (503, "3"));
     }
     for answer in ways.both(&Fault::status(500)).await {
         assert_eq!(answer.status, 500);
@@ -1206,10 +898,7 @@ async fn statuses_pages_redirects_and_answers_of_the_tests_own_do_not_act() {
         assert!(answer.header(header::CONTENT_TYPE).starts_with("text/html"));
         assert!(answer.text().starts_with("<html>"));
     }
-    for answer in ways
-        .both(&Fault::redirect(307, "https://evil.example/"))
-        .await
-    {
+    for answer in ways.both(&Fault::redirect(307, "https://evil.example/")).await {
         assert_eq!(answer.status, 307);
         assert_eq!(answer.header(header::LOCATION), "https://evil.example/");
     }
@@ -1239,9 +928,7 @@ async fn an_answer_of_the_tests_own_can_come_after_acting() {
 async fn a_truncated_answer_promises_more_than_it_sends() {
     let ways = Ways::open().await;
     ways.fake.fault_next(Fault::Truncated);
-    let mut answer = send_by_socket(&ways.client, &ways.fake, "ann")
-        .await
-        .unwrap();
+    let mut answer = send_by_socket(&ways.client, &ways.fake, "ann").await.unwrap();
     assert_eq!(answer.status(), 200);
     let promised = answer.content_length().unwrap();
     let first = answer.chunk().await.unwrap().expect("half of it came");
@@ -1250,11 +937,7 @@ async fn a_truncated_answer_promises_more_than_it_sends() {
     assert!(answer.chunk().await.is_err());
 
     ways.fake.fault_next(Fault::Truncated);
-    let error = send(
-        &ways.fake,
-        &[("grant_type", "client_credentials"), ("userId", "ann")],
-    )
-    .await;
+    let error = send(&ways.fake, &[("grant_type", "client_credentials"), ("userId", "ann")]).await;
     assert_eq!(error.err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
     assert_eq!(ways.fake.tokens_alive("ann"), 2);
 }
@@ -1282,13 +965,8 @@ async fn a_wrong_content_type_comes_with_the_right_body() {
 #[tokio::test]
 async fn a_dripping_answer_arrives_by_socket_too() {
     let fake = FakeHurdlr::start().await.unwrap();
-    fake.fault_next(Fault::Dripping {
-        bytes: 50,
-        every: Duration::from_millis(1),
-    });
-    let mut answer = send_by_socket(&socket_client(), &fake, "ann")
-        .await
-        .unwrap();
+    fake.fault_next(Fault::Dripping { bytes: 50, every: Duration::from_millis(1) });
+    let mut answer = send_by_socket(&socket_client(), &fake, "ann").await.unwrap();
     let promised = answer.content_length().unwrap();
     let mut got = Vec::new();
     while let Some(chunk) = answer.chunk().await.unwrap() {
@@ -1330,14 +1008,10 @@ async fn delays_pass_by_the_paused_clock_before_or_after_acting() {
     let fake = FakeHurdlr::in_memory();
     let start = tokio::time::Instant::now();
     fake.fault_next(Fault::Delay(seconds(40)));
-    let late = grant(&fake, "ann").await.json()["created_at"]
-        .as_u64()
-        .unwrap();
+    let late = grant(&fake, "ann").await.json()["created_at"].as_u64().unwrap();
     assert_eq!(start.elapsed(), seconds(40));
     fake.fault_next(Fault::DelayAfter(seconds(40)));
-    let early = grant(&fake, "ann").await.json()["created_at"]
-        .as_u64()
-        .unwrap();
+    let early = grant(&fake, "ann").await.json()["created_at"].as_u64().unwrap();
     assert_eq!(start.elapsed(), seconds(80));
     assert_eq!(late, early, "one waited before it acted, the other after");
 }
@@ -1355,17 +1029,10 @@ async fn a_dripping_answer_takes_its_time_in_memory() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_cancels_a_delay_but_not_what_was_done_already() {
     let fake = FakeHurdlr::in_memory();
-    for (fault, alive) in [
-        (Fault::Delay(seconds(9)), 0),
-        (Fault::DelayAfter(seconds(9)), 1),
-    ] {
+    for (fault, alive) in [(Fault::Delay(seconds(9)), 0), (Fault::DelayAfter(seconds(9)), 1)] {
         fake.clear_requests();
         fake.fault_next(fault);
-        assert!(
-            tokio::time::timeout(seconds(1), grant(&fake, "ann"))
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(seconds(1), grant(&fake, "ann")).await.is_err());
         tokio::time::advance(seconds(20)).await;
         assert_eq!(fake.tokens_alive("ann"), alive);
         let outcome = (alive == 1).then_some(Outcome::Issued);
@@ -1381,18 +1048,10 @@ async fn a_gate_holds_requests_until_the_test_opens_it() {
     fake.fault_next(Fault::Hold(before.clone()));
     let task = tokio::spawn({
         let (fake, client) = (fake.clone(), socket_client());
-        async move {
-            send_by_socket(&client, &fake, "ann")
-                .await
-                .unwrap()
-                .status()
-        }
+        async move { send_by_socket(&client, &fake, "ann").await.unwrap().status() }
     });
     fake.arrived(1).await;
-    assert_eq!(
-        (fake.requests()[0].outcome(), fake.tokens_alive("ann")),
-        (None, 0)
-    );
+    assert_eq!((fake.requests()[0].outcome(), fake.tokens_alive("ann")), (None, 0));
     before.open();
     assert_eq!(task.await.unwrap(), 200);
 
@@ -1437,36 +1096,16 @@ async fn requests_are_recorded_in_order_with_all_that_was_sent() {
     grant(&fake, "").await;
     let requests = fake.requests();
     let first = &requests[0];
-    assert_eq!(
-        (first.method().as_str(), first.path()),
-        ("POST", "/rest/v4/auth/token")
-    );
-    assert_eq!(
-        first.headers()[header::CONTENT_TYPE],
-        "application/x-www-form-urlencoded"
-    );
-    assert!(
-        first
-            .body()
-            .ends_with(b"grant_type=client_credentials&userId=ann+b")
-    );
+    assert_eq!((first.method().as_str(), first.path()), ("POST", "/rest/v4/auth/token"));
+    assert_eq!(first.headers()[header::CONTENT_TYPE], "application/x-www-form-urlencoded");
+    assert!(first.body().ends_with(b"grant_type=client_credentials&userId=ann+b"));
     assert_eq!(first.field("userId").as_deref(), Some("ann b"));
     assert_eq!(first.field("nothing"), None);
-    assert_eq!(
-        first.field_names(),
-        ["client_id", "client_secret", "grant_type", "userId"]
-    );
+    assert_eq!(first.field_names(), ["client_id", "client_secret", "grant_type", "userId"]);
     assert_eq!(first.grant(), Some("client_credentials"));
     assert_eq!(first.status(), Some(StatusCode::OK));
-    assert_eq!(
-        requests[1].field("refresh_token"),
-        Some(token.get("refresh_token"))
-    );
-    assert_eq!(
-        requests[1].user(),
-        Some("ann b"),
-        "a refresh token's owner is known"
-    );
+    assert_eq!(requests[1].field("refresh_token"), Some(token.get("refresh_token")));
+    assert_eq!(requests[1].user(), Some("ann b"), "a refresh token's owner is known");
     assert_eq!(requests[2].outcome(), Some(Outcome::InvalidRequest));
     assert_eq!(requests[2].user(), None);
 }
@@ -1481,17 +1120,8 @@ async fn requests_are_counted_by_grant_user_and_outcome() {
         grant(&fake, "bob").await;
         let counts = fake.count();
         assert_eq!(counts.total(), 4);
-        assert_eq!(
-            (
-                counts.grant("client_credentials"),
-                counts.grant("refresh_token")
-            ),
-            (2, 2)
-        );
-        assert_eq!(
-            (counts.user("ann"), counts.user("bob"), counts.user("eve")),
-            (3, 1, 0)
-        );
+        assert_eq!((counts.grant("client_credentials"), counts.grant("refresh_token")), (2, 2));
+        assert_eq!((counts.user("ann"), counts.user("bob"), counts.user("eve")), (3, 1, 0));
         assert_eq!(counts.outcome(Outcome::Issued), 3);
         assert_eq!(counts.outcome(Outcome::InvalidGrant), 1);
         assert_eq!(fake.requests().len(), if record { 4 } else { 0 });
@@ -1520,15 +1150,10 @@ async fn a_request_cleared_away_in_flight_is_not_counted_when_it_ends() {
 
 #[tokio::test]
 async fn debug_shows_no_secret() {
-    let fake = FakeHurdlr::builder()
-        .client("id", "top-secret-value".into())
-        .in_memory();
+    let fake = FakeHurdlr::builder().client("id", "top-secret-value".into()).in_memory();
     let token = grant(&fake, "ann").await;
     let mut request = form(&fake, V4, &[("refresh_token", &token.get("refresh_token"))]);
-    request.headers_mut().insert(
-        header::AUTHORIZATION,
-        "Bearer hidden-value".parse().unwrap(),
-    );
+    request.headers_mut().insert(header::AUTHORIZATION, "Bearer hidden-value".parse().unwrap());
     call(&fake, request).await.unwrap();
     let shown = format!(
         "{fake:?} {fake:#?} {:?} {:?} {:?} {:?}",
@@ -1545,10 +1170,7 @@ async fn debug_shows_no_secret() {
     ] {
         assert!(!shown.contains(secret));
     }
-    assert!(
-        shown.contains("client_credentials"),
-        "what is no secret is shown"
-    );
+    assert!(shown.contains("client_credentials"), "what is no secret is shown");
 }
 
 // The server's life.
@@ -1557,10 +1179,7 @@ async fn debug_shows_no_secret() {
 async fn a_given_port_is_taken_and_a_taken_one_is_an_error() {
     let fake = FakeHurdlr::start().await.unwrap();
     let port = fake.base_url().port().unwrap();
-    assert_eq!(
-        fake.base_url().as_str(),
-        format!("http://127.0.0.1:{port}/")
-    );
+    assert_eq!(fake.base_url().as_str(), format!("http://127.0.0.1:{port}/"));
     let error = FakeHurdlr::builder().port(port).start().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }
@@ -1575,9 +1194,7 @@ async fn the_server_and_its_connections_end_with_the_last_handle() {
     let mut idle = tokio::net::TcpStream::connect(address).await.unwrap();
     {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        idle.write_all(b"GET /rest/v4/me HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            .await
-            .unwrap();
+        idle.write_all(b"GET /rest/v4/me HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         assert!(idle.read(&mut [0; 4096]).await.unwrap() > 0);
         drop(last);
         let mut rest = Vec::new();
@@ -1595,9 +1212,7 @@ async fn a_request_in_flight_ends_with_the_last_handle_too() {
     let fake = FakeHurdlr::start().await.unwrap();
     let gate = Gate::closed();
     fake.fault_next(Fault::Hold(gate.clone()));
-    let request = socket_client()
-        .post(fake.base_url().join(V4).unwrap())
-        .send();
+    let request = socket_client().post(fake.base_url().join(V4).unwrap()).send();
     let task = tokio::spawn(request);
     fake.arrived(1).await;
     drop(fake);

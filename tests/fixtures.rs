@@ -63,11 +63,7 @@ impl Said {
         Self {
             expires_in: Some(3_600),
             created_at: None,
-            ..Self::expected(
-                "eyJhbGciOiJSUzI1NiJ9...",
-                Some("tGzv3JOkF0XG5Qx2TlKWIA"),
-                "<string>",
-            )
+            ..Self::expected("eyJhbGciOiJSUzI1NiJ9...", Some("tGzv3JOkF0XG5Qx2TlKWIA"), "<string>")
         }
     }
 }
@@ -114,10 +110,7 @@ fn every_documented_token_answer_is_an_answer_for_oauth2() {
     ] {
         let answer: BasicTokenResponse = serde_json::from_slice(body).unwrap();
         assert_eq!(answer.token_type(), &BasicTokenType::Bearer);
-        assert_eq!(
-            answer.refresh_token().map(|it| it.secret().as_str()),
-            refresh
-        );
+        assert_eq!(answer.refresh_token().map(|it| it.secret().as_str()), refresh);
         assert_eq!(answer.expires_in(), Some(Duration::from_secs(expires_in)));
     }
 }
@@ -129,10 +122,7 @@ async fn the_documented_error_envelope_is_a_refusal_with_its_codes_and_messages(
 
     let fake = FakeHurdlr::in_memory();
     fake.fault_next(Fault::answer(400, ENVELOPE));
-    let error = client(&fake)
-        .client_credentials(&support::ann())
-        .await
-        .unwrap_err();
+    let error = client(&fake).client_credentials(&support::ann()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected);
     assert_eq!(error.code(), Some("REQUIRED"));
     assert_eq!(
@@ -160,9 +150,6 @@ async fn what_is_no_token_object_is_not_imported_and_not_quoted() {
         let error = hurdlr.import(body).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidResponse, "{body}");
         let said = support::everything_said(&error);
-        assert!(
-            !said.contains("marker") && !said.contains("mar ker"),
-            "{said}"
-        );
+        assert!(!said.contains("marker") && !said.contains("mar ker"), "{said}");
     }
 }

@@ -20,10 +20,8 @@ use support::{RawServer, Reply};
 
 const TOKEN: &str = include_str!("fixtures/v4_token.json");
 
-const VERSIONS: [(ApiVersion, &str); 2] = [
-    (ApiVersion::V4, "/rest/v4/auth/token"),
-    (ApiVersion::V5, "/rest/v5/auth/token"),
-];
+const VERSIONS: [(ApiVersion, &str); 2] =
+    [(ApiVersion::V4, "/rest/v4/auth/token"), (ApiVersion::V5, "/rest/v5/auth/token")];
 
 /// Credentials of which every special character would break a form that is not encoded.
 const CLIENT_ID: &str = "app&id=1";
@@ -133,11 +131,7 @@ async fn the_code_exchange_sends_the_documented_fields_with_redirect_uri_and_ver
         let (url, pending) = provider.hurdlr.begin_login().unwrap();
         let state = pending.state().expose_secret();
         let callback = format!("code=c%2Bo%2Fd%3De%26+x&state={state}");
-        provider
-            .hurdlr
-            .complete_login(pending, callback.as_str())
-            .await
-            .unwrap();
+        provider.hurdlr.complete_login(pending, callback.as_str()).await.unwrap();
 
         let (_, _, body) = provider.sent();
         let verifier = parameter_of(&body, "code_verifier");
@@ -166,10 +160,7 @@ async fn the_code_exchange_sends_the_documented_fields_with_redirect_uri_and_ver
 async fn what_the_authorize_url_says_is_the_request_of_rfc_6749_with_pkce_and_no_secret() {
     let provider = Provider::new(ApiVersion::V4, |builder| builder).await;
     let (url, pending) = provider.hurdlr.begin_login().unwrap();
-    let mut names: Vec<_> = url
-        .query_pairs()
-        .map(|(name, _)| name.into_owned())
-        .collect();
+    let mut names: Vec<_> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
     names.sort_unstable();
     assert_eq!(
         names,
@@ -193,9 +184,7 @@ async fn what_the_authorize_url_says_is_the_request_of_rfc_6749_with_pkce_and_no
 #[tokio::test]
 async fn a_base_url_keeps_its_path_in_front_of_the_documented_one() {
     let server = RawServer::replying([Reply::answer(200, "", TOKEN)]).await;
-    let hurdlr = support::impatient(&format!("{}/bank/hurdlr", server.base_url()))
-        .build()
-        .unwrap();
+    let hurdlr = support::impatient(&format!("{}/bank/hurdlr", server.base_url())).build().unwrap();
     hurdlr.client_credentials(&support::ann()).await.unwrap();
     assert!(server.requests()[0].starts_with("POST /bank/hurdlr/rest/v4/auth/token HTTP/1.1\r\n"));
 }

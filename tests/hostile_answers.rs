@@ -42,11 +42,7 @@ fn response(status: u16, headers: HeaderMap, body: Vec<u8>) -> HttpResponse {
 }
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
 /// Sends all three grants, and judges what each came to.
@@ -88,32 +84,18 @@ fn assert_one_of_both(result: &Result<Token, Error>, response: &HttpResponse) {
             assert_eq!(error.status(), Some(response.status()));
             assert!((1..=4).contains(&error.attempts()));
             let kind = error.kind();
-            assert!(
-                !matches!(kind, ErrorKind::Config | ErrorKind::InvalidCallback),
-                "{error:?}"
-            );
+            assert!(!matches!(kind, ErrorKind::Config | ErrorKind::InvalidCallback), "{error:?}");
             assert!(error.description().is_none_or(|text| text.len() <= 515));
             assert!(error.code().is_none_or(|text| text.len() <= 67));
             let said = support::everything_said(error);
             assert!(said.len() < 20_000, "{said}");
-            assert!(
-                !said.chars().any(|c| c.is_control() && c != '\n'),
-                "{said:?}"
-            );
+            assert!(!said.chars().any(|c| c.is_control() && c != '\n'), "{said:?}");
         }
     }
 }
 
 fn status() -> impl Strategy<Value = u16> {
-    prop_oneof![
-        Just(200),
-        Just(201),
-        Just(400),
-        Just(401),
-        Just(429),
-        Just(503),
-        200..600_u16
-    ]
+    prop_oneof![Just(200), Just(201), Just(400), Just(401), Just(429), Just(503), 200..600_u16]
 }
 
 /// Fields that a token or an error is made of, with values right and wrong.
@@ -142,10 +124,8 @@ fn fields() -> impl Strategy<Value = String> {
         Just(r#""\ud800""#.to_owned()),
     ];
     proptest::collection::vec((name, value), 0..7).prop_map(|fields| {
-        let fields: Vec<_> = fields
-            .into_iter()
-            .map(|(name, value)| format!(r#""{name}":{value}"#))
-            .collect();
+        let fields: Vec<_> =
+            fields.into_iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
         format!("{{{}}}", fields.join(","))
     })
 }
@@ -223,36 +203,24 @@ proptest! {
 /// Real sockets are slow: fewer cases, and one server and one client for all of them.
 #[test]
 fn arbitrary_bytes_on_a_socket_are_a_token_or_an_error() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let next = Arc::new(Mutex::new(Vec::new()));
     let replies: Arc<Mutex<Vec<u8>>> = Arc::clone(&next);
-    let server = runtime.block_on(RawServer::answering(move || {
-        Reply::Bytes(replies.lock().unwrap().clone())
-    }));
-    let hurdlr = support::impatient(&server.base_url())
-        .retry(RetryPolicy::never())
-        .build()
-        .unwrap();
+    let server = runtime
+        .block_on(RawServer::answering(move || Reply::Bytes(replies.lock().unwrap().clone())));
+    let hurdlr =
+        support::impatient(&server.base_url()).retry(RetryPolicy::never()).build().unwrap();
     let bytes = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..200),
-        (
-            any::<bool>(),
-            proptest::collection::vec(any::<u8>(), 0..200)
-        )
-            .prop_map(|(chunked, rest)| {
-                let coding = if chunked {
-                    "Transfer-Encoding: chunked\r\n"
-                } else {
-                    ""
-                };
+        (any::<bool>(), proptest::collection::vec(any::<u8>(), 0..200)).prop_map(
+            |(chunked, rest)| {
+                let coding = if chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
                 let mut bytes = format!("HTTP/1.1 200 OK\r\n{coding}").into_bytes();
                 bytes.extend(rest);
                 bytes
-            }),
+            }
+        ),
     ];
     proptest!(ProptestConfig::with_cases(200), |(bytes in bytes)| {
         *next.lock().unwrap() = bytes;

@@ -50,31 +50,15 @@ fn refused(fake: &FakeHurdlr, error: &Error, problem: CallbackProblem, why: &str
 const ATTACKS: [(&str, &str, CallbackProblem); 18] = [
     ("nothing", "", CallbackProblem::StateMissing),
     ("no state", "code=CODE", CallbackProblem::StateMissing),
-    (
-        "an empty state",
-        "code=CODE&state=",
-        CallbackProblem::StateMismatch,
-    ),
-    (
-        "the state of another login",
-        "code=CODE&state=OTHER",
-        CallbackProblem::StateMismatch,
-    ),
+    ("an empty state", "code=CODE&state=", CallbackProblem::StateMismatch),
+    ("the state of another login", "code=CODE&state=OTHER", CallbackProblem::StateMismatch),
     (
         "a state with something behind it",
         "code=CODE&state=STATE%00",
         CallbackProblem::StateMismatch,
     ),
-    (
-        "half a state",
-        "code=CODE&state=HALF",
-        CallbackProblem::StateMismatch,
-    ),
-    (
-        "a state in other letters",
-        "code=CODE&state=FLIPPED",
-        CallbackProblem::StateMismatch,
-    ),
+    ("half a state", "code=CODE&state=HALF", CallbackProblem::StateMismatch),
+    ("a state in other letters", "code=CODE&state=FLIPPED", CallbackProblem::StateMismatch),
     (
         "two states, the right one first",
         "code=CODE&state=STATE&state=OTHER",
@@ -85,27 +69,11 @@ const ATTACKS: [(&str, &str, CallbackProblem); 18] = [
         "code=CODE&state=OTHER&state=STATE",
         CallbackProblem::StateDoubled,
     ),
-    (
-        "the right state twice",
-        "code=CODE&state=STATE&state=STATE",
-        CallbackProblem::StateDoubled,
-    ),
+    ("the right state twice", "code=CODE&state=STATE&state=STATE", CallbackProblem::StateDoubled),
     ("no code", "state=STATE", CallbackProblem::CodeMissing),
-    (
-        "an empty code",
-        "code=&state=STATE",
-        CallbackProblem::CodeMissing,
-    ),
-    (
-        "two codes",
-        "code=CODE&code=x&state=STATE",
-        CallbackProblem::CodeDoubled,
-    ),
-    (
-        "the right code twice",
-        "code=CODE&code=CODE&state=STATE",
-        CallbackProblem::CodeDoubled,
-    ),
+    ("an empty code", "code=&state=STATE", CallbackProblem::CodeMissing),
+    ("two codes", "code=CODE&code=x&state=STATE", CallbackProblem::CodeDoubled),
+    ("the right code twice", "code=CODE&code=CODE&state=STATE", CallbackProblem::CodeDoubled),
     (
         "another issuer",
         "code=CODE&state=STATE&iss=https://evil.example",
@@ -121,11 +89,7 @@ const ATTACKS: [(&str, &str, CallbackProblem); 18] = [
         "code=CODE&state=STATE&iss=https://connect.example.com&iss=https://evil.example",
         CallbackProblem::IssuerMismatch,
     ),
-    (
-        "a refusal that is forged",
-        "error=access_denied&state=OTHER",
-        CallbackProblem::StateMismatch,
-    ),
+    ("a refusal that is forged", "error=access_denied&state=OTHER", CallbackProblem::StateMismatch),
 ];
 
 #[tokio::test]
@@ -168,13 +132,7 @@ async fn what_was_kept_and_changed_is_no_login() {
     let (fake, hurdlr, _) = provider();
     let (pending, _) = sent_back(&fake, &hurdlr, "ann").await;
     let kept = pending.to_secret().expose_secret().to_owned();
-    for text in [
-        "",
-        "x",
-        &kept[1..],
-        &kept[..kept.len() - 4],
-        &kept.repeat(2),
-    ] {
+    for text in ["", "x", &kept[1..], &kept[..kept.len() - 4], &kept.repeat(2)] {
         let error = PendingLogin::from_secret(&text.into()).unwrap_err();
         refused(&fake, &error, CallbackProblem::Unreadable, text);
     }

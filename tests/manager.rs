@@ -2,10 +2,7 @@
 //! embedded provider.
 
 #![cfg(feature = "testing")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a failed expectation is the failure of the test"
-)]
+#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,9 +46,7 @@ impl Site {
     }
 
     fn manager(&self) -> TokenManager {
-        TokenManager::builder(self.hurdlr(), self.store.clone())
-            .build()
-            .unwrap()
+        TokenManager::builder(self.hurdlr(), self.store.clone()).build().unwrap()
     }
 
     /// A token of a person who has just logged in.
@@ -92,11 +87,8 @@ impl Site {
 
     fn key(&self, kind: UserKind, id: &UserId) -> StoreKey {
         let hurdlr = self.hurdlr();
-        let realm = Realm::new(
-            hurdlr.api_version(),
-            self.fake.base_url().as_str(),
-            hurdlr.client_id(),
-        );
+        let realm =
+            Realm::new(hurdlr.api_version(), self.fake.base_url().as_str(), hurdlr.client_id());
         StoreKey::new(Arc::new(realm), kind, id.clone())
     }
 }
@@ -159,10 +151,7 @@ async fn callers_of_a_due_user_send_one_refresh_and_none_of_them_waits() {
 fn polled_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     let waker = std::task::Waker::noop();
-    match future
-        .as_mut()
-        .poll(&mut std::task::Context::from_waker(waker))
-    {
+    match future.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
         std::task::Poll::Ready(output) => Some(output),
         std::task::Poll::Pending => None,
     }
@@ -179,11 +168,7 @@ async fn ten_thousand_callers_of_an_expired_user_send_one_refresh() {
         tokio::spawn(async move { access(&user.token().await.unwrap()) })
     })
     .await;
-    assert!(
-        tokens
-            .iter()
-            .all(|token| *token == tokens[0] && site.fake.is_alive(token))
-    );
+    assert!(tokens.iter().all(|token| *token == tokens[0] && site.fake.is_alive(token)));
     assert_eq!(site.refreshes(), 1);
 }
 
@@ -202,11 +187,7 @@ async fn a_refresh_of_one_user_delays_no_read_of_another() {
         tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
     };
     site.fake.arrived(1).await;
-    assert!(
-        polled_once(manager.user(&bob).token())
-            .expect("no wait")
-            .is_ok()
-    );
+    assert!(polled_once(manager.user(&bob).token()).expect("no wait").is_ok());
     gate.open();
     waiting.await.unwrap().unwrap();
 }
@@ -265,10 +246,7 @@ async fn a_living_token_is_served_however_often_its_refresh_fails() {
     site.turn(Duration::from_secs(60 * 5 - 200 - 10));
     assert_eq!(access(&user.token().await.unwrap()), old);
     site.turn(10 * SECOND);
-    assert_eq!(
-        user.token().await.unwrap_err().kind(),
-        ErrorKind::Unavailable
-    );
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,16 +254,13 @@ async fn during_the_backoff_callers_are_told_at_once_and_the_provider_is_left_al
     let site = Site::new();
     let (manager, id) = site.logged_in("ann").await;
     site.turn(HOUR);
-    site.fake
-        .fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
+    site.fake.fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
     let user = manager.user(&id);
     let error = user.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RateLimited);
     let sent = site.fake.count().total();
     for _ in 0..1_000 {
-        let error = polled_once(user.token())
-            .expect("told at once")
-            .unwrap_err();
+        let error = polled_once(user.token()).expect("told at once").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::RateLimited);
     }
     tokio::time::sleep(Duration::from_secs(88)).await;
@@ -301,8 +276,7 @@ async fn a_pause_holds_for_every_process() {
     let site = Site::new();
     let (manager, id) = site.logged_in("ann").await;
     site.turn(HOUR);
-    site.fake
-        .fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
+    site.fake.fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
     assert!(manager.user(&id).token().await.is_err());
     let sent = site.fake.count().total();
     let error = site.manager().user(&id).token().await.unwrap_err();
@@ -314,11 +288,7 @@ async fn a_pause_holds_for_every_process() {
 async fn a_user_nobody_knows_is_told_to_log_in_and_nothing_is_sent() {
     let site = Site::new();
     let manager = site.manager();
-    let error = manager
-        .user(&UserId::new("ann").unwrap())
-        .token()
-        .await
-        .unwrap_err();
+    let error = manager.user(&UserId::new("ann").unwrap()).token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LoginRequired);
     assert_eq!(site.fake.count().total(), 0);
 }
@@ -334,30 +304,18 @@ async fn a_dead_refresh_token_asks_for_a_login_and_an_enterprise_user_is_granted
     site.turn(HOUR);
     let user = manager.user(&ann);
     let mut changes = user.subscribe();
-    assert_eq!(
-        user.token().await.unwrap_err().kind(),
-        ErrorKind::LoginRequired
-    );
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
     assert_eq!(changes.next().await, Change::LoginRequired);
     assert!(manager.enterprise_user(&bob).token().await.is_ok());
     // Asked once, whoever asks again: here, later, and in another process.
     let sent = site.refreshes();
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!(
-        user.token().await.unwrap_err().kind(),
-        ErrorKind::LoginRequired
-    );
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
     let elsewhere = site.manager();
-    assert_eq!(
-        elsewhere.user(&ann).token().await.unwrap_err().kind(),
-        ErrorKind::LoginRequired
-    );
+    assert_eq!(elsewhere.user(&ann).token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
     assert_eq!(site.refreshes(), sent);
     // Until the person logs in again: elsewhere first, here a moment later.
-    elsewhere
-        .adopt(&ann, site.login("ann").await)
-        .await
-        .unwrap();
+    elsewhere.adopt(&ann, site.login("ann").await).await.unwrap();
     tokio::time::sleep(2 * SECOND).await;
     assert!(user.token().await.is_ok());
 }
@@ -368,17 +326,13 @@ async fn the_old_access_token_of_a_dead_login_is_served_to_its_end() {
     let (manager, id) = site.logged_in("ann").await;
     let user = manager.user(&id);
     site.turn(HOUR * 55 / 60);
-    site.fake
-        .fault_plan(|_| Some(Fault::answer(400, r#"{"error":"invalid_grant"}"#)));
+    site.fake.fault_plan(|_| Some(Fault::answer(400, r#"{"error":"invalid_grant"}"#)));
     let mut changes = user.subscribe();
     assert!(user.token().await.is_ok());
     assert_eq!(changes.next().await, Change::LoginRequired);
     assert!(user.token().await.is_ok());
     site.turn(HOUR);
-    assert_eq!(
-        user.token().await.unwrap_err().kind(),
-        ErrorKind::LoginRequired
-    );
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
 }
 
 #[tokio::test(start_paused = true)]
@@ -386,13 +340,10 @@ async fn processes_that_share_a_store_refresh_once_at_a_family_killing_server() 
     let site = Site::new();
     site.fake.set_rotation(Rotation::KillFamily);
     let (first, id) = site.logged_in("ann").await;
-    let fleet: Vec<_> = std::iter::once(first)
-        .chain((1..16).map(|_| site.manager()))
-        .collect();
+    let fleet: Vec<_> = std::iter::once(first).chain((1..16).map(|_| site.manager())).collect();
     for round in 1..=5 {
         site.turn(HOUR);
-        site.fake
-            .fault_next(Fault::Delay(Duration::from_millis(300)));
+        site.fake.fault_next(Fault::Delay(Duration::from_millis(300)));
         let callers: Vec<_> = fleet
             .iter()
             .map(|manager| {
@@ -412,8 +363,7 @@ async fn processes_that_share_a_store_refresh_once_at_a_family_killing_server() 
 async fn processes_with_one_cold_enterprise_user_send_one_grant() {
     let site = Site::new();
     let id = UserId::new("ann").unwrap();
-    site.fake
-        .fault_next(Fault::Delay(Duration::from_millis(300)));
+    site.fake.fault_next(Fault::Delay(Duration::from_millis(300)));
     let callers: Vec<_> = (0..16)
         .map(|_| {
             let user = site.manager().enterprise_user(&id);
@@ -429,8 +379,7 @@ async fn processes_with_one_cold_enterprise_user_send_one_grant() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_heals_where_the_provider_repeats_it() {
     let site = Site::new();
-    site.fake
-        .set_rotation(Rotation::Grace(Duration::from_secs(60)));
+    site.fake.set_rotation(Rotation::Grace(Duration::from_secs(60)));
     let (manager, id) = site.logged_in("ann").await;
     site.turn(HOUR);
     site.fake.fault_next(Fault::DropAfter);
@@ -461,10 +410,7 @@ async fn two_502_in_a_row_log_nobody_out() {
     site.turn(HOUR);
     site.fake.fault_next(Fault::status(502));
     site.fake.fault_next(Fault::status(502));
-    assert_eq!(
-        user.token().await.unwrap_err().kind(),
-        ErrorKind::Unavailable
-    );
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(site.refreshes(), 2);
     tokio::time::sleep(2 * SECOND).await;
     assert!(user.token().await.is_ok());
@@ -478,13 +424,7 @@ async fn an_answer_lost_by_a_holder_that_fell_silent_is_told_by_the_one_that_tak
     site.turn(HOUR);
     // Another process claims, sends, and is never heard of again.
     let key = site.key(UserKind::Login, &id);
-    let row = site
-        .store
-        .read(std::slice::from_ref(&key))
-        .await
-        .unwrap()
-        .remove(0)
-        .unwrap();
+    let row = site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
     let claim = Claim {
         lease_id: 7,
         lease: Duration::from_secs(20),
@@ -523,32 +463,14 @@ async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_m
     };
     site.fake.arrived(1).await;
     let key = site.key(UserKind::Login, &id);
-    let row = site
-        .store
-        .read(std::slice::from_ref(&key))
-        .await
-        .unwrap()
-        .remove(0)
-        .unwrap();
+    let row = site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
     // A peer took over and was refused.
-    let release = Release {
-        refused: true,
-        ..Release::default()
-    };
-    site.store
-        .release(&key, row.version, 0, release)
-        .await
-        .unwrap();
+    let release = Release { refused: true, ..Release::default() };
+    site.store.release(&key, row.version, 0, release).await.unwrap();
     gate.open();
     let token = paused.await.unwrap().unwrap();
     assert!(site.fake.is_alive(&token));
-    let row = site
-        .store
-        .read(std::slice::from_ref(&key))
-        .await
-        .unwrap()
-        .remove(0)
-        .unwrap();
+    let row = site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
     assert!(!row.refused);
     let stored = site.stored_refresh_token(&id).await.unwrap();
     assert!(site.fake.refresh_is_alive(&stored));
@@ -607,10 +529,7 @@ async fn nobody_forgotten_during_a_refresh_is_resurrected() {
     site.fake.arrived(1).await;
     user.forget().await.unwrap();
     gate.open();
-    assert_eq!(
-        caller.await.unwrap().unwrap_err().kind(),
-        ErrorKind::LoginRequired
-    );
+    assert_eq!(caller.await.unwrap().unwrap_err().kind(), ErrorKind::LoginRequired);
     assert!(user.token_if_ready().is_none());
     assert_eq!(site.stored_refresh_token(&id).await, None);
 }
@@ -683,10 +602,7 @@ async fn a_401_about_the_current_token_refreshes_once_and_one_about_an_older_tok
     for _ in 0..1_000 {
         user.refused(&old);
     }
-    assert!(
-        user.token_if_ready().is_none(),
-        "a refused token is not served"
-    );
+    assert!(user.token_if_ready().is_none(), "a refused token is not served");
     let newer = user.token().await.unwrap().keep();
     assert_ne!(access(&newer), access(&old));
     assert_eq!(site.refreshes(), 1);
@@ -718,9 +634,7 @@ async fn an_evicted_user_comes_back_without_a_request() {
         .cache_capacity(32)
         .build()
         .unwrap();
-    let ids: Vec<_> = (0..500)
-        .map(|n| UserId::new(format!("user-{n}")).unwrap())
-        .collect();
+    let ids: Vec<_> = (0..500).map(|n| UserId::new(format!("user-{n}")).unwrap()).collect();
     for id in &ids {
         manager.enterprise_user(id).token().await.unwrap();
     }
@@ -770,11 +684,7 @@ async fn a_million_users_take_no_more_room_than_the_capacity() {
     for n in 0..1_000_000 {
         let _ = manager.user(&UserId::new(format!("user-{n}")).unwrap());
     }
-    assert!(
-        manager.users_in_memory() <= 10_000,
-        "{}",
-        manager.users_in_memory()
-    );
+    assert!(manager.users_in_memory() <= 10_000, "{}", manager.users_in_memory());
 }
 
 #[tokio::test(start_paused = true)]
@@ -789,11 +699,7 @@ async fn a_store_that_fails_to_read_is_an_error_only_without_a_living_token() {
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Store);
     let cold = manager.enterprise_user(&UserId::new("bob").unwrap());
     assert_eq!(cold.token().await.unwrap_err().kind(), ErrorKind::Store);
-    assert_eq!(
-        site.fake.count().total(),
-        0,
-        "nothing is sent that could not be saved"
-    );
+    assert_eq!(site.fake.count().total(), 0, "nothing is sent that could not be saved");
 }
 
 #[tokio::test(start_paused = true)]
@@ -802,8 +708,7 @@ async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
         let site = Site::new();
         let (manager, id) = site.logged_in("ann").await;
         site.turn(HOUR);
-        site.store
-            .plan(move |call| (call == StoreCall::Save).then_some(fault));
+        site.store.plan(move |call| (call == StoreCall::Save).then_some(fault));
         let token = refresh(&manager.user(&id).token().await.unwrap());
         assert!(site.fake.refresh_is_alive(&token));
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -820,8 +725,7 @@ async fn a_token_not_saved_yet_is_not_displaced_by_the_one_it_replaced() {
     let site = Site::new();
     let (manager, id) = site.logged_in("ann").await;
     site.turn(HOUR);
-    site.store
-        .plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
+    site.store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
     let unsaved = refresh(&manager.user(&id).token().await.unwrap());
     // It falls due before it could be saved; then the store works again.
     site.turn(HOUR);
@@ -841,8 +745,7 @@ async fn a_login_the_store_does_not_take_is_served_and_saved_later() {
         let id = UserId::new("ann").unwrap();
         let token = site.login("ann").await;
         let expected = refresh(&token);
-        site.store
-            .plan(move |call| (call == StoreCall::Put).then_some(fault));
+        site.store.plan(move |call| (call == StoreCall::Put).then_some(fault));
         manager.adopt(&id, token).await.unwrap();
         assert_eq!(refresh(&manager.user(&id).token().await.unwrap()), expected);
         site.store.recover();
@@ -866,10 +769,7 @@ async fn shutdown_lets_refreshes_finish_and_starts_none() {
     let token = caller.await.unwrap().unwrap();
     assert_eq!(site.stored_refresh_token(&id).await, Some(token));
     let cold = manager.enterprise_user(&UserId::new("bob").unwrap());
-    assert_eq!(
-        cold.token().await.unwrap_err().kind(),
-        ErrorKind::Unavailable
-    );
+    assert_eq!(cold.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(site.fake.count().total(), 1);
 }
 
@@ -878,8 +778,7 @@ async fn shutdown_says_whose_token_could_not_be_saved() {
     let site = Site::new();
     let (manager, id) = site.logged_in("ann").await;
     site.turn(HOUR);
-    site.store
-        .plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
+    site.store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
     manager.user(&id).token().await.unwrap();
     assert_eq!(manager.shutdown().await, [id]);
 }
@@ -891,10 +790,8 @@ async fn shutdown_saves_what_the_store_takes_again_in_time() {
     site.turn(HOUR);
     let failures = std::sync::atomic::AtomicU32::new(0);
     site.store.plan(move |call| {
-        let failed = failures.fetch_add(
-            u32::from(call == StoreCall::Save),
-            std::sync::atomic::Ordering::Relaxed,
-        );
+        let failed = failures
+            .fetch_add(u32::from(call == StoreCall::Save), std::sync::atomic::Ordering::Relaxed);
         (call == StoreCall::Save && failed < 5).then_some(StoreFault::Before)
     });
     let token = refresh(&manager.user(&id).token().await.unwrap());
@@ -944,15 +841,8 @@ async fn strange_lives_and_dates_make_no_tight_loop_and_no_dead_token_is_served(
         let seconds = start.elapsed().as_secs();
         let most = if name == "span of 1" { seconds + 1 } else { 12 };
         let sent = site.fake.count().total();
-        assert!(
-            (1..=most).contains(&sent),
-            "{name}: {sent} requests in {seconds} s"
-        );
-        assert_eq!(
-            served > 0,
-            name != "span of 0",
-            "{name}: served {served} times"
-        );
+        assert!((1..=most).contains(&sent), "{name}: {sent} requests in {seconds} s");
+        assert_eq!(served > 0, name != "span of 0", "{name}: served {served} times");
     }
 }
 
@@ -960,10 +850,7 @@ async fn strange_lives_and_dates_make_no_tight_loop_and_no_dead_token_is_served(
 async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the_most() {
     let day = HOUR * 24;
     for (name, turn) in [
-        (
-            "forward",
-            (|clock: &TurnedClock, by| clock.turn_wall(by)) as fn(&TurnedClock, Duration),
-        ),
+        ("forward", (|clock: &TurnedClock, by| clock.turn_wall(by)) as fn(&TurnedClock, Duration)),
         ("back", |clock, by| clock.turn_wall_back(by)),
     ] {
         let site = Site::new();
@@ -977,10 +864,7 @@ async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the
         assert!(site.refreshes() <= 1, "{name}: {}", site.refreshes());
         // And it still falls due by the other clock.
         site.turn(HOUR);
-        assert!(
-            site.fake.is_alive(&access(&user.token().await.unwrap())),
-            "{name}"
-        );
+        assert!(site.fake.is_alive(&access(&user.token().await.unwrap())), "{name}");
     }
 }
 
@@ -1018,11 +902,7 @@ async fn warming_brings_every_user_and_a_second_run_sends_nothing() {
     let mut again = manager.warm(ids().collect::<Vec<_>>());
     while again.next().await.is_some() {}
     assert_eq!(again.ready(), 299);
-    assert_eq!(
-        site.fake.count().total(),
-        sent,
-        "the failed one is left alone for a while"
-    );
+    assert_eq!(site.fake.count().total(), sent, "the failed one is left alone for a while");
 }
 
 #[tokio::test(start_paused = true)]
@@ -1031,18 +911,12 @@ async fn keep_alive_renews_those_whom_nobody_reads_and_one_process_walks() {
     let (manager, _) = site.logged_in("ann").await;
     for n in 0..200 {
         let id = UserId::new(format!("user-{n}")).unwrap();
-        manager
-            .adopt(&id, site.login(id.as_str()).await)
-            .await
-            .unwrap();
+        manager.adopt(&id, site.login(id.as_str()).await).await.unwrap();
     }
     drop(manager);
     site.fake.clear_requests();
     let (one, two) = (site.manager(), site.manager());
-    let walks = [
-        one.keep_alive(Duration::from_secs(60)),
-        two.keep_alive(Duration::from_secs(60)),
-    ];
+    let walks = [one.keep_alive(Duration::from_secs(60)), two.keep_alive(Duration::from_secs(60))];
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(site.refreshes(), 0, "nobody is due yet");
     site.turn(HOUR * 52 / 60);
@@ -1063,9 +937,7 @@ async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
         .requests_at_once(1)
         .build()
         .unwrap();
-    let due: Vec<_> = (0..20)
-        .map(|n| UserId::new(format!("due-{n}")).unwrap())
-        .collect();
+    let due: Vec<_> = (0..20).map(|n| UserId::new(format!("due-{n}")).unwrap()).collect();
     for id in &due {
         manager.enterprise_user(id).token().await.unwrap();
     }
@@ -1077,16 +949,8 @@ async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
     }
     let urgent = UserId::new("urgent").unwrap();
     manager.enterprise_user(&urgent).token().await.unwrap();
-    let order: Vec<_> = site
-        .fake
-        .requests()
-        .iter()
-        .map(|r| r.user().unwrap().to_owned())
-        .collect();
-    assert!(
-        order.iter().position(|user| user == "urgent").unwrap() <= 1,
-        "{order:?}"
-    );
+    let order: Vec<_> = site.fake.requests().iter().map(|r| r.user().unwrap().to_owned()).collect();
+    assert!(order.iter().position(|user| user == "urgent").unwrap() <= 1, "{order:?}");
 }
 
 #[test]
@@ -1103,28 +967,12 @@ async fn contradictions_are_named_when_building() {
     let site = Site::new();
     let builder = || TokenManager::builder(site.hurdlr(), site.store.clone());
     let policy = RefreshPolicy::default().deadline(Duration::from_secs(90));
-    let message = builder()
-        .refresh_policy(policy)
-        .build()
-        .unwrap_err()
-        .to_string();
+    let message = builder().refresh_policy(policy).build().unwrap_err().to_string();
+    assert!(message.contains("deadline") && message.contains("lease"), "{message}");
     assert!(
-        message.contains("deadline") && message.contains("lease"),
-        "{message}"
+        builder().cache_capacity(0).build().unwrap_err().to_string().contains("cache_capacity")
     );
-    assert!(
-        builder()
-            .cache_capacity(0)
-            .build()
-            .unwrap_err()
-            .to_string()
-            .contains("cache_capacity")
-    );
-    let message = builder()
-        .requests_at_once(0)
-        .build()
-        .unwrap_err()
-        .to_string();
+    let message = builder().requests_at_once(0).build().unwrap_err().to_string();
     assert!(message.contains("requests_at_once"));
 }
 
@@ -1132,11 +980,7 @@ async fn contradictions_are_named_when_building() {
 async fn a_token_without_a_refresh_token_is_not_taken_for_a_login() {
     let site = Site::new();
     let token = site.hurdlr().import(r#"{"access_token":"a"}"#).unwrap();
-    let error = site
-        .manager()
-        .adopt(&UserId::new("ann").unwrap(), token)
-        .await
-        .unwrap_err();
+    let error = site.manager().adopt(&UserId::new("ann").unwrap(), token).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
 }
 

@@ -1,10 +1,7 @@
 //! What the feature `metrics` counts.
 
 #![cfg(all(feature = "testing", feature = "metrics"))]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a failed expectation is the failure of the test"
-)]
+#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,20 +16,14 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 fn recorded(snapshotter: &Snapshotter) -> HashMap<String, String> {
     let snapshot = snapshotter.snapshot().into_vec();
     let read = snapshot.into_iter().map(|(key, _, _, value)| {
-        let labels: Vec<_> = key
-            .key()
-            .labels()
-            .map(|label| format!("{}={}", label.key(), label.value()))
-            .collect();
+        let labels: Vec<_> =
+            key.key().labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
         let value = match value {
             DebugValue::Counter(count) => count.to_string(),
             DebugValue::Gauge(value) => value.to_string(),
             DebugValue::Histogram(values) => values.len().to_string(),
         };
-        (
-            format!("{}{{{}}}", key.key().name(), labels.join(",")),
-            value,
-        )
+        (format!("{}{{{}}}", key.key().name(), labels.join(",")), value)
     });
     read.collect()
 }
@@ -41,10 +32,8 @@ fn recorded(snapshotter: &Snapshotter) -> HashMap<String, String> {
 fn look_ups_refreshes_and_gauges_are_counted_without_naming_a_user() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     metrics::with_local_recorder(&recorder, || {
         runtime.unwrap().block_on(async {
             let clock = TurnedClock::new();
@@ -57,9 +46,7 @@ fn look_ups_refreshes_and_gauges_are_counted_without_naming_a_user() {
                 .build()
                 .unwrap();
             let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
-            let manager = TokenManager::builder(hurdlr, store.clone())
-                .build()
-                .unwrap();
+            let manager = TokenManager::builder(hurdlr, store.clone()).build().unwrap();
             let ann = UserId::new("ann-marker").unwrap();
             for _ in 0..3 {
                 manager.enterprise_user(&ann).token().await.unwrap();

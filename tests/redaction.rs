@@ -112,12 +112,7 @@ impl Watched {
                 seen.lock().unwrap().push(token.to_owned());
             }
         });
-        Self {
-            fake,
-            issued,
-            carried: Vec::new(),
-            said: String::new(),
-        }
+        Self { fake, issued, carried: Vec::new(), said: String::new() }
     }
 
     fn builder(&self) -> HurdlrBuilder {
@@ -147,8 +142,7 @@ impl Watched {
             assert!(["code", "state"].contains(&&*name));
             self.carried.push(value.into_owned());
         }
-        self.carried
-            .push(pending.to_secret().expose_secret().into());
+        self.carried.push(pending.to_secret().expose_secret().into());
         let result = hurdlr.complete_login(pending, callback).await;
         self.hears_result(&result);
         result
@@ -179,10 +173,7 @@ impl Watched {
         }
         let pieces = |secret: String| {
             let longest = secret.len().min(16);
-            [
-                secret[..longest].to_owned(),
-                secret[secret.len() - longest..].to_owned(),
-            ]
+            [secret[..longest].to_owned(), secret[secret.len() - longest..].to_owned()]
         };
         secrets.into_iter().flat_map(pieces).collect()
     }
@@ -232,11 +223,7 @@ async fn a_success_shows_no_secret() {
 #[tokio::test]
 async fn no_failure_shows_a_secret() {
     let mut watched = Watched::start(ErrorStyle::Rfc6749).await;
-    let hurdlr = watched
-        .builder()
-        .retry(RetryPolicy::never())
-        .build()
-        .unwrap();
+    let hurdlr = watched.builder().retry(RetryPolicy::never()).build().unwrap();
     let elsewhere = "http://127.0.0.1:1/?marker";
     let error = |body: &str| Fault::answer(400, body);
     for fault in [
@@ -330,9 +317,7 @@ async fn a_secret_that_the_provider_quotes_is_blotted_out() {
     for reply in replies {
         let error = hurdlr.refresh(&token).await.unwrap_err();
         let said = support::everything_said(&error);
-        for piece in [
-            "marker", "resh+", "resh%2B", "ess+m", "ref/", "acc/", "the/s",
-        ] {
+        for piece in ["marker", "resh+", "resh%2B", "ess+m", "ref/", "acc/", "the/s"] {
             assert!(!said.contains(piece), "{reply:?}: {said}");
         }
         assert!(said.contains("***"), "{reply:?}: {said}");
@@ -346,10 +331,9 @@ async fn a_log_tells_users_apart_and_names_none() {
     let hurdlr = watched.builder().build().unwrap();
     let user = UserId::new("zoe.of.accounting@example.com").unwrap();
     hurdlr.client_credentials(&user).await.unwrap();
-    watched.fake.fault_next(Fault::answer(
-        400,
-        r#"{"error":"invalid_request","error_description":"no"}"#,
-    ));
+    watched
+        .fake
+        .fault_next(Fault::answer(400, r#"{"error":"invalid_request","error_description":"no"}"#));
     hurdlr.client_credentials(&user).await.unwrap_err();
     let log = Log::of_everything().text();
     assert!(log.contains(&format!("user={user:?}")));
@@ -363,13 +347,8 @@ async fn a_log_names_grant_attempt_and_status() {
     let hurdlr = watched.builder().build().unwrap();
     hurdlr.client_credentials(&support::ann()).await.unwrap();
     let log = Log::of_everything().text();
-    for text in [
-        "token_request",
-        "client_credentials",
-        "attempt=1",
-        "status=200",
-        "token received",
-    ] {
+    for text in ["token_request", "client_credentials", "attempt=1", "status=200", "token received"]
+    {
         assert!(log.contains(text), "{text}");
     }
     assert!(log.contains("hyper_util::") || log.contains("reqwest::"));
@@ -379,15 +358,9 @@ async fn a_log_names_grant_attempt_and_status() {
 async fn what_answers_and_requests_show_of_themselves_is_no_secret() {
     let answer: BasicTokenResponse =
         serde_json::from_str(include_str!("fixtures/v4_token.json")).unwrap();
-    let shown = format!(
-        "{answer:?} {:?} {}",
-        answer.exposed(),
-        serde_json::to_string(&answer).unwrap()
-    );
-    assert!(
-        !shown.contains("00f6b2b6") && !shown.contains("7369c0ee"),
-        "{shown}"
-    );
+    let shown =
+        format!("{answer:?} {:?} {}", answer.exposed(), serde_json::to_string(&answer).unwrap());
+    assert!(!shown.contains("00f6b2b6") && !shown.contains("7369c0ee"), "{shown}");
     let shown = format!("{:?}", UserId::new(USER).unwrap());
     assert!(shown.starts_with("user#") && !shown.contains("marker"));
 }
@@ -415,10 +388,7 @@ async fn the_authorization_header_that_is_sent_is_marked_sensitive() {
     let fake = FakeHurdlr::in_memory();
     let sensitive = Arc::<Mutex<Vec<bool>>>::default();
     let hurdlr = support::of(&fake)
-        .http_client(Looking {
-            next: fake.http_client(),
-            sensitive: Arc::clone(&sensitive),
-        })
+        .http_client(Looking { next: fake.http_client(), sensitive: Arc::clone(&sensitive) })
         .build()
         .unwrap();
     let token = hurdlr.client_credentials(&support::ann()).await.unwrap();

@@ -110,44 +110,25 @@ async fn assert_row(
 }
 
 fn page(status: u16, body: &str) -> Fault {
-    Fault::Status {
-        status,
-        content_type: "text/html".into(),
-        body: body.into(),
-        retry_after: None,
-    }
+    Fault::Status { status, content_type: "text/html".into(), body: body.into(), retry_after: None }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_not_sent_is_sent_again_whatever_the_grant() {
-    assert_row(
-        Fault::Refuse,
-        [4, 4, 4],
-        ErrorKind::Unavailable,
-        None,
-        false,
-    )
-    .await;
+    assert_row(Fault::Refuse, [4, 4, 4], ErrorKind::Unavailable, None, false).await;
 }
 
 #[tokio::test]
 async fn a_port_nobody_listens_at_is_a_request_that_was_not_sent() {
     let (_held, port) = support::closed_port();
-    let hurdlr = support::impatient(&format!("http://127.0.0.1:{port}"))
-        .build()
-        .unwrap();
-    let error = hurdlr
-        .client_credentials(&support::ann())
-        .await
-        .unwrap_err();
+    let hurdlr = support::impatient(&format!("http://127.0.0.1:{port}")).build().unwrap();
+    let error = hurdlr.client_credentials(&support::ann()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!((error.attempts(), error.is_unanswered()), (4, false));
     let source = error.source().unwrap().downcast_ref::<HttpError>();
     assert!(matches!(source, Some(HttpError::NotSent(_))), "{source:?}");
 
-    let token = hurdlr
-        .import(r#"{"access_token":"a","refresh_token":"r"}"#)
-        .unwrap();
+    let token = hurdlr.import(r#"{"access_token":"a","refresh_token":"r"}"#).unwrap();
     let error = hurdlr.refresh(&token).await.unwrap_err();
     assert_eq!((error.attempts(), error.is_unanswered()), (4, false));
 }
@@ -156,18 +137,10 @@ async fn a_port_nobody_listens_at_is_a_request_that_was_not_sent() {
 async fn being_turned_away_for_now_is_repeated_whatever_the_grant() {
     for (fault, kind, status) in [
         (Fault::rate_limited(), ErrorKind::RateLimited, 429),
-        (
-            Fault::rate_limited_for(3 * SECOND),
-            ErrorKind::RateLimited,
-            429,
-        ),
+        (Fault::rate_limited_for(3 * SECOND), ErrorKind::RateLimited, 429),
         (Fault::html(429), ErrorKind::RateLimited, 429),
         (Fault::status(503), ErrorKind::Unavailable, 503),
-        (
-            Fault::unavailable_for(3 * SECOND),
-            ErrorKind::Unavailable,
-            503,
-        ),
+        (Fault::unavailable_for(3 * SECOND), ErrorKind::Unavailable, 503),
         (page(503, ""), ErrorKind::Unavailable, 503),
     ] {
         assert_row(fault, [4, 4, 4], kind, Some(status), false).await;
@@ -224,11 +197,7 @@ async fn a_success_that_cannot_be_read_leaves_open_what_became_of_the_request() 
 #[tokio::test(start_paused = true)]
 async fn client_credentials_are_repeated_beside_a_refresh_token_that_is_of_no_use_to_them() {
     let defective = r#"{"refresh_token":"kept","access_token":"#;
-    for (grant, expected) in [
-        (ClientCredentials, 4),
-        (RefreshToken, 1),
-        (AuthorizationCode, 1),
-    ] {
+    for (grant, expected) in [(ClientCredentials, 4), (RefreshToken, 1), (AuthorizationCode, 1)] {
         let (error, sent) = failing(grant, Fault::answer_after(200, defective)).await;
         assert_eq!(error.kind(), ErrorKind::InvalidResponse);
         assert_eq!(sent, expected, "{grant:?}");
@@ -273,10 +242,7 @@ async fn a_refusal_that_cannot_be_read_is_not_repeated_and_never_means_dead() {
 
 /// Which requests carried an `Authorization` header.
 fn bearers(fake: &FakeHurdlr) -> Vec<bool> {
-    fake.requests()
-        .iter()
-        .map(|request| request.headers().contains_key("authorization"))
-        .collect()
+    fake.requests().iter().map(|request| request.headers().contains_key("authorization")).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,18 +276,9 @@ async fn a_refresh_refused_with_its_bearer_is_sent_once_more_without_it() {
 async fn a_second_refusal_without_bearer_is_final() {
     for (fault, kind) in [
         (Fault::html(401), ErrorKind::InvalidResponse),
-        (
-            Fault::answer(401, r#"{"error":"invalid_client"}"#),
-            ErrorKind::Rejected,
-        ),
-        (
-            Fault::answer(401, r#"{"result":"F","error":"EXPIRED_TOKEN"}"#),
-            ErrorKind::LoginRequired,
-        ),
-        (
-            Fault::answer(400, r#"{"result":"F","error":"INVALID_TOKEN"}"#),
-            ErrorKind::LoginRequired,
-        ),
+        (Fault::answer(401, r#"{"error":"invalid_client"}"#), ErrorKind::Rejected),
+        (Fault::answer(401, r#"{"result":"F","error":"EXPIRED_TOKEN"}"#), ErrorKind::LoginRequired),
+        (Fault::answer(400, r#"{"result":"F","error":"INVALID_TOKEN"}"#), ErrorKind::LoginRequired),
     ] {
         let (error, sent) = failing(RefreshToken, fault).await;
         assert_eq!((error.kind(), sent), (kind, 2), "{error:?}");
@@ -367,10 +324,7 @@ async fn each_wait_stays_within_its_doubled_bound() {
     let (builder, clock) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
     fake.fault_plan(|_| Some(Fault::DropBefore));
-    hurdlr
-        .client_credentials(&support::ann())
-        .await
-        .unwrap_err();
+    hurdlr.client_credentials(&support::ann()).await.unwrap_err();
     let waits = clock.waits();
     assert_eq!(waits.len(), bounds.len());
     for (wait, bound) in waits.into_iter().zip(bounds) {
@@ -380,10 +334,7 @@ async fn each_wait_stays_within_its_doubled_bound() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_named_in_seconds_is_kept() {
-    for fault in [
-        Fault::rate_limited_for(7 * SECOND),
-        Fault::unavailable_for(7 * SECOND),
-    ] {
+    for fault in [Fault::rate_limited_for(7 * SECOND), Fault::unavailable_for(7 * SECOND)] {
         for grant in GRANTS {
             let fake = FakeHurdlr::in_memory();
             let (builder, clock) = support::in_memory(&fake);
@@ -444,9 +395,7 @@ async fn a_pause_nobody_can_read_is_an_ordinary_backoff() {
     let (builder, clock) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
     for text in ["soon", "-1", "1.5", ""] {
-        fake.fault_next(Fault::RateLimited {
-            retry_after: Some(text.into()),
-        });
+        fake.fault_next(Fault::RateLimited { retry_after: Some(text.into()) });
         hurdlr.client_credentials(&support::ann()).await.unwrap();
     }
     assert!(clock.waits().iter().all(|wait| *wait <= SECOND / 4));
@@ -462,9 +411,7 @@ async fn no_call_lasts_longer_than_its_total_time() {
         for grant in GRANTS {
             let fake = FakeHurdlr::in_memory();
             let (builder, _) = support::in_memory(&fake);
-            let policy = RetryPolicy::default()
-                .max_attempts(attempts)
-                .total_time(10 * SECOND);
+            let policy = RetryPolicy::default().max_attempts(attempts).total_time(10 * SECOND);
             let hurdlr = builder.retry(policy).build().unwrap();
             let prepared = grant.prepare(&fake, &hurdlr).await;
             let plan = fault.clone();
@@ -605,10 +552,7 @@ async fn a_token_without_a_refresh_token_asks_for_a_login_and_sends_nothing() {
     let hurdlr = builder.build().unwrap();
     let token = hurdlr.import(r#"{"access_token":"a"}"#).unwrap();
     let error = hurdlr.refresh(&token).await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.attempts()),
-        (ErrorKind::LoginRequired, 0)
-    );
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::LoginRequired, 0));
     assert_eq!(fake.count().total(), 0);
 }
 

@@ -46,9 +46,7 @@ async fn every_call_can_be_spawned_and_awaited_on_another_thread() {
     sent(hurdlr.refresh(&token)).await.unwrap();
     let (url, pending) = hurdlr.begin_login().unwrap();
     let callback = fake.consent(&url, "ann").await.unwrap();
-    sent(hurdlr.complete_login(pending, &callback))
-        .await
-        .unwrap();
+    sent(hurdlr.complete_login(pending, &callback)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

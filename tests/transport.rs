@@ -50,10 +50,7 @@ impl Stranger {
 }
 
 fn once(server: &RawServer) -> Hurdlr {
-    support::impatient(&server.base_url())
-        .retry(RetryPolicy::never())
-        .build()
-        .unwrap()
+    support::impatient(&server.base_url()).retry(RetryPolicy::never()).build().unwrap()
 }
 
 async fn granted(hurdlr: &Hurdlr) -> Result<Token, Error> {
@@ -104,10 +101,7 @@ async fn no_redirect_is_followed_and_no_other_host_gets_a_byte() {
             assert_eq!(error.status().unwrap().as_u16(), status);
             assert_eq!(error.attempts(), 1);
             let said = support::everything_said(&error);
-            assert!(
-                !said.contains("marker") && !said.contains("elsewhere"),
-                "{said}"
-            );
+            assert!(!said.contains("marker") && !said.contains("elsewhere"), "{said}");
         }
         assert_eq!(server.requests().len(), 3 * (row + 1));
     }
@@ -120,10 +114,7 @@ async fn a_redirect_policy_of_the_callers_own_is_not_used() {
     let headers = format!("Location: {}\r\n", stranger.url());
     let server = RawServer::replying([Reply::answer(307, &headers, "")]).await;
     let follows = reqwest::Client::builder().redirect(reqwest::redirect::Policy::limited(10));
-    let hurdlr = support::impatient(&server.base_url())
-        .reqwest(follows)
-        .build()
-        .unwrap();
+    let hurdlr = support::impatient(&server.base_url()).reqwest(follows).build().unwrap();
     let error = refreshed(&hurdlr).await.unwrap_err();
     assert_eq!(error.status(), Some(StatusCode::TEMPORARY_REDIRECT));
     stranger.assert_left_alone();
@@ -201,11 +192,7 @@ async fn a_body_that_is_no_answer_is_a_typed_error_that_does_not_repeat_it() {
         (503, "", Unavailable),
         (504, broken, Unavailable),
         (429, html, ErrorKind::RateLimited),
-        (
-            400,
-            r#"{"error":"invalid_request","marker":"marker"}"#,
-            Rejected,
-        ),
+        (400, r#"{"error":"invalid_request","marker":"marker"}"#, Rejected),
     ];
     let reply =
         |&(status, body, _): &(u16, &str, ErrorKind)| vec![Reply::answer(status, JSON, body); 3];
@@ -220,14 +207,7 @@ async fn a_body_that_is_no_answer_is_a_typed_error_that_does_not_repeat_it() {
             assert_eq!(error.kind(), kind, "{status} {body}");
             assert_eq!(error.status().unwrap().as_u16(), status, "{body}");
             let said = support::everything_said(&error);
-            for secret in [
-                "marker",
-                "mark",
-                ACCESS,
-                "old-refresh",
-                "old-access",
-                "the-code",
-            ] {
+            for secret in ["marker", "mark", ACCESS, "old-refresh", "old-access", "the-code"] {
                 assert!(!said.contains(secret), "{said}");
             }
         }
@@ -236,12 +216,7 @@ async fn a_body_that_is_no_answer_is_a_typed_error_that_does_not_repeat_it() {
 
 #[tokio::test]
 async fn an_answer_that_is_no_http_is_a_request_without_an_answer() {
-    for bytes in [
-        "",
-        "marker",
-        "HTTP/1.1 marker\r\n\r\n",
-        "SSH-2.0-marker\r\n",
-    ] {
+    for bytes in ["", "marker", "HTTP/1.1 marker\r\n\r\n", "SSH-2.0-marker\r\n"] {
         let server = RawServer::replying([Reply::Bytes(bytes.into())]).await;
         let error = refreshed(&once(&server)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{bytes}");
@@ -302,14 +277,8 @@ async fn a_refresh_token_beside_a_defect_is_rescued_and_not_shown() {
         (Reply::answer(200, JSON, body), "another token type"),
         (Reply::answer(201, "", body), "another token type, 201"),
         (Reply::answer(200, JSON, after), "broken JSON"),
-        (
-            Reply::promising(200, JSON, after.len() + 20, after.as_bytes()),
-            "cut off",
-        ),
-        (
-            Reply::answer(200, JSON, r#"{"refresh_token":"new-refresh"}"#),
-            "no access token",
-        ),
+        (Reply::promising(200, JSON, after.len() + 20, after.as_bytes()), "cut off"),
+        (Reply::answer(200, JSON, r#"{"refresh_token":"new-refresh"}"#), "no access token"),
         (
             Reply::answer(
                 200,
@@ -321,10 +290,8 @@ async fn a_refresh_token_beside_a_defect_is_rescued_and_not_shown() {
     ] {
         let server = RawServer::replying([reply]).await;
         let hurdlr = support::impatient(&server.base_url()).build().unwrap();
-        for error in [
-            refreshed(&hurdlr).await.unwrap_err(),
-            logged_in(&hurdlr).await.unwrap_err(),
-        ] {
+        for error in [refreshed(&hurdlr).await.unwrap_err(), logged_in(&hurdlr).await.unwrap_err()]
+        {
             assert_eq!(error.kind(), ErrorKind::InvalidResponse, "{why}");
             let rescued = error.rescued_refresh_token().expect(why);
             assert_eq!(rescued.expose_secret(), "new-refresh");
@@ -361,11 +328,7 @@ async fn a_whole_token_is_a_token_though_its_length_was_a_lie() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{TOKEN}\r\n",
         TOKEN.len()
     );
-    for reply in [
-        longer,
-        too_long_a_tail,
-        Reply::Bytes(chunked_without_end.into()),
-    ] {
+    for reply in [longer, too_long_a_tail, Reply::Bytes(chunked_without_end.into())] {
         let server = RawServer::replying([reply]).await;
         let token = refreshed(&once(&server)).await.unwrap();
         assert_eq!(token.access_token().expose_secret(), ACCESS);
@@ -377,10 +340,7 @@ async fn an_answer_that_does_not_come_in_time_is_given_up() {
     let half = support::answer_bytes(200, JSON, TOKEN.len(), &TOKEN.as_bytes()[..150]);
     for (reply, status) in [
         (Reply::BytesAndSilence(Vec::new()), None),
-        (
-            Reply::BytesAndSilence(b"HTTP/1.1 200 OK\r\n".to_vec()),
-            None,
-        ),
+        (Reply::BytesAndSilence(b"HTTP/1.1 200 OK\r\n".to_vec()), None),
         (Reply::BytesAndSilence(half), Some(StatusCode::OK)),
     ] {
         let server = RawServer::replying([reply]).await;
@@ -412,10 +372,7 @@ async fn a_dripping_answer_is_given_up_as_a_whole_and_not_by_its_pauses() {
 #[tokio::test]
 async fn a_connection_dropped_by_the_provider_is_a_request_without_an_answer() {
     let fake = FakeHurdlr::start().await.unwrap();
-    let hurdlr = support::of(&fake)
-        .retry(RetryPolicy::never())
-        .build()
-        .unwrap();
+    let hurdlr = support::of(&fake).retry(RetryPolicy::never()).build().unwrap();
     for fault in [Fault::DropBefore, Fault::DropAfter] {
         fake.fault_next(fault);
         let error = granted(&hurdlr).await.unwrap_err();
@@ -449,22 +406,15 @@ async fn plain_http_is_refused_before_anything_is_sent_unless_the_host_is_loopba
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 #[tokio::test]
 async fn where_no_tls_comes_about_nothing_is_sent() {
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .unwrap();
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
-    let hurdlr = support::impatient(&url)
-        .retry(RetryPolicy::never())
-        .build()
-        .unwrap();
+    let hurdlr = support::impatient(&url).retry(RetryPolicy::never()).build().unwrap();
     let plain_server = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut received = vec![0; 4 * KIB];
         let length = stream.read(&mut received).await.unwrap();
         let answer = support::answer_bytes(400, "", 0, b"");
-        tokio::io::AsyncWriteExt::write_all(&mut stream, &answer)
-            .await
-            .unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &answer).await.unwrap();
         received.truncate(length);
         stream.read_to_end(&mut received).await.unwrap_or_default();
         String::from_utf8_lossy(&received).into_owned()
@@ -485,10 +435,7 @@ async fn a_proxy_of_the_callers_is_not_used_for_loopback() {
     let proxy = RawServer::replying([Reply::answer(200, JSON, "{}")]).await;
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
     let builder = reqwest::Client::builder().proxy(reqwest::Proxy::all(proxy.base_url()).unwrap());
-    let hurdlr = support::impatient(&server.base_url())
-        .reqwest(builder)
-        .build()
-        .unwrap();
+    let hurdlr = support::impatient(&server.base_url()).reqwest(builder).build().unwrap();
     refreshed(&hurdlr).await.unwrap();
     assert_eq!((proxy.requests().len(), server.requests().len()), (0, 1));
 }
@@ -537,10 +484,7 @@ async fn what_else_a_caller_sets_is_kept() {
         .unwrap();
     granted(&hurdlr).await.unwrap();
     let request = server.requests().remove(0);
-    assert!(
-        request.contains("\r\nuser-agent: my-app/7\r\n"),
-        "{request}"
-    );
+    assert!(request.contains("\r\nuser-agent: my-app/7\r\n"), "{request}");
 }
 
 #[tokio::test]
@@ -549,10 +493,7 @@ async fn timeouts_of_the_callers_own_are_not_used() {
     let builder = reqwest::Client::builder()
         .timeout(Duration::from_nanos(1))
         .connect_timeout(Duration::from_nanos(1));
-    let hurdlr = support::impatient(&server.base_url())
-        .reqwest(builder)
-        .build()
-        .unwrap();
+    let hurdlr = support::impatient(&server.base_url()).reqwest(builder).build().unwrap();
     granted(&hurdlr).await.unwrap();
 }
 

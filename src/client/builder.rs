@@ -47,10 +47,7 @@ impl HurdlrBuilder {
             client_id,
             client_secret,
             version: ApiVersion::default(),
-            environment: Named {
-                name: "environment",
-                value: Environment::default(),
-            },
+            environment: Named { name: "environment", value: Environment::default() },
             authorize_url: None,
             redirect_uri: None,
             issuer: None,
@@ -82,10 +79,7 @@ impl HurdlrBuilder {
         let client_id = required("HURDLR_CLIENT_ID")?;
         let mut builder = Self::new(client_id, required("HURDLR_CLIENT_SECRET")?.into());
         if let Some(Named { name, value }) = named("HURDLR_BASE_URL")? {
-            builder.environment = Named {
-                name,
-                value: Environment::BaseUrl(value),
-            };
+            builder.environment = Named { name, value: Environment::BaseUrl(value) };
         }
         builder.authorize_url = named("HURDLR_AUTHORIZE_URL")?;
         builder.redirect_uri = named("HURDLR_REDIRECT_URI")?;
@@ -99,10 +93,7 @@ impl HurdlrBuilder {
 
     /// Where the provider is: its hosted sandbox (the default), or a base URL.
     pub fn environment(mut self, environment: impl Into<Environment>) -> Self {
-        self.environment = Named {
-            name: "environment",
-            value: environment.into(),
-        };
+        self.environment = Named { name: "environment", value: environment.into() };
         self
     }
 
@@ -114,19 +105,13 @@ impl HurdlrBuilder {
 
     /// The page at which people log in. The provider documents none, so there is no default.
     pub fn authorize_url(mut self, url: impl Into<String>) -> Self {
-        self.authorize_url = Some(Named {
-            name: "authorize_url",
-            value: url.into(),
-        });
+        self.authorize_url = Some(Named { name: "authorize_url", value: url.into() });
         self
     }
 
     /// The page of yours that people come back to after a login, as registered with the provider.
     pub fn redirect_uri(mut self, uri: impl Into<String>) -> Self {
-        self.redirect_uri = Some(Named {
-            name: "redirect_uri",
-            value: uri.into(),
-        });
+        self.redirect_uri = Some(Named { name: "redirect_uri", value: uri.into() });
         self
     }
 
@@ -207,19 +192,15 @@ impl HurdlrBuilder {
         if self.client_secret.expose_secret().is_empty() {
             return Err(Error::config("client_secret is empty"));
         }
-        for (name, timeout) in [
-            ("connect_timeout", self.timeouts.connect),
-            ("request_timeout", self.timeouts.request),
-        ] {
+        for (name, timeout) in
+            [("connect_timeout", self.timeouts.connect), ("request_timeout", self.timeouts.request)]
+        {
             if timeout.is_zero() {
                 return Err(Error::config(format!("{name} is 0: nothing could be sent")));
             }
         }
         let contract = self.version.contract();
-        let base_url = self
-            .environment
-            .value
-            .base(self.version, self.environment.name)?;
+        let base_url = self.environment.value.base(self.version, self.environment.name)?;
         let token_url = self.version.token_url_at(&base_url)?;
         let transport = self.transport_for(&token_url)?;
         Ok(Hurdlr(Arc::new(Inner {
@@ -241,9 +222,7 @@ impl HurdlrBuilder {
 }
 
 fn url_of(setting: Option<Named<String>>) -> Result<Option<Url>, Error> {
-    setting
-        .map(|Named { name, value }| secret_bearing_url(name, &value))
-        .transpose()
+    setting.map(|Named { name, value }| secret_bearing_url(name, &value)).transpose()
 }
 
 impl fmt::Debug for HurdlrBuilder {
@@ -284,10 +263,7 @@ mod given {
             Self(Box::new(move |request| {
                 let client = Arc::clone(&client);
                 Box::pin(async move {
-                    client
-                        .call(request)
-                        .await
-                        .map_err(|error| HttpError::Other(error.into()))
+                    client.call(request).await.map_err(|error| HttpError::Other(error.into()))
                 })
             }))
         }
@@ -300,10 +276,8 @@ mod given {
         ) -> Result<Answer, HttpError> {
             let mut request = HttpRequest::new(form.body);
             *request.method_mut() = http::Method::POST;
-            *request.uri_mut() = token_url
-                .as_str()
-                .parse()
-                .map_err(|error| HttpError::Other(Box::new(error)))?;
+            *request.uri_mut() =
+                token_url.as_str().parse().map_err(|error| HttpError::Other(Box::new(error)))?;
             *request.headers_mut() = form.headers;
             match tokio::time::timeout(limit, (self.0)(request)).await {
                 Ok(answer) => answer.map(Answer::from_response),
@@ -321,18 +295,13 @@ mod tests {
 
     fn read(variables: &[(&str, &str)]) -> Result<Hurdlr, Error> {
         HurdlrBuilder::from_variables(|name| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.into())
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
         })
         .and_then(HurdlrBuilder::build)
     }
 
-    const CREDENTIALS: [(&str, &str); 2] = [
-        ("HURDLR_CLIENT_ID", "id"),
-        ("HURDLR_CLIENT_SECRET", "marker"),
-    ];
+    const CREDENTIALS: [(&str, &str); 2] =
+        [("HURDLR_CLIENT_ID", "id"), ("HURDLR_CLIENT_SECRET", "marker")];
 
     #[test]
     fn all_variables_are_read() {
@@ -345,10 +314,7 @@ mod tests {
             ("HURDLR_API_VERSION", "v5"),
         ])
         .unwrap();
-        assert_eq!(
-            hurdlr.token_url().as_str(),
-            "http://localhost:1/x/rest/v5/auth/token"
-        );
+        assert_eq!(hurdlr.token_url().as_str(), "http://localhost:1/x/rest/v5/auth/token");
         assert_eq!(hurdlr.client_id(), "id");
         let (url, pending) = hurdlr.begin_login().unwrap();
         assert_eq!(url.port(), Some(2));
@@ -380,19 +346,12 @@ mod tests {
     fn a_variable_that_is_not_text_is_named() {
         use std::os::unix::ffi::OsStringExt;
         let result = HurdlrBuilder::from_variables(|_| Some(OsString::from_vec(vec![0xff])));
-        assert_eq!(
-            result.err().unwrap().to_string(),
-            "HURDLR_CLIENT_ID is not UTF-8"
-        );
+        assert_eq!(result.err().unwrap().to_string(), "HURDLR_CLIENT_ID is not UTF-8");
     }
 
     #[test]
     fn an_empty_optional_variable_is_unset() {
-        let empty = [
-            "HURDLR_BASE_URL",
-            "HURDLR_AUTHORIZE_URL",
-            "HURDLR_API_VERSION",
-        ];
+        let empty = ["HURDLR_BASE_URL", "HURDLR_AUTHORIZE_URL", "HURDLR_API_VERSION"];
         let mut variables: Vec<_> = empty.map(|name| (name, "")).into();
         variables.extend(CREDENTIALS);
         if cfg!(any(feature = "rustls", feature = "native-tls")) {
@@ -429,17 +388,8 @@ mod tests {
         let builder = || Hurdlr::builder("id", "s".into()).environment("http://localhost:1");
         let lacking = builder().build().unwrap().begin_login().unwrap_err();
         assert!(lacking.to_string().contains("authorize_url"));
-        let hurdlr = builder()
-            .authorize_url("https://a.example")
-            .build()
-            .unwrap();
-        assert!(
-            hurdlr
-                .begin_login()
-                .unwrap_err()
-                .to_string()
-                .contains("redirect_uri")
-        );
+        let hurdlr = builder().authorize_url("https://a.example").build().unwrap();
+        assert!(hurdlr.begin_login().unwrap_err().to_string().contains("redirect_uri"));
     }
 
     #[test]

@@ -25,18 +25,9 @@ use crate::user::UserId;
 /// What is asked for, and what it is asked with.
 #[derive(Clone, Copy)]
 pub(super) enum Grant<'a> {
-    AuthorizationCode {
-        code: &'a SecretString,
-        verifier: &'a SecretString,
-        redirect_uri: &'a Url,
-    },
-    ClientCredentials {
-        user: &'a UserId,
-    },
-    RefreshToken {
-        refresh_token: &'a SecretString,
-        bearer: Option<&'a Token>,
-    },
+    AuthorizationCode { code: &'a SecretString, verifier: &'a SecretString, redirect_uri: &'a Url },
+    ClientCredentials { user: &'a UserId },
+    RefreshToken { refresh_token: &'a SecretString, bearer: Option<&'a Token> },
 }
 
 impl<'a> Grant<'a> {
@@ -83,10 +74,7 @@ impl<'a> Grant<'a> {
         match self {
             Self::AuthorizationCode { code, verifier, .. } => secrets.extend([*code, *verifier]),
             Self::ClientCredentials { .. } => {}
-            Self::RefreshToken {
-                refresh_token,
-                bearer,
-            } => {
+            Self::RefreshToken { refresh_token, bearer } => {
                 secrets.push(refresh_token);
                 secrets.extend(bearer.map(Token::access_token));
             }
@@ -103,11 +91,7 @@ impl<'a> Grant<'a> {
     ) -> Vec<u8> {
         let mut fields = vec![("grant_type", self.name())];
         match self {
-            Self::AuthorizationCode {
-                code,
-                verifier,
-                redirect_uri,
-            } => fields.extend([
+            Self::AuthorizationCode { code, verifier, redirect_uri } => fields.extend([
                 ("code", code.expose_secret()),
                 ("redirect_uri", redirect_uri.as_str()),
                 ("code_verifier", verifier.expose_secret()),
@@ -124,10 +108,7 @@ impl<'a> Grant<'a> {
             ]),
         }
         // Room for the longest encoding: a growing buffer would leave copies of secrets behind.
-        let room = fields
-            .iter()
-            .map(|(name, value)| name.len() + 2 + 3 * value.len())
-            .sum();
+        let room = fields.iter().map(|(name, value)| name.len() + 2 + 3 * value.len()).sum();
         form_urlencoded::Serializer::new(String::with_capacity(room))
             .extend_pairs(fields)
             .finish()
@@ -230,10 +211,7 @@ fn unsent(error: HttpError) -> Failure {
         }
         _ => (Cause::Unanswered, "the provider did not answer"),
     };
-    Failure::new(
-        cause,
-        Error::new(ErrorKind::Unavailable, message).caused_by(error),
-    )
+    Failure::new(cause, Error::new(ErrorKind::Unavailable, message).caused_by(error))
 }
 
 /// Whether a client that is not ours says that nothing left.
@@ -283,12 +261,8 @@ fn read_error(body: &[u8], secrets: &[&SecretString]) -> Option<BasicErrorRespon
 fn visit_texts(json: &mut Value, visit: &mut impl FnMut(&mut String)) {
     match json {
         Value::String(text) => visit(text),
-        Value::Array(values) => values
-            .iter_mut()
-            .for_each(|value| visit_texts(value, visit)),
-        Value::Object(fields) => fields
-            .values_mut()
-            .for_each(|value| visit_texts(value, visit)),
+        Value::Array(values) => values.iter_mut().for_each(|value| visit_texts(value, visit)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| visit_texts(value, visit)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
@@ -336,28 +310,16 @@ fn refused(
     let is_dead = matches!(refusal.error(), BasicErrorResponseType::InvalidGrant)
         || (names_a_token && grant.bearer().is_none());
     let (cause, error) = if grant.grant_type() != GrantType::RefreshToken {
-        (
-            Cause::Settled,
-            Error::new(ErrorKind::Rejected, "the provider refused the request"),
-        )
+        (Cause::Settled, Error::new(ErrorKind::Rejected, "the provider refused the request"))
     } else if is_dead {
-        (
-            Cause::Settled,
-            Error::new(ErrorKind::LoginRequired, "the refresh token is dead"),
-        )
+        (Cause::Settled, Error::new(ErrorKind::LoginRequired, "the refresh token is dead"))
     } else if grant.bearer().is_some()
         && (names_a_token || answer.status == StatusCode::UNAUTHORIZED)
     {
         let message = "the provider refused a refresh that carried a Bearer header";
-        (
-            Cause::BearerDoubted,
-            Error::new(ErrorKind::Rejected, message),
-        )
+        (Cause::BearerDoubted, Error::new(ErrorKind::Rejected, message))
     } else {
-        (
-            Cause::Settled,
-            Error::new(ErrorKind::Rejected, "the provider refused the request"),
-        )
+        (Cause::Settled, Error::new(ErrorKind::Rejected, "the provider refused the request"))
     };
     Failure::new(cause, describe(error))
 }
@@ -369,22 +331,13 @@ fn unexplained(answer: Answer, grant: &Grant<'_>, now: Moment) -> Failure {
         let status = answer.status;
         if status == StatusCode::UNAUTHORIZED && grant.bearer().is_some() {
             let message = "a refresh that carried a Bearer header was refused";
-            Failure::new(
-                Cause::BearerDoubted,
-                Error::new(ErrorKind::InvalidResponse, message),
-            )
+            Failure::new(Cause::BearerDoubted, Error::new(ErrorKind::InvalidResponse, message))
         } else if status.is_redirection() {
             let message = "the answer is a redirect, which is never followed";
-            Failure::new(
-                Cause::Settled,
-                Error::new(ErrorKind::InvalidResponse, message),
-            )
+            Failure::new(Cause::Settled, Error::new(ErrorKind::InvalidResponse, message))
         } else {
             let message = "the request failed without an error that can be read";
-            Failure::new(
-                Cause::Settled,
-                Error::new(ErrorKind::InvalidResponse, message),
-            )
+            Failure::new(Cause::Settled, Error::new(ErrorKind::InvalidResponse, message))
         }
     });
     let error = failure.error.with_status(answer.status);
@@ -395,27 +348,18 @@ fn unexplained(answer: Answer, grant: &Grant<'_>, now: Moment) -> Failure {
 fn by_status(answer: &Answer, now: Moment) -> Option<Failure> {
     let pause = answer.retry_after(now.wall());
     let (cause, kind, message) = match answer.status {
-        StatusCode::TOO_MANY_REQUESTS => (
-            Cause::Throttled(pause),
-            ErrorKind::RateLimited,
-            "the provider asks for a pause",
-        ),
-        StatusCode::SERVICE_UNAVAILABLE => (
-            Cause::Throttled(pause),
-            ErrorKind::Unavailable,
-            "the provider is unavailable",
-        ),
-        status if status.is_server_error() => (
-            Cause::Unanswered,
-            ErrorKind::Unavailable,
-            "the provider failed",
-        ),
+        StatusCode::TOO_MANY_REQUESTS => {
+            (Cause::Throttled(pause), ErrorKind::RateLimited, "the provider asks for a pause")
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            (Cause::Throttled(pause), ErrorKind::Unavailable, "the provider is unavailable")
+        }
+        status if status.is_server_error() => {
+            (Cause::Unanswered, ErrorKind::Unavailable, "the provider failed")
+        }
         _ => return None,
     };
-    Some(Failure::new(
-        cause,
-        Error::new(kind, message).with_retry_after(pause),
-    ))
+    Some(Failure::new(cause, Error::new(kind, message).with_retry_after(pause)))
 }
 
 /// A success that cannot be read: its answer is lost, and the request may have taken effect.

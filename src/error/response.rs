@@ -131,16 +131,10 @@ impl TryFrom<Body> for BasicErrorResponse {
             None if enveloped => (UNKNOWN.into(), None),
             None => return Err("neither `error` nor `result`: not an error answer"),
         };
-        let code = if code.trim().is_empty() {
-            UNKNOWN
-        } else {
-            &code
-        };
+        let code = if code.trim().is_empty() { UNKNOWN } else { &code };
         Ok(Self {
             error: error_type(&readable_text(code, 64)),
-            error_description: described
-                .or(said)
-                .map(|text| readable_text(&text, LONGEST_TEXT)),
+            error_description: described.or(said).map(|text| readable_text(&text, LONGEST_TEXT)),
             error_uri: body.error_uri.text(),
         })
     }
@@ -150,12 +144,7 @@ impl TryFrom<Body> for BasicErrorResponse {
 fn summary(details: Vec<Detail>) -> (String, Option<String>) {
     let mut code = None;
     let mut said = Vec::new();
-    for Detail {
-        r#type,
-        message,
-        param,
-    } in details
-    {
+    for Detail { r#type, message, param } in details {
         let r#type = r#type.text();
         match (message.text(), param.text()) {
             (Some(message), Some(param)) => said.push(format!("{message} [{param}]")),
@@ -165,10 +154,7 @@ fn summary(details: Vec<Detail>) -> (String, Option<String>) {
         }
         code = code.or(r#type);
     }
-    (
-        code.unwrap_or_default(),
-        (!said.is_empty()).then(|| said.join("; ")),
-    )
+    (code.unwrap_or_default(), (!said.is_empty()).then(|| said.join("; ")))
 }
 
 /// Tells a code from a sentence, where the envelope holds a bare string.
@@ -230,21 +216,9 @@ mod tests {
     #[test]
     fn the_envelope_may_hold_an_object_a_string_or_nothing() {
         for (body, code, description) in [
-            (
-                r#"{"result":"FAILURE","error":{"type":"EXPIRED_TOKEN"}}"#,
-                "EXPIRED_TOKEN",
-                None,
-            ),
-            (
-                r#"{"result":"FAILURE","error":"INVALID_TOKEN"}"#,
-                "INVALID_TOKEN",
-                None,
-            ),
-            (
-                r#"{"result":"FAILURE","error":"It broke."}"#,
-                UNKNOWN,
-                Some("It broke."),
-            ),
+            (r#"{"result":"FAILURE","error":{"type":"EXPIRED_TOKEN"}}"#, "EXPIRED_TOKEN", None),
+            (r#"{"result":"FAILURE","error":"INVALID_TOKEN"}"#, "INVALID_TOKEN", None),
+            (r#"{"result":"FAILURE","error":"It broke."}"#, UNKNOWN, Some("It broke.")),
             (r#"{"result":"FAILURE","error":{}}"#, UNKNOWN, None),
             (r#"{"result":"FAILURE","error":[]}"#, UNKNOWN, None),
             (r#"{"result":"FAILURE","error":null}"#, UNKNOWN, None),
@@ -255,30 +229,20 @@ mod tests {
         ] {
             let read = read(body);
             assert_eq!(read.error().as_ref(), code, "{body}");
-            assert_eq!(
-                read.error_description().map(String::as_str),
-                description,
-                "{body}"
-            );
+            assert_eq!(read.error_description().map(String::as_str), description, "{body}");
         }
     }
 
     #[test]
     fn what_is_not_an_error_is_not_read_as_one() {
         for body in ["{}", "[]", "null", r#"{"access_token":"t"}"#, "<html>"] {
-            assert!(
-                serde_json::from_str::<BasicErrorResponse>(body).is_err(),
-                "{body}"
-            );
+            assert!(serde_json::from_str::<BasicErrorResponse>(body).is_err(), "{body}");
         }
     }
 
     #[test]
     fn texts_are_bounded_and_cannot_forge_log_lines() {
-        let long = format!(
-            r#"{{"error":"a\nb","error_description":"{}"}}"#,
-            "é".repeat(9_999)
-        );
+        let long = format!(r#"{{"error":"a\nb","error_description":"{}"}}"#, "é".repeat(9_999));
         let read = read(&long);
         assert_eq!(read.error().as_ref(), "a b");
         assert!(read.error_description().unwrap().len() <= LONGEST_TEXT + '…'.len_utf8());

@@ -94,11 +94,7 @@ impl Users {
             DefaultHashBuilder::default(),
             Pinning::default(),
         );
-        Ok(Self {
-            map,
-            adding: Mutex::default(),
-            vacant,
-        })
+        Ok(Self { map, adding: Mutex::default(), vacant })
     }
 
     /// The user's entry, made where there is none.
@@ -125,10 +121,7 @@ impl Users {
     /// How many users' tokens live, and not for longer than this.
     #[cfg(feature = "metrics")]
     pub(super) fn ending_within(&self, span: Duration, now: Moment) -> usize {
-        self.map
-            .iter()
-            .filter(|(_, entry)| entry.current.load().ends_within(span, now))
-            .count()
+        self.map.iter().filter(|(_, entry)| entry.current.load().ends_within(span, now)).count()
     }
 
     pub(super) fn vacant(&self) -> Arc<Held> {
@@ -138,8 +131,6 @@ impl Users {
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users")
-            .field("len", &self.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Users").field("len", &self.len()).finish_non_exhaustive()
     }
 }

@@ -36,26 +36,12 @@ impl Held {
         subject: &UserId,
     ) -> Self {
         let windows = policy.windows(&token, kind, subject);
-        Self {
-            token,
-            version: Some(version),
-            windows,
-            rejected: AtomicBool::new(false),
-        }
+        Self { token, version: Some(version), windows, rejected: AtomicBool::new(false) }
     }
 
     pub(super) fn vacant(token: Token) -> Self {
-        let windows = Windows {
-            due: 0,
-            expired: 0,
-            over: 0,
-        };
-        Self {
-            token,
-            version: None,
-            windows,
-            rejected: AtomicBool::new(false),
-        }
+        let windows = Windows { due: 0, expired: 0, over: 0 };
+        Self { token, version: None, windows, rejected: AtomicBool::new(false) }
     }
 
     fn held_for(&self, now: Moment) -> u64 {
@@ -144,9 +130,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn left(&self, now: Moment) -> Duration {
-        self.since.map_or(Duration::ZERO, |(from, pause)| {
-            pause.saturating_sub(now.since(from))
-        })
+        self.since.map_or(Duration::ZERO, |(from, pause)| pause.saturating_sub(now.since(from)))
     }
 }
 
@@ -179,12 +163,7 @@ impl Troubles {
 
 impl Entry {
     pub(super) fn new(kind: UserKind, subject: UserId, vacant: Arc<Held>) -> Self {
-        Self {
-            kind,
-            subject,
-            current: ArcSwap::new(vacant),
-            troubles: Mutex::new(None),
-        }
+        Self { kind, subject, current: ArcSwap::new(vacant), troubles: Mutex::new(None) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Box<Troubles>>> {
@@ -204,11 +183,7 @@ impl Entry {
     /// Serves a refreshed token, unless the user came in anew or was forgotten meanwhile.
     pub(super) fn serve(&self, held: &Arc<Held>) {
         self.with(|troubles| {
-            if troubles
-                .flight
-                .as_ref()
-                .is_some_and(|flight| flight.overtaken)
-            {
+            if troubles.flight.as_ref().is_some_and(|flight| flight.overtaken) {
                 return;
             }
             troubles.unanswered = None;

@@ -30,10 +30,7 @@ pub struct UserHandle {
 
 impl UserHandle {
     pub(super) fn new(inner: &Arc<Inner>, entry: Arc<Entry>) -> Self {
-        Self {
-            inner: Arc::clone(inner),
-            entry,
-        }
+        Self { inner: Arc::clone(inner), entry }
     }
 
     /// The user's id.
@@ -47,10 +44,7 @@ impl UserHandle {
     ///
     /// Dropping the future cancels nothing. What it gives is lent: use it and let it go.
     pub fn token(&self) -> TokenFuture<'_> {
-        TokenFuture {
-            handle: self,
-            waiting: None,
-        }
+        TokenFuture { handle: self, waiting: None }
     }
 
     /// As [`token`](Self::token), for a caller who can wait `patience` at the most: then it is
@@ -69,8 +63,7 @@ impl UserHandle {
     #[must_use]
     pub fn token_if_ready(&self) -> Option<LentToken> {
         let held = self.entry.current.load();
-        held.is_served(self.inner.clock.now())
-            .then_some(LentToken(held))
+        held.is_served(self.inner.clock.now()).then_some(LentToken(held))
     }
 
     /// Reports that the API answered 401 to this token.
@@ -92,21 +85,14 @@ impl UserHandle {
             if !held.reject() {
                 return; // said before
             }
-            troubles.refusals = if young {
-                troubles.refusals.saturating_add(1)
-            } else {
-                0
-            };
+            troubles.refusals = if young { troubles.refusals.saturating_add(1) } else { 0 };
             if young {
                 let random = self.inner.random.next_u64();
                 let pause = self.inner.policy.backoff(troubles.refusals, random);
                 troubles.backoff.since = Some((now, pause));
                 // Once may be a replica of the provider's that has not heard of the token yet.
                 troubles.backoff.error = (troubles.refusals > 1).then(|| {
-                    Error::new(
-                        ErrorKind::Unavailable,
-                        "the API refuses this user's new tokens",
-                    )
+                    Error::new(ErrorKind::Unavailable, "the API refuses this user's new tokens")
                 });
             }
         });
@@ -134,10 +120,7 @@ impl UserHandle {
                 .get_or_insert_with(|| watch::Sender::new((0, Change::Token)))
                 .subscribe()
         });
-        Changes {
-            receiver,
-            _pinned: Arc::clone(&self.entry),
-        }
+        Changes { receiver, _pinned: Arc::clone(&self.entry) }
     }
 
     fn ready(&self) -> Option<LentToken> {
@@ -157,8 +140,7 @@ impl UserHandle {
     /// What is left to hand out when nothing better can be had.
     fn alive(&self) -> Option<LentToken> {
         let held = self.entry.current.load();
-        held.is_alive(self.inner.clock.now())
-            .then_some(LentToken(held))
+        held.is_alive(self.inner.clock.now()).then_some(LentToken(held))
     }
 
     async fn refreshed(&self) -> Result<LentToken, Error> {
@@ -182,9 +164,7 @@ impl UserHandle {
             }
         }
         let message = "the user's token changes faster than it can be read";
-        Err(outcome
-            .err()
-            .unwrap_or_else(|| Error::new(ErrorKind::Unavailable, message)))
+        Err(outcome.err().unwrap_or_else(|| Error::new(ErrorKind::Unavailable, message)))
     }
 }
 
@@ -224,9 +204,7 @@ impl Future for TokenFuture<'_> {
 
 impl fmt::Debug for TokenFuture<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenFuture")
-            .field("handle", self.handle)
-            .finish_non_exhaustive()
+        f.debug_struct("TokenFuture").field("handle", self.handle).finish_non_exhaustive()
     }
 }
 

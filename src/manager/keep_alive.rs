@@ -32,10 +32,7 @@ impl KeepAlive {
                     }
                     // Not all replicas at the same moment.
                     let jitter = inner.random.next_u64() % 1_000;
-                    inner
-                        .clock
-                        .sleep(interval + Duration::from_millis(jitter))
-                        .await;
+                    inner.clock.sleep(interval + Duration::from_millis(jitter)).await;
                 }
             };
             tokio::select! {
@@ -68,12 +65,7 @@ impl Inner {
         let mut total = 0_usize;
         let version = loop {
             let incarnation = self.random_id();
-            let claim = Claim {
-                lease_id,
-                lease,
-                expected: None,
-                incarnation,
-            };
+            let claim = Claim { lease_id, lease, expected: None, incarnation };
             let claimed = self.store.claim(&key, claim).await?;
             let Some(row) = claimed.row.filter(|_| claimed.granted) else {
                 return Ok(());
@@ -88,10 +80,7 @@ impl Inner {
             }
         };
         tracing::debug!(total, "walked over the due users");
-        let release = Release {
-            not_before: interval,
-            refused: false,
-        };
+        let release = Release { not_before: interval, refused: false };
         self.store.release(&key, version, lease_id, release).await
     }
 

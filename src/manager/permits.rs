@@ -46,11 +46,7 @@ impl Permits {
         let ticket = Ticket(queue.next);
         queue.next += 1;
         let (sender, turn) = oneshot::channel();
-        let waiting = if urgent {
-            &mut queue.urgent
-        } else {
-            &mut queue.patient
-        };
+        let waiting = if urgent { &mut queue.urgent } else { &mut queue.patient };
         waiting.insert(ticket, sender);
         queue.serve();
         (ticket, turn)

@@ -146,13 +146,8 @@ impl RefreshPolicy {
 
     /// The pause after `failures` in a row, between half its bound and the whole.
     pub(super) fn backoff(&self, failures: u32, random: u64) -> Duration {
-        let doubled = 2_u32
-            .checked_pow(failures.saturating_sub(1))
-            .unwrap_or(u32::MAX);
-        let bound = self
-            .first_backoff
-            .saturating_mul(doubled)
-            .min(self.longest_backoff);
+        let doubled = 2_u32.checked_pow(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        let bound = self.first_backoff.saturating_mul(doubled).min(self.longest_backoff);
         bound.mul_f64(0.5 + 0.5 * fraction(random))
     }
 
@@ -188,10 +183,7 @@ fn place(kind: UserKind, subject: &UserId) -> f64 {
     fraction(hasher.finish())
 }
 
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "a fraction needs no more than 53 bits"
-)]
+#[allow(clippy::cast_precision_loss, reason = "a fraction needs no more than 53 bits")]
 fn fraction(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
@@ -208,36 +200,18 @@ mod tests {
     fn contradictions_name_both_settings() {
         let second = Duration::from_secs(1);
         for (policy, names) in [
-            (
-                RefreshPolicy::default().deadline(Duration::from_secs(60)),
-                ["deadline", "lease"],
-            ),
-            (
-                RefreshPolicy::default().lease(second),
-                ["deadline", "lease"],
-            ),
+            (RefreshPolicy::default().deadline(Duration::from_secs(60)), ["deadline", "lease"]),
+            (RefreshPolicy::default().lease(second), ["deadline", "lease"]),
             (RefreshPolicy::default().share(0.9), ["share", "spread"]),
-            (
-                RefreshPolicy::default().share(f64::NAN),
-                ["share", "between"],
-            ),
+            (RefreshPolicy::default().share(f64::NAN), ["share", "between"]),
             (RefreshPolicy::default().spread(-0.1), ["share", "spread"]),
             (
                 RefreshPolicy::default().longest_backoff(Duration::from_millis(1)),
                 ["first_backoff", "longest_backoff"],
             ),
-            (
-                RefreshPolicy::default().first_backoff(Duration::ZERO),
-                ["first_backoff", "pause"],
-            ),
-            (
-                RefreshPolicy::default().assumed_life(Duration::ZERO),
-                ["assumed_life", "dead"],
-            ),
-            (
-                RefreshPolicy::default().deadline(Duration::ZERO),
-                ["deadline", "sent"],
-            ),
+            (RefreshPolicy::default().first_backoff(Duration::ZERO), ["first_backoff", "pause"]),
+            (RefreshPolicy::default().assumed_life(Duration::ZERO), ["assumed_life", "dead"]),
+            (RefreshPolicy::default().deadline(Duration::ZERO), ["deadline", "sent"]),
         ] {
             let error = policy.judged().unwrap_err().to_string();
             assert!(names.iter().all(|name| error.contains(name)), "{error}");
@@ -252,10 +226,7 @@ mod tests {
             .collect();
         for tenth in 0..10_u32 {
             let from = f64::from(tenth) / 10.0;
-            let here = places
-                .iter()
-                .filter(|place| (from..from + 0.1).contains(*place))
-                .count();
+            let here = places.iter().filter(|place| (from..from + 0.1).contains(*place)).count();
             assert!((60..140).contains(&here), "{here} of 1000 in tenth {tenth}");
         }
     }

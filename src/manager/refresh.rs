@@ -58,10 +58,7 @@ impl Inner {
             entry: Arc::clone(&entry),
         };
         let ended = attempt.run().await;
-        let outcome = ended
-            .as_ref()
-            .map(|source| *source)
-            .map_err(|failure| failure.error.kind());
+        let outcome = ended.as_ref().map(|source| *source).map_err(|failure| failure.error.kind());
         meters::ended(entry.kind, outcome, self.clock.now().since(attempt.started));
         match ended {
             Ok(_) => {
@@ -107,11 +104,7 @@ impl Attempt {
     }
 
     async fn read(&self) -> Result<Option<Row>, Error> {
-        let rows = self
-            .inner
-            .store
-            .read(std::slice::from_ref(&self.key))
-            .await?;
+        let rows = self.inner.store.read(std::slice::from_ref(&self.key)).await?;
         Ok(rows.into_iter().next().flatten())
     }
 
@@ -121,7 +114,7 @@ impl Attempt {
         loop {
             let Some(left) = self.left() else {
                 return Err(
-                    unavailable("another process is refreshing this user, and slowly").into(),
+                    unavailable("another process is refreshing this user, and slowly").into()
                 );
             };
             let claim = Claim {
@@ -160,17 +153,11 @@ impl Attempt {
             }
             if let Some(pause) = row.not_before {
                 let error = unavailable("another process has just failed to refresh this user");
-                return Err(Failure {
-                    error,
-                    pause: Some(pause),
-                });
+                return Err(Failure { error, pause: Some(pause) });
             }
             let look_again = Duration::from_millis(50 + self.inner.random.next_u64() % 950);
             let lease_ends = row.leased_for.unwrap_or(look_again);
-            self.inner
-                .clock
-                .sleep(look_again.min(lease_ends).min(left))
-                .await;
+            self.inner.clock.sleep(look_again.min(lease_ends).min(left)).await;
         }
     }
 
@@ -192,9 +179,7 @@ impl Attempt {
 
     async fn send(&self, held: &Held, row: &Row) -> Result<Token, Error> {
         let Some(left) = self.left() else {
-            return Err(unavailable(
-                "the time for this refresh was over before it was sent",
-            ));
+            return Err(unavailable("the time for this refresh was over before it was sent"));
         };
         tracing::debug!(user = ?self.entry.subject, revision = row.version.revision, "refresh started");
         let hurdlr = &self.inner.hurdlr;
@@ -249,8 +234,7 @@ impl Attempt {
             }
             _ => {
                 tracing::debug!(user = ?self.entry.subject, "the user was forgotten meanwhile");
-                self.entry
-                    .clear(&self.entry.current.load(), &self.inner.users.vacant());
+                self.entry.clear(&self.entry.current.load(), &self.inner.users.vacant());
             }
         }
         Ok(())
@@ -261,60 +245,32 @@ impl Attempt {
         let login = self.entry.kind == UserKind::Login;
         if let Some(refresh_token) = error.rescued_refresh_token().filter(|_| login) {
             let rescued = held.token.with_refresh_token(refresh_token);
-            return self
-                .keep(rescued, row.version)
-                .await
-                .err()
-                .unwrap_or_else(|| error.into());
+            return self.keep(rescued, row.version).await.err().unwrap_or_else(|| error.into());
         }
         let earlier = self.entry.with(|troubles| troubles.unanswered);
         let fell_silent =
             row.in_flight || earlier.is_some_and(|(_, version)| version == row.version);
         if login && error.needs_login() {
-            let release = Release {
-                refused: true,
-                ..Release::default()
-            };
+            let release = Release { refused: true, ..Release::default() };
             self.release(row.version, release).await;
             let lost = fell_silent || error.kind() == ErrorKind::RotationLost;
             self.entry.with(|troubles| troubles.unanswered = None);
-            let kind = if lost {
-                ErrorKind::RotationLost
-            } else {
-                ErrorKind::LoginRequired
-            };
+            let kind = if lost { ErrorKind::RotationLost } else { ErrorKind::LoginRequired };
             return error.remade(kind).into();
         }
-        let pause = error
-            .retry_after()
-            .unwrap_or_default()
-            .max(self.next_backoff());
+        let pause = error.retry_after().unwrap_or_default().max(self.next_backoff());
         if login && error.is_unanswered() {
             // The lease stays: it tells the others that this refresh token may be in flight.
             let series = Some((self.lease_id, row.version));
             self.entry.with(|troubles| troubles.unanswered = series);
         } else {
-            self.release(
-                row.version,
-                Release {
-                    not_before: pause,
-                    refused: false,
-                },
-            )
-            .await;
+            self.release(row.version, Release { not_before: pause, refused: false }).await;
         }
-        Failure {
-            error,
-            pause: Some(pause),
-        }
+        Failure { error, pause: Some(pause) }
     }
 
     async fn release(&self, version: Version, release: Release) {
-        let released = self
-            .inner
-            .store
-            .release(&self.key, version, self.lease_id, release)
-            .await;
+        let released = self.inner.store.release(&self.key, version, self.lease_id, release).await;
         if let Err(error) = released {
             // The lease ends by itself; till then the others wait.
             tracing::warn!(user = ?self.entry.subject, %error, "a lease is not released");
@@ -323,9 +279,7 @@ impl Attempt {
 
     fn next_backoff(&self) -> Duration {
         let failures = self.entry.with(|troubles| troubles.backoff.failures) + 1;
-        self.inner
-            .policy
-            .backoff(failures, self.inner.random.next_u64())
+        self.inner.policy.backoff(failures, self.inner.random.next_u64())
     }
 
     fn back_off(&self, failure: &Failure) {
@@ -348,11 +302,7 @@ impl Attempt {
             "refresh failed"
         );
         self.entry.with(|troubles| {
-            if troubles
-                .flight
-                .as_ref()
-                .is_some_and(|flight| flight.overtaken)
-            {
+            if troubles.flight.as_ref().is_some_and(|flight| flight.overtaken) {
                 return;
             }
             troubles.backoff.failures = troubles.backoff.failures.saturating_add(1);
@@ -369,9 +319,7 @@ impl Attempt {
     /// Serves what the store holds.
     fn adopt_from_store(&self, row: Row) -> Result<Arc<Held>, Error> {
         let inner = &self.inner;
-        let stored = row
-            .token
-            .ok_or_else(|| Error::store("the store lost a token"))?;
+        let stored = row.token.ok_or_else(|| Error::store("the store lost a token"))?;
         let token = Token::from_payload(&stored.payload, stored.age, &inner.clock)?;
         let held = inner.hold(&self.entry, token, row.version);
         self.entry.serve(&held);
@@ -398,13 +346,7 @@ fn unavailable(message: &'static str) -> Error {
 
 impl Inner {
     pub(super) fn hold(&self, entry: &Entry, token: Token, version: Version) -> Arc<Held> {
-        Arc::new(Held::new(
-            token,
-            version,
-            &self.policy,
-            entry.kind,
-            &entry.subject,
-        ))
+        Arc::new(Held::new(token, version, &self.policy, entry.kind, &entry.subject))
     }
 
     pub(super) fn stored(&self, held: &Held) -> StoredToken {
@@ -456,9 +398,7 @@ impl Inner {
         let saved = match unsaved {
             Unsaved::Save(consumed) => self.store.save(key, consumed, &stored).await?,
             Unsaved::Put(incarnation) => {
-                self.store
-                    .put(key, incarnation, &stored, Put::Replace)
-                    .await?
+                self.store.put(key, incarnation, &stored, Put::Replace).await?
             }
         };
         if saved {
@@ -466,13 +406,7 @@ impl Inner {
             return Ok(());
         }
         // An earlier call that seemed to fail did save it, or the user has moved on.
-        let row = self
-            .store
-            .read(std::slice::from_ref(key))
-            .await?
-            .into_iter()
-            .next()
-            .flatten();
+        let row = self.store.read(std::slice::from_ref(key)).await?.into_iter().next().flatten();
         let theirs = row.as_ref().and_then(|row| row.token.as_ref());
         if theirs.is_some_and(|theirs| is_same(&stored, theirs)) {
             return Ok(());

@@ -34,13 +34,7 @@ impl Warm {
         manager: TokenManager,
         users: Box<dyn Iterator<Item = UserId> + Send>,
     ) -> Self {
-        Self {
-            manager,
-            users,
-            running: JoinSet::new(),
-            ready: 0,
-            failed: 0,
-        }
+        Self { manager, users, running: JoinSet::new(), ready: 0, failed: 0 }
     }
 
     /// The next outcome, in the order they come; none when all users are through.
@@ -101,10 +95,7 @@ impl Stream for Warm {
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (least, most) = self.users.size_hint();
         let running = self.running.len();
-        (
-            least.saturating_add(running),
-            most.and_then(|most| most.checked_add(running)),
-        )
+        (least.saturating_add(running), most.and_then(|most| most.checked_add(running)))
     }
 }
 

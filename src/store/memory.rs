@@ -71,10 +71,7 @@ impl MemoryStore {
     /// An empty store that goes by `clock`.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
-        Self(Arc::new(Shared {
-            clock: SharedClock::new(clock),
-            kept: Mutex::default(),
-        }))
+        Self(Arc::new(Shared { clock: SharedClock::new(clock), kept: Mutex::default() }))
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -96,8 +93,7 @@ impl MemoryStore {
 
 /// What is left of `span` since `start`; none when it has passed.
 fn left(start: Moment, span: Duration, now: Moment) -> Option<Duration> {
-    span.checked_sub(now.since(start))
-        .filter(|left| !left.is_zero())
+    span.checked_sub(now.since(start)).filter(|left| !left.is_zero())
 }
 
 impl Stored {
@@ -113,21 +109,15 @@ impl Stored {
     }
 
     fn with_token(version: Version, token: &StoredToken, now: Moment) -> Self {
-        Self {
-            token: Some(Stamped::new(token, now)),
-            ..Self::new(version)
-        }
+        Self { token: Some(Stamped::new(token, now)), ..Self::new(version) }
     }
 
     fn leased_for(&self, now: Moment) -> Option<Duration> {
-        self.lease
-            .as_ref()
-            .and_then(|lease| left(lease.taken, lease.lasts, now))
+        self.lease.as_ref().and_then(|lease| left(lease.taken, lease.lasts, now))
     }
 
     fn not_before(&self, now: Moment) -> Option<Duration> {
-        self.not_before
-            .and_then(|(from, span)| left(from, span, now))
+        self.not_before.and_then(|(from, span)| left(from, span, now))
     }
 
     fn row(&self, now: Moment) -> Row {
@@ -146,20 +136,13 @@ impl Stored {
             Some(version) => version == self.version,
             None => self.token.is_none(),
         };
-        let ours = self
-            .lease
-            .as_ref()
-            .is_some_and(|lease| lease.id == claim.lease_id);
+        let ours = self.lease.as_ref().is_some_and(|lease| lease.id == claim.lease_id);
         let free = ours || self.leased_for(now).is_none();
         if !expected || !free || self.refused || self.not_before(now).is_some() {
             return false;
         }
         self.in_flight |= self.lease.is_some() && !ours;
-        self.lease = Some(Lease {
-            id: claim.lease_id,
-            taken: now,
-            lasts: claim.lease,
-        });
+        self.lease = Some(Lease { id: claim.lease_id, taken: now, lasts: claim.lease });
         true
     }
 
@@ -173,12 +156,7 @@ impl Stored {
 
 impl Stamped {
     fn new(token: &StoredToken, now: Moment) -> Self {
-        Self {
-            payload: copied(&token.payload),
-            age: token.age,
-            due_in: token.due_in,
-            at: now,
-        }
+        Self { payload: copied(&token.payload), age: token.age, due_in: token.due_in, at: now }
     }
 
     fn hand_out(&self, now: Moment) -> StoredToken {
@@ -199,30 +177,21 @@ fn copied(payload: &SecretBox<Vec<u8>>) -> SecretBox<Vec<u8>> {
 impl TokenStore for MemoryStore {
     fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
         self.step(move |kept, now| {
-            keys.iter()
-                .map(|key| kept.rows.get(key).map(|stored| stored.row(now)))
-                .collect()
+            keys.iter().map(|key| kept.rows.get(key).map(|stored| stored.row(now))).collect()
         })
     }
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         self.step(move |kept, now| {
             if claim.expected.is_none() && !kept.rows.contains_key(key) {
-                let version = Version {
-                    incarnation: claim.incarnation,
-                    revision: 0,
-                };
+                let version = Version { incarnation: claim.incarnation, revision: 0 };
                 kept.rows.insert(key.clone(), Stored::new(version));
             }
             match kept.rows.get_mut(key) {
-                Some(stored) => Claimed {
-                    granted: stored.claim(&claim, now),
-                    row: Some(stored.row(now)),
-                },
-                None => Claimed {
-                    granted: false,
-                    row: None,
-                },
+                Some(stored) => {
+                    Claimed { granted: stored.claim(&claim, now), row: Some(stored.row(now)) }
+                }
+                None => Claimed { granted: false, row: None },
             }
         })
     }
@@ -259,12 +228,8 @@ impl TokenStore for MemoryStore {
                     return false;
                 }
             }
-            let version = Version {
-                incarnation,
-                revision: 1,
-            };
-            kept.rows
-                .insert(key.clone(), Stored::with_token(version, token, now));
+            let version = Version { incarnation, revision: 1 };
+            kept.rows.insert(key.clone(), Stored::with_token(version, token, now));
             true
         })
     }
@@ -281,11 +246,7 @@ impl TokenStore for MemoryStore {
                 return;
             };
             stored.refused |= release.refused;
-            if stored
-                .lease
-                .as_ref()
-                .is_some_and(|lease| lease.id == lease_id)
-            {
+            if stored.lease.as_ref().is_some_and(|lease| lease.id == lease_id) {
                 stored.lease = None;
                 stored.not_before = Some((now, release.not_before));
             }
@@ -298,8 +259,7 @@ impl TokenStore for MemoryStore {
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         self.step(move |kept, now| {
-            kept.redeemed
-                .retain(|_, (since, keep)| left(*since, *keep, now).is_some());
+            kept.redeemed.retain(|_, (since, keep)| left(*since, *keep, now).is_some());
             kept.redeemed.insert(*state, (now, keep)).is_none()
         })
     }
@@ -313,18 +273,13 @@ impl TokenStore for MemoryStore {
                 .filter_map(|(key, stored)| Some((stored.is_due(now)?, key)))
                 .collect();
             due.sort_unstable_by_key(|(over, _)| std::cmp::Reverse(*over));
-            due.into_iter()
-                .take(limit)
-                .map(|(_, key)| key.clone())
-                .collect()
+            due.into_iter().take(limit).map(|(_, key)| key.clone()).collect()
         })
     }
 }
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore")
-            .field("rows", &self.kept().rows.len())
-            .finish()
+        f.debug_struct("MemoryStore").field("rows", &self.kept().rows.len()).finish()
     }
 }

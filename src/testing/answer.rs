@@ -46,35 +46,19 @@ impl Answer {
         headers.insert(CONTENT_TYPE, content_type);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-        Self {
-            status,
-            headers,
-            body: body.into(),
-        }
+        Self { status, headers, body: body.into() }
     }
 
     pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        Self::new(
-            status,
-            HeaderValue::from_static("application/json;charset=UTF-8"),
-            body,
-        )
+        Self::new(status, HeaderValue::from_static("application/json;charset=UTF-8"), body)
     }
 
     pub(super) fn html(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        Self::new(
-            status,
-            HeaderValue::from_static("text/html; charset=utf-8"),
-            body,
-        )
+        Self::new(status, HeaderValue::from_static("text/html; charset=utf-8"), body)
     }
 
     pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        Self::new(
-            status,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-            body,
-        )
+        Self::new(status, HeaderValue::from_static("text/plain; charset=utf-8"), body)
     }
 
     pub(super) fn redirect(status: StatusCode, location: HeaderValue) -> Self {
@@ -89,12 +73,7 @@ impl Answer {
     /// The token object, byte for byte as the reference prints it: this order, this indentation,
     /// and no `token_type`.
     pub(super) fn token(issued: &Issued) -> Self {
-        let Issued {
-            access,
-            refresh,
-            expires_in,
-            created_at,
-        } = issued;
+        let Issued { access, refresh, expires_in, created_at } = issued;
         Self::json(
             StatusCode::OK,
             format!(
@@ -252,11 +231,7 @@ impl Refusal {
     }
 
     fn invalid_value(param: &str, message: &str) -> Self {
-        Self {
-            kind: "INVALID_VALUE",
-            param: Some(param.to_owned()),
-            ..Self::bad_request(message)
-        }
+        Self { kind: "INVALID_VALUE", param: Some(param.to_owned()), ..Self::bad_request(message) }
     }
 
     pub(super) fn outcome(&self) -> Outcome {
@@ -272,10 +247,8 @@ impl Refusal {
         match self.status {
             StatusCode::METHOD_NOT_ALLOWED => answer.with(ALLOW, HeaderValue::from_static("POST")),
             // RFC 6750 section 3: a refused Bearer token is answered with a challenge.
-            StatusCode::UNAUTHORIZED if self.error == "invalid_token" => answer.with(
-                WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer error=\"invalid_token\""),
-            ),
+            StatusCode::UNAUTHORIZED if self.error == "invalid_token" => answer
+                .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\"")),
             _ => answer,
         }
     }

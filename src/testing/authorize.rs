@@ -66,10 +66,7 @@ pub(super) async fn decide(State(provider): State<Arc<Provider>>, request: Reque
     };
     let back = match parameters.first("decision") {
         Some("allow") => {
-            let user = parameters
-                .first("user")
-                .map(str::trim)
-                .filter(|user| !user.is_empty());
+            let user = parameters.first("user").map(str::trim).filter(|user| !user.is_empty());
             let consent = Consent {
                 user: user.unwrap_or(DEFAULT_USER).to_owned(),
                 redirect_uri: request.redirect_uri.clone(),
@@ -93,10 +90,7 @@ impl<'a> Parameters<'a> {
     }
 
     fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0
-            .iter()
-            .filter(move |(key, _)| key == name)
-            .map(|(_, value)| &**value)
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
     }
 
     /// An empty parameter is a missing one: RFC 6749 section 3.1.
@@ -153,14 +147,10 @@ fn judge(
     parameters: &Parameters<'_>,
 ) -> Result<AuthorizationRequest, Refusal> {
     if parameters.repeated("client_id") || parameters.repeated("redirect_uri") {
-        return Err(Refusal::Person(
-            "The link names its client, or where to return, twice.",
-        ));
+        return Err(Refusal::Person("The link names its client, or where to return, twice."));
     }
     if parameters.first("client_id") != Some(&provider.client_id) {
-        return Err(Refusal::Person(
-            "The application that sent you here is not known.",
-        ));
+        return Err(Refusal::Person("The application that sent you here is not known."));
     }
     let (redirect_uri, target) = redirect_target(provider, parameters)?;
     let request = AuthorizationRequest {
@@ -174,20 +164,14 @@ fn judge(
         Err(Refusal::Client(back))
     };
     if let Some(name) = CARRIED.iter().find(|name| parameters.repeated(name)) {
-        return refuse(
-            "invalid_request",
-            &format!("{name} is given more than once"),
-        );
+        return refuse("invalid_request", &format!("{name} is given more than once"));
     }
     match parameters.first("response_type") {
         Some("code") => {}
         None => return refuse("invalid_request", "response_type is required"),
         Some(_) => return refuse("unsupported_response_type", "response_type must be code"),
     }
-    match (
-        parameters.first("code_challenge"),
-        parameters.first("code_challenge_method"),
-    ) {
+    match (parameters.first("code_challenge"), parameters.first("code_challenge_method")) {
         (None, None) => {}
         (Some(challenge), Some("S256")) if is_sha256(challenge) => {}
         (Some(_), Some("S256")) => {
@@ -210,9 +194,7 @@ fn redirect_target(
         return match sent.map(Url::parse) {
             None => Ok((registered.to_string(), registered.clone())),
             Some(Ok(url)) if url == *registered => Ok((sent.unwrap_or_default().to_owned(), url)),
-            Some(_) => Err(Refusal::Person(
-                "The place to return to is not a registered one.",
-            )),
+            Some(_) => Err(Refusal::Person("The place to return to is not a registered one.")),
         };
     }
     let sent = sent.ok_or(Refusal::Person("The link does not say where to return to."))?;
@@ -221,18 +203,14 @@ fn redirect_target(
         Ok(url) if url.fragment().is_none() && !url.cannot_be_a_base() => {
             Ok((sent.to_owned(), url))
         }
-        _ => Err(Refusal::Person(
-            "The place to return to is not a usable address.",
-        )),
+        _ => Err(Refusal::Person("The place to return to is not a usable address.")),
     }
 }
 
 /// Whether it is 32 bytes in unpadded base64url.
 fn is_sha256(challenge: &str) -> bool {
     challenge.len() == 43
-        && challenge
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        && challenge.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 }
 
 /// 303, so that the browser follows with a GET and "back" never posts again.
@@ -262,10 +240,7 @@ fn consent_page(
     for name in CARRIED {
         for value in parameters.all(name) {
             let value = escape(value);
-            let _ = writeln!(
-                main,
-                "<input type=\"hidden\" name=\"{name}\" value=\"{value}\">"
-            );
+            let _ = writeln!(main, "<input type=\"hidden\" name=\"{name}\" value=\"{value}\">");
         }
     }
     let _ = write!(
@@ -289,20 +264,14 @@ fn error_page(message: &str) -> Answer {
 fn html(status: StatusCode, title: &str, main: &str) -> Answer {
     let (head, rest) = PAGE.split_once("{title}").unwrap_or((PAGE, ""));
     let (head_end, foot) = rest.split_once("{main}").unwrap_or((rest, ""));
-    guarded(Answer::html(
-        status,
-        [head, title, head_end, main, foot].concat(),
-    ))
+    guarded(Answer::html(status, [head, title, head_end, main, foot].concat()))
 }
 
 /// What every page and redirect of a login should carry: no frame, no script, no leak of the
 /// state through a `Referer`.
 fn guarded(answer: Answer) -> Answer {
     answer
-        .with(
-            CONTENT_SECURITY_POLICY,
-            HeaderValue::from_static(CONTENT_POLICY),
-        )
+        .with(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY))
         .with(REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
         .with(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
 }

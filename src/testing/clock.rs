@@ -21,11 +21,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn start() -> Self {
-        Self {
-            wall_at_start: SystemTime::now(),
-            start: Instant::now(),
-            turned: AtomicU64::new(0),
-        }
+        Self { wall_at_start: SystemTime::now(), start: Instant::now(), turned: AtomicU64::new(0) }
     }
 
     pub(super) fn now(&self) -> SystemTime {
@@ -37,8 +33,6 @@ impl Clock {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let add = |turned: u64| Some(turned.saturating_add(by));
         // The closure always answers `Some`, so the update cannot fail.
-        let _ = self
-            .turned
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        let _ = self.turned.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
     }
 }

@@ -63,11 +63,7 @@ impl Delivery {
                     rest: body.slice(..half),
                 })
             }
-            Self::Drops {
-                answer,
-                bytes,
-                every,
-            } => slow(answer, |body| SlowBody {
+            Self::Drops { answer, bytes, every } => slow(answer, |body| SlowBody {
                 pause: Pause::Every(every),
                 ending: Ending::Whole,
                 bytes: bytes.max(1),
@@ -86,9 +82,7 @@ impl Delivery {
 fn slow(answer: Answer, body: impl FnOnce(Bytes) -> SlowBody) -> Response {
     let whole = answer.body.clone();
     let mut response = answer.into_response();
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, whole.len().into());
+    response.headers_mut().insert(CONTENT_LENGTH, whole.len().into());
     *response.body_mut() = Body::new(body(whole));
     response
 }

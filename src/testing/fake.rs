@@ -187,8 +187,7 @@ impl FakeHurdlr {
     ///
     /// `InvalidInput` where a person would see an error page instead.
     pub async fn consent(&self, authorize_url: &Url, user: &str) -> io::Result<Url> {
-        self.decide(authorize_url, &[("decision", "allow"), ("user", user)])
-            .await
+        self.decide(authorize_url, &[("decision", "allow"), ("user", user)]).await
     }
 
     /// Acts as the person who refuses. Returns the redirect back, with `error=access_denied` and
@@ -236,9 +235,7 @@ impl FakeHurdlr {
     /// Whether the protected resource would take this access token.
     #[must_use]
     pub fn is_alive(&self, access_token: &str) -> bool {
-        lock(&self.provider.ledger)
-            .bearer(access_token, self.now())
-            .is_ok()
+        lock(&self.provider.ledger).bearer(access_token, self.now()).is_ok()
     }
 
     /// Whether this refresh token is a current one. One that a grace window still answers for is
@@ -264,9 +261,8 @@ impl FakeHurdlr {
         if page.0 == StatusCode::SEE_OTHER {
             return location(&page.1);
         }
-        let form = form_urlencoded::Serializer::new(query.to_owned())
-            .extend_pairs(decision)
-            .finish();
+        let form =
+            form_urlencoded::Serializer::new(query.to_owned()).extend_pairs(decision).finish();
         let (_, headers) = self.browse(Method::POST, "", form.into_bytes()).await?;
         location(&headers)
     }
@@ -282,11 +278,7 @@ impl FakeHurdlr {
         let mut request = HttpRequest::new(form);
         *request.method_mut() = method;
         *request.uri_mut() = url.as_str().parse().map_err(io::Error::other)?;
-        let response = self
-            .http_client()
-            .send(request)
-            .await
-            .map_err(io::Error::other)?;
+        let response = self.http_client().send(request).await.map_err(io::Error::other)?;
         if response.status() == StatusCode::BAD_REQUEST {
             return Err(invalid(
                 "the provider shows an error page: unknown client or redirect URI",
@@ -416,11 +408,7 @@ impl FakeHurdlrBuilder {
     pub fn in_memory(self) -> FakeHurdlr {
         // tcpmux, which nobody runs: should the URL be used with a socket, it is refused.
         let (provider, router) = self.provider(1);
-        FakeHurdlr {
-            provider,
-            router,
-            _server: None,
-        }
+        FakeHurdlr { provider, router, _server: None }
     }
 
     /// Starts the provider on 127.0.0.1. It needs tokio's runtime, and serves as long as that
@@ -431,11 +419,7 @@ impl FakeHurdlrBuilder {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
         let (provider, router) = self.provider(listener.local_addr()?.port());
         let server = Server::spawn(listener, router.clone());
-        Ok(FakeHurdlr {
-            provider,
-            router,
-            _server: Some(Arc::new(server)),
-        })
+        Ok(FakeHurdlr { provider, router, _server: Some(Arc::new(server)) })
     }
 
     fn provider(self, port: u16) -> (Arc<Provider>, Router) {
@@ -462,12 +446,7 @@ impl FakeHurdlrBuilder {
     }
 }
 
-#[expect(
-    clippy::expect_used,
-    reason = "a port is all that varies, and every port makes a URL"
-)]
+#[expect(clippy::expect_used, reason = "a port is all that varies, and every port makes a URL")]
 fn loopback(port: u16) -> Url {
-    format!("http://127.0.0.1:{port}/")
-        .parse()
-        .expect("loopback URLs parse")
+    format!("http://127.0.0.1:{port}/").parse().expect("loopback URLs parse")
 }

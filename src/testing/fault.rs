@@ -113,9 +113,7 @@ impl Fault {
     /// [`RateLimited`](Self::RateLimited) with `Retry-After` in whole seconds.
     #[must_use]
     pub fn rate_limited_for(span: Duration) -> Self {
-        Self::RateLimited {
-            retry_after: Some(span.as_secs().to_string()),
-        }
+        Self::RateLimited { retry_after: Some(span.as_secs().to_string()) }
     }
 
     /// [`RateLimited`](Self::RateLimited) with `Retry-After` as an HTTP date.
@@ -124,9 +122,7 @@ impl Fault {
     #[must_use]
     pub fn rate_limited_until(time: SystemTime) -> Self {
         let time = time.max(SystemTime::UNIX_EPOCH);
-        Self::RateLimited {
-            retry_after: Some(httpdate::fmt_http_date(time)),
-        }
+        Self::RateLimited { retry_after: Some(httpdate::fmt_http_date(time)) }
     }
 
     /// [`RateLimited`](Self::RateLimited) without a `Retry-After`.
@@ -172,30 +168,19 @@ impl Fault {
     /// [`Redirect`](Self::Redirect).
     #[must_use]
     pub fn redirect(status: u16, location: impl Into<String>) -> Self {
-        Self::Redirect {
-            status,
-            location: location.into(),
-        }
+        Self::Redirect { status, location: location.into() }
     }
 
     /// [`Answer`](Self::Answer) as JSON.
     #[must_use]
     pub fn answer(status: u16, json: impl Into<Vec<u8>>) -> Self {
-        Self::Answer {
-            status,
-            content_type: "application/json".to_owned(),
-            body: json.into(),
-        }
+        Self::Answer { status, content_type: "application/json".to_owned(), body: json.into() }
     }
 
     /// [`AnswerAfter`](Self::AnswerAfter) as JSON.
     #[must_use]
     pub fn answer_after(status: u16, json: impl Into<Vec<u8>>) -> Self {
-        Self::AnswerAfter {
-            status,
-            content_type: "application/json".to_owned(),
-            body: json.into(),
-        }
+        Self::AnswerAfter { status, content_type: "application/json".to_owned(), body: json.into() }
     }
 
     /// Passes the time before the provider acts.
@@ -216,12 +201,7 @@ impl Fault {
             Self::RateLimited { retry_after } => {
                 with_header(rate_limited(), RETRY_AFTER, retry_after.as_deref())
             }
-            Self::Status {
-                status,
-                content_type,
-                body,
-                retry_after,
-            } => {
+            Self::Status { status, content_type, body, retry_after } => {
                 let answer = hand_written(*status, content_type, body.clone());
                 with_header(answer, RETRY_AFTER, retry_after.as_deref())
             }
@@ -232,11 +212,9 @@ impl Fault {
                 let answer = hand_written(*status, "text/plain", String::new());
                 with_header(answer, LOCATION, Some(location))
             }
-            Self::Answer {
-                status,
-                content_type,
-                body,
-            } => hand_written(*status, content_type, body.clone()),
+            Self::Answer { status, content_type, body } => {
+                hand_written(*status, content_type, body.clone())
+            }
             _ => return None,
         };
         Some(Delivery::Whole(answer))
@@ -254,21 +232,17 @@ impl Fault {
                 answer.body = body.into();
                 Delivery::Whole(answer)
             }
-            Self::Dripping { bytes, every } => Delivery::Drops {
-                answer,
-                bytes: *bytes,
-                every: *every,
-            },
+            Self::Dripping { bytes, every } => {
+                Delivery::Drops { answer, bytes: *bytes, every: *every }
+            }
             Self::ContentType(content_type) => {
                 answer.headers.remove(CONTENT_TYPE);
                 let content_type = Some(content_type.as_str()).filter(|it| !it.is_empty());
                 Delivery::Whole(with_header(answer, CONTENT_TYPE, content_type))
             }
-            Self::AnswerAfter {
-                status,
-                content_type,
-                body,
-            } => Delivery::Whole(hand_written(*status, content_type, body.clone())),
+            Self::AnswerAfter { status, content_type, body } => {
+                Delivery::Whole(hand_written(*status, content_type, body.clone()))
+            }
             _ => Delivery::Whole(answer),
         }
     }
@@ -320,9 +294,7 @@ impl Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate")
-            .field("open", &*self.0.borrow())
-            .finish()
+        f.debug_struct("Gate").field("open", &*self.0.borrow()).finish()
     }
 }
 
@@ -374,11 +346,7 @@ fn hand_written(status: u16, content_type: &str, body: impl Into<Bytes>) -> Answ
     };
     let mut answer = Answer::text(status, body);
     answer.headers.remove(CONTENT_TYPE);
-    with_header(
-        answer,
-        CONTENT_TYPE,
-        Some(content_type).filter(|it| !it.is_empty()),
-    )
+    with_header(answer, CONTENT_TYPE, Some(content_type).filter(|it| !it.is_empty()))
 }
 
 fn with_header(answer: Answer, name: HeaderName, value: Option<&str>) -> Answer {
@@ -391,8 +359,5 @@ fn with_header(answer: Answer, name: HeaderName, value: Option<&str>) -> Answer 
 
 /// The provider has nobody to report a badly written fault to but the client under test.
 fn misuse(why: &str) -> Answer {
-    Answer::text(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        format!("FakeHurdlr cannot do this: {why}\n"),
-    )
+    Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("FakeHurdlr cannot do this: {why}\n"))
 }

@@ -53,10 +53,7 @@ pub enum StoreFault {
 impl<S> FaultyStore<S> {
     /// Wraps `store`; no call fails yet.
     pub fn new(store: S) -> Self {
-        Self {
-            store: Arc::new(store),
-            plan: Arc::default(),
-        }
+        Self { store: Arc::new(store), plan: Arc::default() }
     }
 
     /// Makes each call take this long, by tokio's clock, before it takes effect and again after.
@@ -96,28 +93,21 @@ impl<S> FaultyStore<S> {
     ) -> StoreFuture<'a, T> {
         let (delay, fault) = self.with(|plan| {
             plan.calls.push(call);
-            (
-                plan.delay,
-                plan.decide.as_mut().and_then(|decide| decide(call)),
-            )
+            (plan.delay, plan.decide.as_mut().and_then(|decide| decide(call)))
         });
         Box::pin(async move {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
             if fault == Some(StoreFault::Before) {
-                return Err(Error::store(format!(
-                    "{call:?} failed before it took effect"
-                )));
+                return Err(Error::store(format!("{call:?} failed before it took effect")));
             }
             let outcome = act().await?;
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
             match fault {
-                Some(_) => Err(Error::store(format!(
-                    "{call:?} failed after it took effect"
-                ))),
+                Some(_) => Err(Error::store(format!("{call:?} failed after it took effect"))),
                 None => Ok(outcome),
             }
         })
@@ -139,9 +129,7 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         consumed: Version,
         token: &'a StoredToken,
     ) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Save, move || {
-            self.store.save(key, consumed, token)
-        })
+        self.faulty(StoreCall::Save, move || self.store.save(key, consumed, token))
     }
 
     fn put<'a>(
@@ -151,9 +139,7 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         token: &'a StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Put, move || {
-            self.store.put(key, incarnation, token, put)
-        })
+        self.faulty(StoreCall::Put, move || self.store.put(key, incarnation, token, put))
     }
 
     fn release<'a>(
@@ -163,9 +149,7 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         lease_id: u64,
         release: Release,
     ) -> StoreFuture<'a, ()> {
-        self.faulty(StoreCall::Release, move || {
-            self.store.release(key, version, lease_id, release)
-        })
+        self.faulty(StoreCall::Release, move || self.store.release(key, version, lease_id, release))
     }
 
     fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
@@ -183,8 +167,6 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
 
 impl<S: fmt::Debug> fmt::Debug for FaultyStore<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultyStore")
-            .field("store", &self.store)
-            .finish_non_exhaustive()
+        f.debug_struct("FaultyStore").field("store", &self.store).finish_non_exhaustive()
     }
 }

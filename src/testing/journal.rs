@@ -64,11 +64,7 @@ impl RecordedRequest {
             body,
             user: None,
         };
-        Self {
-            received: Arc::new(received),
-            outcome: None,
-            status: None,
-        }
+        Self { received: Arc::new(received), outcome: None, status: None }
     }
 
     /// Says whom the request is about, once the provider has looked it up.
@@ -156,8 +152,7 @@ impl RecordedRequest {
     }
 
     pub(super) fn value(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.form()
-            .find_map(|(key, value)| (key == name).then_some(value))
+        self.form().find_map(|(key, value)| (key == name).then_some(value))
     }
 }
 
@@ -247,11 +242,7 @@ struct Pages {
 
 impl Journal {
     pub(super) fn new(keeps_requests: bool) -> Self {
-        Self {
-            keeps_requests,
-            pages: Mutex::default(),
-            arrived: watch::Sender::new(0),
-        }
+        Self { keeps_requests, pages: Mutex::default(), arrived: watch::Sender::new(0) }
     }
 
     pub(super) fn open(&self, request: &RecordedRequest) -> Entry {
@@ -280,9 +271,7 @@ impl Journal {
             return;
         };
         *pages.counts.outcomes.entry(outcome).or_default() += 1;
-        let request = usize::try_from(index)
-            .ok()
-            .and_then(|index| pages.requests.get_mut(index));
+        let request = usize::try_from(index).ok().and_then(|index| pages.requests.get_mut(index));
         if let Some(request) = request {
             request.outcome = Some(outcome);
             request.status = status;
@@ -316,11 +305,7 @@ impl Journal {
 
     pub(super) async fn arrived(&self, at_least: u64) {
         // The sender is `self`'s, so it cannot be gone.
-        let _ = self
-            .arrived
-            .subscribe()
-            .wait_for(|&total| total >= at_least)
-            .await;
+        let _ = self.arrived.subscribe().wait_for(|&total| total >= at_least).await;
     }
 }
 

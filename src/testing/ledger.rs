@@ -97,15 +97,8 @@ impl fmt::Debug for TokenValue {
 
 /// Exactly the 32 lower case digits we print: `from_str_radix` would take a sign and upper case.
 fn number(digits: &str) -> Option<u128> {
-    let ours = digits.len() == 32
-        && digits
-            .bytes()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if ours {
-        u128::from_str_radix(digits, 16).ok()
-    } else {
-        None
-    }
+    let ours = digits.len() == 32 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if ours { u128::from_str_radix(digits, 16).ok() } else { None }
 }
 
 /// What a token answer says.
@@ -190,18 +183,10 @@ impl Ledger {
     pub(super) fn issue_code(&mut self, consent: Consent, now: SystemTime) -> String {
         if self.codes.len() >= CODES_BEFORE_SWEEP {
             // Used ones are kept as long as the others: until then a second use is noticed.
-            self.codes
-                .retain(|_, code| !over(code.issued, CODE_LIFE, now));
+            self.codes.retain(|_, code| !over(code.issued, CODE_LIFE, now));
         }
         let code = format!("{:032x}", fastrand::u128(..));
-        self.codes.insert(
-            code.clone(),
-            Code {
-                consent,
-                issued: now,
-                redeemed: None,
-            },
-        );
+        self.codes.insert(code.clone(), Code { consent, issued: now, redeemed: None });
         code
     }
 
@@ -322,9 +307,7 @@ impl Ledger {
 
     /// Whom a refresh token belongs to, dead or alive.
     pub(super) fn user_of_refresh_token(&self, token: &str) -> Option<&str> {
-        self.refresh
-            .get(&TokenValue::parse(token)?)
-            .map(|it| &*it.user)
+        self.refresh.get(&TokenValue::parse(token)?).map(|it| &*it.user)
     }
 
     fn new_family(&mut self) -> Family {
@@ -334,19 +317,9 @@ impl Ledger {
 
     fn issue_pair(&mut self, user: &Arc<str>, family: Family, terms: &Terms) -> Issued {
         let refresh = TokenValue::random();
-        let expires = terms
-            .refresh_life
-            .and_then(|life| terms.now.checked_add(life));
+        let expires = terms.refresh_life.and_then(|life| terms.now.checked_add(life));
         let state = RefreshState::Live;
-        self.refresh.insert(
-            refresh,
-            Refresh {
-                user: Arc::clone(user),
-                family,
-                expires,
-                state,
-            },
-        );
+        self.refresh.insert(refresh, Refresh { user: Arc::clone(user), family, expires, state });
         let wallet = self.wallets.entry(Arc::clone(user)).or_default();
         if let Some(oldest) = remember(&mut wallet.refresh, refresh) {
             self.refresh.remove(&oldest);
@@ -363,12 +336,7 @@ impl Ledger {
     ) -> Issued {
         let access = TokenValue::random();
         let expires = terms.now.checked_add(terms.token_life);
-        let entry = Access {
-            user: Arc::clone(user),
-            family,
-            expires,
-            revoked: false,
-        };
+        let entry = Access { user: Arc::clone(user), family, expires, revoked: false };
         self.access.insert(access, entry);
         let wallet = self.wallets.entry(Arc::clone(user)).or_default();
         if let Some(oldest) = remember(&mut wallet.access, access) {
@@ -378,11 +346,7 @@ impl Ledger {
             access,
             refresh,
             expires_in: terms.token_life.as_secs(),
-            created_at: terms
-                .now
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
+            created_at: terms.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         }
     }
 
@@ -406,11 +370,7 @@ impl Ledger {
 /// Adds the newest, and hands out the oldest where there are too many.
 fn remember(tokens: &mut VecDeque<TokenValue>, newest: TokenValue) -> Option<TokenValue> {
     tokens.push_back(newest);
-    if tokens.len() > REMEMBERED_PER_USER {
-        tokens.pop_front()
-    } else {
-        None
-    }
+    if tokens.len() > REMEMBERED_PER_USER { tokens.pop_front() } else { None }
 }
 
 /// RFC 7636 section 4.6, S256. A verifier of a length that section 4.1 forbids fits nothing.

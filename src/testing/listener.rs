@@ -34,20 +34,14 @@ impl Server {
     /// Must be called on a tokio runtime.
     pub(super) fn spawn(listener: TcpListener, router: Router) -> Self {
         let lines = Arc::new(Lines::default());
-        let doorway = Doorway {
-            listener,
-            lines: Arc::clone(&lines),
-        };
+        let doorway = Doorway { listener, lines: Arc::clone(&lines) };
         let service = router.into_make_service_with_connect_info::<Line>();
         let serve = axum::serve(doorway, service);
         let task = tokio::spawn(async move {
             // It never ends by itself: accepting is tried again for ever.
             let _ = serve.await;
         });
-        Self {
-            task: task.abort_handle(),
-            lines,
-        }
+        Self { task: task.abort_handle(), lines }
     }
 }
 

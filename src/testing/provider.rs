@@ -81,25 +81,17 @@ impl Provider {
 
     pub(super) fn router(self: &Arc<Self>) -> Router {
         let mut router = Router::new()
-            .route(
-                authorize::PATH,
-                get(authorize::page).post(authorize::decide),
-            )
+            .route(authorize::PATH, get(authorize::page).post(authorize::decide))
             .fallback(nothing_here);
         for version in Version::ALL {
             router = router
                 .route(
                     version.token_path(),
-                    any(
-                        move |State(provider): State<Arc<Self>>, request: Request| async move {
-                            token_endpoint::answer(&provider, version, request).await
-                        },
-                    ),
+                    any(move |State(provider): State<Arc<Self>>, request: Request| async move {
+                        token_endpoint::answer(&provider, version, request).await
+                    }),
                 )
-                .route(
-                    version.resource_path(),
-                    get(resource::me).post(resource::me),
-                );
+                .route(version.resource_path(), get(resource::me).post(resource::me));
         }
         router
             .layer(middleware::from_fn_with_state(Arc::clone(self), send))

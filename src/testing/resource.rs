@@ -23,9 +23,7 @@ const BODY_LIMIT: usize = 1024 * 1024;
 pub(super) async fn me(State(provider): State<Arc<Provider>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = body::to_bytes(body, BODY_LIMIT).await else {
-        return provider
-            .refuse(Refusal::too_large(BODY_LIMIT))
-            .into_response();
+        return provider.refuse(Refusal::too_large(BODY_LIMIT)).into_response();
     };
     let user = match bearer(&parts.headers) {
         Some(token) => lock(&provider.ledger).bearer(token, provider.now()),
@@ -41,8 +39,6 @@ pub(super) async fn me(State(provider): State<Arc<Provider>>, request: Request) 
             });
             Answer::json(StatusCode::OK, answer.to_string()).into_response()
         }
-        Err(lapse) => provider
-            .refuse(Refusal::dead_access_token(lapse))
-            .into_response(),
+        Err(lapse) => provider.refuse(Refusal::dead_access_token(lapse)).into_response(),
     }
 }

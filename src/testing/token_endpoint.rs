@@ -41,9 +41,7 @@ pub(super) async fn answer(provider: &Provider, version: Version, request: Reque
     if let Some(fault) = &fault {
         fault.before().await;
         if let Some(delivery) = fault.instead(|| rate_limited(provider)) {
-            provider
-                .journal
-                .settle(entry, Outcome::Faulted, delivery.status());
+            provider.journal.settle(entry, Outcome::Faulted, delivery.status());
             return delivery.into_response();
         }
     }
@@ -88,9 +86,9 @@ fn user(provider: &Provider, request: &RecordedRequest) -> Option<String> {
     let ledger = lock(&provider.ledger);
     let user = match request.grant()? {
         "authorization_code" => ledger.user_of_code(&request.value("code")?)?.to_owned(),
-        "refresh_token" => ledger
-            .user_of_refresh_token(&request.value("refresh_token")?)?
-            .to_owned(),
+        "refresh_token" => {
+            ledger.user_of_refresh_token(&request.value("refresh_token")?)?.to_owned()
+        }
         _ => request.field("userId").filter(|user| !user.is_empty())?,
     };
     Some(user)
@@ -128,9 +126,7 @@ fn check_shape(request: &RecordedRequest) -> Result<(), Refusal> {
         return Err(Refusal::bad_request(format!("The body must be {FORM}")));
     }
     if request.query().is_some() {
-        return Err(Refusal::bad_request(
-            "Parameters belong into the body, never into the URL",
-        ));
+        return Err(Refusal::bad_request("Parameters belong into the body, never into the URL"));
     }
     let mut seen = Vec::with_capacity(8);
     for (name, _) in request.form() {
@@ -143,14 +139,7 @@ fn check_shape(request: &RecordedRequest) -> Result<(), Refusal> {
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    let media_type = |value: &str| {
-        value
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
+    let media_type = |value: &str| value.split(';').next().unwrap_or_default().trim().to_owned();
     headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -200,23 +189,16 @@ fn refresh(provider: &Provider, request: &RecordedRequest) -> Result<Issued, Ref
     {
         return Err(Refusal::stale_bearer());
     }
-    ledger
-        .refresh(&token, &terms)
-        .map_err(Refusal::dead_refresh_token)
+    ledger.refresh(&token, &terms).map_err(Refusal::dead_refresh_token)
 }
 
 /// The token of an `Authorization: Bearer` header (RFC 6750 section 2.1).
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("Bearer")
-        .then_some(token.trim_start())
+    scheme.eq_ignore_ascii_case("Bearer").then_some(token.trim_start())
 }
 
 /// An empty parameter is a missing one: RFC 6749 section 3.2.
 fn required<'a>(request: &'a RecordedRequest, name: &str) -> Result<Cow<'a, str>, Refusal> {
-    request
-        .value(name)
-        .filter(|value| !value.is_empty())
-        .ok_or_else(|| Refusal::required(name))
+    request.value(name).filter(|value| !value.is_empty()).ok_or_else(|| Refusal::required(name))
 }

@@ -45,8 +45,7 @@ impl BasicTokenResponse {
     /// When the token was created, by the provider's clock.
     #[must_use]
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.created_at
-            .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs()))
+        self.created_at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs()))
     }
 
     /// The answer with its tokens in clear, to be written where secrets are kept.
@@ -113,11 +112,7 @@ pub(super) struct Parts {
 }
 
 fn joined(scopes: &[Scope]) -> String {
-    scopes
-        .iter()
-        .map(|scope| scope.as_str())
-        .collect::<Vec<_>>()
-        .join(" ")
+    scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 impl TokenResponse for BasicTokenResponse {
@@ -132,8 +127,7 @@ impl TokenResponse for BasicTokenResponse {
     }
 
     fn expires_in(&self) -> Option<Duration> {
-        self.expires_in
-            .map(|seconds| Duration::from_secs(seconds.into()))
+        self.expires_in.map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     fn refresh_token(&self) -> Option<&RefreshToken> {
@@ -162,10 +156,7 @@ impl fmt::Debug for BasicTokenResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BasicTokenResponse")
             .field("access_token", &"[redacted]")
-            .field(
-                "refresh_token",
-                &self.refresh_token.as_ref().map(|_| "[redacted]"),
-            )
+            .field("refresh_token", &self.refresh_token.as_ref().map(|_| "[redacted]"))
             .field("expires_in", &self.expires_in())
             .field("created_at", &self.created_at)
             .field("scopes", &self.scopes)
@@ -228,10 +219,7 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
         if !access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(TokenDefect::UnfitForHeader);
         }
-        if let Some(other) = object
-            .token_type
-            .filter(|name| !name.eq_ignore_ascii_case("bearer"))
-        {
+        if let Some(other) = object.token_type.filter(|name| !name.eq_ignore_ascii_case("bearer")) {
             return Err(TokenDefect::NotBearer(readable_text(&other, 32)));
         }
         Ok(Self {
@@ -244,14 +232,10 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
                 .expires_in
                 .and_then(|seconds| u32::try_from(seconds).ok())
                 .filter(|seconds| *seconds <= LONGEST_SPAN),
-            created_at: object
-                .created_at
-                .filter(|seconds| (0..LAST_DATE).contains(seconds)),
-            scopes: object.scope.map(|text| {
-                text.split_ascii_whitespace()
-                    .map(|s| Scope::new(s.into()))
-                    .collect()
-            }),
+            created_at: object.created_at.filter(|seconds| (0..LAST_DATE).contains(seconds)),
+            scopes: object
+                .scope
+                .map(|text| text.split_ascii_whitespace().map(|s| Scope::new(s.into())).collect()),
         })
     }
 }
@@ -349,9 +333,7 @@ pub(crate) fn rescue_refresh_token(body: &[u8]) -> Option<SecretString> {
     let mut found = None;
     // The outcome does not matter: the answer is known to be defective.
     let _ = Rescue(&mut found).deserialize_from(body);
-    found
-        .filter(|token| !token.is_empty())
-        .map(|mut token| std::mem::take(&mut *token).into())
+    found.filter(|token| !token.is_empty()).map(|mut token| std::mem::take(&mut *token).into())
 }
 
 struct Rescue<'a>(&'a mut Option<Zeroizing<String>>);
@@ -399,11 +381,7 @@ impl From<serde_json::Error> for JsonError {
             Category::Data => "type",
             Category::Eof => "unexpected end",
         };
-        Self {
-            category,
-            line: error.line(),
-            column: error.column(),
-        }
+        Self { category, line: error.line(), column: error.column() }
     }
 }
 
@@ -427,28 +405,17 @@ mod tests {
     }
 
     fn refusal(body: &str) -> String {
-        serde_json::from_str::<BasicTokenResponse>(body)
-            .expect_err(body)
-            .to_string()
+        serde_json::from_str::<BasicTokenResponse>(body).expect_err(body).to_string()
     }
 
     #[test]
     fn the_documented_answer_without_token_type_is_a_bearer_token() {
         let answer = read(V4);
         assert!(answer.access_token().secret().starts_with("00f6b2b6"));
-        assert!(
-            answer
-                .refresh_token()
-                .unwrap()
-                .secret()
-                .starts_with("7369c0ee")
-        );
+        assert!(answer.refresh_token().unwrap().secret().starts_with("7369c0ee"));
         assert_eq!(answer.token_type(), &BasicTokenType::Bearer);
         assert_eq!(answer.expires_in(), Some(Duration::from_secs(7_776_000)));
-        assert_eq!(
-            answer.created_at(),
-            Some(UNIX_EPOCH + Duration::from_secs(1_599_065_168))
-        );
+        assert_eq!(answer.created_at(), Some(UNIX_EPOCH + Duration::from_secs(1_599_065_168)));
         assert_eq!(answer.scopes().unwrap(), &[Scope::new("token".into())]);
     }
 
@@ -480,11 +447,7 @@ mod tests {
             (r#"{"seconds":1}"#, None),
         ] {
             let answer = read(&format!(r#"{{"access_token":"t","expires_in":{value}}}"#));
-            assert_eq!(
-                answer.expires_in().map(|d| d.as_secs()),
-                expected,
-                "{value}"
-            );
+            assert_eq!(answer.expires_in().map(|d| d.as_secs()), expected, "{value}");
         }
         for (value, expected) in [
             ("1599065168", Some(1_599_065_168)),
@@ -499,20 +462,10 @@ mod tests {
 
     #[test]
     fn a_token_that_no_header_may_carry_is_refused_without_being_quoted() {
-        for token in [
-            "",
-            "mark er",
-            "mark\\ner",
-            "mark\\u0000er",
-            "märker",
-            "mark\\u007fer",
-        ] {
+        for token in ["", "mark er", "mark\\ner", "mark\\u0000er", "märker", "mark\\u007fer"] {
             let refusal = refusal(&format!(r#"{{"access_token":"{token}"}}"#));
             assert!(refusal.contains("access_token"), "{refusal}");
-            assert!(
-                !refusal.contains("mark") && !refusal.contains("mär"),
-                "{refusal}"
-            );
+            assert!(!refusal.contains("mark") && !refusal.contains("mär"), "{refusal}");
         }
         assert!(refusal(r#"{"refresh_token":"r"}"#).contains("no access_token"));
     }
@@ -537,10 +490,7 @@ mod tests {
     fn debug_shows_no_token() {
         let answer = read(V4);
         let shown = format!("{answer:?} {:?}", answer.exposed());
-        assert!(
-            !shown.contains("00f6b2b6") && !shown.contains("7369c0ee"),
-            "{shown}"
-        );
+        assert!(!shown.contains("00f6b2b6") && !shown.contains("7369c0ee"), "{shown}");
     }
 
     #[test]
@@ -557,13 +507,7 @@ mod tests {
             let rescued = rescue_refresh_token(body.as_bytes());
             assert_eq!(rescued.expect(body).expose_secret(), "saved");
         }
-        for body in [
-            "",
-            "[]",
-            r#"{"refresh_token":""}"#,
-            r#"{"refresh_token":"sav"#,
-            "{}",
-        ] {
+        for body in ["", "[]", r#"{"refresh_token":""}"#, r#"{"refresh_token":"sav"#, "{}"] {
             assert!(rescue_refresh_token(body.as_bytes()).is_none(), "{body}");
         }
     }

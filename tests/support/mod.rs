@@ -1,10 +1,7 @@
 //! What several promises are tested with: a clock that is turned, and a server made of bytes.
 
 #![allow(dead_code, reason = "each test file uses its own part of this one")]
-#![allow(
-    clippy::expect_used,
-    reason = "a failed expectation is the test's failure"
-)]
+#![allow(clippy::expect_used, reason = "a failed expectation is the test's failure")]
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
@@ -25,9 +22,7 @@ pub(crate) const REDIRECT_URI: &str = "https://app.example.com/callback";
 /// A client of `fake`, by the in-memory way, with a clock of its own to turn.
 pub(crate) fn in_memory(fake: &FakeHurdlr) -> (HurdlrBuilder, TurnedClock) {
     let clock = TurnedClock::at(fake.now());
-    let builder = of(fake)
-        .clock(clock.clone())
-        .http_client(fake.http_client());
+    let builder = of(fake).clock(clock.clone()).http_client(fake.http_client());
     (builder, clock)
 }
 
@@ -161,9 +156,7 @@ impl RawServer {
     /// Asks for each reply when its request has come.
     pub(crate) async fn answering(reply: impl FnMut() -> Reply + Send + 'static) -> Self {
         let reply = Arc::new(Mutex::new(reply));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("a free port");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let requests = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let received = Arc::clone(&requests);
@@ -181,11 +174,7 @@ impl RawServer {
                 });
             }
         });
-        Self {
-            address,
-            requests,
-            task,
-        }
+        Self { address, requests, task }
     }
 
     pub(crate) fn base_url(&self) -> String {
@@ -254,9 +243,7 @@ async fn read_request(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 /// A port of 127.0.0.1 at which nobody listens, for as long as the socket is held.
 pub(crate) fn closed_port() -> (TcpSocket, u16) {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket
-        .bind((Ipv4Addr::LOCALHOST, 0).into())
-        .expect("a free port");
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
     let port = socket.local_addr().expect("an address").port();
     (socket, port)
 }
