@@ -1,5 +1,6 @@
 //! The three grants, told step by step: what is sent, what comes back, how long it lives, that a
-//! refresh replaces the refresh token, and what a refusal looks like.
+//! refresh replaces the refresh token, and what a refusal looks like. Then a manager, which keeps
+//! a token alive for all who read it.
 //!
 //! ```text
 //! cargo run --example quickstart --features testing
@@ -8,27 +9,25 @@
 //! By itself it speaks to `FakeHurdlr`, inside this process. With `HURDLR_CLIENT_ID` and the other
 //! variables of [`Hurdlr::from_env`] set, it does the same with the provider: the first grant asks
 //! for a token of the user that `HURDLR_USER_ID` names, and the login prints a URL for you to open
-//! and reads the address you come back to from standard input.
+//! and reads the address you come back to from standard input. Nobody can turn that provider's
+//! clock, so the manager grants and reads only.
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod managed;
+mod narrator;
+
 use std::error::Error;
-use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use std::{env, io};
 
-use hurdlr_oauth2::testing::{FakeHurdlr, Fault};
-use hurdlr_oauth2::{
-    Clock, ErrorKind, HttpClient, HttpError, Hurdlr, HurdlrBuilder, Moment, SystemClock, Token,
-    UserId,
-};
-use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
-use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
-use url::{Url, form_urlencoded};
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault, TurnedClock};
+use hurdlr_oauth2::{ErrorKind, Hurdlr, HurdlrBuilder, Token, UserId};
+use secrecy::ExposeSecret;
+
+use narrator::Narrator;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -67,15 +66,17 @@ The three grants, with FakeHurdlr: a provider inside this program. Nothing
 leaves this machine. Secrets are shown by name, as <access token 1>."
     );
     let fake = FakeHurdlr::start().await?;
+    let clock = TurnedClock::new();
     let narrator = Narrator::new(&fake.base_url())?;
     let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
         .environment(fake.base_url())
         .authorize_url(fake.authorize_url())
         .redirect_uri("https://app.example.com/callback")
         .http_client(narrator.clone())
+        .clock(clock.clone())
         .build()?;
-    let user = UserId::new("customer-4711")?;
-    Story { hurdlr, narrator, person: Person::Played(fake) }.tell(Some(&user)).await
+    let story = Story { hurdlr, narrator, person: Person::Played(World { fake, clock }) };
+    story.tell(Some(&UserId::new("customer-4711")?)).await
 }
 
 async fn with_the_provider() -> Outcome {
@@ -95,8 +96,22 @@ Secrets are shown by name, as <access token 1>."
 
 /// Who logs in.
 enum Person {
-    Played(FakeHurdlr),
+    Played(World),
     You,
+}
+
+/// A provider, and the clock of the app that uses it.
+struct World {
+    fake: FakeHurdlr,
+    clock: TurnedClock,
+}
+
+impl World {
+    /// Time passes, for both.
+    fn turn(&self, by: Duration) {
+        self.fake.turn_clock(by);
+        self.clock.turn(by);
+    }
 }
 
 struct Story {
@@ -125,24 +140,43 @@ impl Story {
         }
 
         heading("3. refresh_token: a new token without the person");
-        let Some(token) = logged_in.or(granted) else {
+        let newest = self.refresh(logged_in.or(granted)).await?;
+
+        heading("5. A manager: the token, kept alive for whoever reads it");
+        match (&self.person, newest, user) {
+            (Person::Played(world), Some(token), _) => {
+                managed::through_its_life(token, &self.hurdlr, world, &self.narrator).await
+            }
+            (Person::You, _, Some(user)) => {
+                managed::granted_once(user, &self.hurdlr, &self.narrator).await
+            }
+            _ => {
+                println!("\n  Left out: HURDLR_USER_ID does not say for whom.");
+                Ok(())
+            }
+        }
+    }
+
+    /// Refreshes a token, and tries its old refresh token once more. Returns the newest token.
+    async fn refresh(&self, token: Option<Token>) -> Outcome<Option<Token>> {
+        let Some(token) = token else {
             println!("\n  Left out: there is no token to refresh.");
-            return Ok(());
+            return Ok(None);
         };
         if token.refresh_token().is_none() {
             println!("\n  Left out: the provider gave no refresh token.");
-            return Ok(());
+            return Ok(Some(token));
         }
-        if let Person::Played(fake) = &self.person {
+        if let Person::Played(world) = &self.person {
             println!("\n  80 days later:");
-            fake.turn_clock(80 * DAY);
+            world.turn(80 * DAY);
         }
         let newer = self.hurdlr.refresh(&token).await?;
         show_life(&newer);
         let exposed = |token: &Token| token.refresh_token().map(|t| t.expose_secret().to_owned());
         if exposed(&newer) == exposed(&token) {
             println!("  The refresh token stays the same.");
-            return Ok(());
+            return Ok(Some(newer));
         }
         println!("  The refresh token was replaced. Only the new one is good from now on.");
 
@@ -160,7 +194,7 @@ impl Story {
                 show_refusal(&error);
             }
         }
-        Ok(())
+        Ok(Some(newer))
     }
 
     async fn log_in(&self) -> Outcome<Option<Token>> {
@@ -174,7 +208,7 @@ impl Story {
         };
         self.narrator.show_page("open", &url);
         let callback = match &self.person {
-            Person::Played(fake) => fake.consent(&url, "ann").await?,
+            Person::Played(world) => world.fake.consent(&url, "ann").await?,
             Person::You => {
                 println!("\nOpen this in a browser and log in:\n\n{url}\n");
                 println!("Then paste the address you end at, and press Enter:");
@@ -192,28 +226,31 @@ impl Story {
 
 /// The main job once more, on the answers that the provider's reference prints.
 async fn with_the_providers_examples() -> Outcome {
-    const TOKEN: &str = include_str!("../tests/fixtures/v4_token.json");
-    const REFUSAL: &str = include_str!("../tests/fixtures/error_envelope.json");
+    const TOKEN: &str = include_str!("../../tests/fixtures/v4_token.json");
+    const REFUSAL: &str = include_str!("../../tests/fixtures/error_envelope.json");
     const IMPORTS: [(&str, &str); 3] = [
-        ("v4, registering a user", include_str!("../tests/fixtures/v4_account_created.json")),
+        ("v4, registering a user", include_str!("../../tests/fixtures/v4_account_created.json")),
         (
             "v5, an accountant's client",
-            include_str!("../tests/fixtures/v5_accountant_user_token.json"),
+            include_str!("../../tests/fixtures/v5_accountant_user_token.json"),
         ),
-        ("v6", include_str!("../tests/fixtures/v6_token.json")),
+        ("v6", include_str!("../../tests/fixtures/v6_token.json")),
     ];
 
-    heading("5. The examples of the provider's own reference");
+    heading("6. The examples of the provider's own reference");
     println!(
         "
   FakeHurdlr answers with them, byte for byte. They were made on 2 September
   2020, so the clock is set to that evening."
     );
     let fake = FakeHurdlr::start().await?;
+    let evening = httpdate::parse_http_date("Wed, 02 Sep 2020 20:00:00 GMT")?;
+    let clock = TurnedClock::new();
+    clock.turn_wall_back(SystemTime::now().duration_since(evening)?);
     let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
         .environment(fake.base_url())
         .http_client(Narrator::new(&fake.base_url())?)
-        .clock(TurnedClock::to("Wed, 02 Sep 2020 20:00:00 GMT")?)
+        .clock(clock)
         .build()?;
     let user = UserId::new("customer-4711")?;
 
@@ -239,35 +276,15 @@ async fn with_the_providers_examples() -> Outcome {
     }
     println!(
         "\n
-The same in code is in README.md. To try the provider by curl or browser:
+The same in code is in README.md. Tokens for 10,000 users, with retries:
+
+  cargo run --example enterprise --features testing
+
+To try the provider by curl or browser:
 
   cargo run --example fake_hurdlr --features testing"
     );
     Ok(())
-}
-
-/// The system's clock, set to another time.
-#[derive(Debug)]
-struct TurnedClock {
-    start: SystemTime,
-    turned_at: Moment,
-}
-
-impl TurnedClock {
-    fn to(date: &str) -> Outcome<Self> {
-        Ok(Self { start: httpdate::parse_http_date(date)?, turned_at: SystemClock.now() })
-    }
-}
-
-impl Clock for TurnedClock {
-    fn now(&self) -> Moment {
-        let elapsed = SystemClock.now().since(self.turned_at);
-        Moment::new(elapsed, self.start + elapsed)
-    }
-
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(tokio::time::sleep(duration))
-    }
 }
 
 fn heading(text: &str) {
@@ -313,128 +330,4 @@ fn span(span: Duration) -> String {
             || format!("{seconds} seconds"),
             |(unit, name)| format!("{} {name}", seconds / unit),
         )
-}
-
-/// Sends by the crate's own transport, and tells what went out and what came back.
-///
-/// Each secret is given a name when it is first seen, and is shown by that name from then on.
-#[derive(Clone)]
-struct Narrator {
-    http: HttpClient,
-    secrets: Arc<Mutex<Vec<(String, SecretString)>>>,
-}
-
-/// The fields that are shown as they are. Whatever else there is counts as secret.
-const PLAIN_FIELDS: [&str; 19] = [
-    "Authorization", // its token was named before
-    "client_id",
-    "code_challenge",
-    "code_challenge_method",
-    "created_at",
-    "data",
-    "error",
-    "error_description",
-    "expires_in",
-    "grant_type",
-    "message",
-    "param",
-    "redirect_uri",
-    "response_type",
-    "result",
-    "scope",
-    "token_type",
-    "type",
-    "userId",
-];
-
-impl Narrator {
-    fn new(endpoint: &Url) -> Outcome<Self> {
-        Ok(Self { http: HttpClient::new(endpoint)?, secrets: Arc::default() })
-    }
-
-    /// What is shown of a field's value.
-    fn shown(&self, field: &str, value: &str) -> String {
-        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = secrets.iter().any(|(_, secret)| secret.expose_secret() == value);
-        if !PLAIN_FIELDS.contains(&field) && !is_known && !value.is_empty() {
-            let kind = field.replace('_', " ");
-            let others = secrets.iter().filter(|(name, _)| name[1..].starts_with(&kind));
-            // Of tokens there are several, and which is which matters.
-            let name = match others.count() {
-                0 if !kind.ends_with("token") => format!("<{kind}>"),
-                others => format!("<{kind} {}>", others + 1),
-            };
-            secrets.push((name, value.into()));
-        }
-        secrets.iter().fold(value.to_owned(), |text, (name, secret)| {
-            text.replace(secret.expose_secret(), name)
-        })
-    }
-
-    fn show_field(&self, name: &str, value: &str) {
-        println!("          {name:<21}  {}", self.shown(name, value));
-    }
-
-    /// An address that a browser goes to.
-    fn show_page(&self, label: &str, url: &Url) {
-        let mut page = url.clone();
-        page.set_query(None);
-        println!("\n  {label}  {page}");
-        for (name, value) in url.query_pairs() {
-            self.show_field(&name, &value);
-        }
-    }
-
-    fn show_request(&self, request: &HttpRequest) {
-        println!("\n  sent  {} {}", request.method(), request.uri());
-        let bearer = request.headers().get(http::header::AUTHORIZATION);
-        if let Some(bearer) = bearer.and_then(|value| value.to_str().ok()) {
-            self.show_field("Authorization", bearer);
-        }
-        for (name, value) in form_urlencoded::parse(request.body()) {
-            self.show_field(&name, &value);
-        }
-    }
-
-    fn show_answer(&self, answer: &HttpResponse) {
-        println!("\n  back  {}", answer.status());
-        match serde_json::from_slice(answer.body()) {
-            Ok(json) => self.show_json("", &json),
-            Err(_) => println!("          {} bytes that are not JSON", answer.body().len()),
-        }
-    }
-
-    fn show_json(&self, name: &str, value: &Value) {
-        match value {
-            Value::Object(fields) => {
-                for (name, value) in fields {
-                    self.show_json(name, value);
-                }
-            }
-            Value::Array(items) => {
-                for item in items {
-                    self.show_json(name, item);
-                }
-            }
-            Value::String(text) => self.show_field(name, text),
-            other => self.show_field(name, &other.to_string()),
-        }
-    }
-}
-
-impl<'c> AsyncHttpClient<'c> for Narrator {
-    type Error = HttpError;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>;
-
-    fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(async move {
-            self.show_request(&request);
-            let answer = self.http.call(request).await;
-            match &answer {
-                Ok(answer) => self.show_answer(answer),
-                Err(error) => println!("\n  back  nothing: {error}"),
-            }
-            answer
-        })
-    }
 }
