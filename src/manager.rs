@@ -279,14 +279,15 @@ impl TokenManager {
         // In a task of its own: a caller who goes away must not take the new login along.
         let (owner, kept) = (Arc::clone(inner), Arc::clone(&held));
         let saving = inner.spawn(async move {
+            let _turn = entry.turn().await;
             let saved = owner
                 .store
                 .put(&key, incarnation, &stored, Put::Replace)
                 .await;
-            entry.take_over(&kept);
+            entry.take_over(&kept, saved.is_ok());
             if let Err(error) = saved {
                 tracing::warn!(user = ?entry.subject, %error, "a login is not saved yet");
-                owner.keep_saving(&entry, &kept, Unsaved::Put(incarnation));
+                owner.keep_saving(&entry, &kept, Unsaved::Login);
             }
         });
         saving.await.map_err(|source| abandoned().caused_by(source))
@@ -300,12 +301,13 @@ impl TokenManager {
         let (entry, incarnation, held) = inner.arrival(id, token)?;
         let stored = inner.stored(&held);
         let key = inner.key(UserKind::Login, id);
+        let _turn = entry.turn().await;
         let put = inner
             .store
             .put(&key, incarnation, &stored, Put::IfAbsent)
             .await?;
-        if put && entry.current.load().version.is_none() {
-            entry.take_over(&held);
+        if put {
+            entry.take_over_if_vacant(&held);
         }
         Ok(put)
     }

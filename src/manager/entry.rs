@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::permits::Ticket;
 use super::policy::{RefreshPolicy, Windows};
@@ -122,6 +122,10 @@ pub(super) struct Troubles {
     pub(super) unanswered: Option<(u64, Version)>,
     /// How often in a row the API refused a token that was young.
     pub(super) refusals: u32,
+    /// A login that the store has not taken yet. None again once the user left or came in anew.
+    pub(super) unsaved_login: Option<Arc<Held>>,
+    /// Whose turn it is to put a login into the store or to remove the user.
+    turns: Option<Arc<tokio::sync::Mutex<()>>>,
     pub(super) changes: Option<watch::Sender<(u64, Change)>>,
 }
 
@@ -156,12 +160,18 @@ impl Troubles {
             && self.backoff.since.is_none()
             && self.unanswered.is_none()
             && self.refusals == 0
+            && self.unsaved_login.is_none()
+            && self
+                .turns
+                .as_ref()
+                .is_none_or(|turns| Arc::strong_count(turns) == 1)
             && self.changes.as_ref().is_none_or(watch::Sender::is_closed)
     }
 
     fn overtake(&mut self) {
         self.backoff = Backoff::default();
         self.unanswered = None;
+        self.unsaved_login = None;
         if let Some(flight) = &mut self.flight {
             flight.overtaken = true;
         }
@@ -174,6 +184,21 @@ impl Troubles {
                 *last = change;
             });
         }
+    }
+}
+
+/// The turn of one who changes what the store knows of a user, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    entry: &'a Entry,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        // Nobody may be left to take a turn, and then there is nothing to keep it in.
+        self.entry.with(|_| ());
     }
 }
 
@@ -217,14 +242,36 @@ impl Entry {
         });
     }
 
+    /// Waits for the turn to put a login into the store or to remove the user from it, so that
+    /// what the store saw last is what memory holds.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        let turns = self.with(|troubles| Arc::clone(troubles.turns.get_or_insert_default()));
+        Turn {
+            entry: self,
+            guard: Some(turns.lock_owned().await),
+        }
+    }
+
     /// Serves a token that came in anew; what a refresh under way brings is not taken any more.
-    pub(super) fn take_over(&self, held: &Arc<Held>) {
+    pub(super) fn take_over(&self, held: &Arc<Held>, is_saved: bool) {
+        self.with(|troubles| self.begin_anew(troubles, held, is_saved));
+    }
+
+    /// As [`take_over`](Self::take_over), where nothing is served.
+    pub(super) fn take_over_if_vacant(&self, held: &Arc<Held>) {
         self.with(|troubles| {
-            troubles.overtake();
-            troubles.refusals = 0;
-            self.current.store(Arc::clone(held));
-            troubles.tell(Change::Token);
+            if self.current.load().version.is_none() {
+                self.begin_anew(troubles, held, true);
+            }
         });
+    }
+
+    fn begin_anew(&self, troubles: &mut Troubles, held: &Arc<Held>, is_saved: bool) {
+        troubles.overtake();
+        troubles.refusals = 0;
+        troubles.unsaved_login = (!is_saved).then(|| Arc::clone(held));
+        self.current.store(Arc::clone(held));
+        troubles.tell(Change::Token);
     }
 
     /// Serves nothing for this user any more, nor what a refresh under way brings.

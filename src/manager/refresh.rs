@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 
-use super::entry::{Backoff, Entry, Held};
+use super::entry::{Backoff, Entry, Held, Troubles};
 use super::meters::{self, Gauged, Source};
 use super::{Change, Inner, Landing};
 use crate::clock::Moment;
@@ -78,6 +78,12 @@ impl Inner {
 
 impl Attempt {
     async fn run(&self) -> Result<Source, Failure> {
+        if let Some(login) = self.entry.with(|troubles| troubles.unsaved_login.clone()) {
+            // Till then the row is that of an earlier stay, or there is none.
+            self.inner
+                .save_login(&self.key, &self.entry, &login)
+                .await?;
+        }
         let mut held = self.entry.current.load_full();
         if held.version.is_none() && self.entry.kind == UserKind::Login {
             let row = self.read().await?.filter(|row| row.token.is_some());
@@ -449,17 +455,13 @@ impl Inner {
         &self,
         key: &StoreKey,
         entry: &Entry,
-        held: &Held,
+        held: &Arc<Held>,
         unsaved: Unsaved,
     ) -> Result<(), Error> {
         let stored = self.stored(held);
         let saved = match unsaved {
             Unsaved::Save(consumed) => self.store.save(key, consumed, &stored).await?,
-            Unsaved::Put(incarnation) => {
-                self.store
-                    .put(key, incarnation, &stored, Put::Replace)
-                    .await?
-            }
+            Unsaved::Login => return self.save_login(key, entry, held).await,
         };
         if saved {
             tracing::debug!(user = ?entry.subject, "a new token is saved at last");
@@ -487,6 +489,34 @@ impl Inner {
         entry.clear(held, &replacement);
         Ok(())
     }
+
+    /// Puts a login into the store that would not take it before, unless the user has left or come
+    /// in anew since.
+    async fn save_login(
+        &self,
+        key: &StoreKey,
+        entry: &Entry,
+        login: &Arc<Held>,
+    ) -> Result<(), Error> {
+        let _turn = entry.turn().await;
+        let is_this = |troubles: &Troubles| {
+            let unsaved = troubles.unsaved_login.as_ref();
+            unsaved.is_some_and(|unsaved| Arc::ptr_eq(unsaved, login))
+        };
+        let wanted = login.version.filter(|_| entry.with(|it| is_this(it)));
+        let Some(version) = wanted else { return Ok(()) };
+        let stored = self.stored(login);
+        self.store
+            .put(key, version.incarnation, &stored, Put::Replace)
+            .await?;
+        tracing::debug!(user = ?entry.subject, "a login is saved at last");
+        entry.with(|troubles| {
+            if is_this(troubles) {
+                troubles.unsaved_login = None;
+            }
+        });
+        Ok(())
+    }
 }
 
 /// What is still to be done for a token to be kept.
@@ -494,8 +524,8 @@ impl Inner {
 pub(super) enum Unsaved {
     /// A refreshed one, over the version it consumed.
     Save(Version),
-    /// One that came in by a login, under its incarnation.
-    Put(u64),
+    /// One that came in by a login.
+    Login,
 }
 
 fn is_same(ours: &StoredToken, theirs: &StoredToken) -> bool {

@@ -1,0 +1,171 @@
+//! Attacks on the token manager: the moments at which a weaker one loses a token, brings back a
+//! user who was forgotten, or asks the provider more often than it should.
+
+#![cfg(feature = "testing")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use hurdlr_oauth2::manager::RefreshPolicy;
+use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::store::{MemoryStore, Put, Realm, Row, StoreKey, TokenStore, UserKind};
+use hurdlr_oauth2::testing::{
+    FakeHurdlr, Fault, FaultyStore, Gate, Rotation, StoreCall, StoreFault, TurnedClock,
+};
+use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A provider with one-hour tokens, and a store for as many managers as a test wants.
+struct Site {
+    fake: FakeHurdlr,
+    clock: TurnedClock,
+    store: FaultyStore<MemoryStore>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let clock = TurnedClock::new();
+        let fake = FakeHurdlr::builder().token_life(HOUR).in_memory();
+        let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
+        Self { fake, clock, store }
+    }
+
+    fn hurdlr(&self) -> Hurdlr {
+        Hurdlr::builder(self.fake.client_id(), self.fake.client_secret())
+            .environment(self.fake.base_url())
+            .authorize_url(self.fake.authorize_url())
+            .redirect_uri("https://app.example.com/callback")
+            .http_client(self.fake.http_client())
+            .retry(RetryPolicy::default().max_attempts(2))
+            .clock(self.clock.clone())
+            .build()
+            .unwrap()
+    }
+
+    fn manager(&self) -> TokenManager {
+        TokenManager::builder(self.hurdlr(), self.store.clone())
+            .build()
+            .unwrap()
+    }
+
+    async fn login(&self, user: &UserId) -> Token {
+        let hurdlr = self.hurdlr();
+        let (url, pending) = hurdlr.begin_login().unwrap();
+        let callback = self.fake.consent(&url, user.as_str()).await.unwrap();
+        hurdlr.complete_login(pending, &callback).await.unwrap()
+    }
+
+    async fn logged_in(&self, user: &UserId) -> TokenManager {
+        let manager = self.manager();
+        let token = self.login(user).await;
+        manager.adopt(user, token).await.unwrap();
+        self.fake.clear_requests();
+        manager
+    }
+
+    /// Time passes, for the app, its store and the provider.
+    fn turn(&self, by: Duration) {
+        self.clock.turn(by);
+        self.fake.turn_clock(by);
+    }
+
+    fn fail(&self, call: StoreCall, fault: StoreFault) {
+        self.store.plan(move |it| (it == call).then_some(fault));
+    }
+
+    fn key(&self, kind: UserKind, user: &UserId) -> StoreKey {
+        let hurdlr = self.hurdlr();
+        let realm = Realm::new(
+            hurdlr.api_version(),
+            self.fake.base_url().as_str(),
+            hurdlr.client_id(),
+        );
+        StoreKey::new(Arc::new(realm), kind, user.clone())
+    }
+
+    async fn row(&self, kind: UserKind, user: &UserId) -> Option<Row> {
+        let key = self.key(kind, user);
+        self.store.read(&[key]).await.unwrap().remove(0)
+    }
+
+    async fn stored_refresh_token(&self, user: &UserId) -> Option<String> {
+        let payload = self.row(UserKind::Login, user).await?.token?.payload;
+        let object: serde_json::Value = serde_json::from_slice(payload.expose_secret()).unwrap();
+        Some(object["refresh_token"].as_str().unwrap().to_owned())
+    }
+}
+
+fn ann() -> UserId {
+    UserId::new("ann").unwrap()
+}
+
+fn access(token: &Token) -> String {
+    token.access_token().expose_secret().to_owned()
+}
+
+fn refresh(token: &Token) -> String {
+    token.refresh_token().unwrap().expose_secret().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_resurrected_whose_login_was_not_saved_when_they_were_forgotten() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.fail(StoreCall::Put, StoreFault::Before);
+    manager
+        .adopt(&ann(), site.login(&ann()).await)
+        .await
+        .unwrap();
+    manager.user(&ann()).forget().await.unwrap();
+    site.store.recover();
+    tokio::time::sleep(600 * SECOND).await;
+    assert!(site.row(UserKind::Login, &ann()).await.is_none());
+    let error = manager.user(&ann()).token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LoginRequired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_was_not_saved_does_not_replace_the_next_one() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.fail(StoreCall::Put, StoreFault::Before);
+    manager
+        .adopt(&ann(), site.login(&ann()).await)
+        .await
+        .unwrap();
+    site.store.recover();
+    let next = site.login(&ann()).await;
+    let expected = refresh(&next);
+    manager.adopt(&ann(), next).await.unwrap();
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_older_one() {
+    for knew_her_before in [false, true] {
+        let site = Site::new();
+        let manager = site.manager();
+        if knew_her_before {
+            let earlier = site.login(&ann()).await;
+            manager.adopt(&ann(), earlier).await.unwrap();
+        }
+        let token = site.login(&ann()).await;
+        let login = refresh(&token);
+        site.fail(StoreCall::Put, StoreFault::Before);
+        manager.adopt(&ann(), token).await.unwrap();
+        site.fake.clear_requests();
+        // Its access token ends before the store takes it.
+        site.turn(HOUR);
+        site.store.recover();
+        let token = manager.user(&ann()).token().await.unwrap().keep();
+        let sent = site.fake.requests().remove(0);
+        assert_eq!(sent.field("refresh_token"), Some(login));
+        tokio::time::sleep(600 * SECOND).await;
+        let stored = site.stored_refresh_token(&ann()).await;
+        assert_eq!(stored, Some(refresh(&token)));
+    }
+}
