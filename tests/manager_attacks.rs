@@ -169,3 +169,76 @@ async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_
         assert_eq!(stored, Some(refresh(&token)));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_waits_for_its_turn_does_not_spend_the_login_that_came_meanwhile() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .requests_at_once(1)
+        .build()
+        .unwrap();
+    manager
+        .adopt(&ann(), site.login(&ann()).await)
+        .await
+        .unwrap();
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::Hold(gate.clone()));
+    let bob = UserId::new("bob").unwrap();
+    let first = manager.enterprise_user(&bob);
+    let first = tokio::spawn(async move { first.token().await.map(|token| access(&token)) });
+    site.fake.arrived(2).await;
+    let user = manager.user(&ann());
+    let waiting = tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) });
+    tokio::time::sleep(SECOND).await;
+    let login = site.login(&ann()).await;
+    let expected = refresh(&login);
+    manager.adopt(&ann(), login).await.unwrap();
+    gate.open();
+    first.await.unwrap().unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), expected);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(site.fake.count().grant("refresh_token"), 0);
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_in_the_background_does_not_bring_a_forgotten_enterprise_user_back() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .requests_at_once(1)
+        .build()
+        .unwrap();
+    let user = manager.enterprise_user(&ann());
+    user.token().await.unwrap();
+    site.turn(HOUR * 55 / 60);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::Hold(gate.clone()));
+    let bob = UserId::new("bob").unwrap();
+    let first = manager.enterprise_user(&bob);
+    let first = tokio::spawn(async move { first.token().await.map(|token| access(&token)) });
+    site.fake.arrived(2).await;
+    user.token().await.unwrap(); // due: its refresh waits for a turn
+    user.forget().await.unwrap();
+    gate.open();
+    first.await.unwrap().unwrap();
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(site.row(UserKind::Enterprise, &ann()).await.is_none());
+    assert_eq!(site.fake.count().user("ann"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_during_a_vain_look_is_what_the_caller_gets() {
+    let site = Site::new();
+    let manager = site.manager();
+    let token = site.login(&ann()).await;
+    // The access token is over; the refresh token lives.
+    site.turn(HOUR);
+    site.store.delay(Duration::from_millis(20));
+    let user = manager.user(&ann());
+    let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
+    tokio::time::sleep(Duration::from_millis(21)).await; // read, and not told yet
+    site.store.delay(Duration::ZERO);
+    assert!(manager.import_if_absent(&ann(), token).await.unwrap());
+    assert!(site.fake.is_alive(&caller.await.unwrap().unwrap()));
+}

@@ -168,6 +168,11 @@ impl Troubles {
             && self.changes.as_ref().is_none_or(watch::Sender::is_closed)
     }
 
+    pub(super) fn is_overtaken(&self) -> bool {
+        let flight = self.flight.as_ref();
+        flight.is_some_and(|flight| flight.overtaken)
+    }
+
     fn overtake(&mut self) {
         self.backoff = Backoff::default();
         self.unanswered = None;
@@ -226,14 +231,15 @@ impl Entry {
         outcome
     }
 
+    /// Whether the user came in anew or was forgotten since the refresh under way began.
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.with(|troubles| troubles.is_overtaken())
+    }
+
     /// Serves a refreshed token, unless the user came in anew or was forgotten meanwhile.
     pub(super) fn serve(&self, held: &Arc<Held>) {
         self.with(|troubles| {
-            if troubles
-                .flight
-                .as_ref()
-                .is_some_and(|flight| flight.overtaken)
-            {
+            if troubles.is_overtaken() {
                 return;
             }
             troubles.unanswered = None;

@@ -68,6 +68,9 @@ impl Inner {
                 attempt.recover();
                 Ok(())
             }
+            // What went wrong concerned a token that is no longer the user's: the callers who wait
+            // look again.
+            Err(_) if entry.is_overtaken() => Ok(()),
             Err(failure) => {
                 attempt.back_off(&failure);
                 Err(failure.error)
@@ -78,6 +81,9 @@ impl Inner {
 
 impl Attempt {
     async fn run(&self) -> Result<Source, Failure> {
+        if self.entry.is_overtaken() {
+            return Ok(Source::Adopted);
+        }
         if let Some(login) = self.entry.with(|troubles| troubles.unsaved_login.clone()) {
             // Till then the row is that of an earlier stay, or there is none.
             self.inner
@@ -136,6 +142,11 @@ impl Attempt {
                 expected: held.version,
                 incarnation: self.inner.random_id(),
             };
+            // A row that is made here would bring a forgotten user back, and a token that has just
+            // come in is not to be spent by a refresh of the one before.
+            if self.entry.is_overtaken() {
+                return Ok(None);
+            }
             let claimed = self.inner.store.claim(&self.key, claim).await?;
             let Some(row) = claimed.row else {
                 self.entry.clear(held, &self.inner.users.vacant());
@@ -354,11 +365,7 @@ impl Attempt {
             "refresh failed"
         );
         self.entry.with(|troubles| {
-            if troubles
-                .flight
-                .as_ref()
-                .is_some_and(|flight| flight.overtaken)
-            {
+            if troubles.is_overtaken() {
                 return;
             }
             troubles.backoff.failures = troubles.backoff.failures.saturating_add(1);
