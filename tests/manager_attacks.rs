@@ -242,3 +242,30 @@ async fn an_import_during_a_vain_look_is_what_the_caller_gets() {
     assert!(manager.import_if_absent(&ann(), token).await.unwrap());
     assert!(site.fake.is_alive(&caller.await.unwrap().unwrap()));
 }
+
+#[test]
+fn callers_on_many_threads_look_again_before_they_refresh() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let site = Site::new();
+        site.fake.set_rotation(Rotation::RotateAndKill);
+        let manager = site.logged_in(&ann()).await;
+        for round in 1..=300 {
+            site.turn(HOUR);
+            let callers: Vec<_> = (0..16)
+                .map(|_| {
+                    let user = manager.user(&ann());
+                    tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
+                })
+                .collect();
+            for caller in callers {
+                caller.await.unwrap().unwrap();
+            }
+            assert_eq!(site.fake.count().grant("refresh_token"), round);
+        }
+    });
+}

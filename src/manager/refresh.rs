@@ -91,6 +91,10 @@ impl Attempt {
                 .await?;
         }
         let mut held = self.entry.current.load_full();
+        if held.is_fresh(self.inner.clock.now()) {
+            // Another refresh was over between the caller's look and the start of this one.
+            return Ok(Source::Adopted);
+        }
         if held.version.is_none() && self.entry.kind == UserKind::Login {
             let row = self.read().await?.filter(|row| row.token.is_some());
             let row = row.ok_or_else(|| login_required("nobody has logged in as this user"))?;
