@@ -243,6 +243,69 @@ async fn an_import_during_a_vain_look_is_what_the_caller_gets() {
     assert!(site.fake.is_alive(&caller.await.unwrap().unwrap()));
 }
 
+/// Panics in the walk, and so ends it, where it runs in circles.
+fn end_circles(site: &Site, decide: impl Fn(StoreCall) -> Option<StoreFault> + Send + 'static) {
+    let walks = AtomicU32::new(0);
+    site.store.plan(move |call| {
+        if call == StoreCall::Due {
+            let walked = walks.fetch_add(1, Ordering::Relaxed);
+            assert!(walked < 1_000, "the walk runs in circles");
+        }
+        decide(call)
+    });
+}
+
+fn walks(site: &Site) -> usize {
+    let calls = site.store.calls();
+    calls.iter().filter(|call| **call == StoreCall::Due).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_does_not_run_in_circles_around_a_user_who_is_left_alone() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let _keeps_her_in_memory = manager.user(&ann());
+    end_circles(&site, |_| None);
+    // Unanswered requests leave no pause in the store, and the lease ends before the backoff.
+    site.turn(HOUR * 55 / 60);
+    site.fake.fault_plan(|_| Some(Fault::status(500)));
+    let walk = manager.keep_alive(SECOND * 10);
+    tokio::time::sleep(SECOND * 900).await;
+    walk.stop().await;
+    assert!(walks(&site) < 300, "{} walks in 900 s", walks(&site));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_does_not_run_in_circles_around_a_user_who_is_due_elsewhere() {
+    let site = Site::new();
+    // An earlier release of the app, which renewed earlier, stored when the token is due.
+    let early = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .refresh_policy(RefreshPolicy::default().share(0.1).spread(0.0))
+        .build()
+        .unwrap();
+    early.adopt(&ann(), site.login(&ann()).await).await.unwrap();
+    end_circles(&site, |_| None);
+    site.turn(HOUR / 2);
+    let walk = site.manager().keep_alive(SECOND * 10);
+    tokio::time::sleep(SECOND * 100).await;
+    walk.stop().await;
+    assert!(walks(&site) < 30, "{} walks in 100 s", walks(&site));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_does_not_run_in_circles_around_a_token_the_store_does_not_take() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    end_circles(&site, |call| {
+        (call == StoreCall::Save).then_some(StoreFault::Before)
+    });
+    site.turn(HOUR * 55 / 60);
+    let walk = manager.keep_alive(SECOND * 10);
+    tokio::time::sleep(SECOND * 300).await;
+    walk.stop().await;
+    assert!(walks(&site) < 100, "{} walks in 300 s", walks(&site));
+}
+
 #[test]
 fn callers_on_many_threads_look_again_before_they_refresh() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
