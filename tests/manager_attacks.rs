@@ -306,6 +306,26 @@ async fn a_walk_does_not_run_in_circles_around_a_token_the_store_does_not_take()
     assert!(walks(&site) < 100, "{} walks in 300 s", walks(&site));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_the_api_refused_is_not_served_again_by_way_of_the_store() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    site.turn(HOUR);
+    site.fail(StoreCall::Save, StoreFault::Before);
+    let unsaved = user.token().await.unwrap().keep();
+    site.turn(SECOND * 120);
+    site.store.recover();
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::Hold(gate.clone()));
+    user.refused(&unsaved);
+    // What the store lacked is written back before its refresh token is sent.
+    site.fake.arrived(2).await;
+    assert!(user.token_if_ready().is_none());
+    gate.open();
+    assert_ne!(access(&*user.token().await.unwrap()), access(&unsaved));
+}
+
 #[test]
 fn callers_on_many_threads_look_again_before_they_refresh() {
     let runtime = tokio::runtime::Builder::new_multi_thread()

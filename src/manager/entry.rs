@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use secrecy::ExposeSecret;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::permits::Ticket;
@@ -94,6 +95,11 @@ impl Held {
 
     fn is_rejected(&self) -> bool {
         self.rejected.load(Ordering::Relaxed)
+    }
+
+    fn has_same_access_token(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.token.access_token(), other.token.access_token());
+        ours.expose_secret() == theirs.expose_secret()
     }
 
     /// Serves it no more; says whether it was served till now.
@@ -243,6 +249,10 @@ impl Entry {
                 return;
             }
             troubles.unanswered = None;
+            let last = self.current.load();
+            if last.is_rejected() && last.has_same_access_token(held) {
+                held.reject();
+            }
             self.current.store(Arc::clone(held));
             troubles.tell(Change::Token);
         });
