@@ -326,6 +326,27 @@ async fn a_token_the_api_refused_is_not_served_again_by_way_of_the_store() {
     assert_ne!(access(&*user.token().await.unwrap()), access(&unsaved));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_of_the_store_locks_nobody_out_for_a_lease() {
+    for (call, fault) in [
+        (StoreCall::Claim, StoreFault::After),
+        (StoreCall::Release, StoreFault::Before),
+    ] {
+        let site = Site::new();
+        let manager = site.logged_in(&ann()).await;
+        let user = manager.user(&ann());
+        site.turn(HOUR);
+        site.fail(call, fault);
+        site.fake.fault_plan(|_| Some(Fault::html(403)));
+        assert!(user.token().await.is_err());
+        site.store.recover();
+        site.fake.clear_faults();
+        tokio::time::sleep(2 * SECOND).await;
+        let token = user.token_within(SECOND).await.unwrap();
+        assert!(site.fake.is_alive(&access(&token)));
+    }
+}
+
 #[test]
 fn callers_on_many_threads_look_again_before_they_refresh() {
     let runtime = tokio::runtime::Builder::new_multi_thread()

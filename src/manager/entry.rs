@@ -126,6 +126,8 @@ pub(super) struct Troubles {
     pub(super) backoff: Backoff,
     /// The lease of a series of attempts whose requests went unanswered, and what they consumed.
     pub(super) unanswered: Option<(u64, Version)>,
+    /// A lease that may be held by us, since the store's answer about it was lost.
+    pub(super) doubtful_lease: Option<u64>,
     /// How often in a row the API refused a token that was young.
     pub(super) refusals: u32,
     /// A login that the store has not taken yet. None again once the user left or came in anew.
@@ -165,6 +167,7 @@ impl Troubles {
         self.flight.is_none()
             && self.backoff.since.is_none()
             && self.unanswered.is_none()
+            && self.doubtful_lease.is_none()
             && self.refusals == 0
             && self.unsaved_login.is_none()
             && self
@@ -182,6 +185,7 @@ impl Troubles {
     fn overtake(&mut self) {
         self.backoff = Backoff::default();
         self.unanswered = None;
+        self.doubtful_lease = None;
         self.unsaved_login = None;
         if let Some(flight) = &mut self.flight {
             flight.overtaken = true;

@@ -48,8 +48,12 @@ impl Inner {
             self.clock.sleep(pause).await;
         }
         let _permit = self.permits.acquire(turn).await;
-        // A series of unanswered attempts goes on under its lease.
-        let lease_id = entry.with(|troubles| troubles.unanswered.map(|(lease_id, _)| lease_id));
+        // A series of unanswered attempts goes on under its lease; and one that may be ours need
+        // not end first.
+        let lease_id = entry.with(|troubles| {
+            let doubtful = troubles.doubtful_lease.take();
+            troubles.unanswered.map(|(id, _)| id).or(doubtful)
+        });
         let attempt = Attempt {
             key: self.key(entry.kind, &entry.subject),
             started: self.clock.now(),
@@ -151,7 +155,8 @@ impl Attempt {
             if self.entry.is_overtaken() {
                 return Ok(None);
             }
-            let claimed = self.inner.store.claim(&self.key, claim).await?;
+            let claimed = self.inner.store.claim(&self.key, claim).await;
+            let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
             let Some(row) = claimed.row else {
                 self.entry.clear(held, &self.inner.users.vacant());
                 if self.entry.kind == UserKind::Login {
@@ -339,7 +344,16 @@ impl Attempt {
         if let Err(error) = released {
             // The lease ends by itself; till then the others wait.
             tracing::warn!(user = ?self.entry.subject, %error, "a lease is not released");
+            if !release.refused {
+                // A dead refresh token is not to be sent again any sooner.
+                self.doubt_lease();
+            }
         }
+    }
+
+    fn doubt_lease(&self) {
+        self.entry
+            .with(|troubles| troubles.doubtful_lease = Some(self.lease_id));
     }
 
     fn next_backoff(&self) -> Duration {
