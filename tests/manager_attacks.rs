@@ -347,6 +347,40 @@ async fn a_lost_answer_of_the_store_locks_nobody_out_for_a_lease() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
+    for reads_fail in [false, true] {
+        let site = Site::new();
+        let manager = site.logged_in(&ann()).await;
+        let first = site.row(UserKind::Login, &ann()).await.unwrap();
+        let user = manager.user(&ann());
+        site.turn(HOUR);
+        user.token().await.unwrap();
+        site.turn(HOUR);
+        let gate = Gate::closed();
+        site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+        let waiting =
+            tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) });
+        site.fake.arrived(2).await;
+        // To the backup of an earlier day: the same stay of the user, an earlier token.
+        let key = site.key(UserKind::Login, &ann());
+        site.store.forget(&key).await.unwrap();
+        let (incarnation, token) = (first.version.incarnation, first.token.unwrap());
+        let put = site.store.put(&key, incarnation, &token, Put::Replace);
+        assert!(put.await.unwrap());
+        if reads_fail {
+            site.fail(StoreCall::Read, StoreFault::Before);
+        }
+        gate.open();
+        let newest = waiting.await.unwrap().unwrap();
+        assert!(site.fake.refresh_is_alive(&newest));
+        site.store.recover();
+        tokio::time::sleep(600 * SECOND).await;
+        let stored = site.stored_refresh_token(&ann()).await;
+        assert_eq!(stored, Some(newest), "reads fail: {reads_fail}");
+    }
+}
+
 #[test]
 fn callers_on_many_threads_look_again_before_they_refresh() {
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -59,6 +59,11 @@ impl Held {
         }
     }
 
+    pub(super) fn is_newer_than(&self, version: Version) -> bool {
+        self.version
+            .is_some_and(|ours| ours.is_newer_than(version))
+    }
+
     fn held_for(&self, now: Moment) -> u64 {
         now.millis_since(self.token.arrival().0)
     }
@@ -305,9 +310,9 @@ impl Entry {
     }
 
     /// Serves `instead` of what the store no longer has, unless another token has come in.
-    pub(super) fn clear(&self, gone: &Held, instead: &Arc<Held>) {
+    pub(super) fn clear(&self, gone: Option<Version>, instead: &Arc<Held>) {
         self.with(|troubles| {
-            if self.current.load().version == gone.version {
+            if self.current.load().version == gone {
                 troubles.unanswered = None;
                 self.current.store(Arc::clone(instead));
             }

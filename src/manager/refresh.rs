@@ -27,6 +27,13 @@ impl From<Error> for Failure {
     }
 }
 
+/// Whose token is kept after a refresh.
+enum Kept {
+    Ours,
+    /// A peer's, or nobody's.
+    Theirs,
+}
+
 /// One attempt to get a user a living token.
 pub(super) struct Attempt {
     inner: Arc<Inner>,
@@ -158,7 +165,7 @@ impl Attempt {
             let claimed = self.inner.store.claim(&self.key, claim).await;
             let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
             let Some(row) = claimed.row else {
-                self.entry.clear(held, &self.inner.users.vacant());
+                self.entry.clear(held.version, &self.inner.users.vacant());
                 if self.entry.kind == UserKind::Login {
                     return Err(login_required("this user was forgotten").into());
                 }
@@ -168,9 +175,11 @@ impl Attempt {
             if claimed.granted {
                 return Ok(Some(row));
             }
-            if let Some(ours) = held.version.filter(|ours| ours.is_newer_than(row.version)) {
+            if let Some(ours) = held.version.filter(|_| held.is_newer_than(row.version)) {
                 // Ours was not saved yet, or the store was put back to an earlier day.
-                *held = self.write_back(held, ours, row.version).await?;
+                if let Some(written) = self.write_back(held, ours, row.version).await? {
+                    *held = written;
+                }
                 continue;
             }
             if row.token.is_some() && held.version != Some(row.version) {
@@ -200,20 +209,23 @@ impl Attempt {
         }
     }
 
+    /// None where the row has moved meanwhile.
     async fn write_back(
         &self,
         held: &Held,
         ours: Version,
         theirs: Version,
-    ) -> Result<Arc<Held>, Error> {
+    ) -> Result<Option<Arc<Held>>, Error> {
         let inner = &self.inner;
         let stored = inner.stored(held);
         tracing::warn!(user = ?self.entry.subject, revision = ours.revision, "written back");
-        inner.store.save(&self.key, theirs, &stored).await?;
+        if !inner.store.save(&self.key, theirs, &stored).await? {
+            return Ok(None);
+        }
         let token = Token::from_payload(&stored.payload, stored.age, &inner.clock)?;
         let held = inner.hold(&self.entry, token, theirs.next());
         self.entry.serve(&held);
-        Ok(held)
+        Ok(Some(held))
     }
 
     async fn send(&self, held: &Held, row: &Row) -> Result<Token, Error> {
@@ -238,9 +250,13 @@ impl Attempt {
         let inner = &self.inner;
         let held = inner.hold(&self.entry, token, consumed.next());
         let stored = inner.stored(&held);
-        match inner.store.save(&self.key, consumed, &stored).await {
-            Ok(true) => self.entry.serve(&held),
-            Ok(false) => return self.yield_to_store().await,
+        let saved = match inner.store.save(&self.key, consumed, &stored).await {
+            Ok(false) => self.yield_to_store(&held, consumed).await,
+            saved => saved.map(|_| Kept::Ours),
+        };
+        match saved {
+            Ok(Kept::Ours) => self.entry.serve(&held),
+            Ok(Kept::Theirs) => return Ok(()),
             Err(error) => {
                 tracing::warn!(user = ?self.entry.subject, %error, "a new token is not saved yet");
                 self.entry.serve(&held);
@@ -266,20 +282,25 @@ impl Attempt {
         });
     }
 
-    /// The row has moved on: a peer won, or the user was forgotten or came in anew.
-    async fn yield_to_store(&self) -> Result<(), Failure> {
+    /// The row has moved on: a peer won, or the user was forgotten or came in anew. An error where
+    /// that is not known, or where the store was put back to an earlier day: then our token is the
+    /// newest.
+    async fn yield_to_store(&self, ours: &Held, consumed: Version) -> Result<Kept, Error> {
         match self.read().await? {
+            Some(row) if ours.is_newer_than(row.version) => {
+                return Err(Error::store("the store holds an earlier token"));
+            }
             Some(row) if row.token.is_some() => {
                 self.adopt_from_store(row)?;
                 tracing::debug!(user = ?self.entry.subject, "a peer's token was there first");
             }
             _ => {
                 tracing::debug!(user = ?self.entry.subject, "the user was forgotten meanwhile");
-                self.entry
-                    .clear(&self.entry.current.load(), &self.inner.users.vacant());
+                let vacant = self.inner.users.vacant();
+                self.entry.clear(Some(consumed), &vacant);
             }
         }
-        Ok(())
+        Ok(Kept::Theirs)
     }
 
     /// Does what a failure asks for, in the store and in memory.
@@ -504,6 +525,13 @@ impl Inner {
         if theirs.is_some_and(|theirs| is_same(&stored, theirs)) {
             return Ok(());
         }
+        if let Some(row) = row.as_ref().filter(|row| held.is_newer_than(row.version)) {
+            // The store was put back to an earlier day.
+            if self.store.save(key, row.version, &stored).await? {
+                return Ok(());
+            }
+            return Err(Error::store("the row moves"));
+        }
         let replacement = match row.and_then(|row| Some((row.version, row.token?))) {
             Some((version, stored)) => {
                 let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
@@ -511,7 +539,7 @@ impl Inner {
             }
             None => self.users.vacant(),
         };
-        entry.clear(held, &replacement);
+        entry.clear(held.version, &replacement);
         Ok(())
     }
 
