@@ -381,6 +381,30 @@ async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_does_not_grow_younger_on_its_way_through_the_store() {
+    let site = Site::new();
+    let _first = site.logged_in(&ann()).await;
+    let mut last = None;
+    for _ in 0..3 {
+        // Each process that takes it over does so most of a second after a whole one.
+        tokio::time::sleep(Duration::from_millis(999)).await;
+        let manager = site.manager();
+        let user = manager.user(&ann());
+        user.token().await.unwrap();
+        last = Some((manager, user));
+    }
+    site.fake.fault_plan(|_| Some(Fault::status(500)));
+    let (_manager, user) = last.unwrap();
+    site.turn(HOUR - Duration::from_millis(2_990));
+    let dead = user.token().await;
+    assert!(
+        dead.is_err(),
+        "{:?} are left",
+        dead.map(|token| token.remaining())
+    );
+}
+
 #[test]
 fn callers_on_many_threads_look_again_before_they_refresh() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
