@@ -413,13 +413,15 @@ impl Inner {
                 }
                 return Ok(flight.landing.clone());
             }
-            if self.closing.borrow().is_some() {
-                let message = "the token manager is shutting down";
-                return Err(Error::new(ErrorKind::Unavailable, message));
-            }
             let pause = troubles.backoff.left(now);
             if let Some(error) = troubles.backoff.error.as_ref().filter(|_| !pause.is_zero()) {
                 return Err(error.clone());
+            }
+            // Counted before the look, so that a shutdown that is not seen here waits for this one.
+            let counted = self.running.count_one();
+            if self.closing.borrow().is_some() {
+                let message = "the token manager is shutting down";
+                return Err(Error::new(ErrorKind::Unavailable, message));
             }
             let (ticket, turn) = self.permits.enter(urgent);
             let (sender, landing) = watch::channel(None);
@@ -429,10 +431,11 @@ impl Inner {
                 overtaken: false,
             });
             let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
-            self.spawn(async move {
+            self.runtime.spawn(async move {
                 let landed = inner.refresh(Arc::clone(&entry), pause, turn).await;
                 entry.with(|troubles| troubles.flight = None);
                 sender.send_replace(Some(landed));
+                drop(counted);
             });
             Ok(landing)
         })

@@ -431,3 +431,33 @@ fn callers_on_many_threads_look_again_before_they_refresh() {
         }
     });
 }
+
+#[test]
+fn no_refresh_starts_behind_the_back_of_a_shutdown() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        for round in 0..600 {
+            let site = Site::new();
+            let manager = site.manager();
+            let callers: Vec<_> = (0..4)
+                .map(|n| {
+                    let user = manager.enterprise_user(&UserId::new(format!("user-{n}")).unwrap());
+                    tokio::spawn(async move { user.token().await.is_ok() })
+                })
+                .collect();
+            for _ in 0..round % 50 {
+                std::hint::spin_loop();
+            }
+            assert!(manager.shutdown().await.is_empty());
+            let sent = site.fake.count().total();
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            assert_eq!(site.fake.count().total(), sent, "round {round}");
+        }
+    });
+}
