@@ -275,11 +275,12 @@ impl TokenManager {
         // In a task of its own: a caller who goes away must not take the new login along.
         let (owner, kept) = (Arc::clone(inner), Arc::clone(&held));
         let saving = inner.spawn(async move {
+            let _turn = entry.turn().await;
             let saved = owner.store.put(&key, incarnation, &stored, Put::Replace).await;
-            entry.take_over(&kept);
+            entry.take_over(&kept, saved.is_ok());
             if let Err(error) = saved {
                 tracing::warn!(user = ?entry.subject, %error, "a login is not saved yet");
-                owner.keep_saving(&entry, &kept, Unsaved::Put(incarnation));
+                owner.keep_saving(&entry, &kept, Unsaved::Login);
             }
         });
         saving.await.map_err(|source| abandoned().caused_by(source))
@@ -293,9 +294,10 @@ impl TokenManager {
         let (entry, incarnation, held) = inner.arrival(id, token)?;
         let stored = inner.stored(&held);
         let key = inner.key(UserKind::Login, id);
+        let _turn = entry.turn().await;
         let put = inner.store.put(&key, incarnation, &stored, Put::IfAbsent).await?;
-        if put && entry.current.load().version.is_none() {
-            entry.take_over(&held);
+        if put {
+            entry.take_over_if_vacant(&held);
         }
         Ok(put)
     }
@@ -395,22 +397,25 @@ impl Inner {
                 }
                 return Ok(flight.landing.clone());
             }
-            if self.closing.borrow().is_some() {
-                let message = "the token manager is shutting down";
-                return Err(Error::new(ErrorKind::Unavailable, message));
-            }
             let pause = troubles.backoff.left(now);
             if let Some(error) = troubles.backoff.error.as_ref().filter(|_| !pause.is_zero()) {
                 return Err(error.clone());
+            }
+            // Counted before the look, so that a shutdown that is not seen here waits for this one.
+            let counted = self.running.count_one();
+            if self.closing.borrow().is_some() {
+                let message = "the token manager is shutting down";
+                return Err(Error::new(ErrorKind::Unavailable, message));
             }
             let (ticket, turn) = self.permits.enter(urgent);
             let (sender, landing) = watch::channel(None);
             troubles.flight = Some(Flight { landing: landing.clone(), ticket, overtaken: false });
             let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
-            self.spawn(async move {
+            self.runtime.spawn(async move {
                 let landed = inner.refresh(Arc::clone(&entry), pause, turn).await;
                 entry.with(|troubles| troubles.flight = None);
                 sender.send_replace(Some(landed));
+                drop(counted);
             });
             Ok(landing)
         })

@@ -249,7 +249,9 @@ impl Token {
         let answer: BasicTokenResponse =
             object.try_into().map_err(|defect: TokenDefect| unreadable().caused_by(defect))?;
         let mut token = Self::with_age_at(answer, None, clock);
-        token.age_when_received = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        // Rounded up: a token must not grow younger on its way through a store.
+        let age = age.as_millis().div_ceil(1_000);
+        token.age_when_received = u32::try_from(age).unwrap_or(u32::MAX);
         Ok(token)
     }
 

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use secrecy::ExposeSecret;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::permits::Ticket;
 use super::policy::{RefreshPolicy, Windows};
@@ -42,6 +43,10 @@ impl Held {
     pub(super) fn vacant(token: Token) -> Self {
         let windows = Windows { due: 0, expired: 0, over: 0 };
         Self { token, version: None, windows, rejected: AtomicBool::new(false) }
+    }
+
+    pub(super) fn is_newer_than(&self, version: Version) -> bool {
+        self.version.is_some_and(|ours| ours.is_newer_than(version))
     }
 
     fn held_for(&self, now: Moment) -> u64 {
@@ -82,6 +87,11 @@ impl Held {
         self.rejected.load(Ordering::Relaxed)
     }
 
+    fn has_same_access_token(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.token.access_token(), other.token.access_token());
+        ours.expose_secret() == theirs.expose_secret()
+    }
+
     /// Serves it no more; says whether it was served till now.
     pub(super) fn reject(&self) -> bool {
         !self.rejected.swap(true, Ordering::Relaxed)
@@ -106,8 +116,14 @@ pub(super) struct Troubles {
     pub(super) backoff: Backoff,
     /// The lease of a series of attempts whose requests went unanswered, and what they consumed.
     pub(super) unanswered: Option<(u64, Version)>,
+    /// A lease that may be held by us, since the store's answer about it was lost.
+    pub(super) doubtful_lease: Option<u64>,
     /// How often in a row the API refused a token that was young.
     pub(super) refusals: u32,
+    /// A login that the store has not taken yet. None again once the user left or came in anew.
+    pub(super) unsaved_login: Option<Arc<Held>>,
+    /// Whose turn it is to put a login into the store or to remove the user.
+    turns: Option<Arc<tokio::sync::Mutex<()>>>,
     pub(super) changes: Option<watch::Sender<(u64, Change)>>,
 }
 
@@ -139,13 +155,23 @@ impl Troubles {
         self.flight.is_none()
             && self.backoff.since.is_none()
             && self.unanswered.is_none()
+            && self.doubtful_lease.is_none()
             && self.refusals == 0
+            && self.unsaved_login.is_none()
+            && self.turns.as_ref().is_none_or(|turns| Arc::strong_count(turns) == 1)
             && self.changes.as_ref().is_none_or(watch::Sender::is_closed)
+    }
+
+    pub(super) fn is_overtaken(&self) -> bool {
+        let flight = self.flight.as_ref();
+        flight.is_some_and(|flight| flight.overtaken)
     }
 
     fn overtake(&mut self) {
         self.backoff = Backoff::default();
         self.unanswered = None;
+        self.doubtful_lease = None;
+        self.unsaved_login = None;
         if let Some(flight) = &mut self.flight {
             flight.overtaken = true;
         }
@@ -158,6 +184,21 @@ impl Troubles {
                 *last = change;
             });
         }
+    }
+}
+
+/// The turn of one who changes what the store knows of a user, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    entry: &'a Entry,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        // Nobody may be left to take a turn, and then there is nothing to keep it in.
+        self.entry.with(|_| ());
     }
 }
 
@@ -180,26 +221,54 @@ impl Entry {
         outcome
     }
 
+    /// Whether the user came in anew or was forgotten since the refresh under way began.
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.with(|troubles| troubles.is_overtaken())
+    }
+
     /// Serves a refreshed token, unless the user came in anew or was forgotten meanwhile.
     pub(super) fn serve(&self, held: &Arc<Held>) {
         self.with(|troubles| {
-            if troubles.flight.as_ref().is_some_and(|flight| flight.overtaken) {
+            if troubles.is_overtaken() {
                 return;
             }
             troubles.unanswered = None;
+            let last = self.current.load();
+            if last.is_rejected() && last.has_same_access_token(held) {
+                held.reject();
+            }
             self.current.store(Arc::clone(held));
             troubles.tell(Change::Token);
         });
     }
 
+    /// Waits for the turn to put a login into the store or to remove the user from it, so that
+    /// what the store saw last is what memory holds.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        let turns = self.with(|troubles| Arc::clone(troubles.turns.get_or_insert_default()));
+        Turn { entry: self, guard: Some(turns.lock_owned().await) }
+    }
+
     /// Serves a token that came in anew; what a refresh under way brings is not taken any more.
-    pub(super) fn take_over(&self, held: &Arc<Held>) {
+    pub(super) fn take_over(&self, held: &Arc<Held>, is_saved: bool) {
+        self.with(|troubles| self.begin_anew(troubles, held, is_saved));
+    }
+
+    /// As [`take_over`](Self::take_over), where nothing is served.
+    pub(super) fn take_over_if_vacant(&self, held: &Arc<Held>) {
         self.with(|troubles| {
-            troubles.overtake();
-            troubles.refusals = 0;
-            self.current.store(Arc::clone(held));
-            troubles.tell(Change::Token);
+            if self.current.load().version.is_none() {
+                self.begin_anew(troubles, held, true);
+            }
         });
+    }
+
+    fn begin_anew(&self, troubles: &mut Troubles, held: &Arc<Held>, is_saved: bool) {
+        troubles.overtake();
+        troubles.refusals = 0;
+        troubles.unsaved_login = (!is_saved).then(|| Arc::clone(held));
+        self.current.store(Arc::clone(held));
+        troubles.tell(Change::Token);
     }
 
     /// Serves nothing for this user any more, nor what a refresh under way brings.
@@ -213,9 +282,9 @@ impl Entry {
     }
 
     /// Serves `instead` of what the store no longer has, unless another token has come in.
-    pub(super) fn clear(&self, gone: &Held, instead: &Arc<Held>) {
+    pub(super) fn clear(&self, gone: Option<Version>, instead: &Arc<Held>) {
         self.with(|troubles| {
-            if self.current.load().version == gone.version {
+            if self.current.load().version == gone {
                 troubles.unanswered = None;
                 self.current.store(Arc::clone(instead));
             }

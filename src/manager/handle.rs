@@ -104,6 +104,7 @@ impl UserHandle {
     /// Removes the user here and from the store. A refresh under way does not bring them back.
     pub async fn forget(&self) -> Result<(), Error> {
         self.entry.leave(&self.inner.users.vacant());
+        let _turn = self.entry.turn().await;
         let key = self.inner.key(self.entry.kind, &self.entry.subject);
         let forgotten = self.inner.store.forget(&key).await;
         // Again: a read may have brought the row back into memory before it was removed.

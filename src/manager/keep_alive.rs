@@ -71,11 +71,11 @@ impl Inner {
                 return Ok(());
             };
             let due = self.store.due(&self.realm, self.at_once).await?;
+            let may_be_more = due.len() >= self.at_once;
             let renewed = self.renew_all(due).await;
             total += renewed;
-            // Whoever failed is not due again before a while; were they all to fail, the rest
-            // would hardly fare better.
-            if renewed == 0 {
+            // Were they all to fail, the rest would hardly fare better.
+            if renewed == 0 || !may_be_more {
                 break row.version;
             }
         };
@@ -84,23 +84,30 @@ impl Inner {
         self.store.release(&key, version, lease_id, release).await
     }
 
+    /// How many were due here too, and are fresh now. Not so: who is left alone after a failure, and
+    /// who is due by the store alone, since a token was not saved or another policy stored it.
+    /// The store would name them again and again.
     async fn renew_all(self: &Arc<Self>, due: Vec<StoreKey>) -> usize {
         let mut renewals = JoinSet::new();
         for key in due {
             let inner = Arc::clone(self);
             let renewal = async move {
                 let entry = inner.users.entry(key.kind(), key.subject());
+                let is_fresh = || entry.current.load().is_fresh(inner.clock.now());
+                if is_fresh() {
+                    return false;
+                }
                 // The first may only bring the token in from the store.
                 for _ in 0..2 {
-                    if entry.current.load().is_fresh(inner.clock.now()) {
-                        return true;
-                    }
                     let Ok(mut landing) = inner.join(&entry, false) else {
-                        return true;
+                        return false;
                     };
                     let _ = landing.wait_for(Option::is_some).await;
+                    if is_fresh() {
+                        return true;
+                    }
                 }
-                entry.current.load().is_fresh(inner.clock.now())
+                false
             };
             renewals.spawn_on(renewal, &self.runtime);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 
-use super::entry::{Backoff, Entry, Held};
+use super::entry::{Backoff, Entry, Held, Troubles};
 use super::meters::{self, Gauged, Source};
 use super::{Change, Inner, Landing};
 use crate::clock::Moment;
@@ -25,6 +25,13 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, pause: None }
     }
+}
+
+/// Whose token is kept after a refresh.
+enum Kept {
+    Ours,
+    /// A peer's, or nobody's.
+    Theirs,
 }
 
 /// One attempt to get a user a living token.
@@ -48,8 +55,12 @@ impl Inner {
             self.clock.sleep(pause).await;
         }
         let _permit = self.permits.acquire(turn).await;
-        // A series of unanswered attempts goes on under its lease.
-        let lease_id = entry.with(|troubles| troubles.unanswered.map(|(lease_id, _)| lease_id));
+        // A series of unanswered attempts goes on under its lease; and one that may be ours need
+        // not end first.
+        let lease_id = entry.with(|troubles| {
+            let doubtful = troubles.doubtful_lease.take();
+            troubles.unanswered.map(|(id, _)| id).or(doubtful)
+        });
         let attempt = Attempt {
             key: self.key(entry.kind, &entry.subject),
             started: self.clock.now(),
@@ -65,6 +76,9 @@ impl Inner {
                 attempt.recover();
                 Ok(())
             }
+            // What went wrong concerned a token that is no longer the user's: the callers who wait
+            // look again.
+            Err(_) if entry.is_overtaken() => Ok(()),
             Err(failure) => {
                 attempt.back_off(&failure);
                 Err(failure.error)
@@ -75,7 +89,18 @@ impl Inner {
 
 impl Attempt {
     async fn run(&self) -> Result<Source, Failure> {
+        if self.entry.is_overtaken() {
+            return Ok(Source::Adopted);
+        }
+        if let Some(login) = self.entry.with(|troubles| troubles.unsaved_login.clone()) {
+            // Till then the row is that of an earlier stay, or there is none.
+            self.inner.save_login(&self.key, &self.entry, &login).await?;
+        }
         let mut held = self.entry.current.load_full();
+        if held.is_fresh(self.inner.clock.now()) {
+            // Another refresh was over between the caller's look and the start of this one.
+            return Ok(Source::Adopted);
+        }
         if held.version.is_none() && self.entry.kind == UserKind::Login {
             let row = self.read().await?.filter(|row| row.token.is_some());
             let row = row.ok_or_else(|| login_required("nobody has logged in as this user"))?;
@@ -123,9 +148,15 @@ impl Attempt {
                 expected: held.version,
                 incarnation: self.inner.random_id(),
             };
-            let claimed = self.inner.store.claim(&self.key, claim).await?;
+            // A row that is made here would bring a forgotten user back, and a token that has just
+            // come in is not to be spent by a refresh of the one before.
+            if self.entry.is_overtaken() {
+                return Ok(None);
+            }
+            let claimed = self.inner.store.claim(&self.key, claim).await;
+            let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
             let Some(row) = claimed.row else {
-                self.entry.clear(held, &self.inner.users.vacant());
+                self.entry.clear(held.version, &self.inner.users.vacant());
                 if self.entry.kind == UserKind::Login {
                     return Err(login_required("this user was forgotten").into());
                 }
@@ -135,9 +166,11 @@ impl Attempt {
             if claimed.granted {
                 return Ok(Some(row));
             }
-            if let Some(ours) = held.version.filter(|ours| ours.is_newer_than(row.version)) {
+            if let Some(ours) = held.version.filter(|_| held.is_newer_than(row.version)) {
                 // Ours was not saved yet, or the store was put back to an earlier day.
-                *held = self.write_back(held, ours, row.version).await?;
+                if let Some(written) = self.write_back(held, ours, row.version).await? {
+                    *held = written;
+                }
                 continue;
             }
             if row.token.is_some() && held.version != Some(row.version) {
@@ -161,20 +194,23 @@ impl Attempt {
         }
     }
 
+    /// None where the row has moved meanwhile.
     async fn write_back(
         &self,
         held: &Held,
         ours: Version,
         theirs: Version,
-    ) -> Result<Arc<Held>, Error> {
+    ) -> Result<Option<Arc<Held>>, Error> {
         let inner = &self.inner;
         let stored = inner.stored(held);
         tracing::warn!(user = ?self.entry.subject, revision = ours.revision, "written back");
-        inner.store.save(&self.key, theirs, &stored).await?;
+        if !inner.store.save(&self.key, theirs, &stored).await? {
+            return Ok(None);
+        }
         let token = Token::from_payload(&stored.payload, stored.age, &inner.clock)?;
         let held = inner.hold(&self.entry, token, theirs.next());
         self.entry.serve(&held);
-        Ok(held)
+        Ok(Some(held))
     }
 
     async fn send(&self, held: &Held, row: &Row) -> Result<Token, Error> {
@@ -197,9 +233,13 @@ impl Attempt {
         let inner = &self.inner;
         let held = inner.hold(&self.entry, token, consumed.next());
         let stored = inner.stored(&held);
-        match inner.store.save(&self.key, consumed, &stored).await {
-            Ok(true) => self.entry.serve(&held),
-            Ok(false) => return self.yield_to_store().await,
+        let saved = match inner.store.save(&self.key, consumed, &stored).await {
+            Ok(false) => self.yield_to_store(&held, consumed).await,
+            saved => saved.map(|_| Kept::Ours),
+        };
+        match saved {
+            Ok(Kept::Ours) => self.entry.serve(&held),
+            Ok(Kept::Theirs) => return Ok(()),
             Err(error) => {
                 tracing::warn!(user = ?self.entry.subject, %error, "a new token is not saved yet");
                 self.entry.serve(&held);
@@ -225,19 +265,25 @@ impl Attempt {
         });
     }
 
-    /// The row has moved on: a peer won, or the user was forgotten or came in anew.
-    async fn yield_to_store(&self) -> Result<(), Failure> {
+    /// The row has moved on: a peer won, or the user was forgotten or came in anew. An error where
+    /// that is not known, or where the store was put back to an earlier day: then our token is the
+    /// newest.
+    async fn yield_to_store(&self, ours: &Held, consumed: Version) -> Result<Kept, Error> {
         match self.read().await? {
+            Some(row) if ours.is_newer_than(row.version) => {
+                return Err(Error::store("the store holds an earlier token"));
+            }
             Some(row) if row.token.is_some() => {
                 self.adopt_from_store(row)?;
                 tracing::debug!(user = ?self.entry.subject, "a peer's token was there first");
             }
             _ => {
                 tracing::debug!(user = ?self.entry.subject, "the user was forgotten meanwhile");
-                self.entry.clear(&self.entry.current.load(), &self.inner.users.vacant());
+                let vacant = self.inner.users.vacant();
+                self.entry.clear(Some(consumed), &vacant);
             }
         }
-        Ok(())
+        Ok(Kept::Theirs)
     }
 
     /// Does what a failure asks for, in the store and in memory.
@@ -274,7 +320,15 @@ impl Attempt {
         if let Err(error) = released {
             // The lease ends by itself; till then the others wait.
             tracing::warn!(user = ?self.entry.subject, %error, "a lease is not released");
+            if !release.refused {
+                // A dead refresh token is not to be sent again any sooner.
+                self.doubt_lease();
+            }
         }
+    }
+
+    fn doubt_lease(&self) {
+        self.entry.with(|troubles| troubles.doubtful_lease = Some(self.lease_id));
     }
 
     fn next_backoff(&self) -> Duration {
@@ -302,7 +356,7 @@ impl Attempt {
             "refresh failed"
         );
         self.entry.with(|troubles| {
-            if troubles.flight.as_ref().is_some_and(|flight| flight.overtaken) {
+            if troubles.is_overtaken() {
                 return;
             }
             troubles.backoff.failures = troubles.backoff.failures.saturating_add(1);
@@ -391,15 +445,13 @@ impl Inner {
         &self,
         key: &StoreKey,
         entry: &Entry,
-        held: &Held,
+        held: &Arc<Held>,
         unsaved: Unsaved,
     ) -> Result<(), Error> {
         let stored = self.stored(held);
         let saved = match unsaved {
             Unsaved::Save(consumed) => self.store.save(key, consumed, &stored).await?,
-            Unsaved::Put(incarnation) => {
-                self.store.put(key, incarnation, &stored, Put::Replace).await?
-            }
+            Unsaved::Login => return self.save_login(key, entry, held).await,
         };
         if saved {
             tracing::debug!(user = ?entry.subject, "a new token is saved at last");
@@ -411,6 +463,13 @@ impl Inner {
         if theirs.is_some_and(|theirs| is_same(&stored, theirs)) {
             return Ok(());
         }
+        if let Some(row) = row.as_ref().filter(|row| held.is_newer_than(row.version)) {
+            // The store was put back to an earlier day.
+            if self.store.save(key, row.version, &stored).await? {
+                return Ok(());
+            }
+            return Err(Error::store("the row moves"));
+        }
         let replacement = match row.and_then(|row| Some((row.version, row.token?))) {
             Some((version, stored)) => {
                 let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
@@ -418,7 +477,33 @@ impl Inner {
             }
             None => self.users.vacant(),
         };
-        entry.clear(held, &replacement);
+        entry.clear(held.version, &replacement);
+        Ok(())
+    }
+
+    /// Puts a login into the store that would not take it before, unless the user has left or come
+    /// in anew since.
+    async fn save_login(
+        &self,
+        key: &StoreKey,
+        entry: &Entry,
+        login: &Arc<Held>,
+    ) -> Result<(), Error> {
+        let _turn = entry.turn().await;
+        let is_this = |troubles: &Troubles| {
+            let unsaved = troubles.unsaved_login.as_ref();
+            unsaved.is_some_and(|unsaved| Arc::ptr_eq(unsaved, login))
+        };
+        let wanted = login.version.filter(|_| entry.with(|it| is_this(it)));
+        let Some(version) = wanted else { return Ok(()) };
+        let stored = self.stored(login);
+        self.store.put(key, version.incarnation, &stored, Put::Replace).await?;
+        tracing::debug!(user = ?entry.subject, "a login is saved at last");
+        entry.with(|troubles| {
+            if is_this(troubles) {
+                troubles.unsaved_login = None;
+            }
+        });
         Ok(())
     }
 }
@@ -428,8 +513,8 @@ impl Inner {
 pub(super) enum Unsaved {
     /// A refreshed one, over the version it consumed.
     Save(Version),
-    /// One that came in by a login, under its incarnation.
-    Put(u64),
+    /// One that came in by a login.
+    Login,
 }
 
 fn is_same(ours: &StoredToken, theirs: &StoredToken) -> bool {

@@ -1,0 +1,435 @@
+//! Attacks on the token manager: the moments at which a weaker one loses a token, brings back a
+//! user who was forgotten, or asks the provider more often than it should.
+
+#![cfg(feature = "testing")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use hurdlr_oauth2::manager::RefreshPolicy;
+use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::store::{MemoryStore, Put, Realm, Row, StoreKey, TokenStore, UserKind};
+use hurdlr_oauth2::testing::{
+    FakeHurdlr, Fault, FaultyStore, Gate, Rotation, StoreCall, StoreFault, TurnedClock,
+};
+use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A provider with one-hour tokens, and a store for as many managers as a test wants.
+struct Site {
+    fake: FakeHurdlr,
+    clock: TurnedClock,
+    store: FaultyStore<MemoryStore>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let clock = TurnedClock::new();
+        let fake = FakeHurdlr::builder().token_life(HOUR).in_memory();
+        let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
+        Self { fake, clock, store }
+    }
+
+    fn hurdlr(&self) -> Hurdlr {
+        Hurdlr::builder(self.fake.client_id(), self.fake.client_secret())
+            .environment(self.fake.base_url())
+            .authorize_url(self.fake.authorize_url())
+            .redirect_uri("https://app.example.com/callback")
+            .http_client(self.fake.http_client())
+            .retry(RetryPolicy::default().max_attempts(2))
+            .clock(self.clock.clone())
+            .build()
+            .unwrap()
+    }
+
+    fn manager(&self) -> TokenManager {
+        TokenManager::builder(self.hurdlr(), self.store.clone()).build().unwrap()
+    }
+
+    async fn login(&self, user: &UserId) -> Token {
+        let hurdlr = self.hurdlr();
+        let (url, pending) = hurdlr.begin_login().unwrap();
+        let callback = self.fake.consent(&url, user.as_str()).await.unwrap();
+        hurdlr.complete_login(pending, &callback).await.unwrap()
+    }
+
+    async fn logged_in(&self, user: &UserId) -> TokenManager {
+        let manager = self.manager();
+        let token = self.login(user).await;
+        manager.adopt(user, token).await.unwrap();
+        self.fake.clear_requests();
+        manager
+    }
+
+    /// Time passes, for the app, its store and the provider.
+    fn turn(&self, by: Duration) {
+        self.clock.turn(by);
+        self.fake.turn_clock(by);
+    }
+
+    fn fail(&self, call: StoreCall, fault: StoreFault) {
+        self.store.plan(move |it| (it == call).then_some(fault));
+    }
+
+    fn key(&self, kind: UserKind, user: &UserId) -> StoreKey {
+        let hurdlr = self.hurdlr();
+        let realm =
+            Realm::new(hurdlr.api_version(), self.fake.base_url().as_str(), hurdlr.client_id());
+        StoreKey::new(Arc::new(realm), kind, user.clone())
+    }
+
+    async fn row(&self, kind: UserKind, user: &UserId) -> Option<Row> {
+        let key = self.key(kind, user);
+        self.store.read(&[key]).await.unwrap().remove(0)
+    }
+
+    async fn stored_refresh_token(&self, user: &UserId) -> Option<String> {
+        let payload = self.row(UserKind::Login, user).await?.token?.payload;
+        let object: serde_json::Value = serde_json::from_slice(payload.expose_secret()).unwrap();
+        Some(object["refresh_token"].as_str().unwrap().to_owned())
+    }
+}
+
+fn ann() -> UserId {
+    UserId::new("ann").unwrap()
+}
+
+fn access(token: &Token) -> String {
+    token.access_token().expose_secret().to_owned()
+}
+
+fn refresh(token: &Token) -> String {
+    token.refresh_token().unwrap().expose_secret().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_resurrected_whose_login_was_not_saved_when_they_were_forgotten() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.fail(StoreCall::Put, StoreFault::Before);
+    manager.adopt(&ann(), site.login(&ann()).await).await.unwrap();
+    manager.user(&ann()).forget().await.unwrap();
+    site.store.recover();
+    tokio::time::sleep(600 * SECOND).await;
+    assert!(site.row(UserKind::Login, &ann()).await.is_none());
+    let error = manager.user(&ann()).token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LoginRequired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_was_not_saved_does_not_replace_the_next_one() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.fail(StoreCall::Put, StoreFault::Before);
+    manager.adopt(&ann(), site.login(&ann()).await).await.unwrap();
+    site.store.recover();
+    let next = site.login(&ann()).await;
+    let expected = refresh(&next);
+    manager.adopt(&ann(), next).await.unwrap();
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_older_one() {
+    for knew_her_before in [false, true] {
+        let site = Site::new();
+        let manager = site.manager();
+        if knew_her_before {
+            let earlier = site.login(&ann()).await;
+            manager.adopt(&ann(), earlier).await.unwrap();
+        }
+        let token = site.login(&ann()).await;
+        let login = refresh(&token);
+        site.fail(StoreCall::Put, StoreFault::Before);
+        manager.adopt(&ann(), token).await.unwrap();
+        site.fake.clear_requests();
+        // Its access token ends before the store takes it.
+        site.turn(HOUR);
+        site.store.recover();
+        let token = manager.user(&ann()).token().await.unwrap().keep();
+        let sent = site.fake.requests().remove(0);
+        assert_eq!(sent.field("refresh_token"), Some(login));
+        tokio::time::sleep(600 * SECOND).await;
+        let stored = site.stored_refresh_token(&ann()).await;
+        assert_eq!(stored, Some(refresh(&token)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_waits_for_its_turn_does_not_spend_the_login_that_came_meanwhile() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .requests_at_once(1)
+        .build()
+        .unwrap();
+    manager.adopt(&ann(), site.login(&ann()).await).await.unwrap();
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::Hold(gate.clone()));
+    let bob = UserId::new("bob").unwrap();
+    let first = manager.enterprise_user(&bob);
+    let first = tokio::spawn(async move { first.token().await.map(|token| access(&token)) });
+    site.fake.arrived(2).await;
+    let user = manager.user(&ann());
+    let waiting = tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) });
+    tokio::time::sleep(SECOND).await;
+    let login = site.login(&ann()).await;
+    let expected = refresh(&login);
+    manager.adopt(&ann(), login).await.unwrap();
+    gate.open();
+    first.await.unwrap().unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), expected);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(site.fake.count().grant("refresh_token"), 0);
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_in_the_background_does_not_bring_a_forgotten_enterprise_user_back() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .requests_at_once(1)
+        .build()
+        .unwrap();
+    let user = manager.enterprise_user(&ann());
+    user.token().await.unwrap();
+    site.turn(HOUR * 55 / 60);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::Hold(gate.clone()));
+    let bob = UserId::new("bob").unwrap();
+    let first = manager.enterprise_user(&bob);
+    let first = tokio::spawn(async move { first.token().await.map(|token| access(&token)) });
+    site.fake.arrived(2).await;
+    user.token().await.unwrap(); // due: its refresh waits for a turn
+    user.forget().await.unwrap();
+    gate.open();
+    first.await.unwrap().unwrap();
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(site.row(UserKind::Enterprise, &ann()).await.is_none());
+    assert_eq!(site.fake.count().user("ann"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_during_a_vain_look_is_what_the_caller_gets() {
+    let site = Site::new();
+    let manager = site.manager();
+    let token = site.login(&ann()).await;
+    // The access token is over; the refresh token lives.
+    site.turn(HOUR);
+    site.store.delay(Duration::from_millis(20));
+    let user = manager.user(&ann());
+    let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
+    tokio::time::sleep(Duration::from_millis(21)).await; // read, and not told yet
+    site.store.delay(Duration::ZERO);
+    assert!(manager.import_if_absent(&ann(), token).await.unwrap());
+    assert!(site.fake.is_alive(&caller.await.unwrap().unwrap()));
+}
+
+/// Panics in the walk, and so ends it, where it runs in circles.
+fn end_circles(site: &Site, decide: impl Fn(StoreCall) -> Option<StoreFault> + Send + 'static) {
+    let walks = AtomicU32::new(0);
+    site.store.plan(move |call| {
+        if call == StoreCall::Due {
+            let walked = walks.fetch_add(1, Ordering::Relaxed);
+            assert!(walked < 1_000, "the walk runs in circles");
+        }
+        decide(call)
+    });
+}
+
+fn walks(site: &Site) -> usize {
+    let calls = site.store.calls();
+    calls.iter().filter(|call| **call == StoreCall::Due).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_does_not_run_in_circles_around_a_user_who_is_left_alone() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let _keeps_her_in_memory = manager.user(&ann());
+    end_circles(&site, |_| None);
+    // Unanswered requests leave no pause in the store, and the lease ends before the backoff.
+    site.turn(HOUR * 55 / 60);
+    site.fake.fault_plan(|_| Some(Fault::status(500)));
+    let walk = manager.keep_alive(SECOND * 10);
+    tokio::time::sleep(SECOND * 900).await;
+    walk.stop().await;
+    assert!(walks(&site) < 300, "{} walks in 900 s", walks(&site));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_does_not_run_in_circles_around_a_user_who_is_due_elsewhere() {
+    let site = Site::new();
+    // An earlier release of the app, which renewed earlier, stored when the token is due.
+    let early = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .refresh_policy(RefreshPolicy::default().share(0.1).spread(0.0))
+        .build()
+        .unwrap();
+    early.adopt(&ann(), site.login(&ann()).await).await.unwrap();
+    end_circles(&site, |_| None);
+    site.turn(HOUR / 2);
+    let walk = site.manager().keep_alive(SECOND * 10);
+    tokio::time::sleep(SECOND * 100).await;
+    walk.stop().await;
+    assert!(walks(&site) < 30, "{} walks in 100 s", walks(&site));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_does_not_run_in_circles_around_a_token_the_store_does_not_take() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    end_circles(&site, |call| (call == StoreCall::Save).then_some(StoreFault::Before));
+    site.turn(HOUR * 55 / 60);
+    let walk = manager.keep_alive(SECOND * 10);
+    tokio::time::sleep(SECOND * 300).await;
+    walk.stop().await;
+    assert!(walks(&site) < 100, "{} walks in 300 s", walks(&site));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_the_api_refused_is_not_served_again_by_way_of_the_store() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    site.turn(HOUR);
+    site.fail(StoreCall::Save, StoreFault::Before);
+    let unsaved = user.token().await.unwrap().keep();
+    site.turn(SECOND * 120);
+    site.store.recover();
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::Hold(gate.clone()));
+    user.refused(&unsaved);
+    // What the store lacked is written back before its refresh token is sent.
+    site.fake.arrived(2).await;
+    assert!(user.token_if_ready().is_none());
+    gate.open();
+    assert_ne!(access(&*user.token().await.unwrap()), access(&unsaved));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_of_the_store_locks_nobody_out_for_a_lease() {
+    for (call, fault) in
+        [(StoreCall::Claim, StoreFault::After), (StoreCall::Release, StoreFault::Before)]
+    {
+        let site = Site::new();
+        let manager = site.logged_in(&ann()).await;
+        let user = manager.user(&ann());
+        site.turn(HOUR);
+        site.fail(call, fault);
+        site.fake.fault_plan(|_| Some(Fault::html(403)));
+        assert!(user.token().await.is_err());
+        site.store.recover();
+        site.fake.clear_faults();
+        tokio::time::sleep(2 * SECOND).await;
+        let token = user.token_within(SECOND).await.unwrap();
+        assert!(site.fake.is_alive(&access(&token)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
+    for reads_fail in [false, true] {
+        let site = Site::new();
+        let manager = site.logged_in(&ann()).await;
+        let first = site.row(UserKind::Login, &ann()).await.unwrap();
+        let user = manager.user(&ann());
+        site.turn(HOUR);
+        user.token().await.unwrap();
+        site.turn(HOUR);
+        let gate = Gate::closed();
+        site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+        let waiting = tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) });
+        site.fake.arrived(2).await;
+        // To the backup of an earlier day: the same stay of the user, an earlier token.
+        let key = site.key(UserKind::Login, &ann());
+        site.store.forget(&key).await.unwrap();
+        let (incarnation, token) = (first.version.incarnation, first.token.unwrap());
+        let put = site.store.put(&key, incarnation, &token, Put::Replace);
+        assert!(put.await.unwrap());
+        if reads_fail {
+            site.fail(StoreCall::Read, StoreFault::Before);
+        }
+        gate.open();
+        let newest = waiting.await.unwrap().unwrap();
+        assert!(site.fake.refresh_is_alive(&newest));
+        site.store.recover();
+        tokio::time::sleep(600 * SECOND).await;
+        let stored = site.stored_refresh_token(&ann()).await;
+        assert_eq!(stored, Some(newest), "reads fail: {reads_fail}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_does_not_grow_younger_on_its_way_through_the_store() {
+    let site = Site::new();
+    let _first = site.logged_in(&ann()).await;
+    let mut last = None;
+    for _ in 0..3 {
+        // Each process that takes it over does so most of a second after a whole one.
+        tokio::time::sleep(Duration::from_millis(999)).await;
+        let manager = site.manager();
+        let user = manager.user(&ann());
+        user.token().await.unwrap();
+        last = Some((manager, user));
+    }
+    site.fake.fault_plan(|_| Some(Fault::status(500)));
+    let (_manager, user) = last.unwrap();
+    site.turn(HOUR - Duration::from_millis(2_990));
+    let dead = user.token().await;
+    assert!(dead.is_err(), "{:?} are left", dead.map(|token| token.remaining()));
+}
+
+#[test]
+fn callers_on_many_threads_look_again_before_they_refresh() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let site = Site::new();
+        site.fake.set_rotation(Rotation::RotateAndKill);
+        let manager = site.logged_in(&ann()).await;
+        for round in 1..=300 {
+            site.turn(HOUR);
+            let callers: Vec<_> = (0..16)
+                .map(|_| {
+                    let user = manager.user(&ann());
+                    tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
+                })
+                .collect();
+            for caller in callers {
+                caller.await.unwrap().unwrap();
+            }
+            assert_eq!(site.fake.count().grant("refresh_token"), round);
+        }
+    });
+}
+
+#[test]
+fn no_refresh_starts_behind_the_back_of_a_shutdown() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    runtime.block_on(async {
+        for round in 0..600 {
+            let site = Site::new();
+            let manager = site.manager();
+            let callers: Vec<_> = (0..4)
+                .map(|n| {
+                    let user = manager.enterprise_user(&UserId::new(format!("user-{n}")).unwrap());
+                    tokio::spawn(async move { user.token().await.is_ok() })
+                })
+                .collect();
+            for _ in 0..round % 50 {
+                std::hint::spin_loop();
+            }
+            assert!(manager.shutdown().await.is_empty());
+            let sent = site.fake.count().total();
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            assert_eq!(site.fake.count().total(), sent, "round {round}");
+        }
+    });
+}
