@@ -30,7 +30,7 @@ use crate::user::UserId;
 ///
 /// Dropping the future of a call abandons its request. For a refresh that is not safe, since the
 /// provider may replace the refresh token and nobody would read the new one: let such a call finish,
-/// in a task of its own.
+/// in a task of its own, or use a [`TokenManager`](crate::TokenManager), which does.
 ///
 /// ```
 /// use hurdlr_oauth2::testing::FakeHurdlr;

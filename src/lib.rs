@@ -26,7 +26,10 @@
 //!   [`HttpClient`] is a transport for them.
 //! * **Client**: [`Hurdlr`], one call per grant, with secrets in [`secrecy`] types, bounded retries
 //!   and a login in two calls.
-//! * **Testing** (feature `testing`): `testing::FakeHurdlr`, the provider in your process.
+//! * **Manager**: [`TokenManager`] keeps many users' tokens alive: refreshed once and before their
+//!   end, saved in a [`store`] before they are used. Its futures may be dropped at any time.
+//! * **Testing** (feature `testing`): `testing::FakeHurdlr`, the provider in your process, and
+//!   `TurnedClock` and `FaultyStore` for the app's own tests.
 //!
 //! # Semver
 //!

@@ -1,4 +1,12 @@
 //! `TokenManager`: every user's token alive, refreshed once, never lost.
+//!
+//! A token is *fresh* for most of its life, then *due*: still served, and refreshed in the
+//! background. Only when it is *expired*, shortly before its end, do callers wait, all of them for
+//! the same refresh. A token that lives is served, whatever fails meanwhile.
+//!
+//! There are two kinds of user. One who [logged in](TokenManager::user) is kept by their refresh
+//! token, of which there is one copy; an [enterprise user](TokenManager::enterprise_user) is
+//! granted a token anew whenever that is needed. The same id as the other kind is another user.
 
 mod cache;
 use cache::Users;
@@ -40,7 +48,8 @@ type Landing = Result<(), Error>;
 ///
 /// Cloning is cheap. There is one refresh per user at a time across all tasks, and across all
 /// processes that share the store. It runs in a task of its own: a caller who goes away cancels
-/// nothing.
+/// nothing. Call [`shutdown`](Self::shutdown) before the runtime goes: what the store has not taken
+/// by then is lost.
 ///
 /// ```
 /// use hurdlr_oauth2::store::MemoryStore;
@@ -157,7 +166,7 @@ impl TokenManagerBuilder {
         self
     }
 
-    /// How many users are refreshed at once; 64 by default. Users whose callers wait go before
+    /// How many users this manager refreshes at once, warming included; 64 by default. Users whose callers wait go before
     /// those who are renewed in the background.
     pub fn requests_at_once(mut self, requests: usize) -> Self {
         self.requests_at_once = requests;
@@ -165,6 +174,7 @@ impl TokenManagerBuilder {
     }
 
     /// Where jitter and ids come from; a generator seeded by the operating system by default.
+    /// Another is for tests: ids that repeat would let one process's lease pass for another's.
     pub fn randomness(mut self, random: impl Randomness) -> Self {
         self.random = Arc::new(random);
         self
@@ -212,7 +222,7 @@ impl TokenManagerBuilder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Change {
-    /// There is another token.
+    /// There is another token: refreshed, adopted, or found in the store.
     Token,
     /// The person has to log in again.
     LoginRequired,
@@ -242,7 +252,7 @@ impl TokenManager {
         &self.0.hurdlr
     }
 
-    /// How many users are in memory.
+    /// How many users are in memory, with those who were looked up and never had a token.
     #[must_use]
     pub fn users_in_memory(&self) -> usize {
         self.0.users.len()
@@ -255,7 +265,8 @@ impl TokenManager {
         UserHandle::new(&self.0, self.0.users.entry(UserKind::Login, id))
     }
 
-    /// A user whose token is granted by client credentials, whenever that is needed.
+    /// A user whose token is granted by client credentials, whenever that is needed. Nothing is
+    /// sent until somebody reads.
     #[must_use]
     pub fn enterprise_user(&self, id: &UserId) -> UserHandle {
         UserHandle::new(&self.0, self.0.users.entry(UserKind::Enterprise, id))
@@ -264,9 +275,12 @@ impl TokenManager {
     /// Takes over the token of a person who has just logged in.
     ///
     /// It always wins, even over a refresh under way, and is served at once. Should the store fail,
-    /// it is kept in memory and saved again and again in the background.
+    /// it is kept in memory and saved again and again in the background: `Ok` says that the token
+    /// is served, not that it is saved. Who is unsaved at the end, [`shutdown`](Self::shutdown)
+    /// names.
     ///
     /// [`ErrorKind::Config`] where the token has no refresh token: it could not be kept alive.
+    /// [`ErrorKind::Unavailable`] where the manager's runtime is gone.
     pub async fn adopt(&self, id: &UserId, token: Token) -> Result<(), Error> {
         let inner = &self.0;
         let (entry, incarnation, held) = inner.arrival(id, token)?;
@@ -289,6 +303,9 @@ impl TokenManager {
     /// Takes over a token from elsewhere, unless the user has one already; says whether it did.
     ///
     /// Many replicas can import the same old table at the same time: nothing is replaced.
+    ///
+    /// [`ErrorKind::Config`] where the token has no refresh token, [`ErrorKind::Store`] where the
+    /// store failed: import it again then, nothing was kept.
     pub async fn import_if_absent(&self, id: &UserId, token: Token) -> Result<bool, Error> {
         let inner = &self.0;
         let (entry, incarnation, held) = inner.arrival(id, token)?;
@@ -306,7 +323,28 @@ impl TokenManager {
     ///
     /// Only so many run at once as [`requests_at_once`](TokenManagerBuilder::requests_at_once)
     /// allows. Users whose token lives cost no request, so a list that was broken off can simply
-    /// be begun again.
+    /// be begun again. Dropping it ends the list, and not the refreshes under way.
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::store::MemoryStore;
+    /// # use hurdlr_oauth2::testing::FakeHurdlr;
+    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let fake = FakeHurdlr::start().await?;
+    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    /// #     .environment(fake.base_url())
+    /// #     .build()?;
+    /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    /// let users = [UserId::new("ann")?, UserId::new("bob")?];
+    /// let mut warm = manager.warm(users);
+    /// while let Some(warmed) = warm.next().await {
+    ///     warmed.outcome?;
+    /// }
+    /// assert_eq!(warm.ready(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn warm<I>(&self, users: I) -> Warm
     where
         I: IntoIterator<Item = UserId>,
@@ -315,8 +353,10 @@ impl TokenManager {
         Warm::new(self.clone(), Box::new(users.into_iter()))
     }
 
-    /// Keeps the tokens of people alive whom nobody reads, so that they need not log in again:
+    /// Keeps the tokens of users alive whom nobody reads, so that people need not log in again:
     /// walks the store's due users every `interval`, until what it returns is stopped or dropped.
+    /// A minute to an hour is good; it is at least the policy's
+    /// [`first_backoff`](RefreshPolicy::first_backoff), and up to a second of jitter is added.
     ///
     /// Of all processes that share the store one walks at a time.
     #[must_use = "dropping it stops the walk"]
@@ -328,7 +368,8 @@ impl TokenManager {
     /// and what could not be saved is tried again until the
     /// [`deadline`](RefreshPolicy::deadline) of a refresh has passed.
     ///
-    /// Returns the users whose newest token could not be saved. Tokens in memory are served on.
+    /// Returns the users whose newest token could not be saved. A living token is served on
+    /// afterwards; a user without one gets [`ErrorKind::Unavailable`].
     pub async fn shutdown(&self) -> Vec<UserId> {
         let inner = &self.0;
         let now = inner.clock.now();

@@ -35,7 +35,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Se
 /// [`release`]: Self::release
 /// [`redeem`]: Self::redeem
 pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
-    /// Looks the rows of `keys` up, in their order.
+    /// Looks the rows of `keys` up: one item per key, in their order. There may be none, and they
+    /// may repeat.
     fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>>;
 
     /// Takes the lease on a row, in one atomic step, and returns the row as it then is.
@@ -52,7 +53,8 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ///   `claim.lease_id` itself.
     ///
     /// A lease of another that ran out without being released leaves
-    /// [`in_flight`](Row::in_flight) set: its holder may have sent the refresh token.
+    /// [`in_flight`](Row::in_flight) set: its holder may have sent the refresh token. A claim by
+    /// the lease's own id starts it anew and changes nothing else.
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed>;
 
     /// Replaces the token if the row is still at the version `consumed`, whoever holds the lease,
@@ -83,7 +85,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ) -> StoreFuture<'a, bool>;
 
     /// Ends an attempt that saved nothing, if the row is still at `version`: marks it refused if
-    /// `release.refused`, and, where the lease is still `lease_id`, ends that and allows no other
+    /// `release.refused`, whoever holds the lease; and, where the lease is still `lease_id`, ends that and allows no other
     /// before `release.not_before` has passed.
     fn release<'a>(
         &'a self,
@@ -93,7 +95,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         release: Release,
     ) -> StoreFuture<'a, ()>;
 
-    /// Removes the row, and says whether there was one.
+    /// Removes the row, whoever holds its lease, and says whether there was one.
     fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool>;
 
     /// Says whether this digest of a login's state is seen for the first time, and remembers it
@@ -101,11 +103,12 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool>;
 
     /// Finds up to `limit` rows of `realm` that hold a token and are due, the longest due first:
-    /// not refused, without a living lease, past their `not_before`.
+    /// not refused, without a living lease, past their `not_before`. Never one of
+    /// [`UserKind::Walk`].
     fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>>;
 }
 
-/// What users have in common whose tokens one client gets: keys of different realms differ.
+/// API version, environment and client id: the part of a key that all users of one client share.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Realm {
     version: ApiVersion,

@@ -2,6 +2,7 @@
 //! user who was forgotten, or asks the provider more often than it should.
 
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -42,7 +42,14 @@ impl UserHandle {
     /// A living token: at once where there is one, else as soon as the refresh under way has
     /// brought it.
     ///
-    /// Dropping the future cancels nothing. What it gives is lent: use it and let it go.
+    /// Dropping the future cancels nothing. What it gives is lent: use it and let it go. The wait
+    /// can last as long as a refresh may, and its turn before that;
+    /// [`token_within`](Self::token_within) bounds it.
+    ///
+    /// [`ErrorKind::LoginRequired`] and [`ErrorKind::RotationLost`] where the person has to log in;
+    /// [`ErrorKind::RateLimited`], [`ErrorKind::Unavailable`] and [`ErrorKind::Store`] where it can
+    /// be tried again later; [`ErrorKind::Rejected`] and [`ErrorKind::InvalidResponse`] where
+    /// something has to be mended. During the pause after a failure callers are told at once.
     pub fn token(&self) -> TokenFuture<'_> {
         TokenFuture { handle: self, waiting: None }
     }
@@ -59,7 +66,8 @@ impl UserHandle {
         }
     }
 
-    /// The token if it can be had at once; nothing is begun for one that cannot.
+    /// The token if it can be had at once. No refresh is begun, neither for a user without one nor
+    /// for a token that is due.
     #[must_use]
     pub fn token_if_ready(&self) -> Option<LentToken> {
         let held = self.entry.current.load();
@@ -68,9 +76,10 @@ impl UserHandle {
 
     /// Reports that the API answered 401 to this token.
     ///
-    /// If it is still the user's token, it is not served any more. One older than 60 s is replaced
-    /// at once; a younger one after a pause that grows, since an API that refuses every token
-    /// must not have them all refreshed again and again.
+    /// If it is still the user's token, it is not served any more, even if its refresh fails. One
+    /// that was created more than 60 s ago is refreshed at once; a younger one after a pause that
+    /// grows, since an API that refuses every token must not have them all refreshed again and
+    /// again.
     pub fn refused(&self, token: &Token) {
         const YOUNG: Duration = Duration::from_secs(60);
         let held = self.entry.current.load();
@@ -102,6 +111,9 @@ impl UserHandle {
     }
 
     /// Removes the user here and from the store. A refresh under way does not bring them back.
+    ///
+    /// The provider is not told: its tokens live to their end. Other processes learn of it when
+    /// they next refresh the user.
     pub async fn forget(&self) -> Result<(), Error> {
         self.entry.leave(&self.inner.users.vacant());
         let _turn = self.entry.turn().await;
@@ -112,7 +124,27 @@ impl UserHandle {
         forgotten.map(|_| ())
     }
 
-    /// Watches what changes about the user.
+    /// Watches what changes about the user from now on.
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::manager::Change;
+    /// # use hurdlr_oauth2::store::MemoryStore;
+    /// # use hurdlr_oauth2::testing::FakeHurdlr;
+    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let fake = FakeHurdlr::start().await?;
+    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    /// #     .environment(fake.base_url())
+    /// #     .build()?;
+    /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    /// let user = manager.enterprise_user(&UserId::new("ann")?);
+    /// let mut changes = user.subscribe();
+    /// user.token().await?;
+    /// assert_eq!(changes.next().await, Change::Token);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn subscribe(&self) -> Changes {
         let receiver = self.entry.with(|troubles| {
@@ -263,7 +295,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Waits for the next change. Of several that came in between the last one is told.
+    /// Waits for the next change. If several came since the last call, the newest is returned.
     pub async fn next(&mut self) -> Change {
         if self.receiver.changed().await.is_err() {
             // Only the end of the entry could close it, and that is held here.

@@ -21,6 +21,7 @@ pub struct KeepAlive {
 
 impl KeepAlive {
     pub(super) fn start(inner: &Arc<Inner>, interval: Duration) -> Self {
+        let interval = interval.max(inner.policy.shortest_pause());
         let (stop, mut stopped) = watch::channel(false);
         let inner = Arc::clone(inner);
         let walker = inner.runtime.clone().spawn(async move {
@@ -45,7 +46,7 @@ impl KeepAlive {
         Self { stop, walker }
     }
 
-    /// Stops the walk and waits until it stands.
+    /// Stops the walk and waits until it has stopped.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         // An error is the walk's own end, one way or the other.

@@ -1,4 +1,4 @@
-//! When a token is renewed, and how long things may take.
+//! When a token is refreshed, and how long things may take.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -8,12 +8,15 @@ use crate::store::UserKind;
 use crate::token::Token;
 use crate::user::UserId;
 
-/// When a [`TokenManager`](super::TokenManager) renews tokens.
+/// When a [`TokenManager`](super::TokenManager) refreshes tokens.
 ///
 /// A token of life L is *fresh* until L × ([`share`](Self::share) + h × [`spread`](Self::spread)),
-/// h between 0 and 1 by a hash of the user, so that users who came together are not renewed
-/// together. Then it is *due*: served, and renewed in the background. From
-/// [`margin`](Self::margin) before L on it is *expired*: callers wait for the renewal.
+/// h between 0 and 1 by a hash of the user, so that users who came together are not refreshed
+/// together. Then it is *due*: served, and refreshed in the background. From
+/// [`margin`](Self::margin) before L on it is *expired*: callers wait for the refresh.
+///
+/// By default a token of 90 days is due between day 60 and day 75, one of an hour between minute 40
+/// and minute 50, and both are expired 30 s before their end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RefreshPolicy {
     share: f64,
@@ -72,22 +75,23 @@ impl RefreshPolicy {
         self
     }
 
-    /// How long one refresh lasts at the most, from the moment it may send; shorter than the
-    /// lease.
+    /// How long one refresh lasts at the most, from its turn on: claiming, sending, the answer.
+    /// Shorter than the lease.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long other processes leave a user alone whose refresher fell silent.
+    /// How long a process that refreshes a user may be silent before another takes over.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// The pause after a first failure. It doubles with each further one.
+    /// The longest pause after a first failure; it doubles with each further one. A pause is drawn
+    /// between half of that and all of it.
     #[must_use]
     pub fn first_backoff(mut self, pause: Duration) -> Self {
         self.first_backoff = pause;

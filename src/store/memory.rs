@@ -13,8 +13,8 @@ use super::{
 };
 use crate::clock::{Clock, Moment, SharedClock, SystemClock};
 
-/// Keeps tokens in this process's memory. What it holds ends with the process: people must log in
-/// again after a restart.
+/// Keeps tokens in this process's memory, for one process and for development. What it holds ends
+/// with the process: people must log in again after a restart.
 ///
 /// Clone it to share it between several managers of one process. Memory is not bounded: it grows
 /// with the number of users, as a database would.
@@ -68,7 +68,7 @@ impl MemoryStore {
         Self::with_clock(SystemClock)
     }
 
-    /// An empty store that goes by `clock`.
+    /// An empty store that goes by `clock`: that of the `Hurdlr` it serves, if that is turned.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
         Self(Arc::new(Shared { clock: SharedClock::new(clock), kept: Mutex::default() }))

@@ -12,6 +12,29 @@ use crate::store::{
 
 /// Wraps a [`TokenStore`] and makes its calls slow or has them fail, before or after they took
 /// effect. Clones share their faults.
+///
+/// ```
+/// use hurdlr_oauth2::store::MemoryStore;
+/// use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore};
+/// use hurdlr_oauth2::{ErrorKind, Hurdlr, TokenManager, UserId};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let fake = FakeHurdlr::start().await?;
+/// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+///     .environment(fake.base_url())
+///     .build()?;
+/// let store = FaultyStore::new(MemoryStore::new());
+/// let manager = TokenManager::builder(hurdlr, store.clone()).build()?;
+///
+/// let ann = manager.enterprise_user(&UserId::new("ann")?);
+/// store.go_down();
+/// assert_eq!(ann.token().await.unwrap_err().kind(), ErrorKind::Store);
+/// assert_eq!(fake.count().total(), 0); // nothing was sent that could not have been saved
+/// store.recover();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct FaultyStore<S> {
     store: Arc<S>,

@@ -12,7 +12,8 @@ use crate::clock::{Clock, Moment};
 /// A [`Clock`] that tests turn, for [`HurdlrBuilder::clock`](crate::HurdlrBuilder::clock).
 ///
 /// It goes by tokio's clock, so that it stands where that is paused and waits are over at once
-/// there. Clones are the same clock.
+/// there. Clones are the same clock. The provider has a clock of its own, turned beside this one by
+/// [`FakeHurdlr::turn_clock`](super::FakeHurdlr::turn_clock).
 #[derive(Clone, Debug)]
 pub struct TurnedClock(Arc<Shared>);
 
@@ -31,7 +32,7 @@ struct Turned {
 }
 
 impl TurnedClock {
-    /// A clock that shows the present. Needs a tokio runtime where that is paused.
+    /// A clock that shows the present. If tokio's time is paused, call it on that runtime.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Shared {
