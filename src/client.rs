@@ -60,7 +60,7 @@ struct Inner {
     token_url: Url,
 
     authorize_url: Option<Url>,
-    redirect_uri: Option<Url>,
+    redirect_uri: Option<String>,
     issuer: Option<String>,
     bearer_on_refresh: bool,
     retry: RetryPolicy,
@@ -246,12 +246,13 @@ impl Hurdlr {
         let started = inner.clock.now();
         let mut attempts = Attempts::new(&inner.retry, grant.grant_type(), deadline);
         let mut grant = grant;
+        let mut last = None;
         loop {
             let elapsed = inner.clock.now().since(started);
             let Some(left) = attempts.begin(elapsed) else {
-                let message = "the time for this request was over before it was sent";
-                return Err(Error::new(ErrorKind::Unavailable, message)
-                    .with_attempts(attempts.sent(), attempts.unanswered()));
+                return Err(last
+                    .unwrap_or_else(request::Failure::out_of_time)
+                    .into_error(&attempts));
             };
             let failure = match self.attempt(&grant, attempts.sent(), left).await {
                 Ok(token) => return Ok(token),
@@ -261,11 +262,12 @@ impl Hurdlr {
             let Some(wait) = attempts.again(failure.cause, elapsed) else {
                 return Err(failure.into_error(&attempts));
             };
-            tracing::debug!(error = %failure.error, wait_ms = wait.as_millis(), "asking again");
+            tracing::debug!(error = %failure.error.for_log(), wait_ms = wait.as_millis(), "asking again");
             if !wait.is_zero() {
                 inner.clock.sleep(wait).await;
             }
             grant.doubt_bearer(failure.cause);
+            last = Some(failure);
         }
     }
 
@@ -303,7 +305,7 @@ impl Hurdlr {
             let judged = request::judge(answer, grant, &secrets, now);
             match &judged {
                 Ok(_) => tracing::debug!("token received"),
-                Err(failure) => tracing::debug!(error = %failure.error, "no token"),
+                Err(failure) => tracing::debug!(error = %failure.error.for_log(), "no token"),
             }
             judged.map(|(answer, date)| Token::received(answer, date, &inner.clock))
         }

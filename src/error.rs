@@ -62,6 +62,8 @@ struct Inner {
     status: Option<StatusCode>,
     attempts: u32,
     unanswered: bool,
+    /// The same call must not be made again.
+    is_final: bool,
     retry_after: Option<Duration>,
     code: Option<Box<str>>,
     description: Option<Box<str>>,
@@ -78,6 +80,7 @@ impl Error {
             status: None,
             attempts: 0,
             unanswered: false,
+            is_final: false,
             retry_after: None,
             code: None,
             description: None,
@@ -138,6 +141,10 @@ impl Error {
         })
     }
 
+    pub(crate) fn with_final(self) -> Self {
+        self.with(|inner| inner.is_final = true)
+    }
+
     pub(crate) fn with_retry_after(self, pause: Option<Duration>) -> Self {
         self.with(|inner| inner.retry_after = pause)
     }
@@ -161,6 +168,10 @@ impl Error {
         self
     }
 
+    pub(crate) fn for_log(&self) -> ForLog<'_> {
+        ForLog(self)
+    }
+
     /// What kind of failure this is, and so what to do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -173,11 +184,12 @@ impl Error {
         matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::RotationLost)
     }
 
-    /// Whether the same call can succeed later with nothing changed.
+    /// Whether the same call can succeed later with nothing changed. Never so for a login whose code
+    /// may be spent: it has to be begun again.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         use ErrorKind::{RateLimited, Store, TimedOut, Unavailable};
-        matches!(self.0.kind, RateLimited | Unavailable | TimedOut | Store)
+        !self.0.is_final && matches!(self.0.kind, RateLimited | Unavailable | TimedOut | Store)
     }
 
     /// The HTTP status of the last answer, where one came.
@@ -231,6 +243,23 @@ impl Error {
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
         self.0.unanswered
+    }
+}
+
+/// A failure without the provider's words, which can name a user.
+pub(crate) struct ForLog<'a>(&'a Error);
+
+impl fmt::Display for ForLog<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &*self.0.0;
+        f.write_str(&inner.message)?;
+        if let Some(code) = &inner.code {
+            write!(f, ": {code}")?;
+        }
+        if let Some(status) = inner.status {
+            write!(f, ", status {}", status.as_u16())?;
+        }
+        Ok(())
     }
 }
 

@@ -59,6 +59,7 @@ mod login;
 pub use login::{Callback, PendingLogin};
 pub mod manager;
 pub use manager::TokenManager;
+mod object;
 mod retry;
 pub use retry::RetryPolicy;
 pub mod store;

@@ -1,11 +1,12 @@
 //! A person's login: the URL they are sent to, and the callback they come back with.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, RedirectUrl};
+use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
@@ -14,10 +15,19 @@ use zeroize::Zeroizing;
 
 use crate::basic::BasicClient;
 use crate::clock::Moment;
+use crate::endpoint::secret_bearing_url;
 use crate::error::{CallbackProblem, Error, readable_text};
+use crate::object::Object;
 
 /// How long a person has for a login.
 pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// 128 bits in base64url, as they are drawn here.
+const SHORTEST_STATE: usize = 22;
+
+/// RFC 7636 section 4.1.
+const SHORTEST_VERIFIER: usize = 43;
+const LONGEST_VERIFIER: usize = 128;
 
 /// What has to be kept between the two halves of a login: the state (RFC 6749 section 10.12), the
 /// PKCE verifier (RFC 7636) and the redirect URI.
@@ -29,7 +39,7 @@ pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(10 * 60);
 pub struct PendingLogin {
     state: SecretString,
     verifier: SecretString,
-    redirect_uri: Url,
+    redirect_uri: String,
     began: i64,
 }
 
@@ -38,7 +48,8 @@ pub struct PendingLogin {
 struct Written<'a> {
     state: &'a str,
     verifier: &'a str,
-    redirect_uri: &'a str,
+    #[serde(borrow)]
+    redirect_uri: Cow<'a, str>,
     began: i64,
 }
 
@@ -46,7 +57,7 @@ struct Written<'a> {
 pub(crate) struct AuthorizationCode {
     pub(crate) code: SecretString,
     pub(crate) verifier: SecretString,
-    pub(crate) redirect_uri: Url,
+    pub(crate) redirect_uri: String,
 }
 
 impl PendingLogin {
@@ -54,19 +65,22 @@ impl PendingLogin {
     pub(crate) fn begin(
         client_id: &str,
         authorize_url: &Url,
-        redirect_uri: &Url,
+        redirect_uri: &str,
         now: Moment,
     ) -> (Url, Self) {
         let client = BasicClient::new(ClientId::new(client_id.to_owned()))
-            .set_auth_uri(AuthUrl::from_url(authorize_url.clone()))
-            .set_redirect_uri(RedirectUrl::from_url(redirect_uri.clone()));
+            .set_auth_uri(AuthUrl::from_url(authorize_url.clone()));
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let (url, state) =
-            client.authorize_url(CsrfToken::new_random).set_pkce_challenge(challenge).url();
+        let (url, state) = client
+            .authorize_url(CsrfToken::new_random)
+            .set_pkce_challenge(challenge)
+            // As the text it is, and not as a URL, which may be spelt in other ways.
+            .add_extra_param("redirect_uri", redirect_uri)
+            .url();
         let pending = Self {
             state: SecretString::from(state.into_secret()),
             verifier: SecretString::from(verifier.into_secret()),
-            redirect_uri: redirect_uri.clone(),
+            redirect_uri: redirect_uri.to_owned(),
             began: now.unix_seconds(),
         };
         (url, pending)
@@ -78,11 +92,12 @@ impl PendingLogin {
         let written = Written {
             state: self.state.expose_secret(),
             verifier: self.verifier.expose_secret(),
-            redirect_uri: self.redirect_uri.as_str(),
+            redirect_uri: Cow::Borrowed(&self.redirect_uri),
             began: self.began,
         };
         // Three strings and a number always serialize.
-        let json = Zeroizing::new(serde_json::to_vec(&written).unwrap_or_default());
+        let mut json = Zeroizing::new(Vec::with_capacity(256 + 2 * self.redirect_uri.len()));
+        let _ = serde_json::to_writer(&mut *json, &written);
         BASE64_URL_SAFE_NO_PAD.encode(&*json).into()
     }
 
@@ -92,11 +107,19 @@ impl PendingLogin {
         let unreadable = || Error::callback(CallbackProblem::Unreadable);
         let json = BASE64_URL_SAFE_NO_PAD.decode(text.expose_secret()).map_err(|_| unreadable())?;
         let json = Zeroizing::new(json);
-        let written: Written<'_> = serde_json::from_slice(&json).map_err(|_| unreadable())?;
+        let Object(written): Object<Written<'_>> =
+            serde_json::from_slice(&json).map_err(|_| unreadable())?;
+        let ours = written.state.len() >= SHORTEST_STATE
+            && (SHORTEST_VERIFIER..=LONGEST_VERIFIER).contains(&written.verifier.len())
+            && written.began >= 0
+            && secret_bearing_url("redirect_uri", &written.redirect_uri).is_ok();
+        if !ours {
+            return Err(unreadable());
+        }
         Ok(Self {
             state: written.state.into(),
             verifier: written.verifier.into(),
-            redirect_uri: written.redirect_uri.parse().map_err(|_| unreadable())?,
+            redirect_uri: written.redirect_uri.into_owned(),
             began: written.began,
         })
     }
@@ -126,7 +149,9 @@ impl PendingLogin {
         if !bool::from(state.as_bytes().ct_eq(expected)) {
             return Err(Error::callback(CallbackProblem::StateMismatch));
         }
-        let answered_by = callback.only("iss", CallbackProblem::IssuerMismatch)?;
+        let answered_by = callback
+            .only("iss", CallbackProblem::IssuerMismatch)?
+            .filter(|issuer| !issuer.is_empty());
         if let (Some(expected), Some(answered_by)) = (issuer, answered_by)
             && expected != answered_by
         {
@@ -152,10 +177,9 @@ impl PendingLogin {
 
 impl fmt::Debug for PendingLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let began = UNIX_EPOCH + Duration::from_secs(self.began.unsigned_abs());
         f.debug_struct("PendingLogin")
-            .field("redirect_uri", &self.redirect_uri.as_str())
-            .field("began", &began)
+            .field("redirect_uri", &self.redirect_uri)
+            .field("began", &self.began)
             .finish_non_exhaustive()
     }
 }
@@ -166,10 +190,14 @@ impl fmt::Debug for PendingLogin {
 pub struct Callback(Vec<(String, Zeroizing<String>)>);
 
 impl Callback {
-    /// Reads a query string, with or without its `?`.
+    /// Reads a query string, with or without its `?` and what stands before that.
     #[must_use]
     pub fn from_query(query: &str) -> Self {
-        let query = query.strip_prefix('?').unwrap_or(query);
+        let query = match query.split_once('?') {
+            Some((before, query)) if !before.contains('=') => query,
+            _ => query,
+        };
+        let query = query.split_once('#').map_or(query, |(query, _)| query);
         Self::from_pairs(url::form_urlencoded::parse(query.as_bytes()))
     }
 
@@ -183,7 +211,10 @@ impl Callback {
     }
 
     fn first(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, value)| key == name && !value.is_empty())
+            .map(|(_, value)| value.as_str())
     }
 
     /// The value of a parameter that must not come twice.
@@ -247,8 +278,7 @@ mod tests {
 
     fn begun() -> (Url, PendingLogin) {
         let authorize = "https://connect.example.com/authorize?tenant=1".parse().unwrap();
-        let redirect = "https://app.example.com/callback".parse().unwrap();
-        PendingLogin::begin("id", &authorize, &redirect, at(1_000))
+        PendingLogin::begin("id", &authorize, "https://app.example.com/callback", at(1_000))
     }
 
     fn judged(build: impl FnOnce(&str) -> String) -> Result<AuthorizationCode, Error> {
@@ -373,6 +403,44 @@ mod tests {
             let error = PendingLogin::from_secret(&text.into()).unwrap_err();
             assert_eq!(error.callback_problem(), Some(CallbackProblem::Unreadable));
         }
+    }
+
+    #[test]
+    fn a_redirect_uri_is_sent_and_kept_letter_by_letter() {
+        let authorize = "https://connect.example.com/authorize".parse().unwrap();
+        for text in ["https://App.example.com", "https://a.example:443/b/../c?x=a\\b&y=\"%2f"] {
+            let (url, pending) = PendingLogin::begin("id", &authorize, text, at(1_000));
+            let sent = url.query_pairs().find(|(name, _)| name == "redirect_uri").unwrap().1;
+            assert_eq!(sent, text);
+            assert_eq!(PendingLogin::from_secret(&pending.to_secret()).unwrap().redirect_uri, text);
+        }
+    }
+
+    #[test]
+    fn what_nobody_here_wrote_is_not_taken_for_a_login() {
+        let verifier = "v".repeat(43);
+        let state = "s".repeat(22);
+        let read = |state: &str, verifier: &str, redirect_uri: &str, began: i64| {
+            let json = serde_json::json!({
+                "state": state, "verifier": verifier, "redirect_uri": redirect_uri, "began": began,
+            });
+            PendingLogin::from_secret(&BASE64_URL_SAFE_NO_PAD.encode(json.to_string()).into())
+        };
+        assert!(read(&state, &verifier, "https://a.example", 0).is_ok());
+        assert!(read("", &verifier, "https://a.example", 0).is_err());
+        assert!(read(&state, "", "https://a.example", 0).is_err());
+        assert!(read(&state, &verifier, "http://a.example", 0).is_err());
+        assert!(read(&state, &verifier, "https://a.example", i64::MIN).is_err());
+        assert!(
+            !format!("{:?}", read(&state, &verifier, "https://a.example", i64::MAX)).is_empty()
+        );
+    }
+
+    #[test]
+    fn an_empty_parameter_is_an_omitted_one_and_a_whole_url_is_read() {
+        let code =
+            judged(|state| format!("https://a.example/cb?error=&iss=&code=c&state={state}#_"));
+        assert_eq!(code.unwrap().code.expose_secret(), "c");
     }
 
     #[test]

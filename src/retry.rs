@@ -13,7 +13,7 @@ use crate::error::Error;
 /// | not sent (DNS, connect, TLS) | repeated | repeated | repeated |
 /// | 429, 503 | after the time it names | after the time it names | after the time it names |
 /// | other 5xx, timeout, connection lost, unreadable 2xx | repeated | once, at once | never |
-/// | 401 or an expired token, to a refresh that carried a Bearer header | | once, without it | |
+/// | 401, an expired or an invalid token, to a refresh that carried a Bearer header | | once, without it | |
 /// | any other answer | never | never | never |
 ///
 /// Waits double from [`first_backoff`](Self::first_backoff) to
@@ -47,7 +47,8 @@ impl RetryPolicy {
         Self::default().max_attempts(1)
     }
 
-    /// How many times one call sends its request at the most; at least 1.
+    /// How many times one call sends its request at the most; at least 1. The one time that a
+    /// refresh is sent again without its Bearer header comes on top.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
@@ -144,6 +145,10 @@ impl<'a> Attempts<'a> {
         Self { policy, grant, total_time, sent: 0, repeated_at_once: false, unanswered: false }
     }
 
+    pub(crate) fn grant_type(&self) -> GrantType {
+        self.grant
+    }
+
     pub(crate) fn sent(&self) -> u32 {
         self.sent
     }
@@ -167,7 +172,8 @@ impl<'a> Attempts<'a> {
         let wait = match (cause, self.grant) {
             (Cause::NotSent, _) if more => self.policy.backoff(self.sent),
             (Cause::Throttled(pause), _) if more => {
-                pause.unwrap_or_else(|| self.policy.backoff(self.sent))
+                // "Now" from everybody's server at once is no reason to come back all at once.
+                pause.unwrap_or_default().max(self.policy.backoff(self.sent))
             }
             (Cause::Unanswered, GrantType::ClientCredentials) if more => {
                 self.policy.backoff(self.sent)

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Moment, SharedClock};
 use crate::error::{Error, ErrorKind};
+use crate::object::Object;
 
 /// An access token, the refresh token that came with it, and their life.
 ///
@@ -205,9 +206,9 @@ impl Token {
             },
             NonZeroI64::get,
         );
-        let mut payload = self.written(Some(created_at));
+        let written = self.written(Some(created_at));
         // JSON is UTF-8.
-        String::from_utf8(std::mem::take(payload.expose_secret_mut())).unwrap_or_default().into()
+        std::str::from_utf8(written.expose_secret()).unwrap_or_default().into()
     }
 
     /// When it was received, and how old it was then.
@@ -350,8 +351,8 @@ impl fmt::Debug for Token {
 /// Reads a token object that was handed out elsewhere, alone or as the `oAuth` of an account
 /// answer.
 pub(crate) fn read_imported(json: &[u8]) -> Result<BasicTokenResponse, Error> {
-    let object = match serde_json::from_slice::<AccountAnswer>(json) {
-        Ok(account) => account.token,
+    let object = match serde_json::from_slice::<Object<AccountAnswer>>(json) {
+        Ok(Object(account)) => account.token,
         Err(_) => serde_json::from_slice(json).map_err(|error| {
             Error::new(ErrorKind::InvalidResponse, "this is not a token object")
                 .caused_by(JsonError::from(error))

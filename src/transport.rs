@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use url::Url;
@@ -16,6 +16,9 @@ use crate::error::Error;
 
 /// The longest answer that is read, in bytes.
 pub(crate) const LONGEST_BODY: usize = 64 * 1024;
+
+/// The longest pause that is believed. One that a broken proxy asks for must not lock anybody out.
+const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
 
 /// How long one request may take.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +99,11 @@ impl HttpClient {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
+            // Whatever features of reqwest the app has on: what is compressed would leave a copy.
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
             .connection_verbose(false)
             // Shorter than servers keep idle connections, so that few requests meet one that is
             // being closed: those would count as unanswered.
@@ -127,14 +135,14 @@ impl HttpClient {
         method: Method,
         url: Url,
         headers: HeaderMap,
-        body: Vec<u8>,
+        body: Zeroizing<Vec<u8>>,
         limit: Duration,
     ) -> Result<Answer, HttpError> {
         let response = self
             .client
             .request(method, url)
             .headers(headers)
-            .body(Bytes::from_owner(Zeroizing::new(body)))
+            .body(Bytes::from_owner(body))
             .timeout(limit)
             .send()
             .await
@@ -160,12 +168,16 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(async move {
-            let (parts, body) = request.into_parts();
+            let (mut parts, body) = request.into_parts();
+            if let Some(value) = parts.headers.get_mut(AUTHORIZATION) {
+                value.set_sensitive(true);
+            }
             let url = parts.uri.to_string().parse::<Url>().ok();
             let url = url.filter(|url| url.origin() == self.origin);
             let url = url.ok_or(HttpError::ForeignOrigin)?;
-            let mut answer =
-                self.send(parts.method, url, parts.headers, body, self.timeout).await?;
+            let mut answer = self
+                .send(parts.method, url, parts.headers, Zeroizing::new(body), self.timeout)
+                .await?;
             if let Some(error) = answer.cut.take() {
                 return Err(error);
             }
@@ -184,7 +196,7 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
 /// A form on its way to the token endpoint.
 pub(crate) struct Form {
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
 /// What came back: all that judging needs, and no more of it kept.
@@ -207,6 +219,8 @@ impl Answer {
         let cut = loop {
             match response.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > LONGEST_BODY => {
+                    let room = LONGEST_BODY - body.len();
+                    body.extend_from_slice(&chunk[..room]);
                     break Some(HttpError::TooLong);
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
@@ -227,21 +241,30 @@ impl Answer {
         Self { status: parts.status, headers: kept(&parts.headers), body, cut }
     }
 
+    /// Whether a token in it is the answer: not that of a failure, and not one that does not end.
+    /// One that broke off behind a whole token is good.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.status.is_success() && !matches!(self.cut, Some(HttpError::TooLong))
+    }
+
     /// When the provider sent the answer, by its own clock.
     pub(crate) fn date(&self) -> Option<SystemTime> {
         httpdate::parse_http_date(self.headers.get(DATE)?.to_str().ok()?).ok()
     }
 
-    /// The pause that was asked for, in seconds or as a date (RFC 9110 section 10.2.3). A date
+    /// The pause that was asked for, in seconds or as a date (RFC 9110 section 10.2.3); a day at the
+    /// most. A date
     /// counts from the answer's own `Date`, since both are of one clock, else from `now`.
     pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            // More digits than a number holds is a pause longer than anybody waits.
-            return Some(Duration::from_secs(text.parse().unwrap_or(u64::from(u32::MAX))));
+            // More digits than a number holds is a long pause too.
+            let seconds = text.parse().unwrap_or(u64::MAX);
+            return Some(Duration::from_secs(seconds).min(LONGEST_PAUSE));
         }
         let until = httpdate::parse_http_date(text).ok()?;
-        Some(until.duration_since(self.date().unwrap_or(now)).unwrap_or_default())
+        let pause = until.duration_since(self.date().unwrap_or(now)).unwrap_or_default();
+        Some(pause.min(LONGEST_PAUSE))
     }
 }
 
@@ -278,7 +301,10 @@ mod tests {
             ("0", Some(0)),
             ("120", Some(120)),
             (" 7 ", Some(7)),
-            ("99999999999999999999999", Some(u64::from(u32::MAX))),
+            ("99999999999999999999999", Some(86_400)),
+            ("18446744073709551615", Some(86_400)),
+            ("86401", Some(86_400)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(86_400)),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
             ("-5", None),

@@ -147,7 +147,7 @@ async fn the_code_exchange_sends_the_documented_fields_with_redirect_uri_and_ver
         );
         assert_eq!(
             query_of(&url, "redirect_uri"),
-            "https://app.example.com/back?from=a%20b&x=1",
+            "https://app.example.com/back?from=a b&x=1",
             "the same in both halves, character by character"
         );
         let challenge =

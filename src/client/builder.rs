@@ -205,7 +205,7 @@ impl HurdlrBuilder {
         let transport = self.transport_for(&token_url)?;
         Ok(Hurdlr(Arc::new(Inner {
             authorize_url: url_of(self.authorize_url)?,
-            redirect_uri: url_of(self.redirect_uri)?,
+            redirect_uri: text_of(self.redirect_uri)?,
             retry: self.retry.judged()?,
             client_id: self.client_id,
             client_secret: self.client_secret,
@@ -223,6 +223,13 @@ impl HurdlrBuilder {
 
 fn url_of(setting: Option<Named<String>>) -> Result<Option<Url>, Error> {
     setting.map(|Named { name, value }| secret_bearing_url(name, &value)).transpose()
+}
+
+/// A URL that has to be sent letter by letter as it was registered (RFC 6749 section 3.1.2.3).
+fn text_of(setting: Option<Named<String>>) -> Result<Option<String>, Error> {
+    let judged =
+        |Named { name, value }: Named<String>| secret_bearing_url(name, &value).map(|_| value);
+    setting.map(judged).transpose()
 }
 
 impl fmt::Debug for HurdlrBuilder {
@@ -271,10 +278,10 @@ mod given {
         pub(in crate::client) async fn post(
             &self,
             token_url: &Url,
-            form: Form,
+            mut form: Form,
             limit: Duration,
         ) -> Result<Answer, HttpError> {
-            let mut request = HttpRequest::new(form.body);
+            let mut request = HttpRequest::new(std::mem::take(&mut *form.body));
             *request.method_mut() = http::Method::POST;
             *request.uri_mut() =
                 token_url.as_str().parse().map_err(|error| HttpError::Other(Box::new(error)))?;

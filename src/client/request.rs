@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::clock::Moment;
 use crate::endpoint::{ClientAuthentication, Contract};
 use crate::error::{BasicErrorResponse, Error, ErrorKind};
+use crate::object::Object;
 use crate::retry::{Attempts, Cause, GrantType};
 use crate::token::{
     BasicTokenResponse, JsonError, Token, TokenDefect, TokenObject, rescue_refresh_token,
@@ -25,7 +26,7 @@ use crate::user::UserId;
 /// What is asked for, and what it is asked with.
 #[derive(Clone, Copy)]
 pub(super) enum Grant<'a> {
-    AuthorizationCode { code: &'a SecretString, verifier: &'a SecretString, redirect_uri: &'a Url },
+    AuthorizationCode { code: &'a SecretString, verifier: &'a SecretString, redirect_uri: &'a str },
     ClientCredentials { user: &'a UserId },
     RefreshToken { refresh_token: &'a SecretString, bearer: Option<&'a Token> },
 }
@@ -61,6 +62,22 @@ impl<'a> Grant<'a> {
         }
     }
 
+    /// Whether a lost answer loses nothing. Client credentials need no refresh token (RFC 6749
+    /// section 4.4.3): one in a broken answer is no reason not to ask again.
+    fn is_repeatable(&self) -> bool {
+        matches!(self, Self::ClientCredentials { .. })
+    }
+
+    /// Whether this is the refresh token that was sent.
+    fn sent(&self, token: &SecretString) -> bool {
+        match self {
+            Self::RefreshToken { refresh_token, .. } => {
+                refresh_token.expose_secret() == token.expose_secret()
+            }
+            _ => false,
+        }
+    }
+
     /// Leaves the Bearer header out from now on, if that is what was refused.
     pub(super) fn doubt_bearer(&mut self, cause: Cause) {
         if let (Cause::BearerDoubted, Self::RefreshToken { bearer, .. }) = (cause, self) {
@@ -68,15 +85,17 @@ impl<'a> Grant<'a> {
         }
     }
 
-    /// The secrets of the request, which no error text may repeat.
-    pub(super) fn secrets(&self, client_secret: &'a SecretString) -> Vec<&'a SecretString> {
-        let mut secrets = vec![client_secret];
+    /// What no error text may repeat: the secrets of the request, and who the user is.
+    pub(super) fn secrets(&self, client_secret: &'a SecretString) -> Vec<&'a str> {
+        let mut secrets = vec![client_secret.expose_secret()];
         match self {
-            Self::AuthorizationCode { code, verifier, .. } => secrets.extend([*code, *verifier]),
-            Self::ClientCredentials { .. } => {}
+            Self::AuthorizationCode { code, verifier, .. } => {
+                secrets.extend([code.expose_secret(), verifier.expose_secret()]);
+            }
+            Self::ClientCredentials { user } => secrets.push(user.as_str()),
             Self::RefreshToken { refresh_token, bearer } => {
-                secrets.push(refresh_token);
-                secrets.extend(bearer.map(Token::access_token));
+                secrets.push(refresh_token.expose_secret());
+                secrets.extend(bearer.map(|token| token.access_token().expose_secret()));
             }
         }
         secrets
@@ -88,12 +107,12 @@ impl<'a> Grant<'a> {
         client_id: &str,
         client_secret: &SecretString,
         contract: &Contract,
-    ) -> Vec<u8> {
+    ) -> Zeroizing<Vec<u8>> {
         let mut fields = vec![("grant_type", self.name())];
         match self {
             Self::AuthorizationCode { code, verifier, redirect_uri } => fields.extend([
                 ("code", code.expose_secret()),
-                ("redirect_uri", redirect_uri.as_str()),
+                ("redirect_uri", *redirect_uri),
                 ("code_verifier", verifier.expose_secret()),
             ]),
             Self::ClientCredentials { user } => fields.push(("userId", user.as_str())),
@@ -113,6 +132,7 @@ impl<'a> Grant<'a> {
             .extend_pairs(fields)
             .finish()
             .into_bytes()
+            .into()
     }
 }
 
@@ -150,14 +170,22 @@ impl Failure {
         Self { cause, error }
     }
 
+    pub(super) fn out_of_time() -> Self {
+        let message = "the time for this request was over before it was sent";
+        Self::new(Cause::NotSent, Error::new(ErrorKind::Unavailable, message))
+    }
+
     pub(super) fn into_error(self, attempts: &Attempts<'_>) -> Error {
         let unanswered = attempts.unanswered();
         let error = self.error.with_attempts(attempts.sent(), unanswered);
-        // Dead, and an answer went missing just before: that answer held the living one.
-        if unanswered && error.kind() == ErrorKind::LoginRequired {
-            error.with_kind(ErrorKind::RotationLost)
-        } else {
-            error
+        match attempts.grant_type() {
+            // Dead, and an answer went missing just before: that answer held the living one.
+            GrantType::RefreshToken if unanswered && error.kind() == ErrorKind::LoginRequired => {
+                error.with_kind(ErrorKind::RotationLost)
+            }
+            // The code may be spent, and must not come twice (RFC 6749 section 4.1.2).
+            GrantType::AuthorizationCode if unanswered => error.with_final(),
+            _ => error,
         }
     }
 }
@@ -167,38 +195,52 @@ impl Failure {
 pub(super) fn judge(
     sent: Result<Answer, HttpError>,
     grant: &Grant<'_>,
-    secrets: &[&SecretString],
+    secrets: &[&str],
     now: Moment,
 ) -> Result<(BasicTokenResponse, Option<SystemTime>), Failure> {
     let answer = sent.map_err(unsent)?;
-    let status = answer.status;
-    if status.is_success() {
-        let defect = match read_token(&answer.body) {
-            Ok(token) => return Ok((token, answer.date())),
-            Err(defect) => defect,
-        };
-        if let Some(refresh_token) = rescue_refresh_token(&answer.body) {
-            let message = "the provider's answer is defective beside a refresh token";
-            let error = Error::new(ErrorKind::InvalidResponse, message)
-                .with_status(status)
-                .with_rescued(refresh_token);
-            // Client credentials need no refresh token (RFC 6749 section 4.4.3): to them this is an
-            // answer that cannot be read, like any other.
-            let cause = match grant.grant_type() {
-                GrantType::ClientCredentials => Cause::Unanswered,
-                GrantType::AuthorizationCode | GrantType::RefreshToken => Cause::Settled,
-            };
-            return Err(Failure::new(cause, defect.explain(error)));
-        }
-        return match read_error(&answer.body, secrets) {
-            Some(refusal) => Err(refused(&refusal, &answer, grant, now)),
-            None => Err(unreadable_success(answer, defect)),
-        };
+    let defect = match read_token(&answer.body) {
+        Ok(token) if answer.is_taken() => return Ok((token, answer.date())),
+        Ok(_) => Defect::NotTaken,
+        Err(defect) => defect,
+    };
+    let refusal = read_error(&answer.body, secrets);
+    // One that only repeats what was sent is no news.
+    let rescued = rescue_refresh_token(&answer.body).filter(|token| !grant.sent(token));
+    if let Some(refresh_token) =
+        rescued.filter(|_| answer.status.is_success() || !grant.is_repeatable())
+    {
+        return Err(rescue(refresh_token, defect, refusal.as_ref(), answer, grant));
     }
-    Err(match read_error(&answer.body, secrets) {
+    Err(match refusal {
         Some(refusal) => refused(&refusal, &answer, grant, now),
+        None if answer.status.is_success() => unreadable_success(answer, defect),
         None => unexplained(answer, grant, now),
     })
+}
+
+/// A failure that holds a refresh token all the same.
+fn rescue(
+    refresh_token: SecretString,
+    defect: Defect,
+    refusal: Option<&BasicErrorResponse>,
+    answer: Answer,
+    grant: &Grant<'_>,
+) -> Failure {
+    let message = "the provider's answer is defective beside a refresh token";
+    let mut error = Error::new(ErrorKind::InvalidResponse, message)
+        .with_status(answer.status)
+        .with_rescued(refresh_token);
+    if let Some(refusal) = refusal {
+        let description = refusal.error_description().map(String::as_str);
+        error = error.with_answer(refusal.error().as_ref(), description);
+    }
+    let cause = if grant.is_repeatable() { Cause::Unanswered } else { Cause::Settled };
+    let error = match answer.cut {
+        Some(cut) => error.caused_by(cut),
+        None => defect.explain(error),
+    };
+    Failure::new(cause, error)
 }
 
 fn unsent(error: HttpError) -> Failure {
@@ -229,6 +271,8 @@ fn never_left(error: &(dyn std::error::Error + 'static)) -> bool {
 enum Defect {
     Json(JsonError),
     Token(TokenDefect),
+    /// It would be one, were the answer not a failure, or longer than any.
+    NotTaken,
 }
 
 impl Defect {
@@ -236,18 +280,19 @@ impl Defect {
         match self {
             Self::Json(source) => error.caused_by(source),
             Self::Token(source) => error.caused_by(source),
+            Self::NotTaken => error,
         }
     }
 }
 
 fn read_token(body: &[u8]) -> Result<BasicTokenResponse, Defect> {
-    let object: TokenObject =
+    let Object(object): Object<TokenObject> =
         serde_json::from_slice(body).map_err(|error| Defect::Json(error.into()))?;
     object.try_into().map_err(Defect::Token)
 }
 
 /// Reads an error answer. Should it quote a secret of the request, that is blotted out.
-fn read_error(body: &[u8], secrets: &[&SecretString]) -> Option<BasicErrorResponse> {
+fn read_error(body: &[u8], secrets: &[&str]) -> Option<BasicErrorResponse> {
     let mut answer = serde_json::from_slice(body).ok()?;
     // In the texts and not in the bytes, since JSON can escape every character; before they are
     // cut to length, since half a secret is not found any more.
@@ -268,16 +313,15 @@ fn visit_texts(json: &mut Value, visit: &mut impl FnMut(&mut String)) {
 }
 
 /// Replaces each of `secrets`, in clear and as the form encodes it.
-fn blot_out(text: &mut String, secrets: &[&SecretString]) {
+fn blot_out(text: &mut String, secrets: &[&str]) {
     // Anything shorter is no secret, and would tear words apart.
     const SHORTEST: usize = 4;
     let mut hidden: Vec<_> = secrets
         .iter()
-        .map(|secret| secret.expose_secret())
         .filter(|secret| secret.len() >= SHORTEST)
         .flat_map(|secret| {
             let encoded = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-            [Zeroizing::new(secret.to_owned()), Zeroizing::new(encoded)]
+            [Zeroizing::new((*secret).to_owned()), Zeroizing::new(encoded)]
         })
         .collect();
     // One may be part of another, and would leave the rest of it standing.
@@ -387,9 +431,8 @@ mod tests {
     #[test]
     fn a_secret_quoted_in_an_error_is_blotted_out_wherever_it_stands() {
         let blotted = |text: &str, secrets: &[&str]| {
-            let secrets: Vec<_> = secrets.iter().map(|it| SecretString::from(*it)).collect();
             let mut text = text.to_owned();
-            blot_out(&mut text, &secrets.iter().collect::<Vec<_>>());
+            blot_out(&mut text, secrets);
             text
         };
         assert_eq!(

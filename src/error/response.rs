@@ -6,6 +6,8 @@ use oauth2::basic::BasicErrorResponseType;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::object::Object;
+
 /// The longest text of a provider's that is kept, in bytes.
 const LONGEST_TEXT: usize = 512;
 
@@ -22,7 +24,7 @@ const UNKNOWN: &str = "UNKNOWN_ERROR";
 /// the description holds all their messages. Texts are cut at 512 bytes and rid of control
 /// characters.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "Body")]
+#[serde(try_from = "Object<Body>")]
 pub struct BasicErrorResponse {
     error: BasicErrorResponseType,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,7 +71,8 @@ impl oauth2::ErrorResponse for BasicErrorResponse {}
 /// Either shape, as it comes.
 #[derive(Deserialize)]
 struct Body {
-    result: Option<IgnoredAny>,
+    #[serde(default)]
+    result: Lenient,
     error: Option<ErrorField>,
     #[serde(default)]
     error_description: Lenient,
@@ -81,13 +84,33 @@ struct Body {
 #[serde(untagged)]
 enum ErrorField {
     Text(String),
-    // Before `One`: serde would read an array as the fields of a struct, in order.
-    Many(Vec<Detail>),
-    One(Detail),
+    One(Object<Detail>),
+    Many(Vec<Item>),
     Strange(IgnoredAny),
 }
 
+/// An element of the envelope's array: one that is odd must not hide the others.
 #[derive(Deserialize)]
+#[serde(untagged)]
+enum Item {
+    Detail(Object<Detail>),
+    Message(String),
+    Strange(IgnoredAny),
+}
+
+impl Item {
+    fn detail(self) -> Option<Detail> {
+        match self {
+            Self::Detail(Object(detail)) => Some(detail),
+            Self::Message(text) => {
+                Some(Detail { message: Lenient::Text(text), ..Detail::default() })
+            }
+            Self::Strange(_) => None,
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
 struct Detail {
     #[serde(default)]
     r#type: Lenient,
@@ -116,17 +139,22 @@ impl Lenient {
     }
 }
 
-impl TryFrom<Body> for BasicErrorResponse {
+impl TryFrom<Object<Body>> for BasicErrorResponse {
     type Error = &'static str;
 
-    fn try_from(body: Body) -> Result<Self, Self::Error> {
-        let enveloped = body.result.is_some();
+    fn try_from(Object(body): Object<Body>) -> Result<Self, Self::Error> {
+        let result = body.result.text();
+        // `SUCCESS`, or `SUCCESS_TEMP_PASSWORD`: whatever else is missing, that is no refusal.
+        if result.as_deref().is_some_and(|result| result.starts_with("SUCCESS")) {
+            return Err("`result` says success: not an error answer");
+        }
+        let enveloped = result.is_some();
         let described = body.error_description.text();
         let (code, said) = match body.error {
             Some(ErrorField::Text(text)) if !enveloped || is_code(&text) => (text, None),
             Some(ErrorField::Text(text)) => (UNKNOWN.into(), Some(text)),
-            Some(ErrorField::One(detail)) => summary(vec![detail]),
-            Some(ErrorField::Many(details)) => summary(details),
+            Some(ErrorField::One(Object(detail))) => summary([detail]),
+            Some(ErrorField::Many(items)) => summary(items.into_iter().filter_map(Item::detail)),
             Some(ErrorField::Strange(_)) => (UNKNOWN.into(), None),
             None if enveloped => (UNKNOWN.into(), None),
             None => return Err("neither `error` nor `result`: not an error answer"),
@@ -141,7 +169,7 @@ impl TryFrom<Body> for BasicErrorResponse {
 }
 
 /// The code of the first error, and what all of them say.
-fn summary(details: Vec<Detail>) -> (String, Option<String>) {
+fn summary(details: impl IntoIterator<Item = Detail>) -> (String, Option<String>) {
     let mut code = None;
     let mut said = Vec::new();
     for Detail { r#type, message, param } in details {
@@ -226,6 +254,8 @@ mod tests {
             (r#"{"result":"FAILURE","data":null}"#, UNKNOWN, None),
             (r#"{"error":{}}"#, UNKNOWN, None),
             (r#"{"error":[{"type":7,"message":null}]}"#, UNKNOWN, None),
+            (r#"{"error":[{"type":"EXPIRED_TOKEN"},null]}"#, "EXPIRED_TOKEN", None),
+            (r#"{"error":[7,"Broken.",{"type":"DUPLICATE"}]}"#, "DUPLICATE", Some("Broken.")),
         ] {
             let read = read(body);
             assert_eq!(read.error().as_ref(), code, "{body}");
@@ -235,7 +265,16 @@ mod tests {
 
     #[test]
     fn what_is_not_an_error_is_not_read_as_one() {
-        for body in ["{}", "[]", "null", r#"{"access_token":"t"}"#, "<html>"] {
+        for body in [
+            r#"{"result":"SUCCESS","data":null}"#,
+            r#"{"result":"SUCCESS_TEMP_PASSWORD","oAuth":{},"error":"none"}"#,
+            r#"[null,"invalid_grant"]"#,
+            "{}",
+            "[]",
+            "null",
+            r#"{"access_token":"t"}"#,
+            "<html>",
+        ] {
             assert!(serde_json::from_str::<BasicErrorResponse>(body).is_err(), "{body}");
         }
     }

@@ -351,7 +351,7 @@ impl Attempt {
         tracing::info!(
             user = ?self.entry.subject,
             kind = ?failure.error.kind(),
-            error = %failure.error,
+            error = %failure.error.for_log(),
             next_try_ms = pause.as_millis(),
             "refresh failed"
         );

@@ -1,17 +1,19 @@
 //! The token answer as the provider sends it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oauth2::basic::BasicTokenType;
 use oauth2::{AccessToken, RefreshToken, Scope, TokenResponse};
 use secrecy::SecretString;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::readable_text;
+use crate::object::Object;
 
 /// The longest span that is believed, in seconds: what the reference's int32 can say.
 const LONGEST_SPAN: u32 = i32::MAX.unsigned_abs();
@@ -32,7 +34,7 @@ const LAST_DATE: i64 = 253_402_300_800;
 /// read back as a token answer. An app that stores its answers as JSON writes
 /// [`exposed()`](Self::exposed) instead. The tokens are wiped from memory on drop.
 #[derive(Clone, Deserialize)]
-#[serde(try_from = "TokenObject")]
+#[serde(try_from = "Object<TokenObject>")]
 pub struct BasicTokenResponse {
     access_token: AccessToken,
     refresh_token: Option<RefreshToken>,
@@ -206,6 +208,14 @@ pub(crate) enum TokenDefect {
     NotBearer(String),
 }
 
+impl TryFrom<Object<TokenObject>> for BasicTokenResponse {
+    type Error = TokenDefect;
+
+    fn try_from(Object(object): Object<TokenObject>) -> Result<Self, TokenDefect> {
+        object.try_into()
+    }
+}
+
 impl TryFrom<TokenObject> for BasicTokenResponse {
     type Error = TokenDefect;
 
@@ -332,17 +342,11 @@ impl<'de> Visitor<'de> for Tolerant {
 pub(crate) fn rescue_refresh_token(body: &[u8]) -> Option<SecretString> {
     let mut found = None;
     // The outcome does not matter: the answer is known to be defective.
-    let _ = Rescue(&mut found).deserialize_from(body);
+    let _ = Rescue(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(body));
     found.filter(|token| !token.is_empty()).map(|mut token| std::mem::take(&mut *token).into())
 }
 
 struct Rescue<'a>(&'a mut Option<Zeroizing<String>>);
-
-impl Rescue<'_> {
-    fn deserialize_from(self, body: &[u8]) -> Result<(), serde_json::Error> {
-        serde_json::Deserializer::from_slice(body).deserialize_map(self)
-    }
-}
 
 impl<'de> Visitor<'de> for Rescue<'_> {
     type Value = ();
@@ -352,14 +356,57 @@ impl<'de> Visitor<'de> for Rescue<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            if name == "refresh_token" {
-                *self.0 = map.next_value::<Option<String>>()?.map(Zeroizing::new);
-            } else {
-                map.next_value::<IgnoredAny>()?;
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            match &*name {
+                "refresh_token" => {
+                    let token = map.next_value::<Option<String>>()?.map(Zeroizing::new);
+                    if let Some(token) = token.filter(|token| !token.is_empty()) {
+                        *self.0 = Some(token);
+                    }
+                }
+                // Where the provider's other answers keep a token object.
+                "oAuth" | "data" => map.next_value_seed(Rescue(self.0))?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
+        while sequence.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Rescue<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
@@ -389,7 +436,7 @@ impl From<serde_json::Error> for JsonError {
 #[derive(Deserialize)]
 pub(crate) struct AccountAnswer {
     #[serde(rename = "oAuth")]
-    pub(crate) token: TokenObject,
+    pub(crate) token: Object<TokenObject>,
 }
 
 #[cfg(test)]
@@ -468,6 +515,9 @@ mod tests {
             assert!(!refusal.contains("mark") && !refusal.contains("mär"), "{refusal}");
         }
         assert!(refusal(r#"{"refresh_token":"r"}"#).contains("no access_token"));
+        for array in [r#"["t"]"#, r#"["t","r",null]"#, r#"["t","r",null,1,1,"token"]"#] {
+            assert!(refusal(array).contains("object"));
+        }
     }
 
     #[test]
@@ -503,6 +553,9 @@ mod tests {
             r#"{"refresh_token":"saved","expires_in":1e999}"#,
             r#"{"refresh_token":"saved","access_tok"#,
             r#"{"refresh_token":"saved"}trailing"#,
+            r#"{"refresh_token":"saved","refresh_token":null}"#,
+            r#"{"result":"SUCCESS","oAuth":{"refresh_token":"saved"},"data":null}"#,
+            r#"{"data":{"refresh_token":"saved"},"oAuth":[1]}"#,
         ] {
             let rescued = rescue_refresh_token(body.as_bytes());
             assert_eq!(rescued.expect(body).expose_secret(), "saved");
