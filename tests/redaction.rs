@@ -118,7 +118,7 @@ impl Watched {
     fn builder(&self) -> HurdlrBuilder {
         support::of(&self.fake)
             .retry(RetryPolicy::default().first_backoff(Duration::ZERO))
-            .request_timeout(Duration::from_millis(500))
+            .request_timeout(Duration::from_secs(2))
     }
 
     fn hears(&mut self, what: &dyn std::fmt::Debug) {

@@ -10,10 +10,11 @@
 mod support;
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Fault, Outcome, Rotation};
+use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Fault, Outcome, RecordedRequest, Rotation};
 use hurdlr_oauth2::url::Url;
 use hurdlr_oauth2::{Error, ErrorKind, HttpError, Hurdlr, PendingLogin, RetryPolicy, Token};
 use tokio::time::Instant;
@@ -50,7 +51,18 @@ impl Grant {
             }
         };
         fake.clear_requests();
+        fake.fault_plan(bounded(None));
         prepared
+    }
+}
+
+/// The same for each request, as long as they come to an end: a client that repeats for ever is to
+/// fail its test, not to hang it.
+fn bounded(fault: Option<Fault>) -> impl Fn(&RecordedRequest) -> Option<Fault> {
+    let left = AtomicU32::new(100);
+    move |_| {
+        assert!(left.fetch_sub(1, Ordering::Relaxed) > 0, "requests without end");
+        fault.clone()
     }
 }
 
@@ -83,7 +95,7 @@ async fn failing(grant: Grant, fault: Fault) -> (Error, u64) {
         .build()
         .unwrap();
     let prepared = grant.prepare(&fake, &hurdlr).await;
-    fake.fault_plan(move |_| Some(fault.clone()));
+    fake.fault_plan(bounded(Some(fault)));
     let error = prepared.send(&hurdlr).await.unwrap_err();
     let sent = fake.count().total();
     assert_eq!(u64::from(error.attempts()), sent, "{grant:?}: {error:?}");

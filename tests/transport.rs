@@ -90,7 +90,10 @@ async fn no_redirect_is_followed_and_no_other_host_gets_a_byte() {
         }
     }
     let server = RawServer::replying(replies).await;
-    let hurdlr = support::impatient(&server.base_url()).build().unwrap();
+    let hurdlr = support::impatient(&server.base_url())
+        .request_timeout(Duration::from_secs(10))
+        .build()
+        .unwrap();
     for (row, status) in statuses.into_iter().enumerate() {
         for error in [
             granted(&hurdlr).await.unwrap_err(),
@@ -346,10 +349,12 @@ async fn an_answer_that_does_not_come_in_time_is_given_up() {
         let server = RawServer::replying([reply]).await;
         let hurdlr = support::impatient(&server.base_url())
             .retry(RetryPolicy::never())
-            .request_timeout(Duration::from_millis(100))
+            .request_timeout(Duration::from_secs(1))
             .build()
             .unwrap();
-        let error = refreshed(&hurdlr).await.unwrap_err();
+        // Without it, a client without a bound of its own would hang this test.
+        let guard = tokio::time::timeout(Duration::from_secs(20), refreshed(&hurdlr));
+        let error = guard.await.expect("an end").unwrap_err();
         assert_eq!(error.status(), status);
         assert!(error.is_unanswered());
         assert!(matches!(cause(&error), HttpError::TimedOut(_)), "{error:?}");
@@ -488,13 +493,34 @@ async fn what_else_a_caller_sets_is_kept() {
 }
 
 #[tokio::test]
-async fn timeouts_of_the_callers_own_are_not_used() {
+async fn a_timeout_of_the_callers_own_is_not_used() {
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
-    let builder = reqwest::Client::builder()
-        .timeout(Duration::from_nanos(1))
-        .connect_timeout(Duration::from_nanos(1));
-    let hurdlr = support::impatient(&server.base_url()).reqwest(builder).build().unwrap();
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(reqwest::Client::builder().timeout(Duration::from_nanos(1)))
+        .build()
+        .unwrap();
     granted(&hurdlr).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_takes_no_connection_is_given_up_before_anything_is_sent() {
+    // Its queue is full: the system leaves further connections without an answer.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _queued = tokio::net::TcpStream::connect(address).await.unwrap();
+
+    let hurdlr = support::impatient(&format!("http://{address}"))
+        .retry(RetryPolicy::never())
+        .reqwest(reqwest::Client::builder().connect_timeout(Duration::from_secs(3_600)))
+        .connect_timeout(Duration::from_millis(100))
+        .request_timeout(Duration::from_secs(20))
+        .build()
+        .unwrap();
+    let error = refreshed(&hurdlr).await.unwrap_err();
+    assert!(matches!(cause(&error), HttpError::NotSent(_)), "{error:?}");
+    assert!(!error.is_unanswered());
 }
 
 #[tokio::test]
