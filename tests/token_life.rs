@@ -133,6 +133,19 @@ async fn a_span_of_zero_is_over_at_once() {
     assert!(granted(&hurdlr).await.is_expired());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_created_at_that_is_no_date_in_seconds_is_not_told() {
+    let fake = FakeHurdlr::in_memory();
+    let (hurdlr, _) = client_at(&fake, fake.now());
+    for created_at in [serde_json::json!(1_599_065_168_000_i64), serde_json::json!(-5)] {
+        fake.reshape(move |answer| drop(answer.insert("created_at".into(), created_at.clone())));
+        assert_eq!(granted(&hurdlr).await.created_at(), None);
+    }
+    fake.reshape(|answer| drop(answer.insert("created_at".into(), "1599065168".into())));
+    let told = UNIX_EPOCH + Duration::from_secs(1_599_065_168);
+    assert_eq!(granted(&hurdlr).await.created_at(), Some(told));
+}
+
 #[tokio::test]
 async fn without_a_date_that_can_be_read_a_token_is_brand_new() {
     let old = r#"{"access_token":"a","expires_in":7776000,"created_at":1599065168}"#;
