@@ -405,6 +405,22 @@ async fn a_token_does_not_grow_younger_on_its_way_through_the_store() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_suspended_while_an_answer_came_serves_no_dead_token() {
+    let site = Site::new();
+    let manager = site.manager();
+    let user = manager.enterprise_user(&ann());
+    site.fake
+        .fault_next(Fault::dripping(Duration::from_millis(20)));
+    let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
+    tokio::time::sleep(SECOND).await;
+    site.turn(HOUR);
+    // Dead on arrival, so it is granted again, or nothing is served.
+    if let Ok(token) = caller.await.unwrap() {
+        assert!(site.fake.is_alive(&token));
+    }
+}
+
 #[test]
 fn callers_on_many_threads_look_again_before_they_refresh() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
