@@ -421,6 +421,41 @@ async fn a_machine_that_was_suspended_while_an_answer_came_serves_no_dead_token(
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_suspended_while_the_store_answered_serves_no_dead_token() {
+    let site = Site::new();
+    let _other = site.logged_in(&ann()).await;
+    let manager = site.manager();
+    let user = manager.user(&ann());
+    site.store.delay(SECOND);
+    let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
+    tokio::time::sleep(SECOND * 3 / 2).await; // read, and on its way
+    site.turn(HOUR);
+    // The time for this attempt is over too, so an error is right.
+    if let Ok(token) = caller.await.unwrap() {
+        assert!(site.fake.is_alive(&token));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_waited_for_its_turn_is_saved_at_the_age_it_has_by_then() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.store.delay(SECOND);
+    let first = site.login(&ann()).await;
+    let second = site.login(&ann()).await;
+    let (one, two) = (manager.clone(), manager.clone());
+    let one = tokio::spawn(async move { one.adopt(&ann(), first).await });
+    tokio::time::sleep(SECOND / 10).await;
+    let two = tokio::spawn(async move { two.adopt(&ann(), second).await });
+    tokio::time::sleep(SECOND / 10).await;
+    site.turn(HOUR);
+    one.await.unwrap().unwrap();
+    two.await.unwrap().unwrap();
+    let row = site.row(UserKind::Login, &ann()).await.unwrap();
+    assert!(row.token.unwrap().age > HOUR);
+}
+
 #[test]
 fn callers_on_many_threads_look_again_before_they_refresh() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
