@@ -301,6 +301,9 @@ impl TokenManager {
         let (entry, incarnation, held) = inner.arrival(id, token)?;
         let key = inner.key(UserKind::Login, id);
         let _turn = entry.turn().await;
+        if entry.with(|troubles| troubles.unsaved_login.is_some()) {
+            return Ok(false); // of which the store does not know yet
+        }
         let stored = inner.stored(&held);
         let put = inner
             .store

@@ -171,6 +171,21 @@ async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_import_does_not_replace_a_login_that_is_not_saved_yet() {
+    let site = Site::new();
+    let manager = site.manager();
+    let login = site.login(&ann()).await;
+    let expected = refresh(&login);
+    site.fail(StoreCall::Put, StoreFault::Before);
+    manager.adopt(&ann(), login).await.unwrap();
+    site.store.recover();
+    let older = site.login(&ann()).await;
+    assert!(!manager.import_if_absent(&ann(), older).await.unwrap());
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refresh_that_waits_for_its_turn_does_not_spend_the_login_that_came_meanwhile() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
