@@ -243,6 +243,22 @@ async fn a_refresh_in_the_background_does_not_bring_a_forgotten_enterprise_user_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_enterprise_user_who_was_forgotten_elsewhere_is_granted_anew() {
+    let site = Site::new();
+    let (here, elsewhere) = (site.manager(), site.manager());
+    let user = here.enterprise_user(&ann());
+    user.token().await.unwrap();
+    elsewhere.enterprise_user(&ann()).forget().await.unwrap();
+    // There they come back, and the provider refuses: the row is left without a token.
+    site.fake.fault_next(Fault::html(403));
+    let refused = elsewhere.enterprise_user(&ann()).token().await;
+    assert!(refused.is_err());
+    site.turn(HOUR);
+    let token = user.token_within(SECOND).await.unwrap();
+    assert!(site.fake.is_alive(&access(&token)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_import_during_a_vain_look_is_what_the_caller_gets() {
     let site = Site::new();
     let manager = site.manager();

@@ -160,7 +160,10 @@ impl Attempt {
             let asked = self.inner.clock.now();
             let claimed = self.inner.store.claim(&self.key, claim).await;
             let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
-            let Some(row) = self.inner.aged(claimed.row, asked) else {
+            let row = self.inner.aged(claimed.row, asked);
+            // A row of another stay, for which nobody has a token yet, says as much as none.
+            let row = row.filter(|row| row.token.is_some() || !held.is_of_another_stay(row.version));
+            let Some(row) = row else {
                 self.entry.clear(held.version, &self.inner.users.vacant());
                 if self.entry.kind == UserKind::Login {
                     return Err(login_required("this user was forgotten").into());
