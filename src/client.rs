@@ -307,7 +307,7 @@ impl Hurdlr {
                 Ok(_) => tracing::debug!("token received"),
                 Err(failure) => tracing::debug!(error = %failure.error.for_log(), "no token"),
             }
-            judged.map(|(answer, date)| Token::received(answer, date, &inner.clock))
+            judged.map(|(answer, date)| Token::received(answer, date, sent_at, &inner.clock))
         }
         .instrument(span)
         .await

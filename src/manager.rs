@@ -284,12 +284,12 @@ impl TokenManager {
     pub async fn adopt(&self, id: &UserId, token: Token) -> Result<(), Error> {
         let inner = &self.0;
         let (entry, incarnation, held) = inner.arrival(id, token)?;
-        let stored = inner.stored(&held);
         let key = inner.key(UserKind::Login, id);
         // In a task of its own: a caller who goes away must not take the new login along.
         let (owner, kept) = (Arc::clone(inner), Arc::clone(&held));
         let saving = inner.spawn(async move {
             let _turn = entry.turn().await;
+            let stored = owner.stored(&kept);
             let saved = owner.store.put(&key, incarnation, &stored, Put::Replace).await;
             entry.take_over(&kept, saved.is_ok());
             if let Err(error) = saved {
@@ -309,9 +309,12 @@ impl TokenManager {
     pub async fn import_if_absent(&self, id: &UserId, token: Token) -> Result<bool, Error> {
         let inner = &self.0;
         let (entry, incarnation, held) = inner.arrival(id, token)?;
-        let stored = inner.stored(&held);
         let key = inner.key(UserKind::Login, id);
         let _turn = entry.turn().await;
+        if entry.with(|troubles| troubles.unsaved_login.is_some()) {
+            return Ok(false); // of which the store does not know yet
+        }
+        let stored = inner.stored(&held);
         let put = inner.store.put(&key, incarnation, &stored, Put::IfAbsent).await?;
         if put {
             entry.take_over_if_vacant(&held);

@@ -89,16 +89,18 @@ impl Scope {
 }
 
 impl Token {
-    /// Takes over an answer that has just come, and its `Date`.
+    /// Takes over the answer to a request, and its `Date`. Its life is counted from the moment the
+    /// request was sent: the machine may have been suspended while the answer was on its way.
     pub(crate) fn received(
         answer: BasicTokenResponse,
         date: Option<SystemTime>,
+        sent_at: Moment,
         clock: &SharedClock,
     ) -> Self {
         let sent = date
             .and_then(|date| date.duration_since(UNIX_EPOCH).ok())
             .and_then(|since| i64::try_from(since.as_secs()).ok());
-        Self::with_age_at(answer, sent, clock)
+        Self { received: sent_at, ..Self::with_age_at(answer, sent, clock) }
     }
 
     /// Takes over an answer that came at some time, elsewhere: there is only the local clock to

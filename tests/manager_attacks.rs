@@ -161,6 +161,21 @@ async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_import_does_not_replace_a_login_that_is_not_saved_yet() {
+    let site = Site::new();
+    let manager = site.manager();
+    let login = site.login(&ann()).await;
+    let expected = refresh(&login);
+    site.fail(StoreCall::Put, StoreFault::Before);
+    manager.adopt(&ann(), login).await.unwrap();
+    site.store.recover();
+    let older = site.login(&ann()).await;
+    assert!(!manager.import_if_absent(&ann(), older).await.unwrap());
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refresh_that_waits_for_its_turn_does_not_spend_the_login_that_came_meanwhile() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
@@ -212,6 +227,22 @@ async fn a_refresh_in_the_background_does_not_bring_a_forgotten_enterprise_user_
     tokio::time::sleep(60 * SECOND).await;
     assert!(site.row(UserKind::Enterprise, &ann()).await.is_none());
     assert_eq!(site.fake.count().user("ann"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_enterprise_user_who_was_forgotten_elsewhere_is_granted_anew() {
+    let site = Site::new();
+    let (here, elsewhere) = (site.manager(), site.manager());
+    let user = here.enterprise_user(&ann());
+    user.token().await.unwrap();
+    elsewhere.enterprise_user(&ann()).forget().await.unwrap();
+    // There they come back, and the provider refuses: the row is left without a token.
+    site.fake.fault_next(Fault::html(403));
+    let refused = elsewhere.enterprise_user(&ann()).token().await;
+    assert!(refused.is_err());
+    site.turn(HOUR);
+    let token = user.token_within(SECOND).await.unwrap();
+    assert!(site.fake.is_alive(&access(&token)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,7 +339,7 @@ async fn a_token_the_api_refused_is_not_served_again_by_way_of_the_store() {
     site.fake.arrived(2).await;
     assert!(user.token_if_ready().is_none());
     gate.open();
-    assert_ne!(access(&*user.token().await.unwrap()), access(&unsaved));
+    assert_ne!(access(&user.token().await.unwrap()), access(&unsaved));
 }
 
 #[tokio::test(start_paused = true)]
@@ -379,9 +410,59 @@ async fn a_token_does_not_grow_younger_on_its_way_through_the_store() {
     }
     site.fake.fault_plan(|_| Some(Fault::status(500)));
     let (_manager, user) = last.unwrap();
-    site.turn(HOUR - Duration::from_millis(2_990));
+    site.turn(HOUR.checked_sub(Duration::from_millis(2_990)).unwrap());
     let dead = user.token().await;
     assert!(dead.is_err(), "{:?} are left", dead.map(|token| token.remaining()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_suspended_while_an_answer_came_serves_no_dead_token() {
+    let site = Site::new();
+    let manager = site.manager();
+    let user = manager.enterprise_user(&ann());
+    site.fake.fault_next(Fault::dripping(Duration::from_millis(20)));
+    let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
+    tokio::time::sleep(SECOND).await;
+    site.turn(HOUR);
+    // Dead on arrival, so it is granted again, or nothing is served.
+    if let Ok(token) = caller.await.unwrap() {
+        assert!(site.fake.is_alive(&token));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_suspended_while_the_store_answered_serves_no_dead_token() {
+    let site = Site::new();
+    let _other = site.logged_in(&ann()).await;
+    let manager = site.manager();
+    let user = manager.user(&ann());
+    site.store.delay(SECOND);
+    let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
+    tokio::time::sleep(SECOND * 3 / 2).await; // read, and on its way
+    site.turn(HOUR);
+    // The time for this attempt is over too, so an error is right.
+    if let Ok(token) = caller.await.unwrap() {
+        assert!(site.fake.is_alive(&token));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_waited_for_its_turn_is_saved_at_the_age_it_has_by_then() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.store.delay(SECOND);
+    let first = site.login(&ann()).await;
+    let second = site.login(&ann()).await;
+    let (one, two) = (manager.clone(), manager.clone());
+    let one = tokio::spawn(async move { one.adopt(&ann(), first).await });
+    tokio::time::sleep(SECOND / 10).await;
+    let two = tokio::spawn(async move { two.adopt(&ann(), second).await });
+    tokio::time::sleep(SECOND / 10).await;
+    site.turn(HOUR);
+    one.await.unwrap().unwrap();
+    two.await.unwrap().unwrap();
+    let row = site.row(UserKind::Login, &ann()).await.unwrap();
+    assert!(row.token.unwrap().age > HOUR);
 }
 
 #[test]

@@ -49,6 +49,11 @@ impl Held {
         self.version.is_some_and(|ours| ours.is_newer_than(version))
     }
 
+    /// Whether it is of an earlier or later stay of the user than this version.
+    pub(super) fn is_of_another_stay(&self, version: Version) -> bool {
+        self.version.is_some_and(|ours| ours.incarnation != version.incarnation)
+    }
+
     fn held_for(&self, now: Moment) -> u64 {
         now.millis_since(self.token.arrival().0)
     }

@@ -129,8 +129,7 @@ impl Attempt {
     }
 
     async fn read(&self) -> Result<Option<Row>, Error> {
-        let rows = self.inner.store.read(std::slice::from_ref(&self.key)).await?;
-        Ok(rows.into_iter().next().flatten())
+        self.inner.read(&self.key).await
     }
 
     /// Waits until the lease is ours. None where a peer's token makes it needless.
@@ -153,9 +152,14 @@ impl Attempt {
             if self.entry.is_overtaken() {
                 return Ok(None);
             }
+            let asked = self.inner.clock.now();
             let claimed = self.inner.store.claim(&self.key, claim).await;
             let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
-            let Some(row) = claimed.row else {
+            let row = self.inner.aged(claimed.row, asked);
+            // A row of another stay, for which nobody has a token yet, says as much as none.
+            let row =
+                row.filter(|row| row.token.is_some() || !held.is_of_another_stay(row.version));
+            let Some(row) = row else {
                 self.entry.clear(held.version, &self.inner.users.vacant());
                 if self.entry.kind == UserKind::Login {
                     return Err(login_required("this user was forgotten").into());
@@ -403,6 +407,22 @@ impl Inner {
         Arc::new(Held::new(token, version, &self.policy, entry.kind, &entry.subject))
     }
 
+    async fn read(&self, key: &StoreKey) -> Result<Option<Row>, Error> {
+        let asked = self.clock.now();
+        let rows = self.store.read(std::slice::from_ref(key)).await?;
+        Ok(self.aged(rows.into_iter().next().flatten(), asked))
+    }
+
+    /// Adds what has passed since the store was asked: the machine may have been suspended while
+    /// the answer was on its way.
+    fn aged(&self, row: Option<Row>, asked: Moment) -> Option<Row> {
+        let mut row = row?;
+        if let Some(token) = &mut row.token {
+            token.age += self.clock.now().since(asked);
+        }
+        Some(row)
+    }
+
     pub(super) fn stored(&self, held: &Held) -> StoredToken {
         StoredToken {
             payload: held.token.payload(),
@@ -458,7 +478,7 @@ impl Inner {
             return Ok(());
         }
         // An earlier call that seemed to fail did save it, or the user has moved on.
-        let row = self.store.read(std::slice::from_ref(key)).await?.into_iter().next().flatten();
+        let row = self.read(key).await?;
         let theirs = row.as_ref().and_then(|row| row.token.as_ref());
         if theirs.is_some_and(|theirs| is_same(&stored, theirs)) {
             return Ok(());

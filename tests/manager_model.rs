@@ -1,0 +1,1540 @@
+//! A model of the token manager: random interleavings of callers, time, faults, evictions, logins,
+//! forgets and restarts, with the laws of the design checked at every request, every change of the
+//! store, every answer a caller gets, and whenever things have calmed down.
+//!
+//! The cases are the same in every run. Others are tried with
+//! `HURDLR_MODEL_SEED=7 PROPTEST_CASES=5000 cargo test --all-features --test manager_model`; a case
+//! that fails is shrunk and printed.
+
+#![cfg(feature = "testing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is the failure of the test"
+)]
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hurdlr_oauth2::manager::{KeepAlive, KeptToken, Randomness, UserHandle};
+use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
+use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::store::{
+    Claim, Claimed, MemoryStore, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken,
+    TokenStore, UserKind, Version,
+};
+use hurdlr_oauth2::testing::{
+    FakeHurdlr, Fault, FaultyStore, Gate, InMemoryError, InMemoryHttpClient, Rotation, StoreCall,
+    StoreFault, TurnedClock,
+};
+use hurdlr_oauth2::{Clock, Error, Hurdlr, Moment, RetryPolicy, Token, TokenManager, UserId, url};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use tokio::task::JoinHandle;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The lease of the default policy.
+const LEASE: Duration = Duration::from_secs(60);
+/// Longer than any backoff, lease or pause that a fault names.
+const CALM: Duration = Duration::from_secs(700);
+const CAPACITY: usize = 32;
+/// People who log in; the users after them are enterprise users.
+const PEOPLE: usize = 3;
+const USERS: usize = 4;
+/// This one's handle is held in every process, so that it is never evicted.
+const HELD: usize = 0;
+
+// ---------------------------------------------------------------------------------------------
+// What can happen.
+
+#[derive(Clone, Debug)]
+enum Op {
+    Read { at: usize, user: usize, callers: usize, how: How },
+    Sleep(u64),
+    Turn(u64),
+    WallForward(u64),
+    WallBack(u64),
+    Fault(AFault, usize),
+    OpenGates,
+    StoreFault(usize, StoreCall, StoreFault, usize),
+    StoreDown(usize),
+    StoreSlow(usize, u64),
+    StoreUp(usize),
+    Crowd(usize),
+    Login(usize, usize),
+    Import(usize, usize),
+    Forget(usize, usize),
+    Refused(usize, usize),
+    KeepAlive(usize),
+    Restart(usize, bool),
+    Revoke(usize),
+    SilentPeer(usize, bool),
+    Calm,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Token,
+    Within(u64),
+    IfReady,
+    DroppedAfter(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum AFault {
+    Refuse,
+    DropBefore,
+    DropAfter,
+    Delay(u64),
+    DelayAfter(u64),
+    Hold,
+    HoldAfter,
+    RateLimited,
+    RateLimitedFor(u64),
+    UnavailableFor(u64),
+    Status(u16),
+    Html(u16),
+    Truncated,
+    Oversized,
+    Dripping(u64),
+    ContentType,
+    Redirect,
+    Answer,
+    AnswerAfter(u16),
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    rotation: Rotation,
+    life: u64,
+    managers: usize,
+    seed: u64,
+    ops: Vec<Op>,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let rotation = prop_oneof![
+        1 => Just(Rotation::None),
+        3 => Just(Rotation::RotateAndKill),
+        1 => Just(Rotation::Grace(Duration::from_secs(90))),
+        2 => Just(Rotation::KillFamily)];
+    let life = prop_oneof![1 => Just(90_u64), 3 => Just(1_200_u64), 3 => Just(3_600_u64)];
+    (rotation, life, 1..=3_usize, any::<u64>(), prop::collection::vec(ops(), 5..45)).prop_map(
+        |(rotation, life, managers, seed, ops)| Case { rotation, life, managers, seed, ops },
+    )
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let at = || 0..3_usize;
+    let person = || 0..PEOPLE;
+    let how = prop_oneof![
+        4 => Just(How::Token),
+        1 => (1..40_000_u64).prop_map(How::Within),
+        1 => Just(How::IfReady),
+        2 => (0..2_000_u64).prop_map(How::DroppedAfter)];
+    let call = prop_oneof![
+        1 => Just(StoreCall::Read),
+        2 => Just(StoreCall::Claim),
+        4 => Just(StoreCall::Save),
+        2 => Just(StoreCall::Put),
+        1 => Just(StoreCall::Release),
+        1 => Just(StoreCall::Forget),
+        1 => Just(StoreCall::Due)];
+    let when = prop_oneof![Just(StoreFault::Before), Just(StoreFault::After)];
+    prop_oneof![
+        14 => (at(), 0..USERS, 1..4_usize, how)
+            .prop_map(|(at, user, callers, how)| Op::Read { at, user, callers, how }),
+        6 => (1..3_000_u64).prop_map(Op::Sleep),
+        4 => (3_000..120_000_u64).prop_map(Op::Sleep),
+        7 => (1..5_000_u64).prop_map(Op::Turn),
+        1 => (1..100_000_u64).prop_map(Op::WallForward),
+        1 => (1..100_000_u64).prop_map(Op::WallBack),
+        8 => (faults(), 1..4_usize).prop_map(|(fault, times)| Op::Fault(fault, times)),
+        1 => Just(Op::OpenGates),
+        5 => (at(), call, when, 1..5_usize)
+            .prop_map(|(at, call, when, times)| Op::StoreFault(at, call, when, times)),
+        1 => at().prop_map(Op::StoreDown),
+        2 => (at(), 1..800_u64).prop_map(|(at, ms)| Op::StoreSlow(at, ms)),
+        3 => at().prop_map(Op::StoreUp),
+        2 => at().prop_map(Op::Crowd),
+        4 => (at(), person()).prop_map(|(at, user)| Op::Login(at, user)),
+        1 => (at(), person()).prop_map(|(at, user)| Op::Import(at, user)),
+        2 => (at(), 0..USERS).prop_map(|(at, user)| Op::Forget(at, user)),
+        2 => (at(), 0..USERS).prop_map(|(at, user)| Op::Refused(at, user)),
+        1 => at().prop_map(Op::KeepAlive),
+        1 => (at(), any::<bool>()).prop_map(|(at, graceful)| Op::Restart(at, graceful)),
+        1 => person().prop_map(Op::Revoke),
+        1 => (person(), any::<bool>()).prop_map(|(user, sends)| Op::SilentPeer(user, sends)),
+        2 => Just(Op::Calm)]
+}
+
+fn faults() -> impl Strategy<Value = AFault> {
+    let ms = || 1..40_000_u64;
+    prop_oneof![
+        1 => Just(AFault::Refuse),
+        1 => Just(AFault::DropBefore),
+        2 => Just(AFault::DropAfter),
+        2 => ms().prop_map(AFault::Delay),
+        2 => ms().prop_map(AFault::DelayAfter),
+        1 => Just(AFault::Hold),
+        2 => Just(AFault::HoldAfter),
+        1 => Just(AFault::RateLimited),
+        1 => (1..90_u64).prop_map(AFault::RateLimitedFor),
+        1 => (1..90_u64).prop_map(AFault::UnavailableFor),
+        1 => prop_oneof![Just(403_u16), Just(500), Just(502)].prop_map(AFault::Status),
+        1 => prop_oneof![Just(200_u16), Just(502)].prop_map(AFault::Html),
+        1 => Just(AFault::Truncated),
+        1 => Just(AFault::Oversized),
+        1 => (1..100_u64).prop_map(AFault::Dripping),
+        1 => Just(AFault::ContentType),
+        1 => Just(AFault::Redirect),
+        1 => Just(AFault::Answer),
+        1 => prop_oneof![Just(200_u16), Just(500)].prop_map(AFault::AnswerAfter)]
+}
+
+impl AFault {
+    fn make(self, gates: &mut Vec<Gate>) -> Fault {
+        let mut gate = || {
+            gates.push(Gate::closed());
+            gates[gates.len() - 1].clone()
+        };
+        match self {
+            Self::Refuse => Fault::Refuse,
+            Self::DropBefore => Fault::DropBefore,
+            Self::DropAfter => Fault::DropAfter,
+            Self::Delay(ms) => Fault::Delay(Duration::from_millis(ms)),
+            Self::DelayAfter(ms) => Fault::DelayAfter(Duration::from_millis(ms)),
+            Self::Hold => Fault::Hold(gate()),
+            Self::HoldAfter => Fault::HoldAfter(gate()),
+            Self::RateLimited => Fault::rate_limited(),
+            Self::RateLimitedFor(s) => Fault::rate_limited_for(Duration::from_secs(s)),
+            Self::UnavailableFor(s) => Fault::unavailable_for(Duration::from_secs(s)),
+            Self::Status(status) => Fault::status(status),
+            Self::Html(status) => Fault::html(status),
+            Self::Truncated => Fault::Truncated,
+            Self::Oversized => Fault::Oversized,
+            Self::Dripping(ms) => Fault::dripping(Duration::from_millis(ms)),
+            Self::ContentType => Fault::ContentType("text/html".to_owned()),
+            Self::Redirect => Fault::redirect(307, "https://elsewhere.example.com/"),
+            Self::Answer => Fault::answer(400, r#"{"error":"invalid_request"}"#),
+            Self::AnswerAfter(status) => Fault::answer_after(status, "half an answ"),
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The reference model: what is known to be true, whatever the managers think.
+
+/// All that the laws are checked against.
+struct World {
+    fake: FakeHurdlr,
+    clock: TurnedClock,
+    rotation: Rotation,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    violations: Vec<String>,
+    /// What is to go wrong at the provider next, save with logins.
+    faults: VecDeque<Fault>,
+    requests: Vec<Request>,
+    /// The last lease that was granted on a version of a row.
+    leases: HashMap<(Subject, Version), Lease>,
+    /// Which refresh token the store held under a version.
+    contents: HashMap<(Subject, Version), Option<String>>,
+    /// The refresh token that the store holds.
+    stored: HashMap<Subject, String>,
+    /// When a row was last changed, or what was said about it.
+    changed: HashMap<Subject, When>,
+    /// To which login a refresh token goes back.
+    logins_by_token: HashMap<String, usize>,
+    logins: Vec<Login>,
+    presence: HashMap<usize, Presence>,
+    /// How many change a person's presence just now; and whether two did so at once.
+    changing: HashMap<usize, (usize, bool)>,
+    /// Processes with a login that their store did not take.
+    unsaved: HashMap<usize, HashSet<usize>>,
+    /// By process: what it was answered to a refresh token.
+    received: HashSet<(usize, String)>,
+    /// When access tokens end, by the provider's clock.
+    ends: HashMap<String, SystemTime>,
+    /// Users whose tokens died before their end.
+    killed: HashSet<usize>,
+    refused: HashSet<(usize, String)>,
+    wall_moved: bool,
+    /// By how much time was turned forward, all clocks alike.
+    turned: Duration,
+    events: u64,
+    /// Calls to the stores within one instant.
+    calls: Option<(Moment, u32)>,
+    puts_failed: HashMap<usize, u32>,
+    /// Refresh tokens that a store has held, and processes whose store did not always work.
+    saved: HashSet<String>,
+    unreliable: HashSet<usize>,
+    /// Tokens on their way into a store, with the age they had when they set out.
+    setting_out: u32,
+}
+
+type Subject = (UserKind, String);
+
+struct Lease {
+    process: usize,
+    id: u64,
+    since: Moment,
+    lasts: Duration,
+}
+
+struct Request {
+    process: usize,
+    user: String,
+    refresh_token: Option<String>,
+    at: Moment,
+    in_flight: bool,
+    /// Not to be repeated before that has passed.
+    pause: Option<(Moment, Duration)>,
+}
+
+/// A place in the order of what happens, and when that is by a clock that nobody sets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct When {
+    event: u64,
+    at: tokio::time::Instant,
+}
+
+impl When {
+    fn is_before(self, later: Self) -> bool {
+        self.event < later.event
+    }
+
+    fn is_long_before(self, later: Self) -> bool {
+        // A refresh that began with what was there before may last that long.
+        later.at.duration_since(self.at) > 2 * LEASE
+    }
+}
+
+/// One stay of a person.
+struct Login {
+    user: usize,
+    /// The newest refresh token that a living process was given.
+    newest: String,
+    receiver: usize,
+    at: When,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Presence {
+    Absent {
+        by: usize,
+        since: When,
+    },
+    Here {
+        login: usize,
+        since: When,
+    },
+    /// Two things happened at once, or a store failed in between: either may have won.
+    Unclear,
+}
+
+impl World {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    fn when(&self) -> When {
+        self.known().when()
+    }
+
+    fn name(user: usize) -> String {
+        format!("user-{user}")
+    }
+
+    fn number(name: &str) -> Option<usize> {
+        name.strip_prefix("user-")?.parse().ok()
+    }
+
+    fn subject(user: usize) -> Subject {
+        let kind = if user < PEOPLE { UserKind::Login } else { UserKind::Enterprise };
+        (kind, Self::name(user))
+    }
+}
+
+impl Known {
+    fn when(&mut self) -> When {
+        self.events += 1;
+        When { event: self.events, at: tokio::time::Instant::now() + self.turned }
+    }
+
+    fn violated(&mut self, law: impl Into<String>) {
+        self.violations.push(law.into());
+    }
+
+    fn holds(&mut self, subject: Subject, version: Version, refresh_token: Option<String>) {
+        match refresh_token.clone() {
+            Some(token) => {
+                self.saved.insert(token.clone());
+                self.stored.insert(subject.clone(), token)
+            }
+            None => self.stored.remove(&subject),
+        };
+        self.contents.insert((subject, version), refresh_token);
+    }
+
+    fn presence(&self, user: usize) -> Presence {
+        self.presence.get(&user).copied().unwrap_or(Presence::Unclear)
+    }
+
+    fn begin_change(&mut self, user: usize, by: usize) -> Presence {
+        let changing = self.changing.entry(user).or_default();
+        changing.0 += 1;
+        changing.1 |= changing.0 > 1;
+        let elsewhere = self.unsaved.get(&user);
+        if elsewhere.is_some_and(|them| them.iter().any(|it| *it != by)) {
+            // A login that was not saved elsewhere may still be put over this one.
+            changing.1 = true;
+        }
+        let alone = !changing.1;
+        let before = self.presence.insert(user, Presence::Unclear);
+        before.filter(|_| alone).unwrap_or(Presence::Unclear)
+    }
+
+    fn end_change(&mut self, user: usize, presence: Presence) {
+        let changing = self.changing.entry(user).or_default();
+        changing.0 -= 1;
+        let clear = !changing.1;
+        if changing.0 == 0 {
+            changing.1 = false;
+        }
+        if clear {
+            self.presence.insert(user, presence);
+        }
+    }
+
+    fn add_login(&mut self, user: usize, token: &Token, by: usize) -> usize {
+        let at = self.when();
+        let login = self.logins.len();
+        let refresh_token = refresh(token);
+        self.logins_by_token.insert(refresh_token.clone(), login);
+        self.logins.push(Login { user, newest: refresh_token, receiver: by, at });
+        login
+    }
+}
+
+fn access(token: &Token) -> String {
+    token.access_token().expose_secret().to_owned()
+}
+
+fn refresh(token: &Token) -> String {
+    let token = token.refresh_token().expect("a login has one");
+    token.expose_secret().to_owned()
+}
+
+fn refresh_token_of(stored: &StoredToken) -> Option<String> {
+    let object: serde_json::Value =
+        serde_json::from_slice(stored.payload.expose_secret()).expect("a payload is JSON");
+    Some(object.get("refresh_token")?.as_str()?.to_owned())
+}
+
+// ---------------------------------------------------------------------------------------------
+// The way to the provider, watched.
+
+/// One process's way to the provider.
+struct Wire {
+    process: usize,
+    world: Arc<World>,
+    client: InMemoryHttpClient,
+}
+
+/// Marks a request as over, also where its sender goes away.
+struct InFlight<'a> {
+    world: &'a World,
+    index: usize,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.world.known().requests[self.index].in_flight = false;
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for Wire {
+    type Error = InMemoryError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, InMemoryError>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let form: HashMap<String, String> =
+                url::form_urlencoded::parse(request.body()).into_owned().collect();
+            if form.get("grant_type").map(String::as_str) == Some("authorization_code") {
+                return self.client.call(request).await;
+            }
+            let sent = form.get("refresh_token").cloned();
+            let index = self.world.begin_request(self.process, &form);
+            let in_flight = InFlight { world: &self.world, index };
+            let answer = self.client.call(request).await;
+            drop(in_flight);
+            if let Ok(answer) = &answer {
+                self.world.answered(self.process, index, sent.as_deref(), answer);
+            }
+            answer
+        })
+    }
+}
+
+impl World {
+    fn begin_request(&self, process: usize, form: &HashMap<String, String>) -> usize {
+        let now = self.now();
+        let mut known = self.known();
+        let known = &mut *known;
+        let refresh_token = form.get("refresh_token").cloned();
+        let (user, broken) = if let Some(token) = &refresh_token {
+            let login = known.logins_by_token.get(token).copied();
+            let user =
+                login.map_or(String::new(), |login| Self::name(known.logins[login].user));
+            let broken = known.check_refresh(process, &user, token, now, self.rotation);
+            (user, broken)
+        } else {
+            let user = form.get("userId").cloned().unwrap_or_default();
+            let subject = (UserKind::Enterprise, user.clone());
+            let broken = (!known.has_lease(&subject, process, now, |_| true))
+                .then(|| "a grant was sent without the lease".to_owned());
+            (user, broken)
+        };
+        if let Some(broken) = broken {
+            known.violated(format!("process {process}, {user}: {broken}"));
+        }
+        let recent = known.requests.iter().rev();
+        let recent = recent
+            .take_while(|it| now.since(it.at) < LEASE)
+            .filter(|it| it.user == user && it.process == process)
+            .count();
+        // A series of failures doubles its pause from 1 s on; logins begin new ones.
+        if recent > 60 {
+            known.violated(format!("process {process}, {user}: {recent} requests in a minute"));
+        }
+        known.requests.push(Request {
+            process,
+            user,
+            refresh_token,
+            at: now,
+            in_flight: true,
+            pause: None,
+        });
+        known.requests.len() - 1
+    }
+
+    fn answered(&self, process: usize, index: usize, sent: Option<&str>, answer: &HttpResponse) {
+        let now = self.now();
+        let mut known = self.known();
+        let retry_after = answer.headers().get("retry-after");
+        if let Some(seconds) = retry_after.and_then(|it| it.to_str().ok()?.parse().ok()) {
+            known.requests[index].pause = Some((now, Duration::from_secs(seconds)));
+        }
+        if sent.is_some()
+            && answer.status() == 400
+            && self.rotation == Rotation::KillFamily
+            && let Some(user) = Self::number(&known.requests[index].user.clone())
+        {
+            known.killed.insert(user);
+        }
+        if !answer.status().is_success() {
+            return;
+        }
+        let Ok(object) = serde_json::from_slice::<serde_json::Value>(answer.body()) else {
+            return;
+        };
+        let text = |name: &str| object.get(name)?.as_str().map(str::to_owned);
+        let number = |name: &str| object.get(name)?.as_u64();
+        if let (Some(access), Some(created), Some(life)) =
+            (text("access_token"), number("created_at"), number("expires_in"))
+        {
+            let ends = UNIX_EPOCH + Duration::from_secs(created + life);
+            known.ends.insert(access, ends);
+        }
+        // A silent peer is one that died with its answer.
+        if process >= SILENT {
+            return;
+        }
+        if let (Some(sent), Some(new)) = (sent, text("refresh_token"))
+            && let Some(login) = known.logins_by_token.get(sent).copied()
+        {
+            if sent != new {
+                known.received.insert((process, sent.to_owned()));
+            }
+            known.logins_by_token.insert(new.clone(), login);
+            let at = known.when();
+            let login = &mut known.logins[login];
+            if login.newest == sent {
+                login.newest = new;
+                login.receiver = process;
+                login.at = at;
+            }
+        }
+    }
+}
+
+impl Known {
+    /// Whether this process holds the lease on a version of the row.
+    fn has_lease(
+        &self,
+        subject: &Subject,
+        process: usize,
+        now: Moment,
+        version: impl Fn(Version) -> bool,
+    ) -> bool {
+        self.leases
+            .iter()
+            .filter(|((of, it), _)| of == subject && version(*it))
+            .any(|(_, lease)| lease.process == process && now.since(lease.since) < lease.lasts)
+    }
+
+    /// Laws 1 and 6.
+    fn check_refresh(
+        &self,
+        process: usize,
+        user: &str,
+        token: &str,
+        now: Moment,
+        rotation: Rotation,
+    ) -> Option<String> {
+        let subject = (UserKind::Login, user.to_owned());
+        let holds = |version: Version| {
+            let content = self.contents.get(&(subject.clone(), version));
+            content.is_some_and(|held| held.as_deref() == Some(token))
+        };
+        if !self.has_lease(&subject, process, now, holds) {
+            return Some("a refresh token was sent without the lease on it".to_owned());
+        }
+        if rotation != Rotation::None && self.received.contains(&(process, token.to_owned())) {
+            return Some("a refresh token was sent again by who has its successor".to_owned());
+        }
+        let earlier = || {
+            let requests = self.requests.iter();
+            requests.filter(|it| it.refresh_token.as_deref() == Some(token))
+        };
+        if earlier().any(|it| it.in_flight && it.process == process) {
+            return Some("a refresh token is in flight twice".to_owned());
+        }
+        let last = earlier().rfind(|it| it.process == process)?;
+        if let Some((since, pause)) = last.pause
+            && now.since(since) + Duration::from_millis(2) < pause
+        {
+            return Some(format!("asked within a pause of {pause:?}"));
+        }
+        let burst = earlier().filter(|it| it.process == process);
+        // Two attempts, each with a Bearer header and then without.
+        let burst = burst.filter(|it| now.since(it.at) < Duration::from_millis(400));
+        (burst.count() > 4).then(|| "a refresh token was sent in a burst".to_owned())
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The store, watched: what a call did, whatever its caller is told.
+
+#[derive(Clone)]
+struct Spy {
+    process: usize,
+    world: Arc<World>,
+    store: MemoryStore,
+}
+
+impl std::fmt::Debug for Spy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spy").finish_non_exhaustive()
+    }
+}
+
+fn subject(key: &StoreKey) -> Subject {
+    (key.kind(), key.subject().as_str().to_owned())
+}
+
+impl Spy {
+    /// A loop that lets no time pass would hang the test: it is told, and slowed down.
+    async fn count(&self) {
+        let now = self.world.now();
+        let is_loop = {
+            let mut known = self.world.known();
+            let (at, calls) = known.calls.get_or_insert((now, 0));
+            if *at != now {
+                (*at, *calls) = (now, 0);
+            }
+            *calls += 1;
+            let is_loop = *calls > 3_000;
+            if is_loop {
+                known.violated(format!("process {} asks the store in circles", self.process));
+            }
+            is_loop
+        };
+        if is_loop {
+            tokio::time::sleep(600 * SECOND).await;
+        }
+    }
+}
+
+impl TokenStore for Spy {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
+        Box::pin(async move {
+            self.count().await;
+            self.store.read(keys).await
+        })
+    }
+
+    fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
+        Box::pin(async move {
+            self.count().await;
+            let claimed = self.store.claim(key, claim).await?;
+            if let Some(row) = claimed.row.as_ref().filter(|_| claimed.granted) {
+                let since = self.world.now();
+                let mut known = self.world.known();
+                let place = (subject(key), row.version);
+                let other = known.leases.get(&place).is_some_and(|lease| {
+                    lease.id != claim.lease_id && since.since(lease.since) < lease.lasts
+                });
+                if other {
+                    known.violated("the store granted two leases");
+                }
+                let lease =
+                    Lease { process: self.process, id: claim.lease_id, since, lasts: claim.lease };
+                known.leases.insert(place, lease);
+            }
+            Ok(claimed)
+        })
+    }
+
+    fn save<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        consumed: Version,
+        token: &'a StoredToken,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            self.count().await;
+            let saved = self.store.save(key, consumed, token).await?;
+            self.world.known().setting_out -= 1;
+            if saved {
+                let now = self.world.when();
+                let mut known = self.world.known();
+                known.changed.insert(subject(key), now);
+                known.holds(subject(key), consumed.next(), refresh_token_of(token));
+            }
+            Ok(saved)
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        incarnation: u64,
+        token: &'a StoredToken,
+        put: Put,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            self.count().await;
+            let done = self.store.put(key, incarnation, token, put).await?;
+            self.world.known().setting_out -= 1;
+            if done {
+                let now = self.world.when();
+                let mut known = self.world.known();
+                known.changed.insert(subject(key), now);
+                let version = Version { incarnation, revision: 1 };
+                known.holds(subject(key), version, refresh_token_of(token));
+            }
+            Ok(done)
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        lease_id: u64,
+        release: Release,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            self.count().await;
+            self.store.release(key, version, lease_id, release).await?;
+            let now = self.world.when();
+            let mut known = self.world.known();
+            known.changed.insert(subject(key), now);
+            let place = (subject(key), version);
+            if known.leases.get(&place).is_some_and(|it| it.id == lease_id) {
+                known.leases.remove(&place);
+            }
+            Ok(())
+        })
+    }
+
+    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            self.count().await;
+            let forgotten = self.store.forget(key).await?;
+            let now = self.world.when();
+            let mut known = self.world.known();
+            known.changed.insert(subject(key), now);
+            known.stored.remove(&subject(key));
+            Ok(forgotten)
+        })
+    }
+
+    fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
+        self.store.redeem(state, keep)
+    }
+
+    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
+        Box::pin(async move {
+            self.count().await;
+            self.store.due(realm, limit).await
+        })
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The processes.
+
+/// Numbers from here on are peers that claim, perhaps send, and are never heard of again.
+const SILENT: usize = 1_000;
+
+struct Process {
+    number: usize,
+    manager: TokenManager,
+    store: FaultyStore<Spy>,
+    /// What is to go wrong with the store next.
+    plan: Arc<Mutex<Plan>>,
+    _held: UserHandle,
+    walk: Option<KeepAlive>,
+    /// What callers were handed last.
+    last: Arc<Mutex<HashMap<usize, (KeptToken, When)>>>,
+}
+
+#[derive(Default)]
+struct Plan {
+    is_down: bool,
+    faults: Vec<(StoreCall, StoreFault, usize)>,
+}
+
+impl Plan {
+    fn decide(&mut self, call: StoreCall) -> Option<StoreFault> {
+        if self.is_down {
+            return Some(StoreFault::Before);
+        }
+        let at = self.faults.iter().position(|(of, ..)| *of == call)?;
+        let (_, fault, times) = &mut self.faults[at];
+        let fault = *fault;
+        *times -= 1;
+        if *times == 0 {
+            self.faults.remove(at);
+        }
+        Some(fault)
+    }
+}
+
+#[derive(Debug)]
+struct Seeded(AtomicU64);
+
+impl Randomness for Seeded {
+    fn next_u64(&self) -> u64 {
+        // SplitMix64.
+        let mut z = self
+            .0
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+            .wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+struct Run {
+    world: Arc<World>,
+    store: MemoryStore,
+    processes: Vec<Process>,
+    /// The stores of those that were restarted.
+    retired: Vec<(FaultyStore<Spy>, Arc<Mutex<Plan>>)>,
+    started: usize,
+    seed: u64,
+    gates: Vec<Gate>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn id(user: usize) -> UserId {
+    UserId::new(World::name(user)).expect("an id")
+}
+
+fn handle(manager: &TokenManager, user: usize) -> UserHandle {
+    if user < PEOPLE { manager.user(&id(user)) } else { manager.enterprise_user(&id(user)) }
+}
+
+impl Run {
+    fn new(case: &Case) -> Self {
+        let clock = TurnedClock::new();
+        let fake = FakeHurdlr::builder()
+            .token_life(Duration::from_secs(case.life))
+            .rotation(case.rotation)
+            .in_memory();
+        let store = MemoryStore::with_clock(clock.clone());
+        let world =
+            Arc::new(World { fake, clock, rotation: case.rotation, known: Mutex::default() });
+        let now = world.when();
+        for user in 0..PEOPLE {
+            let absent = Presence::Absent { by: usize::MAX, since: now };
+            world.known().presence.insert(user, absent);
+        }
+        let plan = Arc::downgrade(&world);
+        world.fake.fault_plan(move |request| {
+            let world = plan.upgrade()?;
+            let is_login = request.grant() == Some("authorization_code");
+            
+            (!is_login).then(|| world.known().faults.pop_front())?
+        });
+        let mut run = Self {
+            world,
+            store,
+            processes: Vec::new(),
+            retired: Vec::new(),
+            started: 0,
+            seed: case.seed,
+            gates: Vec::new(),
+            tasks: Vec::new(),
+        };
+        for _ in 0..case.managers {
+            let process = run.start_process();
+            run.processes.push(process);
+        }
+        run
+    }
+
+    fn hurdlr(&self, client: impl Into<Option<usize>>) -> Hurdlr {
+        let fake = &self.world.fake;
+        let builder = Hurdlr::builder(fake.client_id(), fake.client_secret())
+            .environment(fake.base_url())
+            .authorize_url(fake.authorize_url())
+            .redirect_uri("https://app.example.com/callback")
+            .retry(RetryPolicy::default().max_attempts(2))
+            .clock(self.world.clock.clone());
+        let builder = match client.into() {
+            Some(process) => builder.http_client(Wire {
+                process,
+                world: Arc::clone(&self.world),
+                client: fake.http_client(),
+            }),
+            None => builder.http_client(fake.http_client()),
+        };
+        builder.build().expect("settings that can be used")
+    }
+
+    fn start_process(&mut self) -> Process {
+        let number = self.started;
+        self.started += 1;
+        let spy =
+            Spy { process: number, world: Arc::clone(&self.world), store: self.store.clone() };
+        let store = FaultyStore::new(spy);
+        let plan = Arc::new(Mutex::new(Plan::default()));
+        let (deciding, world) = (Arc::clone(&plan), Arc::downgrade(&self.world));
+        store.plan(move |call| {
+            let fault = lock(&deciding).decide(call);
+            if fault.is_some()
+                && let Some(world) = world.upgrade()
+            {
+                world.known().unreliable.insert(number);
+            }
+            if matches!(call, StoreCall::Put | StoreCall::Save)
+                && fault != Some(StoreFault::Before)
+                && let Some(world) = world.upgrade()
+            {
+                world.known().setting_out += 1;
+            }
+            if call == StoreCall::Put
+                && fault.is_some()
+                && let Some(world) = world.upgrade()
+            {
+                *world.known().puts_failed.entry(number).or_default() += 1;
+            }
+            fault
+        });
+        let seed = self.seed ^ (number as u64).wrapping_mul(0x1234_5678_9abc_def1);
+        let manager = TokenManager::builder(self.hurdlr(number), store.clone())
+            .cache_capacity(CAPACITY)
+            .requests_at_once(2)
+            .randomness(Seeded(AtomicU64::new(seed)))
+            .build()
+            .expect("settings that can be used");
+        Process {
+            number,
+            _held: manager.user(&id(HELD)),
+            manager,
+            store,
+            plan,
+            walk: None,
+            last: Arc::default(),
+        }
+    }
+
+    fn at(&self, at: usize) -> &Process {
+        &self.processes[at % self.processes.len()]
+    }
+
+    fn at_mut(&mut self, at: usize) -> &mut Process {
+        let count = self.processes.len();
+        &mut self.processes[at % count]
+    }
+
+    async fn log_in(&self, user: usize) -> Token {
+        let hurdlr = self.hurdlr(None);
+        let (url, pending) = hurdlr.begin_login().expect("an authorize URL");
+        let name = World::name(user);
+        let callback = self.world.fake.consent(&url, &name).await.expect("consent");
+        let token = hurdlr.complete_login(pending, &callback).await.expect("a login");
+        let ends = self.world.fake.now() + token.remaining().expect("a life");
+        let mut known = self.world.known();
+        known.ends.insert(access(&token), ends);
+        token
+    }
+
+    async fn row(&self, user: usize) -> Option<Row> {
+        let hurdlr = self.hurdlr(None);
+        let realm = Realm::new(
+            hurdlr.api_version(),
+            self.world.fake.base_url().as_str(),
+            hurdlr.client_id(),
+        );
+        let (kind, _) = World::subject(user);
+        let key = StoreKey::new(Arc::new(realm), kind, id(user));
+        self.store.read(&[key]).await.expect("memory").remove(0)
+    }
+
+    async fn perform(&mut self, op: &Op) {
+        match *op {
+            Op::Read { at, user, callers, how } => self.read(at, user, callers, how),
+            Op::Sleep(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+            Op::Turn(seconds) => {
+                // A token's age is handed to the store: what the way there takes is not counted.
+                while self.world.known().setting_out > 0 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                self.world.clock.turn(Duration::from_secs(seconds));
+                self.world.known().turned += Duration::from_secs(seconds);
+                self.world.fake.turn_clock(Duration::from_secs(seconds));
+            }
+            Op::WallForward(seconds) => {
+                self.world.clock.turn_wall(Duration::from_secs(seconds));
+                self.world.known().wall_moved = true;
+            }
+            Op::WallBack(seconds) => {
+                // What was forward before is, to what comes now, forward again later.
+                self.world.clock.turn_wall_back(Duration::from_secs(seconds));
+                self.world.known().wall_moved = true;
+            }
+            Op::Fault(fault, times) => {
+                for _ in 0..times {
+                    let fault = fault.make(&mut self.gates);
+                    self.world.known().faults.push_back(fault);
+                }
+            }
+            Op::OpenGates => self.open_gates(),
+            Op::StoreFault(at, call, fault, times) => {
+                let process = self.at(at);
+                lock(&process.plan).faults.push((call, fault, times));
+            }
+            Op::StoreDown(at) => lock(&self.at(at).plan).is_down = true,
+            Op::StoreSlow(at, ms) => self.at(at).store.delay(Duration::from_millis(ms)),
+            Op::StoreUp(at) => self.store_up(at),
+            Op::Crowd(at) => {
+                let process = self.at(at);
+                for n in 0..200 {
+                    let id = UserId::new(format!("crowd-{n}")).expect("an id");
+                    drop(process.manager.user(&id));
+                }
+            }
+            Op::Login(at, user) => self.login(at, user).await,
+            Op::Import(at, user) => self.import(at, user).await,
+            Op::Forget(at, user) => self.forget(at, user),
+            Op::Refused(at, user) => self.refused(at, user),
+            Op::KeepAlive(at) => {
+                let process = self.at_mut(at);
+                process.walk = match process.walk.take() {
+                    Some(_stopped) => None,
+                    None => Some(process.manager.keep_alive(30 * SECOND)),
+                };
+            }
+            Op::Restart(at, graceful) => self.restart(at, graceful).await,
+            Op::Revoke(user) => {
+                self.world.fake.revoke_everything(&World::name(user));
+                self.world.known().killed.insert(user);
+            }
+            Op::SilentPeer(user, sends) => self.silent_peer(user, sends).await,
+            Op::Calm => self.calm().await,
+        }
+        self.check_bounds();
+    }
+
+    fn open_gates(&mut self) {
+        for gate in self.gates.drain(..) {
+            gate.open();
+        }
+    }
+
+    fn store_up(&self, at: usize) {
+        let process = self.at(at);
+        *lock(&process.plan) = Plan::default();
+        process.store.delay(Duration::ZERO);
+    }
+
+    fn read(&mut self, at: usize, user: usize, callers: usize, how: How) {
+        let process = self.at(at);
+        let mut tasks = Vec::new();
+        for _ in 0..callers {
+            let handle = handle(&process.manager, user);
+            let (world, number) = (Arc::clone(&self.world), process.number);
+            let last = Arc::clone(&process.last);
+            let began = world.when();
+            let call = async move {
+                let outcome = match how {
+                    How::Token | How::DroppedAfter(_) => handle.token().await,
+                    How::Within(ms) => handle.token_within(Duration::from_millis(ms)).await,
+                    How::IfReady => match handle.token_if_ready() {
+                        Some(token) => Ok(token),
+                        None => return,
+                    },
+                };
+                match outcome {
+                    Ok(token) => {
+                        let token = token.keep();
+                        world.check_token(number, user, &token, began);
+                        lock(&last).insert(user, (token, world.when()));
+                    }
+                    Err(error) => {
+                        let token = lock(&last).get(&user).cloned();
+                        world.check_error(number, user, &error, began, token.as_ref());
+                    }
+                }
+            };
+            let task = match how {
+                How::DroppedAfter(ms) => tokio::spawn(async move {
+                    let _ = tokio::time::timeout(Duration::from_millis(ms), call).await;
+                }),
+                _ => tokio::spawn(call),
+            };
+            tasks.push(task);
+        }
+        self.tasks.extend(tasks);
+    }
+
+    async fn login(&mut self, at: usize, user: usize) {
+        let token = self.log_in(user).await;
+        let process = self.at(at);
+        let (world, number) = (Arc::clone(&self.world), process.number);
+        let (manager, last) = (process.manager.clone(), Arc::clone(&process.last));
+        let login = {
+            let mut known = world.known();
+            known.begin_change(user, number);
+            known.killed.remove(&user);
+            known.add_login(user, &token, number)
+        };
+        let failed_before = world.known().puts_failed.get(&number).copied();
+        self.tasks.push(tokio::spawn(async move {
+            manager.adopt(&id(user), token).await.expect("adopted");
+            lock(&last).remove(&user);
+            let since = world.when();
+            let mut known = world.known();
+            let failed = known.puts_failed.get(&number).copied() != failed_before;
+            let unsaved = known.unsaved.entry(user).or_default();
+            if failed {
+                unsaved.insert(number);
+            } else {
+                unsaved.remove(&number);
+            }
+            known.end_change(user, Presence::Here { login, since });
+        }));
+    }
+
+    async fn import(&mut self, at: usize, user: usize) {
+        let token = self.log_in(user).await;
+        let process = self.at(at);
+        let (world, number) = (Arc::clone(&self.world), process.number);
+        let (manager, last) = (process.manager.clone(), Arc::clone(&process.last));
+        let (before, login) = {
+            let mut known = world.known();
+            let before = known.begin_change(user, number);
+            (before, known.add_login(user, &token, number))
+        };
+        self.tasks.push(tokio::spawn(async move {
+            let imported = manager.import_if_absent(&id(user), token).await;
+            let since = world.when();
+            let mut known = world.known();
+            let presence = match imported {
+                Ok(true) => {
+                    if matches!(before, Presence::Here { .. }) {
+                        known.violated(format!("an import replaced user {user}"));
+                    }
+                    lock(&last).remove(&user);
+                    Presence::Here { login, since }
+                }
+                Ok(false) => {
+                    if matches!(before, Presence::Absent { .. }) {
+                        known.violated(format!("an import did not bring user {user}"));
+                    }
+                    before
+                }
+                Err(_) => Presence::Unclear,
+            };
+            known.end_change(user, presence);
+        }));
+    }
+
+    fn forget(&mut self, at: usize, user: usize) {
+        let process = self.at(at);
+        let (world, number) = (Arc::clone(&self.world), process.number);
+        let handle = handle(&process.manager, user);
+        let last = Arc::clone(&process.last);
+        world.known().begin_change(user, number);
+        self.tasks.push(tokio::spawn(async move {
+            let forgotten = handle.forget().await;
+            lock(&last).remove(&user);
+            let since = world.when();
+            let mut known = world.known();
+            let presence = match forgotten {
+                Ok(()) => Presence::Absent { by: number, since },
+                Err(_) => Presence::Unclear,
+            };
+            if let Some(unsaved) = known.unsaved.get_mut(&user) {
+                unsaved.remove(&number);
+            }
+            known.end_change(user, presence);
+        }));
+    }
+
+    fn refused(&self, at: usize, user: usize) {
+        let process = self.at(at);
+        let Some((token, _)) = lock(&process.last).get(&user).cloned() else {
+            return;
+        };
+        let place = (process.number, access(&token));
+        self.world.known().refused.insert(place);
+        handle(&process.manager, user).refused(&token);
+    }
+
+    async fn restart(&mut self, at: usize, graceful: bool) {
+        if graceful {
+            let process = self.at(at);
+            let (manager, number) = (process.manager.clone(), process.number);
+            let ended = tokio::time::timeout(600 * SECOND, manager.shutdown()).await;
+            let Ok(lost) = ended else {
+                let broken = format!("the shutdown of process {number} does not end");
+                self.world.known().violated(broken);
+                return;
+            };
+            self.check_shutdown(number, &lost).await;
+        }
+        let started = self.start_process();
+        // Without a shutdown, what is under way in the old one goes on behind its back.
+        let retired = std::mem::replace(self.at_mut(at), started);
+        self.retired.push((retired.store, retired.plan));
+    }
+
+    async fn silent_peer(&mut self, user: usize, sends: bool) {
+        let Some(row) = self.row(user).await else {
+            return;
+        };
+        let process = SILENT + self.started;
+        self.started += 1;
+        let hurdlr = self.hurdlr(process);
+        let realm = Realm::new(
+            hurdlr.api_version(),
+            self.world.fake.base_url().as_str(),
+            hurdlr.client_id(),
+        );
+        let key = StoreKey::new(Arc::new(realm), UserKind::Login, id(user));
+        let spy = Spy { process, world: Arc::clone(&self.world), store: self.store.clone() };
+        let claim = Claim {
+            lease_id: process as u64,
+            lease: LEASE,
+            expected: Some(row.version),
+            incarnation: 1,
+        };
+        let claimed = spy.claim(&key, claim).await.expect("memory");
+        if claimed.granted && sends {
+            let token = claimed.row.and_then(|row| row.token).expect("a token");
+            let json = token.payload.expose_secret().clone();
+            let token = hurdlr.import(json).expect("a token");
+            let _ = hurdlr.refresh(&token).await;
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The laws, seen by callers.
+
+impl World {
+    /// What a caller is handed lives, is not refused, and is nobody's who was forgotten here.
+    fn check_token(&self, process: usize, user: usize, token: &Token, began: When) {
+        let value = access(token);
+        let mut known = self.known();
+        let is_dead = !self.fake.is_alive(&value) && !known.killed.contains(&user);
+        // The provider tells whole seconds.
+        let tolerance = Duration::from_millis(1_500);
+        let ended = known.ends.get(&value).copied();
+        if is_dead && ended.is_none_or(|ends| self.fake.now() > ends + tolerance) {
+            let over = ended.map(|ends| self.fake.now().duration_since(ends));
+            known.violated(format!(
+                "process {process}, user {user}: a dead token was handed out ({over:?})"
+            ));
+        }
+        if let Some(refresh_token) = token.refresh_token()
+            && !known.saved.contains(refresh_token.expose_secret())
+            && !known.unreliable.contains(&process)
+        {
+            known.violated(format!(
+                "process {process}, user {user}: a token was handed out before it was saved"
+            ));
+        }
+        if user == HELD && known.refused.contains(&(process, value)) {
+            known.violated(format!(
+                "process {process}, user {user}: a refused token was handed out"
+            ));
+        }
+        if let Presence::Absent { by, since } = known.presence(user)
+            && user < PEOPLE
+            && by == process
+            && since.is_before(began)
+        {
+            known.violated(format!(
+                "process {process}, user {user}: a token was handed out after the user was forgotten"
+            ));
+        }
+    }
+
+    fn check_error(
+        &self,
+        process: usize,
+        user: usize,
+        error: &Error,
+        began: When,
+        last: Option<&(KeptToken, When)>,
+    ) {
+        let mut known = self.known();
+        let known = &mut *known;
+        let here = match known.presence(user) {
+            Presence::Here { login, since } if since.is_before(began) => Some((login, since)),
+            _ => None,
+        };
+        if user >= PEOPLE && error.needs_login() {
+            known.violated(format!("an enterprise user is told to log in: {error}"));
+        }
+        if let Some((login, _)) = here.filter(|_| error.needs_login()) {
+            let login = &known.logins[login];
+            let subject = Self::subject(user);
+            let changed = known.changed.get(&subject);
+            let settled = changed.is_some_and(|at| at.is_long_before(began))
+                && known.stored.get(&subject) == Some(&login.newest);
+            let mine = login.receiver == process && login.at.is_before(began);
+            if self.fake.refresh_is_alive(&login.newest) && (mine || settled) {
+                known.violated(format!(
+                    "process {process}, user {user}: told to log in although the refresh token \
+                     lives: {error:?}"
+                ));
+            }
+        }
+        // Law 3.
+        let Some((token, at)) = last.filter(|_| user == HELD) else {
+            return;
+        };
+        let Some((_, since)) = here else { return };
+        let value = access(token);
+        let lives = self.fake.is_alive(&value)
+            && known.ends.get(&value).is_some_and(|ends| self.fake.now() + 2 * SECOND < *ends);
+        let seen = !known.wall_moved;
+        let is_refused = known.refused.contains(&(process, value));
+        if lives && seen && !is_refused && since.is_before(*at) {
+            known.violated(format!(
+                "process {process}, user {user}: a living token was withheld: {error:?}"
+            ));
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The laws, seen from outside.
+
+impl Run {
+    fn check_bounds(&self) {
+        for process in &self.processes {
+            let users = process.manager.users_in_memory();
+            if users > CAPACITY + USERS {
+                let broken = format!("{users} users in memory");
+                self.world.known().violated(broken);
+            }
+        }
+    }
+
+    /// What could not be saved is told.
+    async fn check_shutdown(&self, process: usize, lost: &[UserId]) {
+        for user in 0..PEOPLE {
+            let row = self.row(user).await;
+            let stored = row.and_then(|row| refresh_token_of(&row.token?));
+            let mut known = self.world.known();
+            let Presence::Here { login, .. } = known.presence(user) else {
+                continue;
+            };
+            let login = &known.logins[login];
+            let is_newest = stored.as_ref() == Some(&login.newest);
+            if login.receiver != process
+                || is_newest
+                || !self.world.fake.refresh_is_alive(&login.newest)
+            {
+                continue;
+            }
+            if !lost.contains(&id(user)) {
+                known.violated(format!("process {process} lost user {user} and did not tell"));
+            }
+            known.presence.insert(user, Presence::Unclear);
+        }
+    }
+
+    /// Everything works again, for long enough that all are told and saved.
+    async fn calm(&mut self) {
+        self.open_gates();
+        self.world.known().faults.clear();
+        for at in 0..self.processes.len() {
+            self.store_up(at);
+        }
+        for (store, plan) in &self.retired {
+            *lock(plan) = Plan::default();
+            store.delay(Duration::ZERO);
+        }
+        tokio::time::sleep(CALM).await;
+        for task in self.tasks.drain(..) {
+            if !task.is_finished() {
+                self.world.known().violated("a caller waits for ever");
+                task.abort();
+            }
+        }
+        for user in 0..PEOPLE {
+            self.check_kept(user).await;
+        }
+        for at in 0..self.processes.len() {
+            for user in 0..USERS {
+                self.check_served(at, user).await;
+            }
+        }
+        // Whatever was not saved is by now.
+        self.world.known().unsaved.clear();
+    }
+
+    /// Law 2: the newest refresh token that a living process was given is in the store, and nobody
+    /// who was forgotten is.
+    async fn check_kept(&self, user: usize) {
+        let row = self.row(user).await;
+        let mut known = self.world.known();
+        match known.presence(user) {
+            Presence::Here { login, .. } => {
+                let newest = known.logins[login].newest.clone();
+                let stored = row.and_then(|row| refresh_token_of(&row.token?));
+                if self.world.fake.refresh_is_alive(&newest) && stored.as_ref() != Some(&newest) {
+                    known.violated(format!("the newest refresh token of user {user} is lost"));
+                }
+            }
+            Presence::Absent { .. } if row.is_some() => {
+                known.violated(format!("user {user} was resurrected"));
+            }
+            _ => {}
+        }
+    }
+
+    async fn check_served(&self, at: usize, user: usize) {
+        let process = self.at(at);
+        let handle = handle(&process.manager, user);
+        let began = self.world.when();
+        let outcome = handle.token_within(CALM).await;
+        let mut known = self.world.known();
+        let here = match known.presence(user) {
+            Presence::Here { login, .. } => Some(known.logins[login].newest.clone()),
+            _ => None,
+        };
+        let lives = here.map(|newest| self.world.fake.refresh_is_alive(&newest));
+        match outcome {
+            Ok(token) => {
+                drop(known);
+                let token = token.keep();
+                let world = &self.world;
+                world.check_token(process.number, user, &token, began);
+                lock(&process.last).insert(user, (token, world.when()));
+            }
+            Err(error) if user >= PEOPLE || lives == Some(true) => {
+                known.violated(format!(
+                    "process {}, user {user}: no token though all works: {error:?}",
+                    process.number
+                ));
+            }
+            Err(error) if !error.needs_login() => known.violated(format!(
+                "process {}, user {user}: not told to log in: {error:?}",
+                process.number
+            )),
+            Err(_) => {}
+        }
+    }
+}
+
+async fn run(case: &Case) -> Vec<String> {
+    let mut run = Run::new(case);
+    for (step, op) in case.ops.iter().enumerate() {
+        run.perform(op).await;
+        // What was begun gets to its first wait.
+        tokio::task::yield_now().await;
+        let mut known = run.world.known();
+        if !known.violations.is_empty() {
+            let violations = std::mem::take(&mut known.violations);
+            return violations
+                .into_iter()
+                .map(|violation| format!("step {step}, {op:?}: {violation}"))
+                .collect();
+        }
+    }
+    run.calm().await;
+    let mut known = run.world.known();
+    std::mem::take(&mut known.violations)
+}
+
+fn check(case: &Case) -> Result<(), TestCaseError> {
+    fastrand::seed(case.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let violations = runtime.block_on(run(case));
+    match violations.first() {
+        None => Ok(()),
+        Some(_) => Err(TestCaseError::fail(violations.join("\n"))),
+    }
+}
+
+#[test]
+fn whatever_happens_the_laws_hold() {
+    let seed = std::env::var("HURDLR_MODEL_SEED");
+    let seed: u8 = seed.map_or(0, |it| it.parse().expect("a number below 256"));
+    let config = Config {
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Config::with_cases(
+            std::env::var("PROPTEST_CASES")
+                .map_or(300, |it| it.parse().expect("a number of cases")),
+        )
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    if let Err(error) = runner.run(&cases(), |case| check(&case)) {
+        panic!("{error}");
+    }
+}
