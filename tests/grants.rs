@@ -140,7 +140,7 @@ async fn the_code_exchange_sends_the_documented_fields_with_redirect_uri_and_ver
             None,
             &format!(
                 "grant_type=authorization_code&code=c%2Bo%2Fd%3De%26+x\
-                 &redirect_uri=https%3A%2F%2Fapp.example.com%2Fback%3Ffrom%3Da%2520b%26x%3D1\
+                 &redirect_uri=https%3A%2F%2Fapp.example.com%2Fback%3Ffrom%3Da+b%26x%3D1\
                  &code_verifier={verifier}\
                  &client_id={CLIENT_ID_ENCODED}&client_secret={CLIENT_SECRET_ENCODED}"
             ),

@@ -497,8 +497,7 @@ impl World {
         let refresh_token = form.get("refresh_token").cloned();
         let (user, broken) = if let Some(token) = &refresh_token {
             let login = known.logins_by_token.get(token).copied();
-            let user =
-                login.map_or(String::new(), |login| Self::name(known.logins[login].user));
+            let user = login.map_or(String::new(), |login| Self::name(known.logins[login].user));
             let broken = known.check_refresh(process, &user, token, now, self.rotation);
             (user, broken)
         } else {
@@ -895,7 +894,7 @@ impl Run {
         world.fake.fault_plan(move |request| {
             let world = plan.upgrade()?;
             let is_login = request.grant() == Some("authorization_code");
-            
+
             (!is_login).then(|| world.known().faults.pop_front())?
         });
         let mut run = Self {

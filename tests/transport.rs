@@ -326,15 +326,39 @@ async fn a_body_cut_off_before_its_refresh_token_ends_is_no_answer() {
 #[tokio::test]
 async fn a_whole_token_is_a_token_though_its_length_was_a_lie() {
     let longer = Reply::promising(200, JSON, TOKEN.len() + 100, TOKEN.as_bytes());
-    let too_long_a_tail = Reply::answer(200, JSON, TOKEN.to_owned() + &" ".repeat(100 * KIB));
     let chunked_without_end = format!(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{TOKEN}\r\n",
         TOKEN.len()
     );
-    for reply in [longer, too_long_a_tail, Reply::Bytes(chunked_without_end.into())] {
+    for reply in [longer, Reply::Bytes(chunked_without_end.into())] {
         let server = RawServer::replying([reply]).await;
         let token = refreshed(&once(&server)).await.unwrap();
         assert_eq!(token.access_token().expose_secret(), ACCESS);
+    }
+}
+
+#[tokio::test]
+async fn of_an_answer_without_end_the_refresh_token_is_rescued() {
+    let endless = Reply::answer(200, JSON, TOKEN.to_owned() + &" ".repeat(100 * KIB));
+    let error = refreshed(&once(&RawServer::replying([endless]).await)).await.unwrap_err();
+    assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+    assert!(error.rescued_refresh_token().is_some());
+}
+
+#[tokio::test]
+async fn a_refresh_token_beside_a_failure_is_rescued_unless_it_is_the_one_that_was_sent() {
+    for status in [500, 400, 302] {
+        let server = RawServer::replying([Reply::answer(status, JSON, TOKEN)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidResponse, "{status}");
+        assert!(error.rescued_refresh_token().is_some(), "{status}");
+    }
+    let echo = r#"{"error":"invalid_grant","refresh_token":"old-refresh"}"#;
+    for status in [200, 400] {
+        let server = RawServer::replying([Reply::answer(status, JSON, echo)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoginRequired, "{status}");
+        assert!(error.rescued_refresh_token().is_none(), "{status}");
     }
 }
 

@@ -157,7 +157,7 @@ impl Story {
         }
     }
 
-    /// Refreshes a token, and tries its old refresh token once more. Returns the newest token.
+    /// Refreshes a token, and tries a dead refresh token. Returns the newest token.
     async fn refresh(&self, token: Option<Token>) -> Outcome<Option<Token>> {
         let Some(token) = token else {
             println!("\n  Left out: there is no token to refresh.");
@@ -180,9 +180,17 @@ impl Story {
         }
         println!("  The refresh token was replaced. Only the new one is good from now on.");
 
-        heading("4. A refusal: the replaced refresh token is used again");
-        match self.hurdlr.refresh(&token).await {
-            Ok(_) => println!("\n  Not refused: this provider lets a replaced one live on."),
+        // A real provider may take a used refresh token for a theft, and end the person's login.
+        let (title, dead) = match &self.person {
+            Person::Played(_) => ("the replaced refresh token is used again", token),
+            Person::You => {
+                let made_up = r#"{"access_token":"none","refresh_token":"made-up"}"#;
+                ("a made-up refresh token", self.hurdlr.import(made_up)?)
+            }
+        };
+        heading(&format!("4. A refusal: {title}"));
+        match self.hurdlr.refresh(&dead).await {
+            Ok(_) => println!("\n  Not refused: this provider lets it pass."),
             Err(error) => {
                 if error.attempts() > 1 {
                     println!(
