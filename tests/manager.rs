@@ -994,3 +994,88 @@ async fn what_is_lent_crosses_threads() {
     shared(&token.keep());
     assert_eq!(size_of::<hurdlr_oauth2::manager::TokenFuture<'_>>(), 24);
 }
+
+/// What a row of the request table leaves behind.
+#[derive(Debug, PartialEq)]
+enum Left {
+    /// Nobody tries again before a pause is over.
+    Pause,
+    /// The lease stays: the refresh token may be in flight.
+    Lease,
+    /// The refresh token is marked as refused.
+    Mark,
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_row_of_the_request_table_as_the_manager_lives_it() {
+    use ErrorKind::{InvalidResponse, LoginRequired, RateLimited, Rejected, Unavailable};
+    use UserKind::{Enterprise, Login};
+    let refused = |status, code: &str| Fault::answer(status, format!(r#"{{"error":"{code}"}}"#));
+    // Two attempts are allowed by the retry policy of these tests.
+    let rows = [
+        (Enterprise, Fault::Refuse, Unavailable, 2, Left::Pause),
+        (Enterprise, Fault::rate_limited(), RateLimited, 2, Left::Pause),
+        (Enterprise, Fault::status(503), Unavailable, 2, Left::Pause),
+        (Enterprise, Fault::status(500), Unavailable, 2, Left::Pause),
+        (Enterprise, Fault::DropBefore, Unavailable, 2, Left::Pause),
+        (Enterprise, Fault::html(200), InvalidResponse, 2, Left::Pause),
+        (Enterprise, refused(400, "invalid_request"), Rejected, 1, Left::Pause),
+        (Enterprise, Fault::html(403), InvalidResponse, 1, Left::Pause),
+        (Login, Fault::Refuse, Unavailable, 2, Left::Pause),
+        (Login, Fault::rate_limited(), RateLimited, 2, Left::Pause),
+        (Login, Fault::status(503), Unavailable, 2, Left::Pause),
+        (Login, Fault::status(500), Unavailable, 2, Left::Lease),
+        (Login, Fault::DropBefore, Unavailable, 2, Left::Lease),
+        (Login, Fault::html(200), InvalidResponse, 2, Left::Lease),
+        (Login, refused(401, "invalid_client"), Rejected, 2, Left::Pause),
+        (Login, refused(400, "invalid_request"), Rejected, 1, Left::Pause),
+        (Login, Fault::html(403), InvalidResponse, 1, Left::Pause),
+        (Login, refused(400, "invalid_grant"), LoginRequired, 1, Left::Mark),
+    ];
+    for (kind, fault, expected, requests, left) in rows {
+        let site = Site::new();
+        let (manager, id) = site.logged_in("ann").await;
+        let user = match kind {
+            Login => manager.user(&id),
+            _ => manager.enterprise_user(&id),
+        };
+        user.token().await.unwrap();
+        site.turn(HOUR);
+        site.fake.clear_requests();
+        let row = format!("{kind:?} {fault:?}");
+        site.fake.fault_plan(move |_| Some(fault.clone()));
+        assert_eq!(user.token().await.unwrap_err().kind(), expected, "{row}");
+        assert_eq!(site.fake.count().total(), requests, "{row}");
+        let key = site.key(kind, &id);
+        let stored = site.store.read(&[key]).await.unwrap().remove(0).unwrap();
+        let found = match (stored.refused, stored.leased_for, stored.not_before) {
+            (true, None, None) => Left::Mark,
+            (false, Some(_), None) => Left::Lease,
+            (false, None, Some(_)) => Left::Pause,
+            other => panic!("{row} leaves {other:?}"),
+        };
+        assert_eq!(found, left, "{row}");
+        // The next backoff step heals it, save where only a login can.
+        site.fake.clear_faults();
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!(user.token().await.is_ok(), left != Left::Mark, "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_on_many_threads_share_one_request_over_a_socket() {
+    let fake = FakeHurdlr::start().await.unwrap();
+    let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+        .environment(fake.base_url())
+        .build()
+        .unwrap();
+    let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build().unwrap();
+    let id = UserId::new("ann").unwrap();
+    let tokens = all_of(500, || {
+        let user = manager.enterprise_user(&id);
+        tokio::spawn(async move { access(&user.token().await.unwrap()) })
+    })
+    .await;
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(fake.count().total(), 1);
+}
