@@ -1,5 +1,6 @@
 //! Time as an input, so that tests turn the clock and never sleep.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -113,20 +114,36 @@ impl Clock for SystemClock {
 }
 
 /// The clock as it is handed around: every token carries one to tell its age by.
+///
+/// The system's is told apart by its type, so that it takes no shared count and no indirect call.
 #[derive(Clone, Debug)]
-pub(crate) struct SharedClock(Arc<dyn Clock>);
+pub(crate) enum SharedClock {
+    System(SystemClock),
+    /// Boxed, so that all of this is one pointer wide.
+    Other(Arc<Box<dyn Clock>>),
+}
 
 impl SharedClock {
     pub(crate) fn new(clock: impl Clock) -> Self {
-        Self(Arc::new(clock))
+        match (&clock as &dyn Any).downcast_ref() {
+            Some(system) => Self::System(*system),
+            None => Self::Other(Arc::new(Box::new(clock))),
+        }
     }
 
+    #[inline]
     pub(crate) fn now(&self) -> Moment {
-        self.0.now()
+        match self {
+            Self::System(clock) => clock.now(),
+            Self::Other(clock) => clock.now(),
+        }
     }
 
     pub(crate) async fn sleep(&self, duration: Duration) {
-        self.0.sleep(duration).await;
+        match self {
+            Self::System(clock) => clock.sleep(duration).await,
+            Self::Other(clock) => clock.sleep(duration).await,
+        }
     }
 }
 

@@ -58,12 +58,13 @@ pub struct Token {
     clock: SharedClock,
 }
 
-/// The scopes of a token, as one text. Almost all tokens have the same.
+/// The scopes of a token, as one text. Almost all tokens have the same; what others cost must not
+/// make these any larger.
 #[derive(Debug)]
 enum Scope {
     Unknown,
     Documented,
-    Other(Box<str>),
+    Other(Box<Box<str>>),
 }
 
 impl Scope {
@@ -74,7 +75,7 @@ impl Scope {
         match text {
             None => Self::Unknown,
             Some(text) if text == Self::DOCUMENTED => Self::Documented,
-            Some(text) => Self::Other(text.into()),
+            Some(text) => Self::Other(Box::new(text.into())),
         }
     }
 
