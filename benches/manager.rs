@@ -21,22 +21,21 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use hurdlr_oauth2::manager::UserHandle;
 use hurdlr_oauth2::store::{
     Claim, Claimed, MemoryStore, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken,
     TokenStore, Version,
 };
-use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+use hurdlr_oauth2::{Clock, Hurdlr, Moment, SystemClock, TokenManager, UserId};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Equivalent, OptionsBuilder, UnitWeighter};
 
 fn main() -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let job = Job::asked_for();
     if job == Job::Serve {
         return runtime.block_on(harness::serve());
@@ -59,21 +58,10 @@ struct Size {
     cold_users: usize,
 }
 
-const MEASURE: Size = Size {
-    rounds: 801,
-    reads: 5_000,
-    users: 1_000_000,
-    cold_rounds: 15,
-    cold_users: 10_000,
-};
+const MEASURE: Size =
+    Size { rounds: 801, reads: 5_000, users: 1_000_000, cold_rounds: 15, cold_users: 10_000 };
 
-const TRY: Size = Size {
-    rounds: 1,
-    reads: 10,
-    users: 100,
-    cold_rounds: 1,
-    cold_users: 100,
-};
+const TRY: Size = Size { rounds: 1, reads: 10, users: 100, cold_rounds: 1, cold_users: 100 };
 
 impl Size {
     /// One round says whether it works, and nothing else.
@@ -100,13 +88,12 @@ fn median(values: Vec<f64>) -> f64 {
 /// A manager of `users` who logged in, in a store that keeps nothing.
 async fn manager_of(users: usize) -> Outcome<TokenManager> {
     let hurdlr = Hurdlr::builder("client-id", "client-secret".into()).build()?;
-    let manager = TokenManager::builder(hurdlr, Nowhere)
-        .cache_capacity(capacity(users))
-        .build()?;
+    let manager = TokenManager::builder(hurdlr, Nowhere).cache_capacity(capacity(users)).build()?;
     // One text for all: what each would leave behind in the heap would be counted as the manager's.
     let mut json = String::with_capacity(512);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     for n in 0..users {
-        write_token(&mut json, n)?;
+        write_token(&mut json, n, now)?;
         let token = manager.hurdlr().import(&json)?;
         if !manager.import_if_absent(&user(n), token).await? {
             return Err("a user was there already".into());
@@ -131,12 +118,12 @@ fn user(n: usize) -> UserId {
 }
 
 /// Writes a token object with secrets as long as those of the provider's example.
-fn write_token(json: &mut String, n: usize) -> fmt::Result {
+fn write_token(json: &mut String, n: usize, created_at: u64) -> fmt::Result {
     json.clear();
     write!(
         json,
         r#"{{"access_token": "{n:064x}.{n:032x}", "refresh_token": "{n:064x}.{n:032x}",
-            "expires_in": 7776000, "created_at": 1599065168, "scope": "token"}}"#
+            "expires_in": 7776000, "created_at": {created_at}, "scope": "token"}}"#
     )
 }
 
@@ -151,6 +138,16 @@ async fn read(handle: &UserHandle, reads: u32) -> Duration {
     start.elapsed()
 }
 
+/// The least that a read can be: one load, and one look at the clock.
+fn read_bare(swap: &ArcSwap<Moment>, reads: u32) -> Duration {
+    let start = Instant::now();
+    for _ in 0..reads {
+        let received = swap.load();
+        black_box(SystemClock.now().since(**received));
+    }
+    start.elapsed()
+}
+
 /// Reading by a handle that is kept: on one thread, and on two at the same time.
 async fn read_handle(size: Size) -> Outcome {
     let manager = manager_of(1).await?;
@@ -160,13 +157,15 @@ async fn read_handle(size: Size) -> Outcome {
     let start = Arc::new((Barrier::new(2), AtomicUsize::new(0)));
     let reader = |first: bool| {
         let (handle, start) = (Arc::clone(&handle), Arc::clone(&start));
+        let bare = ArcSwap::from_pointee(SystemClock.now());
         let rounds = async move {
             let (barrier, arrived) = &*start;
-            let mut times = (Vec::new(), Vec::new());
+            let mut times = Times::default();
             for round in 1..=size.rounds {
                 barrier.wait();
                 if first {
-                    times.0.push(size.per_read(read(&handle, size.reads).await));
+                    times.alone.push(size.per_read(read(&handle, size.reads).await));
+                    times.bare.push(size.per_read(read_bare(&bare, size.reads)));
                 }
                 barrier.wait();
                 // To be woken takes one of them longer than the other.
@@ -174,7 +173,7 @@ async fn read_handle(size: Size) -> Outcome {
                 while arrived.load(Ordering::Acquire) < 2 * round {
                     thread::yield_now();
                 }
-                times.1.push(size.per_read(read(&handle, size.reads).await));
+                times.beside.push(size.per_read(read(&handle, size.reads).await));
             }
             times
         };
@@ -183,19 +182,22 @@ async fn read_handle(size: Size) -> Outcome {
     };
     let (one, other) = (reader(true), reader(false));
     let (one, other) = tokio::task::spawn_blocking(|| (one.join(), other.join())).await?;
-    let ((alone, beside), (_, other)) = (
-        one.map_err(|_| "a reader panicked")??,
-        other.map_err(|_| "a reader panicked")??,
-    );
-    let scaling = alone.iter().zip(beside.iter().zip(&other));
-    let scaling = scaling.map(|(alone, (one, other))| (one + other) / 2.0 / alone);
-    size.figure(
-        "manager.read_handle_scaling",
-        median(scaling.collect()),
-        "x",
-    );
-    size.figure("manager.read_handle_ns", quartile(alone, 1), "ns");
+    let one = one.map_err(|_| "a reader panicked")??;
+    let other = other.map_err(|_| "a reader panicked")??;
+    let scaling = one.alone.iter().zip(one.beside.iter().zip(&other.beside));
+    let scaling = scaling.map(|(alone, (one, other))| f64::midpoint(*one, *other) / alone);
+    size.figure("manager.read_handle_scaling", median(scaling.collect()), "x");
+    size.figure("manager.read_handle_ns", quartile(one.alone, 1), "ns");
+    size.figure("manager.read_handle_ns_bare", quartile(one.bare, 1), "ns");
     Ok(())
+}
+
+/// What one of two readers measured, round by round.
+#[derive(Default)]
+struct Times {
+    alone: Vec<f64>,
+    bare: Vec<f64>,
+    beside: Vec<f64>,
 }
 
 /// Runs `work` in a task of a runtime with one thread: this one.
@@ -209,11 +211,7 @@ async fn many_users(size: Size) -> Outcome {
     let before = resident_bytes();
     let manager = manager_of(size.users).await?;
     if let (Some(before), Some(after)) = (before, resident_bytes()) {
-        size.figure(
-            "manager.bytes_per_user",
-            (after - before) / count(size.users),
-            "bytes",
-        );
+        size.figure("manager.bytes_per_user", (after - before) / count(size.users), "bytes");
     }
 
     let bare = bare_map(size.users)?;
@@ -223,19 +221,11 @@ async fn many_users(size: Size) -> Outcome {
         let mut times = (Vec::new(), Vec::new());
         for round in 0..size.rounds {
             if round % 2 == 0 {
-                times
-                    .0
-                    .push(size.per_read(read_by_id(&manager, &hot, size.reads).await));
-                times
-                    .1
-                    .push(size.per_read(look_up(&bare, &hot, size.reads)));
+                times.0.push(size.per_read(read_by_id(&manager, &hot, size.reads).await));
+                times.1.push(size.per_read(look_up(&bare, &hot, size.reads)));
             } else {
-                times
-                    .1
-                    .push(size.per_read(look_up(&bare, &hot, size.reads)));
-                times
-                    .0
-                    .push(size.per_read(read_by_id(&manager, &hot, size.reads).await));
+                times.1.push(size.per_read(look_up(&bare, &hot, size.reads)));
+                times.0.push(size.per_read(read_by_id(&manager, &hot, size.reads).await));
             }
         }
         times
@@ -269,9 +259,7 @@ fn look_up(map: &BareMap, id: &UserId, reads: u32) -> Duration {
 /// The memory that this process holds, where the system tells.
 fn resident_bytes() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024.0)
 }
@@ -321,10 +309,7 @@ fn bare_map(users: usize) -> Outcome<BareMap> {
         DefaultLifecycle::default(),
     );
     for n in 0..users {
-        let bare = Arc::new(Bare {
-            kind: 0,
-            subject: user(n),
-        });
+        let bare = Arc::new(Bare { kind: 0, subject: user(n) });
         map.insert(Key(Arc::clone(&bare)), bare);
     }
     Ok(map)
@@ -350,12 +335,7 @@ async fn cold_users(size: Size) -> Outcome {
             let hurdlr = hurdlr.clone();
             move |user| {
                 let hurdlr = hurdlr.clone();
-                async move {
-                    hurdlr
-                        .client_credentials(&user)
-                        .await
-                        .map(|token| drop(black_box(token)))
-                }
+                async move { hurdlr.client_credentials(&user).await.map(|token| drop(black_box(token))) }
             }
         });
         let (ours, theirs) = if round % 2 == 0 {
@@ -424,12 +404,7 @@ impl TokenStore for Nowhere {
     }
 
     fn claim<'a>(&'a self, _: &'a StoreKey, _: Claim) -> StoreFuture<'a, Claimed> {
-        Box::pin(async {
-            Ok(Claimed {
-                granted: false,
-                row: None,
-            })
-        })
+        Box::pin(async { Ok(Claimed { granted: false, row: None }) })
     }
 
     fn save<'a>(

@@ -72,6 +72,7 @@ impl Moment {
     }
 
     /// As [`since`](Self::since), in milliseconds.
+    #[inline]
     pub(crate) fn millis_since(self, earlier: Self) -> u64 {
         let monotonic = self.monotonic_ms.saturating_sub(earlier.monotonic_ms);
         let wall = self.wall_ms.saturating_sub(earlier.wall_ms);
@@ -91,6 +92,7 @@ impl Clock for SystemClock {
     /// By the coarse clocks, since every read of a token asks: they lag by a few milliseconds and
     /// cost a few nanoseconds.
     #[cfg(target_os = "linux")]
+    #[inline]
     fn now(&self) -> Moment {
         let read_ms = |clock| {
             let time = rustix::time::clock_gettime(clock);

@@ -212,6 +212,7 @@ impl Token {
     }
 
     /// When it was received, and how old it was then.
+    #[inline]
     pub(crate) fn arrival(&self) -> (Moment, Duration) {
         (self.received, Duration::from_secs(self.age_when_received.into()))
     }
