@@ -11,18 +11,16 @@
 // Its output is what it is for.
 #![allow(clippy::print_stdout)]
 
-use std::env;
-use std::error::Error;
+mod harness;
+use harness::{Job, Outcome, Provider, figure};
+
 use std::future::Future;
 use std::hint::black_box;
-use std::io::{self, BufRead, BufReader, Read, Write};
 use std::pin::Pin;
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hurdlr_oauth2::UserId;
 use hurdlr_oauth2::basic::BasicTokenResponse;
-use hurdlr_oauth2::testing::{FakeHurdlr, Rotation};
-use hurdlr_oauth2::{Hurdlr, UserId};
 use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse,
     BasicTokenType,
@@ -33,28 +31,15 @@ use oauth2::{
 };
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use url::Url;
-
-/// The argument by which this program, started again, becomes the provider.
-const SERVE: &str = "serve-fake-hurdlr";
-
-type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 fn main() -> Outcome {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if has(SERVE) {
-        return runtime.block_on(serve());
-    }
-    // `cargo bench` says `--bench`. Anything else is a test run, which asks whether it works.
-    let measures = has("--bench") && !has("--test");
+    let measures = match Job::asked_for() {
+        Job::Serve => return runtime.block_on(harness::serve()),
+        job => job == Job::Measure,
+    };
     parse_token(if measures { 400 } else { 1 })?;
     runtime.block_on(refresh(if measures { 6_000 } else { 1 }))
-}
-
-fn figure(name: &str, value: f64, unit: &str) {
-    println!("figure: {name} = {value:.3} {unit}");
 }
 
 /// The time of each side, round by round.
@@ -114,9 +99,7 @@ fn parse_token(rounds: usize) -> Outcome {
 /// A refresh by [`Hurdlr`], over one by plain `oauth2` on the same `reqwest`.
 async fn refresh(rounds: usize) -> Outcome {
     let provider = Provider::start()?;
-    let hurdlr = Hurdlr::builder(&provider.client_id, provider.client_secret.as_str().into())
-        .environment(provider.base_url.clone())
-        .build()?;
+    let hurdlr = provider.hurdlr()?;
     let token = hurdlr.client_credentials(&UserId::new("ann")?).await?;
 
     let plain = PlainClient::new(ClientId::new(provider.client_id.clone()))
@@ -155,56 +138,6 @@ async fn refresh(rounds: usize) -> Outcome {
         figure("client.refresh_time_oauth2", theirs * 1e6, "us");
         figure("client.refresh_vs_oauth2", ours / theirs, "x");
     }
-    Ok(())
-}
-
-/// A [`FakeHurdlr`] in a process of its own.
-struct Provider {
-    process: Child,
-    /// The process ends when this closes, however this one ends.
-    _lifeline: ChildStdin,
-    base_url: Url,
-    client_id: String,
-    client_secret: String,
-}
-
-impl Provider {
-    fn start() -> Outcome<Self> {
-        let mut process = Command::new(env::current_exe()?)
-            .arg(SERVE)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let lifeline = process.stdin.take().ok_or("no stdin")?;
-        let stdout = process.stdout.take().ok_or("no stdout")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let mut line = || -> Outcome<String> { Ok(lines.next().ok_or("no provider")??) };
-        Ok(Self {
-            base_url: line()?.parse()?,
-            client_id: line()?,
-            client_secret: line()?,
-            process,
-            _lifeline: lifeline,
-        })
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-async fn serve() -> Outcome {
-    let fake = FakeHurdlr::builder().rotation(Rotation::None).record(false).start().await?;
-    println!("{}", fake.base_url());
-    println!("{}", fake.client_id());
-    println!("{}", fake.client_secret().expose_secret());
-    io::stdout().flush()?;
-    // Until the other end of the pipe is closed.
-    tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new())).await??;
     Ok(())
 }
 

@@ -59,12 +59,13 @@ pub struct Token {
     clock: SharedClock,
 }
 
-/// The scopes of a token, as one text. Almost all tokens have the same.
+/// The scopes of a token, as one text. Almost all tokens have the same; what others cost must not
+/// make these any larger.
 #[derive(Debug)]
 enum Scope {
     Unknown,
     Documented,
-    Other(Box<str>),
+    Other(Box<Box<str>>),
 }
 
 impl Scope {
@@ -75,7 +76,7 @@ impl Scope {
         match text {
             None => Self::Unknown,
             Some(text) if text == Self::DOCUMENTED => Self::Documented,
-            Some(text) => Self::Other(text.into()),
+            Some(text) => Self::Other(Box::new(text.into())),
         }
     }
 
@@ -214,6 +215,7 @@ impl Token {
     }
 
     /// When it was received, and how old it was then.
+    #[inline]
     pub(crate) fn arrival(&self) -> (Moment, Duration) {
         (self.received, Duration::from_secs(self.age_when_received.into()))
     }

@@ -54,11 +54,13 @@ impl Held {
         self.version.is_some_and(|ours| ours.incarnation != version.incarnation)
     }
 
+    #[inline]
     fn held_for(&self, now: Moment) -> u64 {
         now.millis_since(self.token.arrival().0)
     }
 
     /// Served, and nothing to be done.
+    #[inline]
     pub(super) fn is_fresh(&self, now: Moment) -> bool {
         self.held_for(now) < self.windows.due && !self.is_rejected()
     }
@@ -88,6 +90,7 @@ impl Held {
         Duration::from_millis(self.windows.due) < pause
     }
 
+    #[inline]
     fn is_rejected(&self) -> bool {
         self.rejected.load(Ordering::Relaxed)
     }

@@ -50,6 +50,7 @@ impl UserHandle {
     /// [`ErrorKind::RateLimited`], [`ErrorKind::Unavailable`] and [`ErrorKind::Store`] where it can
     /// be tried again later; [`ErrorKind::Rejected`] and [`ErrorKind::InvalidResponse`] where
     /// something has to be mended. During the pause after a failure callers are told at once.
+    #[inline]
     pub fn token(&self) -> TokenFuture<'_> {
         TokenFuture { handle: self, waiting: None }
     }
@@ -156,18 +157,19 @@ impl UserHandle {
         Changes { receiver, _pinned: Arc::clone(&self.entry) }
     }
 
-    fn ready(&self) -> Option<LentToken> {
-        let held = self.entry.current.load();
+    /// Nearly every read there is.
+    #[inline]
+    fn fresh(&self) -> Option<LentToken> {
         let now = self.inner.clock.now();
-        if held.is_fresh(now) {
-            return Some(LentToken(held));
-        }
-        if !held.is_served(now) {
-            return None;
-        }
-        // Due: served all the same, while it is renewed in the background.
+        let held = self.entry.current.load();
+        held.is_fresh(now).then_some(LentToken(held))
+    }
+
+    /// Due: served all the same, while it is renewed in the background.
+    fn due(&self) -> Option<LentToken> {
+        let due = self.token_if_ready()?;
         let _ = self.inner.join(&self.entry, false);
-        Some(LentToken(held))
+        Some(due)
     }
 
     /// What is left to hand out when nothing better can be had.
@@ -219,19 +221,30 @@ pub struct TokenFuture<'a> {
     waiting: Option<Waiting<'a>>,
 }
 
+impl TokenFuture<'_> {
+    #[cold]
+    fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<Result<LentToken, Error>> {
+        if self.waiting.is_none()
+            && let Some(token) = self.handle.due()
+        {
+            return Poll::Ready(Ok(token));
+        }
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(self.handle.refreshed()));
+        waiting.as_mut().poll(context)
+    }
+}
+
 impl Future for TokenFuture<'_> {
     type Output = Result<LentToken, Error>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let handle = self.handle;
-        if let Some(waiting) = &mut self.waiting {
-            return waiting.as_mut().poll(context);
-        }
-        if let Some(token) = handle.ready() {
+        if self.waiting.is_none()
+            && let Some(token) = self.handle.fresh()
+        {
             return Poll::Ready(Ok(token));
         }
-        let waiting = self.waiting.insert(Box::pin(handle.refreshed()));
-        waiting.as_mut().poll(context)
+        self.poll_waiting(context)
     }
 }
 

@@ -1,0 +1,450 @@
+//! What the manager costs: to read a token, to keep a million users, to bring new ones in.
+//!
+//! ```text
+//! cargo bench --bench manager
+//! ```
+//!
+//! The two sides of a ratio alternate in one run, so that whatever else the machine does befalls
+//! both. All of it goes by the production clock.
+
+// Its output is what it is for.
+#![allow(clippy::print_stdout)]
+
+mod harness;
+use harness::{Job, Outcome, Provider, figure};
+
+use std::fmt::{self, Write};
+use std::fs;
+use std::future::Future;
+use std::hash::{Hash, Hasher};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use hurdlr_oauth2::manager::UserHandle;
+use hurdlr_oauth2::store::{
+    Claim, Claimed, MemoryStore, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken,
+    TokenStore, Version,
+};
+use hurdlr_oauth2::{Clock, Hurdlr, Moment, SystemClock, TokenManager, UserId};
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, Equivalent, OptionsBuilder, UnitWeighter};
+
+fn main() -> Outcome {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let job = Job::asked_for();
+    if job == Job::Serve {
+        return runtime.block_on(harness::serve());
+    }
+    let size = if job == Job::Measure { MEASURE } else { TRY };
+    runtime.block_on(async {
+        read_handle(size).await?;
+        many_users(size).await?;
+        cold_users(size).await
+    })
+}
+
+/// How much is done.
+#[derive(Clone, Copy)]
+struct Size {
+    rounds: usize,
+    reads: u32,
+    users: usize,
+    cold_rounds: usize,
+    cold_users: usize,
+}
+
+const MEASURE: Size =
+    Size { rounds: 801, reads: 5_000, users: 1_000_000, cold_rounds: 15, cold_users: 10_000 };
+
+const TRY: Size = Size { rounds: 1, reads: 10, users: 100, cold_rounds: 1, cold_users: 100 };
+
+impl Size {
+    /// One round says whether it works, and nothing else.
+    fn figure(self, name: &str, value: f64, unit: &str) {
+        if self.rounds > 1 {
+            figure(name, value, unit);
+        }
+    }
+
+    fn per_read(self, time: Duration) -> f64 {
+        time.as_secs_f64() * 1e9 / f64::from(self.reads)
+    }
+}
+
+fn quartile(mut values: Vec<f64>, nth: usize) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() * nth / 4]
+}
+
+fn median(values: Vec<f64>) -> f64 {
+    quartile(values, 2)
+}
+
+/// A manager of `users` who logged in, in a store that keeps nothing.
+async fn manager_of(users: usize) -> Outcome<TokenManager> {
+    let hurdlr = Hurdlr::builder("client-id", "client-secret".into()).build()?;
+    let manager = TokenManager::builder(hurdlr, Nowhere).cache_capacity(capacity(users)).build()?;
+    // One text for all: what each would leave behind in the heap would be counted as the manager's.
+    let mut json = String::with_capacity(512);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    for n in 0..users {
+        write_token(&mut json, n, now)?;
+        let token = manager.hurdlr().import(&json)?;
+        if !manager.import_if_absent(&user(n), token).await? {
+            return Err("a user was there already".into());
+        }
+    }
+    if manager.users_in_memory() != users {
+        return Err("not all users are in memory".into());
+    }
+    Ok(manager)
+}
+
+/// A twentieth above what has to fit in, since each part of the map is bounded by itself.
+fn capacity(users: usize) -> usize {
+    users + users / 20 + 100
+}
+
+/// An id as long as a UUID.
+fn user(n: usize) -> UserId {
+    let id = format!("{n:08x}-0000-4000-8000-{n:012x}");
+    // It is short and printable.
+    UserId::new(id.as_str()).unwrap_or_else(|_| unreachable!())
+}
+
+/// Writes a token object with secrets as long as those of the provider's example.
+fn write_token(json: &mut String, n: usize, created_at: u64) -> fmt::Result {
+    json.clear();
+    write!(
+        json,
+        r#"{{"access_token": "{n:064x}.{n:032x}", "refresh_token": "{n:064x}.{n:032x}",
+            "expires_in": 7776000, "created_at": {created_at}, "scope": "token"}}"#
+    )
+}
+
+async fn read(handle: &UserHandle, reads: u32) -> Duration {
+    let start = Instant::now();
+    for _ in 0..reads {
+        // An error would be a token short, which `read_handle` has ruled out.
+        if let Ok(token) = handle.token().await {
+            black_box(token.access_token());
+        }
+    }
+    start.elapsed()
+}
+
+/// The least that a read can be: one load, and one look at the clock.
+fn read_bare(swap: &ArcSwap<Moment>, reads: u32) -> Duration {
+    let start = Instant::now();
+    for _ in 0..reads {
+        let received = swap.load();
+        black_box(SystemClock.now().since(**received));
+    }
+    start.elapsed()
+}
+
+/// Reading by a handle that is kept: on one thread, and on two at the same time.
+async fn read_handle(size: Size) -> Outcome {
+    let manager = manager_of(1).await?;
+    let handle = Arc::new(manager.user(&user(0)));
+    handle.token().await?;
+
+    let start = Arc::new((Barrier::new(2), AtomicUsize::new(0)));
+    let reader = |first: bool| {
+        let (handle, start) = (Arc::clone(&handle), Arc::clone(&start));
+        let bare = ArcSwap::from_pointee(SystemClock.now());
+        let rounds = async move {
+            let (barrier, arrived) = &*start;
+            let mut times = Times::default();
+            for round in 1..=size.rounds {
+                barrier.wait();
+                if first {
+                    times.alone.push(size.per_read(read(&handle, size.reads).await));
+                    times.bare.push(size.per_read(read_bare(&bare, size.reads)));
+                }
+                barrier.wait();
+                // To be woken takes one of them longer than the other.
+                arrived.fetch_add(1, Ordering::AcqRel);
+                while arrived.load(Ordering::Acquire) < 2 * round {
+                    thread::yield_now();
+                }
+                times.beside.push(size.per_read(read(&handle, size.reads).await));
+            }
+            times
+        };
+        // A runtime each, so that they are never two tasks of one thread.
+        thread::spawn(move || on_a_runtime(rounds))
+    };
+    let (one, other) = (reader(true), reader(false));
+    let (one, other) = tokio::task::spawn_blocking(|| (one.join(), other.join())).await?;
+    let one = one.map_err(|_| "a reader panicked")??;
+    let other = other.map_err(|_| "a reader panicked")??;
+    let scaling = one.alone.iter().zip(one.beside.iter().zip(&other.beside));
+    let scaling = scaling.map(|(alone, (one, other))| f64::midpoint(*one, *other) / alone);
+    size.figure("manager.read_handle_scaling", median(scaling.collect()), "x");
+    size.figure("manager.read_handle_ns", quartile(one.alone, 1), "ns");
+    size.figure("manager.read_handle_ns_bare", quartile(one.bare, 1), "ns");
+    Ok(())
+}
+
+/// What one of two readers measured, round by round.
+#[derive(Default)]
+struct Times {
+    alone: Vec<f64>,
+    bare: Vec<f64>,
+    beside: Vec<f64>,
+}
+
+/// Runs `work` in a task of a runtime with one thread: this one.
+fn on_a_runtime<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Outcome<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    Ok(runtime.block_on(async { tokio::spawn(work).await })?)
+}
+
+/// What a million users take, and what it takes to find one of them.
+async fn many_users(size: Size) -> Outcome {
+    let before = resident_bytes();
+    let manager = manager_of(size.users).await?;
+    if let (Some(before), Some(after)) = (before, resident_bytes()) {
+        size.figure("manager.bytes_per_user", (after - before) / count(size.users), "bytes");
+    }
+
+    let bare = bare_map(size.users)?;
+    let hot = user(size.users / 2);
+    manager.user(&hot).token().await?;
+    let rounds = async move {
+        let mut times = (Vec::new(), Vec::new());
+        for round in 0..size.rounds {
+            if round % 2 == 0 {
+                times.0.push(size.per_read(read_by_id(&manager, &hot, size.reads).await));
+                times.1.push(size.per_read(look_up(&bare, &hot, size.reads)));
+            } else {
+                times.1.push(size.per_read(look_up(&bare, &hot, size.reads)));
+                times.0.push(size.per_read(read_by_id(&manager, &hot, size.reads).await));
+            }
+        }
+        times
+    };
+    let (ours, theirs) = tokio::spawn(rounds).await?;
+    let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs);
+    size.figure("manager.read_by_id_vs_map", median(ratios.collect()), "x");
+    size.figure("manager.read_by_id_ns", quartile(ours, 1), "ns");
+    size.figure("manager.read_by_id_ns_map", quartile(theirs, 1), "ns");
+    Ok(())
+}
+
+async fn read_by_id(manager: &TokenManager, id: &UserId, reads: u32) -> Duration {
+    let start = Instant::now();
+    for _ in 0..reads {
+        if let Ok(token) = manager.user(black_box(id)).token().await {
+            black_box(token.access_token());
+        }
+    }
+    start.elapsed()
+}
+
+fn look_up(map: &BareMap, id: &UserId, reads: u32) -> Duration {
+    let start = Instant::now();
+    for _ in 0..reads {
+        black_box(map.get(&Sought(0, black_box(id))));
+    }
+    start.elapsed()
+}
+
+/// The memory that this process holds, where the system tells.
+fn resident_bytes() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024.0)
+}
+
+fn count(users: usize) -> f64 {
+    u32::try_from(users).map_or(f64::INFINITY, f64::from)
+}
+
+/// A map like the manager's, with nothing in it but ids.
+type BareMap =
+    Cache<Key, Arc<Bare>, UnitWeighter, DefaultHashBuilder, DefaultLifecycle<Key, Arc<Bare>>>;
+
+#[derive(Hash, PartialEq, Eq)]
+struct Bare {
+    kind: u8,
+    subject: UserId,
+}
+
+#[derive(Clone, Hash, PartialEq, Eq)]
+struct Key(Arc<Bare>);
+
+struct Sought<'a>(u8, &'a UserId);
+
+impl Hash for Sought<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+        self.1.hash(state);
+    }
+}
+
+impl Equivalent<Key> for Sought<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.0 == key.0.kind && *self.1 == key.0.subject
+    }
+}
+
+fn bare_map(users: usize) -> Outcome<BareMap> {
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(capacity(users))
+        .weight_capacity(u64::try_from(capacity(users))?)
+        .build()
+        .map_err(|error| error.to_string())?;
+    let map = BareMap::with_options(
+        options,
+        UnitWeighter,
+        DefaultHashBuilder::default(),
+        DefaultLifecycle::default(),
+    );
+    for n in 0..users {
+        let bare = Arc::new(Bare { kind: 0, subject: user(n) });
+        map.insert(Key(Arc::clone(&bare)), bare);
+    }
+    Ok(map)
+}
+
+/// Users whom the manager has never seen, over the same grants by the client alone.
+async fn cold_users(size: Size) -> Outcome {
+    let provider = Provider::start()?;
+    let hurdlr = provider.hurdlr()?;
+    let mut times = (Vec::new(), Vec::new());
+    for round in 0..=size.cold_rounds {
+        let manager = TokenManager::builder(hurdlr.clone(), MemoryStore::new())
+            .requests_at_once(AT_ONCE)
+            .build()?;
+        let ours = grant_all(size.cold_users, {
+            let manager = manager.clone();
+            move |user| {
+                let handle = manager.enterprise_user(&user);
+                async move { handle.token().await.map(|token| drop(black_box(token))) }
+            }
+        });
+        let theirs = grant_all(size.cold_users, {
+            let hurdlr = hurdlr.clone();
+            move |user| {
+                let hurdlr = hurdlr.clone();
+                async move { hurdlr.client_credentials(&user).await.map(|token| drop(black_box(token))) }
+            }
+        });
+        let (ours, theirs) = if round % 2 == 0 {
+            (ours.await?, theirs.await?)
+        } else {
+            let theirs = theirs.await?;
+            (ours.await?, theirs)
+        };
+        if manager.users_in_memory() != size.cold_users {
+            return Err("not all users are in memory".into());
+        }
+        // The first round is warming up.
+        if round > 0 {
+            times.0.push(ours.as_secs_f64());
+            times.1.push(theirs.as_secs_f64());
+        }
+    }
+    let (ours, theirs) = times;
+    let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs);
+    size.figure("manager.cold_users_vs_bare", median(ratios.collect()), "x");
+    let each = |times| median(times) * 1e6 / count(size.cold_users);
+    size.figure("manager.cold_users_us", each(ours), "us");
+    size.figure("manager.cold_users_us_bare", each(theirs), "us");
+    Ok(())
+}
+
+/// How many grants are under way at once.
+const AT_ONCE: usize = 64;
+
+async fn grant_all<F>(
+    users: usize,
+    grant: impl Fn(UserId) -> F + Clone + Send + Sync + 'static,
+) -> Outcome<Duration>
+where
+    F: Future<Output = Result<(), hurdlr_oauth2::Error>> + Send,
+{
+    let next = Arc::new(AtomicUsize::new(0));
+    let start = Instant::now();
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let (next, grant) = (Arc::clone(&next), grant.clone());
+        workers.spawn(async move {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= users {
+                    return Outcome::Ok(());
+                }
+                grant(user(n)).await?;
+            }
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker??;
+    }
+    Ok(start.elapsed())
+}
+
+/// A store that takes everything and keeps nothing: the tokens of a real fleet lie in a database,
+/// and what is counted here is the manager's memory.
+#[derive(Debug)]
+struct Nowhere;
+
+impl TokenStore for Nowhere {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
+        Box::pin(async { Ok(keys.iter().map(|_| None).collect()) })
+    }
+
+    fn claim<'a>(&'a self, _: &'a StoreKey, _: Claim) -> StoreFuture<'a, Claimed> {
+        Box::pin(async { Ok(Claimed { granted: false, row: None }) })
+    }
+
+    fn save<'a>(
+        &'a self,
+        _: &'a StoreKey,
+        _: Version,
+        _: &'a StoredToken,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn put<'a>(
+        &'a self,
+        _: &'a StoreKey,
+        _: u64,
+        _: &'a StoredToken,
+        _: Put,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn release<'a>(
+        &'a self,
+        _: &'a StoreKey,
+        _: Version,
+        _: u64,
+        _: Release,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forget<'a>(&'a self, _: &'a StoreKey) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn redeem<'a>(&'a self, _: &'a [u8; 32], _: Duration) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn due<'a>(&'a self, _: &'a Arc<Realm>, _: usize) -> StoreFuture<'a, Vec<StoreKey>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
