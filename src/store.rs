@@ -97,7 +97,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool>;
 
     /// Says whether this digest of a login's state is seen for the first time, and remembers it
-    /// for `keep`.
+    /// for `keep`. Seen again, it is not remembered for longer.
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool>;
 
     /// Finds up to `limit` rows of `realm` that hold a token and are due, the longest due first:

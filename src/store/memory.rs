@@ -300,7 +300,11 @@ impl TokenStore for MemoryStore {
         self.step(move |kept, now| {
             kept.redeemed
                 .retain(|_, (since, keep)| left(*since, *keep, now).is_some());
-            kept.redeemed.insert(*state, (now, keep)).is_none()
+            let first = !kept.redeemed.contains_key(state);
+            if first {
+                kept.redeemed.insert(*state, (now, keep));
+            }
+            first
         })
     }
 
