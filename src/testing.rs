@@ -36,7 +36,6 @@ mod ledger;
 mod listener;
 mod provider;
 mod resource;
-pub mod store_contract;
 mod token_endpoint;
 mod turned_clock;
 pub use turned_clock::TurnedClock;
