@@ -4,17 +4,19 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
 
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::{MemoryStore, Put, Realm, Row, StoreKey, TokenStore, UserKind};
 use hurdlr_oauth2::testing::{
-    FakeHurdlr, Fault, FaultyStore, Gate, Rotation, StoreCall, StoreFault, TurnedClock,
+    FakeHurdlr, Fault, FaultyStore, Gate, StoreCall, StoreFault, TurnedClock,
 };
-use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
+use hurdlr_oauth2::{Clock, ErrorKind, Hurdlr, Moment, RetryPolicy, Token, TokenManager, UserId};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,13 +37,17 @@ impl Site {
     }
 
     fn hurdlr(&self) -> Hurdlr {
+        self.hurdlr_by(self.clock.clone())
+    }
+
+    fn hurdlr_by(&self, clock: impl Clock) -> Hurdlr {
         Hurdlr::builder(self.fake.client_id(), self.fake.client_secret())
             .environment(self.fake.base_url())
             .authorize_url(self.fake.authorize_url())
             .redirect_uri("https://app.example.com/callback")
             .http_client(self.fake.http_client())
             .retry(RetryPolicy::default().max_attempts(2))
-            .clock(self.clock.clone())
+            .clock(clock)
             .build()
             .unwrap()
     }
@@ -363,6 +369,76 @@ async fn a_lost_answer_of_the_store_locks_nobody_out_for_a_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_user_whose_token_is_not_saved_is_not_evicted() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .cache_capacity(32)
+        .build()
+        .unwrap();
+    let token = site.login(&ann()).await;
+    manager.adopt(&ann(), token).await.unwrap();
+    site.turn(HOUR);
+    site.fail(StoreCall::Save, StoreFault::Before);
+    let unsaved = refresh(&*manager.user(&ann()).token().await.unwrap());
+    for n in 0..5_000 {
+        let id = UserId::new(format!("user-{n}")).unwrap();
+        // More than once, since those who came once only give way first.
+        for _ in 0..3 {
+            drop(manager.user(&id));
+        }
+    }
+    let token = manager.user(&ann()).token_if_ready().unwrap();
+    assert_eq!(refresh(&token), unsaved);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_may_be_in_flight_is_left_alone_by_others_for_the_lease() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    site.turn(HOUR);
+    site.fake.fault_plan(|_| Some(Fault::DropBefore));
+    assert!(manager.user(&ann()).token().await.is_err());
+    let sent = site.fake.count().total();
+    let other = site.manager().user(&ann());
+    site.fake.clear_faults();
+    let start = tokio::time::Instant::now();
+    while start.elapsed() < 50 * SECOND {
+        let error = other.token_within(SECOND).await.unwrap_err();
+        assert!(!error.needs_login());
+        assert_eq!(site.fake.count().total(), sent);
+        tokio::time::sleep(SECOND).await;
+    }
+    tokio::time::sleep(20 * SECOND).await;
+    assert!(other.token().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_not_saved_yet_gives_way_to_what_the_store_learnt_elsewhere() {
+    for is_forgotten in [true, false] {
+        let site = Site::new();
+        let manager = site.logged_in(&ann()).await;
+        let user = manager.user(&ann());
+        site.turn(HOUR);
+        site.fail(StoreCall::Save, StoreFault::Before);
+        user.token().await.unwrap();
+        site.store.recover();
+        let elsewhere = site.manager();
+        let expected = if is_forgotten {
+            elsewhere.user(&ann()).forget().await.unwrap();
+            None
+        } else {
+            let login = site.login(&ann()).await;
+            let expected = refresh(&login);
+            elsewhere.adopt(&ann(), login).await.unwrap();
+            Some(expected)
+        };
+        tokio::time::sleep(10 * SECOND).await;
+        assert_eq!(user.token_if_ready().map(|token| refresh(&token)), expected);
+        assert_eq!(site.stored_refresh_token(&ann()).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
     for reads_fail in [false, true] {
         let site = Site::new();
@@ -465,28 +541,64 @@ async fn a_login_that_waited_for_its_turn_is_saved_at_the_age_it_has_by_then() {
     assert!(row.token.unwrap().age > HOUR);
 }
 
-#[test]
-fn callers_on_many_threads_look_again_before_they_refresh() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let site = Site::new();
-        site.fake.set_rotation(Rotation::RotateAndKill);
-        let manager = site.logged_in(&ann()).await;
-        for round in 1..=300 {
-            site.turn(HOUR);
-            let callers: Vec<_> = (0..16)
-                .map(|_| {
-                    let user = manager.user(&ann());
-                    tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
-                })
-                .collect();
-            for caller in callers {
-                caller.await.unwrap().unwrap();
+/// A clock that can hold a thread back where it looks at it.
+#[derive(Debug)]
+struct HoldingClock(TurnedClock);
+
+thread_local! {
+    /// How often this thread may look before it is held back, and until when.
+    static HELD_BACK: RefCell<Option<(u32, mpsc::Receiver<()>)>> = const { RefCell::new(None) };
+}
+
+impl Clock for HoldingClock {
+    fn now(&self) -> Moment {
+        let now = self.0.now();
+        HELD_BACK.with_borrow_mut(|held_back| match held_back {
+            Some((0, go_on)) => {
+                let _ = go_on.recv();
+                *held_back = None;
             }
-            assert_eq!(site.fake.count().grant("refresh_token"), round);
-        }
-    });
+            Some((looks, _)) => *looks -= 1,
+            None => {}
+        });
+        now
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.0.sleep(duration)
+    }
+}
+
+#[test]
+fn a_caller_who_was_held_back_looks_again_before_a_refresh() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    // At each of the moments between finding the token expired and starting a refresh.
+    for looks in 0..4 {
+        let (go_on, wait) = mpsc::channel();
+        let (site, user) = runtime.block_on(async {
+            let site = Site::new();
+            let hurdlr = site.hurdlr_by(HoldingClock(site.clock.clone()));
+            let manager = TokenManager::builder(hurdlr, site.store.clone()).build().unwrap();
+            let token = site.login(&ann()).await;
+            manager.adopt(&ann(), token).await.unwrap();
+            (site, manager.user(&ann()))
+        });
+        site.turn(HOUR);
+        let (late, handle) = (user.clone(), runtime.handle().clone());
+        let late = std::thread::spawn(move || {
+            HELD_BACK.set(Some((looks, wait)));
+            let token = handle.block_on(async { late.token().await.map(|token| access(&token)) });
+            HELD_BACK.set(None);
+            token
+        });
+        std::thread::yield_now();
+        runtime.block_on(user.token()).unwrap();
+        drop(go_on);
+        let token = late.join().unwrap().unwrap();
+        assert!(site.fake.is_alive(&token));
+        assert_eq!(site.fake.count().grant("refresh_token"), 1, "{looks}");
+    }
 }
 
 #[test]
