@@ -167,6 +167,48 @@ async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_login_that_was_saved_though_it_seemed_not_to_be_is_not_put_again() {
+    for is_forgotten in [true, false] {
+        let site = Site::new();
+        let manager = site.manager();
+        site.fail(StoreCall::Put, StoreFault::After);
+        let login = site.login(&ann()).await;
+        manager.adopt(&ann(), login).await.unwrap();
+        tokio::time::sleep(SECOND / 10).await;
+        site.store.recover();
+        let elsewhere = site.manager();
+        let expected = if is_forgotten {
+            elsewhere.user(&ann()).forget().await.unwrap();
+            None
+        } else {
+            let login = site.login(&ann()).await;
+            let expected = refresh(&login);
+            elsewhere.adopt(&ann(), login).await.unwrap();
+            Some(expected)
+        };
+        tokio::time::sleep(600 * SECOND).await;
+        assert_eq!(site.stored_refresh_token(&ann()).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_not_saved_yet_gives_way_to_one_that_came_elsewhere() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.fail(StoreCall::Put, StoreFault::Before);
+    let earlier = site.login(&ann()).await;
+    manager.adopt(&ann(), earlier).await.unwrap();
+    tokio::time::sleep(10 * SECOND).await;
+    site.store.recover();
+    let later = site.login(&ann()).await;
+    let expected = refresh(&later);
+    site.manager().adopt(&ann(), later).await.unwrap();
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(expected.clone()));
+    assert_eq!(refresh(&manager.user(&ann()).token().await.unwrap()), expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_import_does_not_replace_a_login_that_is_not_saved_yet() {
     let site = Site::new();
     let manager = site.manager();
@@ -379,7 +421,7 @@ async fn a_user_whose_token_is_not_saved_is_not_evicted() {
     manager.adopt(&ann(), token).await.unwrap();
     site.turn(HOUR);
     site.fail(StoreCall::Save, StoreFault::Before);
-    let unsaved = refresh(&*manager.user(&ann()).token().await.unwrap());
+    let unsaved = refresh(&manager.user(&ann()).token().await.unwrap());
     for n in 0..5_000 {
         let id = UserId::new(format!("user-{n}")).unwrap();
         // More than once, since those who came once only give way first.

@@ -129,10 +129,18 @@ pub(super) struct Troubles {
     /// How often in a row the API refused a token that was young.
     pub(super) refusals: u32,
     /// A login that the store has not taken yet. None again once the user left or came in anew.
-    pub(super) unsaved_login: Option<Arc<Held>>,
+    pub(super) unsaved_login: Option<UnsavedLogin>,
     /// Whose turn it is to put a login into the store or to remove the user.
     turns: Option<Arc<tokio::sync::Mutex<()>>>,
     pub(super) changes: Option<watch::Sender<(u64, Change)>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct UnsavedLogin {
+    pub(super) held: Arc<Held>,
+    /// The incarnation that the store had when it first answered after the login, the one to be
+    /// replaced: 0, which none is, where there was none.
+    pub(super) over: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -168,6 +176,12 @@ impl Troubles {
             && self.unsaved_login.is_none()
             && self.turns.as_ref().is_none_or(|turns| Arc::strong_count(turns) == 1)
             && self.changes.as_ref().is_none_or(watch::Sender::is_closed)
+    }
+
+    /// The login that is not saved yet, if it is this one.
+    pub(super) fn unsaved(&mut self, login: &Arc<Held>) -> Option<&mut UnsavedLogin> {
+        let unsaved = self.unsaved_login.as_mut();
+        unsaved.filter(|unsaved| Arc::ptr_eq(&unsaved.held, login))
     }
 
     pub(super) fn is_overtaken(&self) -> bool {
@@ -274,7 +288,8 @@ impl Entry {
     fn begin_anew(&self, troubles: &mut Troubles, held: &Arc<Held>, is_saved: bool) {
         troubles.overtake();
         troubles.refusals = 0;
-        troubles.unsaved_login = (!is_saved).then(|| Arc::clone(held));
+        troubles.unsaved_login =
+            (!is_saved).then(|| UnsavedLogin { held: Arc::clone(held), over: None });
         self.current.store(Arc::clone(held));
         troubles.tell(Change::Token);
     }

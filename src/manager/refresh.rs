@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 
-use super::entry::{Backoff, Entry, Held, Troubles};
+use super::entry::{Backoff, Entry, Held};
 use super::meters::{self, Gauged, Source};
 use super::{Change, Inner, Landing};
 use crate::clock::Moment;
@@ -94,7 +94,7 @@ impl Attempt {
         }
         if let Some(login) = self.entry.with(|troubles| troubles.unsaved_login.clone()) {
             // Till then the row is that of an earlier stay, or there is none.
-            self.inner.save_login(&self.key, &self.entry, &login).await?;
+            self.inner.save_login(&self.key, &self.entry, &login.held).await?;
         }
         let mut held = self.entry.current.load_full();
         if held.is_fresh(self.inner.clock.now()) {
@@ -446,8 +446,11 @@ impl Inner {
             let mut failures = 0;
             loop {
                 failures += 1;
-                let pause = inner.policy.backoff(failures, inner.random.next_u64());
-                inner.sleep_unless_closing(pause).await;
+                // What became of a login is looked at before somebody else comes in.
+                if failures > 1 || !matches!(unsaved, Unsaved::Login) {
+                    let pause = inner.policy.backoff(failures, inner.random.next_u64());
+                    inner.sleep_unless_closing(pause).await;
+                }
                 match inner.save_late(&key, &entry, &held, unsaved).await {
                     Ok(()) => break,
                     Err(_) if inner.is_past_closing() => {
@@ -490,6 +493,11 @@ impl Inner {
             }
             return Err(Error::store("the row moves"));
         }
+        self.give_way(entry, held, row)
+    }
+
+    /// Serves what the store has instead of a token that it will not have.
+    fn give_way(&self, entry: &Entry, gone: &Held, row: Option<Row>) -> Result<(), Error> {
         let replacement = match row.and_then(|row| Some((row.version, row.token?))) {
             Some((version, stored)) => {
                 let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
@@ -497,12 +505,12 @@ impl Inner {
             }
             None => self.users.vacant(),
         };
-        entry.clear(held.version, &replacement);
+        entry.clear(gone.version, &replacement);
         Ok(())
     }
 
     /// Puts a login into the store that would not take it before, unless the user has left or come
-    /// in anew since.
+    /// in anew since, here or elsewhere.
     async fn save_login(
         &self,
         key: &StoreKey,
@@ -510,17 +518,30 @@ impl Inner {
         login: &Arc<Held>,
     ) -> Result<(), Error> {
         let _turn = entry.turn().await;
-        let is_this = |troubles: &Troubles| {
-            let unsaved = troubles.unsaved_login.as_ref();
-            unsaved.is_some_and(|unsaved| Arc::ptr_eq(unsaved, login))
+        let over = entry.with(|troubles| troubles.unsaved(login).map(|unsaved| unsaved.over));
+        let (Some(over), Some(version)) = (over, login.version) else {
+            return Ok(());
         };
-        let wanted = login.version.filter(|_| entry.with(|it| is_this(it)));
-        let Some(version) = wanted else { return Ok(()) };
-        let stored = self.stored(login);
-        self.store.put(key, version.incarnation, &stored, Put::Replace).await?;
-        tracing::debug!(user = ?entry.subject, "a login is saved at last");
+        let row = self.read(key).await?.filter(|row| row.token.is_some());
+        let there = row.as_ref().map_or(0, |row| row.version.incarnation);
+        let over = over.unwrap_or(there);
+        if there == version.incarnation {
+            tracing::debug!(user = ?entry.subject, "a login was saved though it seemed not to be");
+        } else if there == over {
+            entry.with(|troubles| {
+                if let Some(unsaved) = troubles.unsaved(login) {
+                    unsaved.over = Some(over);
+                }
+            });
+            let stored = self.stored(login);
+            let put = Put::Replace;
+            self.store.put(key, version.incarnation, &stored, put).await?;
+            tracing::debug!(user = ?entry.subject, "a login is saved at last");
+        } else {
+            self.give_way(entry, login, row)?;
+        }
         entry.with(|troubles| {
-            if is_this(troubles) {
+            if troubles.unsaved(login).is_some() {
                 troubles.unsaved_login = None;
             }
         });
