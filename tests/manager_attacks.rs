@@ -583,6 +583,17 @@ async fn a_login_that_waited_for_its_turn_is_saved_at_the_age_it_has_by_then() {
     assert!(row.token.unwrap().age > HOUR);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_cannot_wait_gets_a_token_that_is_near_its_end() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    let old = access(&user.token().await.unwrap());
+    site.turn(SECOND * 3_580);
+    site.fake.fault_next(Fault::Delay(10 * SECOND));
+    assert_eq!(access(&user.token_within(SECOND).await.unwrap()), old);
+}
+
 /// A clock that can hold a thread back where it looks at it.
 #[derive(Debug)]
 struct HoldingClock(TurnedClock);
