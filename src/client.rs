@@ -58,7 +58,6 @@ struct Inner {
     version: ApiVersion,
     base_url: Url,
     token_url: Url,
-
     authorize_url: Option<Url>,
     redirect_uri: Option<String>,
     issuer: Option<String>,

@@ -253,8 +253,8 @@ impl Answer {
     }
 
     /// The pause that was asked for, in seconds or as a date (RFC 9110 section 10.2.3); a day at the
-    /// most. A date
-    /// counts from the answer's own `Date`, since both are of one clock, else from `now`.
+    /// most. A date counts from the answer's own `Date`, since both are of one clock, else from
+    /// `now`.
     pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -4,101 +4,23 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
 
-use std::sync::Arc;
+#[path = "support/site.rs"]
+mod site;
+
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::{Change, RefreshPolicy};
-use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::store::{Claim, MemoryStore, Realm, Release, StoreKey, TokenStore, UserKind};
+use hurdlr_oauth2::store::{Claim, MemoryStore, Release, TokenStore, UserKind};
 use hurdlr_oauth2::testing::{
-    FakeHurdlr, Fault, FaultyStore, Gate, Rotation, StoreCall, StoreFault, TurnedClock,
+    FakeHurdlr, Fault, Gate, Rotation, StoreCall, StoreFault, TurnedClock,
 };
-use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
+use hurdlr_oauth2::{ErrorKind, Hurdlr, TokenManager, UserId};
+use site::{HOUR, SECOND, Site, access, refresh};
 
-const HOUR: Duration = Duration::from_secs(3_600);
-const SECOND: Duration = Duration::from_secs(1);
-
-/// A provider with one-hour tokens, a store, and as many managers on it as a test wants.
-struct Site {
-    fake: FakeHurdlr,
-    clock: TurnedClock,
-    store: FaultyStore<MemoryStore>,
-}
-
-impl Site {
-    fn new() -> Self {
-        let clock = TurnedClock::new();
-        let fake = FakeHurdlr::builder().token_life(HOUR).in_memory();
-        let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
-        Self { fake, clock, store }
-    }
-
-    fn hurdlr(&self) -> Hurdlr {
-        Hurdlr::builder(self.fake.client_id(), self.fake.client_secret())
-            .environment(self.fake.base_url())
-            .authorize_url(self.fake.authorize_url())
-            .redirect_uri("https://app.example.com/callback")
-            .http_client(self.fake.http_client())
-            .retry(RetryPolicy::default().max_attempts(2))
-            .clock(self.clock.clone())
-            .build()
-            .unwrap()
-    }
-
-    fn manager(&self) -> TokenManager {
-        TokenManager::builder(self.hurdlr(), self.store.clone()).build().unwrap()
-    }
-
-    /// A token of a person who has just logged in.
-    async fn login(&self, user: &str) -> Token {
-        let hurdlr = self.hurdlr();
-        let (url, pending) = hurdlr.begin_login().unwrap();
-        let callback = self.fake.consent(&url, user).await.unwrap();
-        hurdlr.complete_login(pending, &callback).await.unwrap()
-    }
-
-    /// A manager, and a user of it who has logged in.
-    async fn logged_in(&self, user: &str) -> (TokenManager, UserId) {
-        let manager = self.manager();
-        let id = UserId::new(user).unwrap();
-        manager.adopt(&id, self.login(user).await).await.unwrap();
-        self.fake.clear_requests();
-        (manager, id)
-    }
-
-    /// Time passes, for the app and the provider.
-    fn turn(&self, by: Duration) {
-        self.clock.turn(by);
-        self.fake.turn_clock(by);
-    }
-
-    fn refreshes(&self) -> u64 {
-        self.fake.count().grant("refresh_token")
-    }
-
-    /// The refresh token that the store holds.
-    async fn stored_refresh_token(&self, id: &UserId) -> Option<String> {
-        let key = self.key(UserKind::Login, id);
-        let row = self.store.read(&[key]).await.unwrap().remove(0)?;
-        let payload = row.token?.payload;
-        let object: serde_json::Value = serde_json::from_slice(payload.expose_secret()).unwrap();
-        Some(object["refresh_token"].as_str().unwrap().to_owned())
-    }
-
-    fn key(&self, kind: UserKind, id: &UserId) -> StoreKey {
-        let hurdlr = self.hurdlr();
-        let realm =
-            Realm::new(hurdlr.api_version(), self.fake.base_url().as_str(), hurdlr.client_id());
-        StoreKey::new(Arc::new(realm), kind, id.clone())
-    }
-}
-
-fn access(token: &Token) -> String {
-    token.access_token().expose_secret().to_owned()
-}
-
-fn refresh(token: &Token) -> String {
-    token.refresh_token().unwrap().expose_secret().to_owned()
+/// A manager, and a user of it who has just logged in.
+async fn logged_in(site: &Site, user: &str) -> (TokenManager, UserId) {
+    let id = UserId::new(user).unwrap();
+    (site.logged_in(&id).await, id)
 }
 
 async fn all_of<T: Send + 'static>(
@@ -131,7 +53,7 @@ async fn ten_thousand_callers_of_a_cold_user_send_one_request() {
 #[tokio::test(start_paused = true)]
 async fn callers_of_a_due_user_send_one_refresh_and_none_of_them_waits() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     let old = access(&user.token().await.unwrap());
     site.turn(HOUR * 55 / 60);
@@ -160,7 +82,7 @@ fn polled_once<F: Future>(future: F) -> Option<F::Output> {
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_callers_of_an_expired_user_send_one_refresh() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.fake.fault_next(Fault::Delay(SECOND));
     let tokens = all_of(10_000, || {
@@ -175,10 +97,10 @@ async fn ten_thousand_callers_of_an_expired_user_send_one_refresh() {
 #[tokio::test(start_paused = true)]
 async fn a_refresh_of_one_user_delays_no_read_of_another() {
     let site = Site::new();
-    let (manager, ann) = site.logged_in("ann").await;
+    let (manager, ann) = logged_in(&site, "ann").await;
     let bob = UserId::new("bob").unwrap();
     site.turn(HOUR);
-    manager.adopt(&bob, site.login("bob").await).await.unwrap();
+    manager.adopt(&bob, site.login(&UserId::new("bob").unwrap()).await).await.unwrap();
     site.fake.clear_requests();
     let gate = Gate::closed();
     site.fake.fault_next(Fault::Hold(gate.clone()));
@@ -196,7 +118,7 @@ async fn a_refresh_of_one_user_delays_no_read_of_another() {
 async fn whatever_is_dropped_at_whatever_point_the_rotated_token_is_in_the_store() {
     for step in 0..60 {
         let site = Site::new();
-        let (manager, id) = site.logged_in("ann").await;
+        let (manager, id) = logged_in(&site, "ann").await;
         let before = site.stored_refresh_token(&id).await.unwrap();
         site.turn(HOUR);
         // Each call of the store and the provider takes a while, so that every step of 5 ms of the
@@ -232,7 +154,7 @@ async fn whatever_is_dropped_at_whatever_point_the_rotated_token_is_in_the_store
 #[tokio::test(start_paused = true)]
 async fn a_living_token_is_served_however_often_its_refresh_fails() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     let old = access(&user.token().await.unwrap());
     site.turn(HOUR * 55 / 60);
@@ -252,7 +174,7 @@ async fn a_living_token_is_served_however_often_its_refresh_fails() {
 #[tokio::test(start_paused = true)]
 async fn during_the_backoff_callers_are_told_at_once_and_the_provider_is_left_alone() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.fake.fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
     let user = manager.user(&id);
@@ -274,7 +196,7 @@ async fn during_the_backoff_callers_are_told_at_once_and_the_provider_is_left_al
 #[tokio::test(start_paused = true)]
 async fn a_pause_holds_for_every_process() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.fake.fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
     assert!(manager.user(&id).token().await.is_err());
@@ -296,7 +218,7 @@ async fn a_user_nobody_knows_is_told_to_log_in_and_nothing_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_dead_refresh_token_asks_for_a_login_and_an_enterprise_user_is_granted_anew() {
     let site = Site::new();
-    let (manager, ann) = site.logged_in("ann").await;
+    let (manager, ann) = logged_in(&site, "ann").await;
     let bob = UserId::new("bob").unwrap();
     manager.enterprise_user(&bob).token().await.unwrap();
     site.fake.revoke_everything("ann");
@@ -315,7 +237,7 @@ async fn a_dead_refresh_token_asks_for_a_login_and_an_enterprise_user_is_granted
     assert_eq!(elsewhere.user(&ann).token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
     assert_eq!(site.refreshes(), sent);
     // Until the person logs in again: elsewhere first, here a moment later.
-    elsewhere.adopt(&ann, site.login("ann").await).await.unwrap();
+    elsewhere.adopt(&ann, site.login(&UserId::new("ann").unwrap()).await).await.unwrap();
     tokio::time::sleep(2 * SECOND).await;
     assert!(user.token().await.is_ok());
 }
@@ -323,7 +245,7 @@ async fn a_dead_refresh_token_asks_for_a_login_and_an_enterprise_user_is_granted
 #[tokio::test(start_paused = true)]
 async fn the_old_access_token_of_a_dead_login_is_served_to_its_end() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     site.turn(HOUR * 55 / 60);
     site.fake.fault_plan(|_| Some(Fault::answer(400, r#"{"error":"invalid_grant"}"#)));
@@ -339,7 +261,7 @@ async fn the_old_access_token_of_a_dead_login_is_served_to_its_end() {
 async fn processes_that_share_a_store_refresh_once_at_a_family_killing_server() {
     let site = Site::new();
     site.fake.set_rotation(Rotation::KillFamily);
-    let (first, id) = site.logged_in("ann").await;
+    let (first, id) = logged_in(&site, "ann").await;
     let fleet: Vec<_> = std::iter::once(first).chain((1..16).map(|_| site.manager())).collect();
     for round in 1..=5 {
         site.turn(HOUR);
@@ -380,7 +302,7 @@ async fn processes_with_one_cold_enterprise_user_send_one_grant() {
 async fn a_lost_answer_heals_where_the_provider_repeats_it() {
     let site = Site::new();
     site.fake.set_rotation(Rotation::Grace(Duration::from_secs(60)));
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.fake.fault_next(Fault::DropAfter);
     let token = access(&manager.user(&id).token().await.unwrap());
@@ -391,7 +313,7 @@ async fn a_lost_answer_heals_where_the_provider_repeats_it() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_rotation_is_told_as_such() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.fake.fault_next(Fault::DropAfter);
     let error = manager.user(&id).token().await.unwrap_err();
@@ -404,7 +326,7 @@ async fn a_lost_rotation_is_told_as_such() {
 #[tokio::test(start_paused = true)]
 async fn two_502_in_a_row_log_nobody_out() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     let mut changes = user.subscribe();
     site.turn(HOUR);
@@ -420,7 +342,7 @@ async fn two_502_in_a_row_log_nobody_out() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_lost_by_a_holder_that_fell_silent_is_told_by_the_one_that_takes_over() {
     let site = Site::new();
-    let (_gone, id) = site.logged_in("ann").await;
+    let (_gone, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     // Another process claims, sends, and is never heard of again.
     let key = site.key(UserKind::Login, &id);
@@ -452,7 +374,7 @@ impl Site {
 #[tokio::test(start_paused = true)]
 async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_mark() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     let gate = Gate::closed();
     // Paused after the provider rotated.
@@ -479,7 +401,7 @@ async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_m
 #[tokio::test(start_paused = true)]
 async fn a_refresh_token_beside_a_defect_is_rescued_and_used_next() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let old = access(&manager.user(&id).token().await.unwrap());
     site.turn(HOUR * 55 / 60);
     site.fake.reshape(|answer| {
@@ -502,7 +424,7 @@ async fn a_refresh_token_beside_a_defect_is_rescued_and_used_next() {
 async fn a_refresh_token_that_the_answer_omits_is_kept() {
     let site = Site::new();
     site.fake.set_rotation(Rotation::None);
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let before = site.stored_refresh_token(&id).await;
     site.fake.reshape(|answer| {
         answer.remove("refresh_token");
@@ -517,7 +439,7 @@ async fn a_refresh_token_that_the_answer_omits_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn nobody_forgotten_during_a_refresh_is_resurrected() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
@@ -537,7 +459,7 @@ async fn nobody_forgotten_during_a_refresh_is_resurrected() {
 #[tokio::test(start_paused = true)]
 async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
@@ -546,7 +468,7 @@ async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
         tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) })
     };
     site.fake.arrived(1).await;
-    let newer = site.login("ann").await;
+    let newer = site.login(&UserId::new("ann").unwrap()).await;
     let expected = refresh(&newer);
     manager.adopt(&id, newer).await.unwrap();
     gate.open();
@@ -558,7 +480,7 @@ async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
 #[tokio::test(start_paused = true)]
 async fn a_login_elsewhere_during_a_refresh_is_neither_overwritten_nor_missed() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
@@ -567,7 +489,7 @@ async fn a_login_elsewhere_during_a_refresh_is_neither_overwritten_nor_missed() 
         tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) })
     };
     site.fake.arrived(1).await;
-    let newer = site.login("ann").await;
+    let newer = site.login(&UserId::new("ann").unwrap()).await;
     let expected = refresh(&newer);
     site.manager().adopt(&id, newer).await.unwrap();
     gate.open();
@@ -578,15 +500,15 @@ async fn a_login_elsewhere_during_a_refresh_is_neither_overwritten_nor_missed() 
 #[tokio::test(start_paused = true)]
 async fn sixteen_replicas_that_import_the_same_table_replace_nothing() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let kept = site.stored_refresh_token(&id).await;
-    let old = site.login("ann").await;
+    let old = site.login(&UserId::new("ann").unwrap()).await;
     assert!(!manager.import_if_absent(&id, old).await.unwrap());
     assert_eq!(site.stored_refresh_token(&id).await, kept);
     let bob = UserId::new("bob").unwrap();
     let mut imported = 0;
     for _ in 0..16 {
-        let token = site.login("bob").await;
+        let token = site.login(&UserId::new("bob").unwrap()).await;
         imported += u32::from(site.manager().import_if_absent(&bob, token).await.unwrap());
     }
     assert_eq!(imported, 1);
@@ -595,7 +517,7 @@ async fn sixteen_replicas_that_import_the_same_table_replace_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_401_about_the_current_token_refreshes_once_and_one_about_an_older_token_does_not() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     let old = user.token().await.unwrap().keep();
     site.turn(Duration::from_secs(120));
@@ -614,7 +536,7 @@ async fn a_401_about_the_current_token_refreshes_once_and_one_about_an_older_tok
 #[tokio::test(start_paused = true)]
 async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     for _ in 0..3_600 {
         if let Ok(token) = user.token().await {
@@ -655,7 +577,7 @@ async fn a_user_whose_refresh_is_under_way_is_not_evicted() {
         .build()
         .unwrap();
     let id = UserId::new("ann").unwrap();
-    manager.adopt(&id, site.login("ann").await).await.unwrap();
+    manager.adopt(&id, site.login(&UserId::new("ann").unwrap()).await).await.unwrap();
     site.fake.clear_requests();
     site.turn(HOUR);
     let gate = Gate::closed();
@@ -690,7 +612,7 @@ async fn a_million_users_take_no_more_room_than_the_capacity() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_to_read_is_an_error_only_without_a_living_token() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     site.store.go_down();
     site.turn(HOUR * 55 / 60);
@@ -706,7 +628,7 @@ async fn a_store_that_fails_to_read_is_an_error_only_without_a_living_token() {
 async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
     for fault in [StoreFault::Before, StoreFault::After] {
         let site = Site::new();
-        let (manager, id) = site.logged_in("ann").await;
+        let (manager, id) = logged_in(&site, "ann").await;
         site.turn(HOUR);
         site.store.plan(move |call| (call == StoreCall::Save).then_some(fault));
         let token = refresh(&manager.user(&id).token().await.unwrap());
@@ -723,7 +645,7 @@ async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
 #[tokio::test(start_paused = true)]
 async fn a_token_not_saved_yet_is_not_displaced_by_the_one_it_replaced() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
     let unsaved = refresh(&manager.user(&id).token().await.unwrap());
@@ -743,7 +665,7 @@ async fn a_login_the_store_does_not_take_is_served_and_saved_later() {
         let site = Site::new();
         let manager = site.manager();
         let id = UserId::new("ann").unwrap();
-        let token = site.login("ann").await;
+        let token = site.login(&UserId::new("ann").unwrap()).await;
         let expected = refresh(&token);
         site.store.plan(move |call| (call == StoreCall::Put).then_some(fault));
         manager.adopt(&id, token).await.unwrap();
@@ -757,7 +679,7 @@ async fn a_login_the_store_does_not_take_is_served_and_saved_later() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_lets_refreshes_finish_and_starts_none() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.fake.fault_next(Fault::DelayAfter(5 * SECOND));
     let caller = {
@@ -776,7 +698,7 @@ async fn shutdown_lets_refreshes_finish_and_starts_none() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_says_whose_token_could_not_be_saved() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
     manager.user(&id).token().await.unwrap();
@@ -786,7 +708,7 @@ async fn shutdown_says_whose_token_could_not_be_saved() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_saves_what_the_store_takes_again_in_time() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     let failures = std::sync::atomic::AtomicU32::new(0);
     site.store.plan(move |call| {
@@ -854,7 +776,7 @@ async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the
         ("back", |clock, by| clock.turn_wall_back(by)),
     ] {
         let site = Site::new();
-        let (manager, id) = site.logged_in("ann").await;
+        let (manager, id) = logged_in(&site, "ann").await;
         let user = manager.user(&id);
         turn(&site.clock, day);
         for _ in 0..50 {
@@ -871,7 +793,7 @@ async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_cannot_wait_ends_the_wait_and_not_the_refresh() {
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     site.turn(HOUR);
     site.fake.fault_next(Fault::DelayAfter(5 * SECOND));
     let user = manager.user(&id);
@@ -908,10 +830,10 @@ async fn warming_brings_every_user_and_a_second_run_sends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn keep_alive_renews_those_whom_nobody_reads_and_one_process_walks() {
     let site = Site::new();
-    let (manager, _) = site.logged_in("ann").await;
+    let (manager, _) = logged_in(&site, "ann").await;
     for n in 0..200 {
         let id = UserId::new(format!("user-{n}")).unwrap();
-        manager.adopt(&id, site.login(id.as_str()).await).await.unwrap();
+        manager.adopt(&id, site.login(&id).await).await.unwrap();
     }
     drop(manager);
     site.fake.clear_requests();
@@ -988,7 +910,7 @@ async fn a_token_without_a_refresh_token_is_not_taken_for_a_login() {
 async fn what_is_lent_crosses_threads() {
     fn shared<T: Send + Sync>(_: &T) {}
     let site = Site::new();
-    let (manager, id) = site.logged_in("ann").await;
+    let (manager, id) = logged_in(&site, "ann").await;
     let token = manager.user(&id).token().await.unwrap();
     shared(&token);
     shared(&token.keep());
@@ -1034,7 +956,7 @@ async fn every_row_of_the_request_table_as_the_manager_lives_it() {
     ];
     for (kind, fault, expected, requests, left) in rows {
         let site = Site::new();
-        let (manager, id) = site.logged_in("ann").await;
+        let (manager, id) = logged_in(&site, "ann").await;
         let user = match kind {
             Login => manager.user(&id),
             _ => manager.enterprise_user(&id),

@@ -4,112 +4,23 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
 
+#[path = "support/site.rs"]
+mod site;
+
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
-use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::store::{MemoryStore, Put, Realm, Row, StoreKey, TokenStore, UserKind};
-use hurdlr_oauth2::testing::{
-    FakeHurdlr, Fault, FaultyStore, Gate, StoreCall, StoreFault, TurnedClock,
-};
-use hurdlr_oauth2::{Clock, ErrorKind, Hurdlr, Moment, RetryPolicy, Token, TokenManager, UserId};
-
-const HOUR: Duration = Duration::from_secs(3_600);
-const SECOND: Duration = Duration::from_secs(1);
-
-/// A provider with one-hour tokens, and a store for as many managers as a test wants.
-struct Site {
-    fake: FakeHurdlr,
-    clock: TurnedClock,
-    store: FaultyStore<MemoryStore>,
-}
-
-impl Site {
-    fn new() -> Self {
-        let clock = TurnedClock::new();
-        let fake = FakeHurdlr::builder().token_life(HOUR).in_memory();
-        let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
-        Self { fake, clock, store }
-    }
-
-    fn hurdlr(&self) -> Hurdlr {
-        self.hurdlr_by(self.clock.clone())
-    }
-
-    fn hurdlr_by(&self, clock: impl Clock) -> Hurdlr {
-        Hurdlr::builder(self.fake.client_id(), self.fake.client_secret())
-            .environment(self.fake.base_url())
-            .authorize_url(self.fake.authorize_url())
-            .redirect_uri("https://app.example.com/callback")
-            .http_client(self.fake.http_client())
-            .retry(RetryPolicy::default().max_attempts(2))
-            .clock(clock)
-            .build()
-            .unwrap()
-    }
-
-    fn manager(&self) -> TokenManager {
-        TokenManager::builder(self.hurdlr(), self.store.clone()).build().unwrap()
-    }
-
-    async fn login(&self, user: &UserId) -> Token {
-        let hurdlr = self.hurdlr();
-        let (url, pending) = hurdlr.begin_login().unwrap();
-        let callback = self.fake.consent(&url, user.as_str()).await.unwrap();
-        hurdlr.complete_login(pending, &callback).await.unwrap()
-    }
-
-    async fn logged_in(&self, user: &UserId) -> TokenManager {
-        let manager = self.manager();
-        let token = self.login(user).await;
-        manager.adopt(user, token).await.unwrap();
-        self.fake.clear_requests();
-        manager
-    }
-
-    /// Time passes, for the app, its store and the provider.
-    fn turn(&self, by: Duration) {
-        self.clock.turn(by);
-        self.fake.turn_clock(by);
-    }
-
-    fn fail(&self, call: StoreCall, fault: StoreFault) {
-        self.store.plan(move |it| (it == call).then_some(fault));
-    }
-
-    fn key(&self, kind: UserKind, user: &UserId) -> StoreKey {
-        let hurdlr = self.hurdlr();
-        let realm =
-            Realm::new(hurdlr.api_version(), self.fake.base_url().as_str(), hurdlr.client_id());
-        StoreKey::new(Arc::new(realm), kind, user.clone())
-    }
-
-    async fn row(&self, kind: UserKind, user: &UserId) -> Option<Row> {
-        let key = self.key(kind, user);
-        self.store.read(&[key]).await.unwrap().remove(0)
-    }
-
-    async fn stored_refresh_token(&self, user: &UserId) -> Option<String> {
-        let payload = self.row(UserKind::Login, user).await?.token?.payload;
-        let object: serde_json::Value = serde_json::from_slice(payload.expose_secret()).unwrap();
-        Some(object["refresh_token"].as_str().unwrap().to_owned())
-    }
-}
+use hurdlr_oauth2::store::{Put, TokenStore, UserKind};
+use hurdlr_oauth2::testing::{Fault, Gate, StoreCall, StoreFault, TurnedClock};
+use hurdlr_oauth2::{Clock, ErrorKind, Moment, TokenManager, UserId};
+use site::{HOUR, SECOND, Site, access, refresh};
 
 fn ann() -> UserId {
     UserId::new("ann").unwrap()
-}
-
-fn access(token: &Token) -> String {
-    token.access_token().expose_secret().to_owned()
-}
-
-fn refresh(token: &Token) -> String {
-    token.refresh_token().unwrap().expose_secret().to_owned()
 }
 
 #[tokio::test(start_paused = true)]
