@@ -12,7 +12,8 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::endpoint;
-use crate::error::Error;
+use crate::error::{BasicErrorResponse, Error};
+use crate::token::BasicTokenResponse;
 
 /// The longest answer that is read, in bytes.
 pub(crate) const LONGEST_BODY: usize = 64 * 1024;
@@ -40,8 +41,9 @@ impl Default for Timeouts {
 ///
 /// It sends to the origin it was made for and nowhere else, follows no redirect, retries nothing,
 /// waits 5 s for a connection and 30 s for the whole answer, reads at most 64 KiB, and wipes the
-/// request's body. Every 2xx reaches `oauth2` as 200 and without a content type, since `oauth2`
-/// judges by those and the provider's answers are tokens whatever they say.
+/// request's body. `oauth2` judges by status and content type, and the provider's answers are what
+/// they are whatever those say: so every 2xx reaches it as 200 and without a content type, and a
+/// refusal that came with a 2xx as 400.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     client: reqwest::Client,
@@ -181,16 +183,26 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
             if let Some(error) = answer.cut.take() {
                 return Err(error);
             }
-            let success = answer.status.is_success();
+            let status = match answer.status {
+                status if !status.is_success() => status,
+                _ if is_refusal(&answer.body) => StatusCode::BAD_REQUEST,
+                _ => StatusCode::OK,
+            };
             let mut response = Response::new(std::mem::take(&mut *answer.body));
-            *response.status_mut() = if success { StatusCode::OK } else { answer.status };
+            *response.status_mut() = status;
             *response.headers_mut() = answer.headers;
-            if success {
+            if status == StatusCode::OK {
                 response.headers_mut().remove(CONTENT_TYPE);
             }
             Ok(response)
         })
     }
+}
+
+/// Whether a body is an error answer, and no token.
+fn is_refusal(body: &[u8]) -> bool {
+    serde_json::from_slice::<BasicTokenResponse>(body).is_err()
+        && serde_json::from_slice::<BasicErrorResponse>(body).is_ok()
 }
 
 /// A form on its way to the token endpoint.

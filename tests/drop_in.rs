@@ -149,6 +149,20 @@ async fn a_refusal_is_read_in_both_of_the_providers_languages() {
 }
 
 #[tokio::test]
+async fn a_refusal_with_status_200_is_a_refusal_over_the_crates_transport() {
+    let fake = FakeHurdlr::start().await.unwrap();
+    let client = HttpClient::new(&fake.base_url()).unwrap();
+    let app = App::of(&fake, "v4");
+    fake.fault_next(Fault::answer(200, r#"{"error":"invalid_grant"}"#));
+    let dead = RefreshToken::new("dead".into());
+    let refused = app.oauth.exchange_refresh_token(&dead).request_async(&client).await;
+    let Err(RequestTokenError::ServerResponse(refusal)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(refusal.error(), &BasicErrorResponseType::InvalidGrant);
+}
+
+#[tokio::test]
 async fn a_created_status_and_any_content_type_are_a_success_over_the_crates_transport() {
     let token = include_str!("fixtures/v4_token.json");
     for status in [200, 201, 202] {
