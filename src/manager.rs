@@ -73,15 +73,19 @@ type Landing = Result<(), Error>;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
-pub struct TokenManager(Arc<Inner>);
+#[derive(Clone)]
+pub struct TokenManager {
+    users: Arc<Users>,
+    inner: Arc<Inner>,
+}
 
+/// What keeping any user's token takes. Every entry has it, so that a handle is one reference.
 struct Inner {
     hurdlr: Hurdlr,
     store: Arc<dyn TokenStore>,
     realm: Arc<Realm>,
     policy: RefreshPolicy,
-    users: Users,
+    vacant: Arc<Held>,
     permits: Arc<Permits>,
     at_once: usize,
     runtime: Handle,
@@ -196,13 +200,13 @@ impl TokenManagerBuilder {
         }
         let policy = self.policy.judged()?;
         let clock = self.hurdlr.clock().clone();
-        let vacant = Arc::new(Held::vacant(Token::vacant(&clock)));
-        let manager = TokenManager(Arc::new(Inner {
+        let users = Arc::new(Users::new(self.cache_capacity)?);
+        let inner = Arc::new(Inner {
             realm: Arc::new(self.hurdlr.realm()),
             hurdlr: self.hurdlr,
             store: self.store,
             policy,
-            users: Users::new(self.cache_capacity, vacant)?,
+            vacant: Arc::new(Held::vacant(Token::vacant(&clock))),
             permits: Permits::new(self.requests_at_once),
             at_once: self.requests_at_once,
             runtime,
@@ -211,9 +215,10 @@ impl TokenManagerBuilder {
             closing: watch::Sender::new(None),
             running: Counter::new(),
             lost: Mutex::default(),
-        }));
+        });
+        let manager = TokenManager { users, inner };
         #[cfg(feature = "metrics")]
-        manager.0.sample();
+        manager.sample();
         Ok(manager)
     }
 }
@@ -249,27 +254,29 @@ impl TokenManager {
     /// The client that tokens are obtained by.
     #[must_use]
     pub fn hurdlr(&self) -> &Hurdlr {
-        &self.0.hurdlr
+        &self.inner.hurdlr
     }
 
     /// How many users are in memory, with those who were looked up and never had a token.
     #[must_use]
     pub fn users_in_memory(&self) -> usize {
-        self.0.users.len()
+        self.users.len()
     }
 
     /// A user who logged in, or was imported. They are never granted a token silently: without a
     /// living refresh token they are [`ErrorKind::LoginRequired`].
     #[must_use]
+    #[inline]
     pub fn user(&self, id: &UserId) -> UserHandle {
-        UserHandle::new(&self.0, self.0.users.entry(UserKind::Login, id))
+        UserHandle::new(self.users.entry(&self.inner, UserKind::Login, id))
     }
 
     /// A user whose token is granted by client credentials, whenever that is needed. Nothing is
     /// sent until somebody reads.
     #[must_use]
+    #[inline]
     pub fn enterprise_user(&self, id: &UserId) -> UserHandle {
-        UserHandle::new(&self.0, self.0.users.entry(UserKind::Enterprise, id))
+        UserHandle::new(self.users.entry(&self.inner, UserKind::Enterprise, id))
     }
 
     /// Takes over the token of a person who has just logged in.
@@ -282,8 +289,8 @@ impl TokenManager {
     /// [`ErrorKind::Config`] where the token has no refresh token: it could not be kept alive.
     /// [`ErrorKind::Unavailable`] where the manager's runtime is gone.
     pub async fn adopt(&self, id: &UserId, token: Token) -> Result<(), Error> {
-        let inner = &self.0;
-        let (entry, incarnation, held) = inner.arrival(id, token)?;
+        let inner = &self.inner;
+        let (entry, incarnation, held) = self.arrival(id, token)?;
         let key = inner.key(UserKind::Login, id);
         // In a task of its own: a caller who goes away must not take the new login along.
         let (owner, kept) = (Arc::clone(inner), Arc::clone(&held));
@@ -307,8 +314,8 @@ impl TokenManager {
     /// [`ErrorKind::Config`] where the token has no refresh token, [`ErrorKind::Store`] where the
     /// store failed: import it again then, nothing was kept.
     pub async fn import_if_absent(&self, id: &UserId, token: Token) -> Result<bool, Error> {
-        let inner = &self.0;
-        let (entry, incarnation, held) = inner.arrival(id, token)?;
+        let inner = &self.inner;
+        let (entry, incarnation, held) = self.arrival(id, token)?;
         let key = inner.key(UserKind::Login, id);
         let _turn = entry.turn().await;
         if entry.with(|troubles| troubles.unsaved_login.is_some()) {
@@ -364,7 +371,7 @@ impl TokenManager {
     /// Of all processes that share the store one walks at a time.
     #[must_use = "dropping it stops the walk"]
     pub fn keep_alive(&self, interval: Duration) -> KeepAlive {
-        KeepAlive::start(&self.0, interval)
+        KeepAlive::start(self.clone(), interval)
     }
 
     /// Ends the manager's work: no refresh starts any more, those under way finish and are saved,
@@ -374,7 +381,7 @@ impl TokenManager {
     /// Returns the users whose newest token could not be saved. A living token is served on
     /// afterwards; a user without one gets [`ErrorKind::Unavailable`].
     pub async fn shutdown(&self) -> Vec<UserId> {
-        let inner = &self.0;
+        let inner = &self.inner;
         let now = inner.clock.now();
         inner
             .closing
@@ -382,6 +389,36 @@ impl TokenManager {
         inner.running.none_left().await;
         let lost = inner.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.clone()
+    }
+
+    /// What a token becomes that came by another way than a refresh.
+    fn arrival(&self, id: &UserId, token: Token) -> Result<(Arc<Entry>, u64, Arc<Held>), Error> {
+        if token.refresh_token().is_none() {
+            return Err(Error::config(
+                "this token has no refresh token: a user who logged in could not be kept alive",
+            ));
+        }
+        let entry = self.users.entry(&self.inner, UserKind::Login, id);
+        let incarnation = self.inner.random_id();
+        let version = crate::store::Version { incarnation, revision: 1 };
+        let held = self.inner.hold(&entry, token, version);
+        Ok((entry, incarnation, held))
+    }
+
+    /// Sets the gauge that takes a look at all users, once a minute for as long as the manager is
+    /// there.
+    #[cfg(feature = "metrics")]
+    fn sample(&self) {
+        const MINUTE: Duration = Duration::from_secs(60);
+        const DAY: Duration = Duration::from_secs(86_400);
+        let (sampled, clock) = (Arc::downgrade(&self.users), self.inner.clock.clone());
+        self.inner.runtime.spawn(async move {
+            while let Some(users) = sampled.upgrade() {
+                meters::ending_within_a_day(users.ending_within(DAY, clock.now()));
+                drop(users);
+                clock.sleep(MINUTE).await;
+            }
+        });
     }
 }
 
@@ -410,20 +447,6 @@ impl Inner {
             drop(counted);
             outcome
         })
-    }
-
-    /// What a token becomes that came by another way than a refresh.
-    fn arrival(&self, id: &UserId, token: Token) -> Result<(Arc<Entry>, u64, Arc<Held>), Error> {
-        if token.refresh_token().is_none() {
-            return Err(Error::config(
-                "this token has no refresh token: a user who logged in could not be kept alive",
-            ));
-        }
-        let entry = self.users.entry(UserKind::Login, id);
-        let incarnation = self.random_id();
-        let version = crate::store::Version { incarnation, revision: 1 };
-        let held = self.hold(&entry, token, version);
-        Ok((entry, incarnation, held))
     }
 
     /// Joins the refresh under way, or starts one; an error where it is not time for one.
@@ -465,22 +488,6 @@ impl Inner {
         })
     }
 
-    /// Sets the gauge that takes a look at all users, once a minute for as long as the manager is
-    /// there.
-    #[cfg(feature = "metrics")]
-    fn sample(self: &Arc<Self>) {
-        const MINUTE: Duration = Duration::from_secs(60);
-        const DAY: Duration = Duration::from_secs(86_400);
-        let (sampled, clock) = (Arc::downgrade(self), self.clock.clone());
-        self.runtime.spawn(async move {
-            while let Some(inner) = sampled.upgrade() {
-                meters::ending_within_a_day(inner.users.ending_within(DAY, inner.clock.now()));
-                drop(inner);
-                clock.sleep(MINUTE).await;
-            }
-        });
-    }
-
     /// Waits before another try; near the end not for long.
     async fn sleep_unless_closing(&self, pause: Duration) {
         let mut closing = self.closing.subscribe();
@@ -511,12 +518,12 @@ impl Flight {
     }
 }
 
-impl fmt::Debug for Inner {
+impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenManager")
-            .field("realm", &self.realm)
+            .field("realm", &self.inner.realm)
             .field("users", &self.users)
-            .field("running", &*self.running.0.borrow())
+            .field("running", &*self.inner.running.0.borrow())
             .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter};
 
-use super::entry::{Entry, Held};
+use super::Inner;
+use super::entry::Entry;
 use super::meters;
 #[cfg(feature = "metrics")]
 use crate::clock::Moment;
@@ -22,7 +23,6 @@ pub(super) struct Users {
     map: Cache<Key, Arc<Entry>, UnitWeighter, DefaultHashBuilder, Pinning>,
     /// Held while a user is added, so that there are never two entries for one user.
     adding: Mutex<()>,
-    vacant: Arc<Held>,
 }
 
 /// An entry as its own key, which saves the id from being kept twice.
@@ -35,7 +35,7 @@ struct Sought<'a>(UserKind, &'a UserId);
 
 impl Hash for Sought<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
+        (self.0 as u8).hash(state);
         self.1.hash(state);
     }
 }
@@ -82,7 +82,7 @@ impl Lifecycle<Key, Arc<Entry>> for Pinning {
 }
 
 impl Users {
-    pub(super) fn new(capacity: usize, vacant: Arc<Held>) -> Result<Self, Error> {
+    pub(super) fn new(capacity: usize) -> Result<Self, Error> {
         let options = OptionsBuilder::new()
             .estimated_items_capacity(capacity)
             .weight_capacity(u64::try_from(capacity).unwrap_or(u64::MAX))
@@ -94,22 +94,25 @@ impl Users {
             DefaultHashBuilder::default(),
             Pinning::default(),
         );
-        Ok(Self { map, adding: Mutex::default(), vacant })
+        Ok(Self { map, adding: Mutex::default() })
     }
 
     /// The user's entry, made where there is none.
-    pub(super) fn entry(&self, kind: UserKind, subject: &UserId) -> Arc<Entry> {
-        let sought = Sought(kind, subject);
-        let found = self.map.get(&sought);
+    #[inline]
+    pub(super) fn entry(&self, inner: &Arc<Inner>, kind: UserKind, subject: &UserId) -> Arc<Entry> {
+        let found = self.map.get(&Sought(kind, subject));
         meters::looked_up(found.is_some());
-        if let Some(entry) = found {
-            return entry;
-        }
+        found.unwrap_or_else(|| self.add(inner, kind, subject))
+    }
+
+    #[cold]
+    fn add(&self, inner: &Arc<Inner>, kind: UserKind, subject: &UserId) -> Arc<Entry> {
+        let sought = Sought(kind, subject);
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = self.map.get(&sought) {
             return entry;
         }
-        let entry = Arc::new(Entry::new(kind, subject.clone(), Arc::clone(&self.vacant)));
+        let entry = Arc::new(Entry::new(inner, kind, subject.clone()));
         self.map.insert(Key(Arc::clone(&entry)), Arc::clone(&entry));
         entry
     }
@@ -122,10 +125,6 @@ impl Users {
     #[cfg(feature = "metrics")]
     pub(super) fn ending_within(&self, span: Duration, now: Moment) -> usize {
         self.map.iter().filter(|(_, entry)| entry.current.load().ends_within(span, now)).count()
-    }
-
-    pub(super) fn vacant(&self) -> Arc<Held> {
-        Arc::clone(&self.vacant)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One user in memory: the token that is served, and what is known beside it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::permits::Ticket;
 use super::policy::{RefreshPolicy, Windows};
-use super::{Change, Landing};
+use super::{Change, Inner, Landing};
 use crate::clock::Moment;
 use crate::error::Error;
 use crate::store::{UserKind, Version};
@@ -26,9 +27,15 @@ pub(super) struct Held {
     windows: Windows,
     /// The API refused it.
     rejected: AtomicBool,
+    /// The time of day, in milliseconds, when both clocks last said that it is fresh for longer
+    /// than [`GLANCE`](Self::GLANCE).
+    looked_at: AtomicI64,
 }
 
 impl Held {
+    /// For how long, in milliseconds, one look at both clocks is good enough.
+    const GLANCE: u64 = 1_000;
+
     pub(super) fn new(
         token: Token,
         version: Version,
@@ -37,12 +44,24 @@ impl Held {
         subject: &UserId,
     ) -> Self {
         let windows = policy.windows(&token, kind, subject);
-        Self { token, version: Some(version), windows, rejected: AtomicBool::new(false) }
+        Self {
+            token,
+            version: Some(version),
+            windows,
+            rejected: AtomicBool::new(false),
+            looked_at: AtomicI64::new(i64::MIN),
+        }
     }
 
     pub(super) fn vacant(token: Token) -> Self {
         let windows = Windows { due: 0, expired: 0, over: 0 };
-        Self { token, version: None, windows, rejected: AtomicBool::new(false) }
+        Self {
+            token,
+            version: None,
+            windows,
+            rejected: AtomicBool::new(false),
+            looked_at: AtomicI64::new(i64::MIN),
+        }
     }
 
     pub(super) fn is_newer_than(&self, version: Version) -> bool {
@@ -60,9 +79,20 @@ impl Held {
     }
 
     /// Served, and nothing to be done.
-    #[inline]
     pub(super) fn is_fresh(&self, now: Moment) -> bool {
-        self.held_for(now) < self.windows.due && !self.is_rejected()
+        let held_for = self.held_for(now);
+        if held_for.saturating_add(Self::GLANCE) < self.windows.due {
+            self.looked_at.store(now.wall_ms(), Ordering::Relaxed);
+        }
+        held_for < self.windows.due && !self.is_rejected()
+    }
+
+    /// Whether it was fresh a moment ago and so still is, by the clock that goes on while a machine
+    /// is suspended. Were that clock set back meanwhile, the difference is not one of a moment.
+    #[inline]
+    pub(super) fn is_fresh_at_a_glance(&self, wall_ms: i64) -> bool {
+        let since = wall_ms.wrapping_sub(self.looked_at.load(Ordering::Relaxed));
+        since.cast_unsigned() < Self::GLANCE && !self.is_rejected()
     }
 
     /// Served, whether or not it is time to renew it.
@@ -107,8 +137,8 @@ impl Held {
 }
 
 /// A user's place in the cache. It is pinned there while anybody holds it.
-#[derive(Debug)]
 pub(super) struct Entry {
+    pub(super) inner: Arc<Inner>,
     pub(super) kind: UserKind,
     pub(super) subject: UserId,
     pub(super) current: ArcSwap<Held>,
@@ -224,9 +254,19 @@ impl Drop for Turn<'_> {
     }
 }
 
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("kind", &self.kind)
+            .field("user", &self.subject)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Entry {
-    pub(super) fn new(kind: UserKind, subject: UserId, vacant: Arc<Held>) -> Self {
-        Self { kind, subject, current: ArcSwap::new(vacant), troubles: Mutex::new(None) }
+    pub(super) fn new(inner: &Arc<Inner>, kind: UserKind, subject: UserId) -> Self {
+        let current = ArcSwap::new(Arc::clone(&inner.vacant));
+        Self { inner: Arc::clone(inner), kind, subject, current, troubles: Mutex::new(None) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Box<Troubles>>> {
@@ -295,10 +335,10 @@ impl Entry {
     }
 
     /// Serves nothing for this user any more, nor what a refresh under way brings.
-    pub(super) fn leave(&self, vacant: &Arc<Held>) {
+    pub(super) fn leave(&self) {
         self.with(|troubles| {
             troubles.overtake();
-            if self.current.swap(Arc::clone(vacant)).version.is_some() {
+            if self.current.swap(Arc::clone(&self.inner.vacant)).version.is_some() {
                 troubles.tell(Change::Forgotten);
             }
         });
@@ -312,5 +352,78 @@ impl Entry {
                 self.current.store(Arc::clone(instead));
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, pending};
+    use std::pin::Pin;
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::clock::{Clock, SharedClock};
+
+    const START: Duration = Duration::from_secs(1_700_000_000);
+
+    #[derive(Debug)]
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> Moment {
+            after(Duration::ZERO)
+        }
+
+        fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(pending())
+        }
+    }
+
+    /// So long after the token came, on both clocks.
+    fn after(span: Duration) -> Moment {
+        Moment::new(START + span, UNIX_EPOCH + START + span)
+    }
+
+    fn after_ms(millis: u64) -> Moment {
+        after(Duration::from_millis(millis))
+    }
+
+    /// A token that is due ten seconds after it came.
+    fn held() -> Held {
+        let mut held = Held::vacant(Token::vacant(&SharedClock::new(Stopped)));
+        held.windows = Windows { due: 10_000, expired: 20_000, over: 30_000 };
+        held
+    }
+
+    #[test]
+    fn a_look_is_good_for_a_second_by_the_wall_clock() {
+        let held = held();
+        assert!(!held.is_fresh_at_a_glance(after_ms(0).wall_ms()), "nobody has looked yet");
+        assert!(held.is_fresh(after_ms(5_000)));
+        assert!(held.is_fresh_at_a_glance(after_ms(5_999).wall_ms()));
+        assert!(!held.is_fresh_at_a_glance(after_ms(6_000).wall_ms()));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_not_believed_at_a_glance() {
+        let held = held();
+        assert!(held.is_fresh(after_ms(5_000)));
+        assert!(!held.is_fresh_at_a_glance(after_ms(4_999).wall_ms()));
+        assert!(!held.is_fresh_at_a_glance(Moment::new(START, UNIX_EPOCH).wall_ms()));
+    }
+
+    #[test]
+    fn a_token_due_within_a_second_is_looked_at_every_time() {
+        let held = held();
+        assert!(held.is_fresh(after_ms(9_000)));
+        assert!(!held.is_fresh_at_a_glance(after_ms(9_000).wall_ms()));
+    }
+
+    #[test]
+    fn a_token_that_the_api_refused_is_not_fresh_at_a_glance() {
+        let held = held();
+        assert!(held.is_fresh(after_ms(1_000)));
+        assert!(held.reject());
+        assert!(!held.is_fresh_at_a_glance(after_ms(1_000).wall_ms()));
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::entry::{Entry, Held};
 use super::meters::Gauged;
-use super::{Change, Inner, abandoned};
+use super::{Change, abandoned};
 use crate::error::{Error, ErrorKind};
 use crate::token::Token;
 use crate::user::UserId;
@@ -24,13 +24,12 @@ use crate::user::UserId;
 /// A user somebody holds a handle of stays in memory.
 #[derive(Clone)]
 pub struct UserHandle {
-    inner: Arc<Inner>,
     entry: Arc<Entry>,
 }
 
 impl UserHandle {
-    pub(super) fn new(inner: &Arc<Inner>, entry: Arc<Entry>) -> Self {
-        Self { inner: Arc::clone(inner), entry }
+    pub(super) fn new(entry: Arc<Entry>) -> Self {
+        Self { entry }
     }
 
     /// The user's id.
@@ -62,7 +61,7 @@ impl UserHandle {
             biased;
             token = self.token() => token,
             // Near its end a token is waited for, and is still better than none.
-            () = self.inner.clock.sleep(patience) => self.alive().ok_or_else(|| {
+            () = self.entry.inner.clock.sleep(patience) => self.alive().ok_or_else(|| {
                 Error::new(ErrorKind::TimedOut, "no token within the time the caller had")
             }),
         }
@@ -73,7 +72,7 @@ impl UserHandle {
     #[must_use]
     pub fn token_if_ready(&self) -> Option<LentToken> {
         let held = self.entry.current.load();
-        held.is_served(self.inner.clock.now()).then_some(LentToken(held))
+        held.is_served(self.entry.inner.clock.now()).then_some(LentToken(held))
     }
 
     /// Reports that the API answered 401 to this token.
@@ -90,7 +89,7 @@ impl UserHandle {
         if held.version.is_none() || !same {
             return;
         }
-        let now = self.inner.clock.now();
+        let now = self.entry.inner.clock.now();
         let young = token.age() < YOUNG;
         self.entry.with(|troubles| {
             if !held.reject() {
@@ -98,8 +97,8 @@ impl UserHandle {
             }
             troubles.refusals = if young { troubles.refusals.saturating_add(1) } else { 0 };
             if young {
-                let random = self.inner.random.next_u64();
-                let pause = self.inner.policy.backoff(troubles.refusals, random);
+                let random = self.entry.inner.random.next_u64();
+                let pause = self.entry.inner.policy.backoff(troubles.refusals, random);
                 troubles.backoff.since = Some((now, pause));
                 // Once may be a replica of the provider's that has not heard of the token yet.
                 troubles.backoff.error = (troubles.refusals > 1).then(|| {
@@ -109,7 +108,7 @@ impl UserHandle {
         });
         tracing::info!(user = ?self.entry.subject, young, "the API refused a token");
         // Where it is not time yet, the next reader starts it.
-        let _ = self.inner.join(&self.entry, false);
+        let _ = self.entry.inner.join(&self.entry, false);
     }
 
     /// Removes the user here and from the store. A refresh under way does not bring them back.
@@ -117,12 +116,12 @@ impl UserHandle {
     /// The provider is not told: its tokens live to their end. Other processes learn of it when
     /// they next refresh the user.
     pub async fn forget(&self) -> Result<(), Error> {
-        self.entry.leave(&self.inner.users.vacant());
+        self.entry.leave();
         let _turn = self.entry.turn().await;
-        let key = self.inner.key(self.entry.kind, &self.entry.subject);
-        let forgotten = self.inner.store.forget(&key).await;
+        let key = self.entry.inner.key(self.entry.kind, &self.entry.subject);
+        let forgotten = self.entry.inner.store.forget(&key).await;
         // Again: a read may have brought the row back into memory before it was removed.
-        self.entry.leave(&self.inner.users.vacant());
+        self.entry.leave();
         forgotten.map(|_| ())
     }
 
@@ -162,14 +161,14 @@ impl UserHandle {
     /// it, and all of this fits into the caller.
     #[inline]
     fn fresh(&self) -> Option<LentToken> {
-        let now = self.inner.clock.now();
+        let wall_ms = self.entry.inner.clock.glance()?;
         let held = self.entry.current.load();
-        held.is_fresh(now).then_some(LentToken(held))
+        held.is_fresh_at_a_glance(wall_ms).then_some(LentToken(held))
     }
 
     fn ready(&self) -> Option<LentToken> {
         let held = self.entry.current.load();
-        let now = self.inner.clock.now();
+        let now = self.entry.inner.clock.now();
         if held.is_fresh(now) {
             return Some(LentToken(held));
         }
@@ -177,14 +176,14 @@ impl UserHandle {
             return None;
         }
         // Due: served all the same, while it is renewed in the background.
-        let _ = self.inner.join(&self.entry, false);
+        let _ = self.entry.inner.join(&self.entry, false);
         Some(LentToken(held))
     }
 
     /// What is left to hand out when nothing better can be had.
     fn alive(&self) -> Option<LentToken> {
         let held = self.entry.current.load();
-        held.is_alive(self.inner.clock.now()).then_some(LentToken(held))
+        held.is_alive(self.entry.inner.clock.now()).then_some(LentToken(held))
     }
 
     async fn refreshed(&self) -> Result<LentToken, Error> {
@@ -194,7 +193,7 @@ impl UserHandle {
         let _waiting = Gauged::waiting_caller();
         let mut outcome = Ok(());
         for _ in 0..ROUNDS {
-            outcome = match self.inner.join(&self.entry, true) {
+            outcome = match self.entry.inner.join(&self.entry, true) {
                 Ok(mut landing) => match landing.wait_for(Option::is_some).await {
                     Ok(landed) => landed.clone().unwrap_or(Ok(())),
                     Err(_) => Err(abandoned()),

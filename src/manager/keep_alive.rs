@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::Inner;
+use super::TokenManager;
 use crate::error::Error;
 use crate::store::{Claim, Release, StoreKey, UserKind};
 use crate::user::UserId;
@@ -20,15 +20,15 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(super) fn start(inner: &Arc<Inner>, interval: Duration) -> Self {
+    pub(super) fn start(manager: TokenManager, interval: Duration) -> Self {
+        let inner = Arc::clone(&manager.inner);
         let interval = interval.max(inner.policy.shortest_pause());
         let (stop, mut stopped) = watch::channel(false);
-        let inner = Arc::clone(inner);
         let walker = inner.runtime.clone().spawn(async move {
             let mut closing = inner.closing.subscribe();
             let walk = async {
                 loop {
-                    if let Err(error) = inner.walk(interval).await {
+                    if let Err(error) = manager.walk(interval).await {
                         tracing::warn!(%error, "the walk over due users failed");
                     }
                     // Not all replicas at the same moment.
@@ -54,25 +54,26 @@ impl KeepAlive {
     }
 }
 
-impl Inner {
+impl TokenManager {
     /// Walks once, if no other process does or has just done.
-    async fn walk(self: &Arc<Self>, interval: Duration) -> Result<(), Error> {
+    async fn walk(&self, interval: Duration) -> Result<(), Error> {
         let Ok(nobody) = UserId::new("keep_alive") else {
             return Ok(());
         };
-        let key = self.key(UserKind::Walk, &nobody);
-        let lease_id = self.random_id();
-        let (lease, _) = self.policy.lease_and_deadline();
+        let inner = &self.inner;
+        let key = inner.key(UserKind::Walk, &nobody);
+        let lease_id = inner.random_id();
+        let (lease, _) = inner.policy.lease_and_deadline();
         let mut total = 0_usize;
         let version = loop {
-            let incarnation = self.random_id();
+            let incarnation = inner.random_id();
             let claim = Claim { lease_id, lease, expected: None, incarnation };
-            let claimed = self.store.claim(&key, claim).await?;
+            let claimed = inner.store.claim(&key, claim).await?;
             let Some(row) = claimed.row.filter(|_| claimed.granted) else {
                 return Ok(());
             };
-            let due = self.store.due(&self.realm, self.at_once).await?;
-            let may_be_more = due.len() >= self.at_once;
+            let due = inner.store.due(&inner.realm, inner.at_once).await?;
+            let may_be_more = due.len() >= inner.at_once;
             let renewed = self.renew_all(due).await;
             total += renewed;
             // Were they all to fail, the rest would hardly fare better.
@@ -82,18 +83,19 @@ impl Inner {
         };
         tracing::debug!(total, "walked over the due users");
         let release = Release { not_before: interval, refused: false };
-        self.store.release(&key, version, lease_id, release).await
+        inner.store.release(&key, version, lease_id, release).await
     }
 
     /// How many were due here too, and are fresh now. Not so: who is left alone after a failure, and
     /// who is due by the store alone, since a token was not saved or another policy stored it.
     /// The store would name them again and again.
-    async fn renew_all(self: &Arc<Self>, due: Vec<StoreKey>) -> usize {
+    async fn renew_all(&self, due: Vec<StoreKey>) -> usize {
         let mut renewals = JoinSet::new();
         for key in due {
-            let inner = Arc::clone(self);
+            let manager = self.clone();
             let renewal = async move {
-                let entry = inner.users.entry(key.kind(), key.subject());
+                let inner = &manager.inner;
+                let entry = manager.users.entry(inner, key.kind(), key.subject());
                 let is_fresh = || entry.current.load().is_fresh(inner.clock.now());
                 if is_fresh() {
                     return false;
@@ -110,7 +112,7 @@ impl Inner {
                 }
                 false
             };
-            renewals.spawn_on(renewal, &self.runtime);
+            renewals.spawn_on(renewal, &self.inner.runtime);
         }
         let mut renewed = 0;
         while let Some(outcome) = renewals.join_next().await {

@@ -36,7 +36,6 @@ enum Kept {
 
 /// One attempt to get a user a living token.
 pub(super) struct Attempt {
-    inner: Arc<Inner>,
     entry: Arc<Entry>,
     key: StoreKey,
     started: Moment,
@@ -65,7 +64,6 @@ impl Inner {
             key: self.key(entry.kind, &entry.subject),
             started: self.clock.now(),
             lease_id: lease_id.unwrap_or_else(|| self.random_id()),
-            inner: Arc::clone(&self),
             entry: Arc::clone(&entry),
         };
         let ended = attempt.run().await;
@@ -94,10 +92,10 @@ impl Attempt {
         }
         if let Some(login) = self.entry.with(|troubles| troubles.unsaved_login.clone()) {
             // Till then the row is that of an earlier stay, or there is none.
-            self.inner.save_login(&self.key, &self.entry, &login.held).await?;
+            self.entry.inner.save_login(&self.key, &self.entry, &login.held).await?;
         }
         let mut held = self.entry.current.load_full();
-        if held.is_fresh(self.inner.clock.now()) {
+        if held.is_fresh(self.entry.inner.clock.now()) {
             // Another refresh was over between the caller's look and the start of this one.
             return Ok(Source::Adopted);
         }
@@ -105,7 +103,7 @@ impl Attempt {
             let row = self.read().await?.filter(|row| row.token.is_some());
             let row = row.ok_or_else(|| login_required("nobody has logged in as this user"))?;
             held = self.adopt_from_store(row)?;
-            if held.is_served(self.inner.clock.now()) {
+            if held.is_served(self.entry.inner.clock.now()) {
                 return Ok(Source::Adopted);
             }
         }
@@ -123,18 +121,18 @@ impl Attempt {
     }
 
     fn left(&self) -> Option<Duration> {
-        let (_, deadline) = self.inner.policy.lease_and_deadline();
-        let passed = self.inner.clock.now().since(self.started);
+        let (_, deadline) = self.entry.inner.policy.lease_and_deadline();
+        let passed = self.entry.inner.clock.now().since(self.started);
         deadline.checked_sub(passed).filter(|left| !left.is_zero())
     }
 
     async fn read(&self) -> Result<Option<Row>, Error> {
-        self.inner.read(&self.key).await
+        self.entry.inner.read(&self.key).await
     }
 
     /// Waits until the lease is ours. None where a peer's token makes it needless.
     async fn claim(&self, held: &mut Arc<Held>) -> Result<Option<Row>, Failure> {
-        let (lease, _) = self.inner.policy.lease_and_deadline();
+        let (lease, _) = self.entry.inner.policy.lease_and_deadline();
         loop {
             let Some(left) = self.left() else {
                 return Err(
@@ -145,26 +143,26 @@ impl Attempt {
                 lease_id: self.lease_id,
                 lease,
                 expected: held.version,
-                incarnation: self.inner.random_id(),
+                incarnation: self.entry.inner.random_id(),
             };
             // A row that is made here would bring a forgotten user back, and a token that has just
             // come in is not to be spent by a refresh of the one before.
             if self.entry.is_overtaken() {
                 return Ok(None);
             }
-            let asked = self.inner.clock.now();
-            let claimed = self.inner.store.claim(&self.key, claim).await;
+            let asked = self.entry.inner.clock.now();
+            let claimed = self.entry.inner.store.claim(&self.key, claim).await;
             let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
-            let row = self.inner.aged(claimed.row, asked);
+            let row = self.entry.inner.aged(claimed.row, asked);
             // A row of another stay, for which nobody has a token yet, says as much as none.
             let row =
                 row.filter(|row| row.token.is_some() || !held.is_of_another_stay(row.version));
             let Some(row) = row else {
-                self.entry.clear(held.version, &self.inner.users.vacant());
+                self.entry.clear(held.version, &self.entry.inner.vacant);
                 if self.entry.kind == UserKind::Login {
                     return Err(login_required("this user was forgotten").into());
                 }
-                *held = self.inner.users.vacant();
+                *held = Arc::clone(&self.entry.inner.vacant);
                 continue;
             };
             if claimed.granted {
@@ -180,7 +178,7 @@ impl Attempt {
             if row.token.is_some() && held.version != Some(row.version) {
                 *held = self.adopt_from_store(row)?;
                 tracing::debug!(user = ?self.entry.subject, "adopted a peer's token");
-                if held.is_served(self.inner.clock.now()) {
+                if held.is_served(self.entry.inner.clock.now()) {
                     return Ok(None);
                 }
                 continue;
@@ -192,9 +190,9 @@ impl Attempt {
                 let error = unavailable("another process has just failed to refresh this user");
                 return Err(Failure { error, pause: Some(pause) });
             }
-            let look_again = Duration::from_millis(50 + self.inner.random.next_u64() % 950);
+            let look_again = Duration::from_millis(50 + self.entry.inner.random.next_u64() % 950);
             let lease_ends = row.leased_for.unwrap_or(look_again);
-            self.inner.clock.sleep(look_again.min(lease_ends).min(left)).await;
+            self.entry.inner.clock.sleep(look_again.min(lease_ends).min(left)).await;
         }
     }
 
@@ -205,7 +203,7 @@ impl Attempt {
         ours: Version,
         theirs: Version,
     ) -> Result<Option<Arc<Held>>, Error> {
-        let inner = &self.inner;
+        let inner = &self.entry.inner;
         let stored = inner.stored(held);
         tracing::warn!(user = ?self.entry.subject, revision = ours.revision, "written back");
         if !inner.store.save(&self.key, theirs, &stored).await? {
@@ -222,7 +220,7 @@ impl Attempt {
             return Err(unavailable("the time for this refresh was over before it was sent"));
         };
         tracing::debug!(user = ?self.entry.subject, revision = row.version.revision, "refresh started");
-        let hurdlr = &self.inner.hurdlr;
+        let hurdlr = &self.entry.inner.hurdlr;
         match self.entry.kind {
             UserKind::Enterprise => hurdlr
                 .grant_within(&self.entry.subject, left)
@@ -234,7 +232,7 @@ impl Attempt {
 
     /// Saves a token that has come, and only then hands it out.
     async fn keep(&self, token: Token, consumed: Version) -> Result<(), Failure> {
-        let inner = &self.inner;
+        let inner = &self.entry.inner;
         let held = inner.hold(&self.entry, token, consumed.next());
         let stored = inner.stored(&held);
         let saved = match inner.store.save(&self.key, consumed, &stored).await {
@@ -258,7 +256,7 @@ impl Attempt {
     }
 
     fn recover(&self) {
-        let inner = &self.inner;
+        let inner = &self.entry.inner;
         let pause = inner.policy.shortest_pause();
         let short_lived = self.entry.current.load().is_short_lived(pause);
         self.entry.with(|troubles| {
@@ -283,8 +281,7 @@ impl Attempt {
             }
             _ => {
                 tracing::debug!(user = ?self.entry.subject, "the user was forgotten meanwhile");
-                let vacant = self.inner.users.vacant();
-                self.entry.clear(Some(consumed), &vacant);
+                self.entry.clear(Some(consumed), &self.entry.inner.vacant);
             }
         }
         Ok(Kept::Theirs)
@@ -320,7 +317,8 @@ impl Attempt {
     }
 
     async fn release(&self, version: Version, release: Release) {
-        let released = self.inner.store.release(&self.key, version, self.lease_id, release).await;
+        let released =
+            self.entry.inner.store.release(&self.key, version, self.lease_id, release).await;
         if let Err(error) = released {
             // The lease ends by itself; till then the others wait.
             tracing::warn!(user = ?self.entry.subject, %error, "a lease is not released");
@@ -337,11 +335,11 @@ impl Attempt {
 
     fn next_backoff(&self) -> Duration {
         let failures = self.entry.with(|troubles| troubles.backoff.failures) + 1;
-        self.inner.policy.backoff(failures, self.inner.random.next_u64())
+        self.entry.inner.policy.backoff(failures, self.entry.inner.random.next_u64())
     }
 
     fn back_off(&self, failure: &Failure) {
-        let inner = &self.inner;
+        let inner = &self.entry.inner;
         let now = inner.clock.now();
         let over = failure.error.needs_login();
         let pause = if over && self.entry.current.load().is_served(now) {
@@ -376,7 +374,7 @@ impl Attempt {
 
     /// Serves what the store holds.
     fn adopt_from_store(&self, row: Row) -> Result<Arc<Held>, Error> {
-        let inner = &self.inner;
+        let inner = &self.entry.inner;
         let stored = row.token.ok_or_else(|| Error::store("the store lost a token"))?;
         let token = Token::from_payload(&stored.payload, stored.age, &inner.clock)?;
         let held = inner.hold(&self.entry, token, row.version);
@@ -503,7 +501,7 @@ impl Inner {
                 let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
                 self.hold(entry, token, version)
             }
-            None => self.users.vacant(),
+            None => Arc::clone(&self.vacant),
         };
         entry.clear(gone.version, &replacement);
         Ok(())

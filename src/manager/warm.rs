@@ -55,7 +55,7 @@ impl Warm {
     }
 
     fn start_more(&mut self) {
-        let inner = &self.manager.0;
+        let inner = &self.manager.inner;
         while self.running.len() < inner.at_once {
             let Some(user) = self.users.next() else {
                 return;
