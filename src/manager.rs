@@ -16,6 +16,8 @@ mod handle;
 pub use handle::{Changes, KeptToken, LentToken, TokenFuture, UserHandle};
 mod keep_alive;
 pub use keep_alive::KeepAlive;
+mod looks;
+use looks::Looks;
 mod meters;
 mod permits;
 use permits::Permits;
@@ -88,6 +90,8 @@ struct Inner {
     vacant: Arc<Held>,
     permits: Arc<Permits>,
     at_once: usize,
+    looks: Looks,
+    look_after: Duration,
     runtime: Handle,
     clock: SharedClock,
     random: Arc<dyn Randomness>,
@@ -152,6 +156,7 @@ pub struct TokenManagerBuilder {
     policy: RefreshPolicy,
     cache_capacity: usize,
     requests_at_once: usize,
+    revalidate_after: Duration,
     random: Arc<dyn Randomness>,
 }
 
@@ -177,6 +182,18 @@ impl TokenManagerBuilder {
         self
     }
 
+    /// Within what time it is known here what another process did: a login, a refresh, a removal
+    /// of a user; 60 s by default.
+    ///
+    /// A user who is read is compared with the store again, in the background and many users in one
+    /// query, once half of this has passed since the last look. Nobody waits for it: a user whom
+    /// nobody had read for longer is served once more as last seen. While the store fails, living
+    /// tokens are served on.
+    pub fn revalidate_after(mut self, span: Duration) -> Self {
+        self.revalidate_after = span;
+        self
+    }
+
     /// Where jitter and ids come from; a generator seeded by the operating system by default.
     /// Another is for tests: ids that repeat would let one process's lease pass for another's.
     pub fn randomness(mut self, random: impl Randomness) -> Self {
@@ -198,6 +215,12 @@ impl TokenManagerBuilder {
         if self.requests_at_once == 0 {
             return Err(Error::config("requests_at_once is 0: no token could be refreshed"));
         }
+        if self.revalidate_after < Duration::from_millis(1) {
+            return Err(Error::config(format!(
+                "revalidate_after ({:?}) is less than a millisecond: every read would ask the store",
+                self.revalidate_after
+            )));
+        }
         let policy = self.policy.judged()?;
         let clock = self.hurdlr.clock().clone();
         let users = Arc::new(Users::new(self.cache_capacity)?);
@@ -209,6 +232,8 @@ impl TokenManagerBuilder {
             vacant: Arc::new(Held::vacant(Token::vacant(&clock))),
             permits: Permits::new(self.requests_at_once),
             at_once: self.requests_at_once,
+            looks: Looks::default(),
+            look_after: self.revalidate_after / 2,
             runtime,
             clock,
             random: self.random,
@@ -247,6 +272,7 @@ impl TokenManager {
             policy: RefreshPolicy::default(),
             cache_capacity: 100_000,
             requests_at_once: 64,
+            revalidate_after: Duration::from_secs(60),
             random: Arc::new(ThreadRandomness),
         }
     }

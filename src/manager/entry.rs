@@ -1,7 +1,7 @@
 //! One user in memory: the token that is served, and what is known beside it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,13 +27,14 @@ pub(super) struct Held {
     windows: Windows,
     /// The API refused it.
     rejected: AtomicBool,
-    /// The time of day, in milliseconds, when both clocks last said that it is fresh for longer
-    /// than [`GLANCE`](Self::GLANCE).
-    looked_at: AtomicI64,
+    /// The time of day, in milliseconds, since when glances do.
+    glanced_at: AtomicI64,
+    /// How long it had been held, in milliseconds, when the store was last known to have it.
+    seen_after: AtomicU64,
 }
 
 impl Held {
-    /// For how long, in milliseconds, one look at both clocks is good enough.
+    /// For how long, in milliseconds, one look at both clocks allows glances at one.
     const GLANCE: u64 = 1_000;
 
     pub(super) fn new(
@@ -44,23 +45,21 @@ impl Held {
         subject: &UserId,
     ) -> Self {
         let windows = policy.windows(&token, kind, subject);
-        Self {
-            token,
-            version: Some(version),
-            windows,
-            rejected: AtomicBool::new(false),
-            looked_at: AtomicI64::new(i64::MIN),
-        }
+        Self::of(token, Some(version), windows)
     }
 
     pub(super) fn vacant(token: Token) -> Self {
-        let windows = Windows { due: 0, expired: 0, over: 0 };
+        Self::of(token, None, Windows { due: 0, expired: 0, over: 0 })
+    }
+
+    fn of(token: Token, version: Option<Version>, windows: Windows) -> Self {
         Self {
             token,
-            version: None,
+            version,
             windows,
             rejected: AtomicBool::new(false),
-            looked_at: AtomicI64::new(i64::MIN),
+            glanced_at: AtomicI64::new(i64::MIN),
+            seen_after: AtomicU64::new(0),
         }
     }
 
@@ -80,18 +79,29 @@ impl Held {
 
     /// Served, and nothing to be done.
     pub(super) fn is_fresh(&self, now: Moment) -> bool {
-        let held_for = self.held_for(now);
-        if held_for.saturating_add(Self::GLANCE) < self.windows.due {
-            self.looked_at.store(now.wall_ms(), Ordering::Relaxed);
+        self.held_for(now) < self.windows.due && !self.is_rejected()
+    }
+
+    /// How long the store has not been looked at.
+    pub(super) fn unseen_for(&self, now: Moment) -> Duration {
+        let seen_after = self.seen_after.load(Ordering::Relaxed);
+        Duration::from_millis(self.held_for(now).saturating_sub(seen_after))
+    }
+
+    /// Lets glances do for a moment, if there is nothing to be done for longer than that: it is not
+    /// due, nor is it time to look at the store, `look_after` the last time.
+    pub(super) fn allow_glances(&self, now: Moment, look_after: Duration) {
+        let no_look_for = look_after.saturating_sub(self.unseen_for(now));
+        if self.due_in(now).min(no_look_for) > Duration::from_millis(Self::GLANCE) {
+            self.glanced_at.store(now.wall_ms(), Ordering::Relaxed);
         }
-        held_for < self.windows.due && !self.is_rejected()
     }
 
     /// Whether it was fresh a moment ago and so still is, by the clock that goes on while a machine
     /// is suspended. Were that clock set back meanwhile, the difference is not one of a moment.
     #[inline]
     pub(super) fn is_fresh_at_a_glance(&self, wall_ms: i64) -> bool {
-        let since = wall_ms.wrapping_sub(self.looked_at.load(Ordering::Relaxed));
+        let since = wall_ms.wrapping_sub(self.glanced_at.load(Ordering::Relaxed));
         since.cast_unsigned() < Self::GLANCE && !self.is_rejected()
     }
 
@@ -163,6 +173,9 @@ pub(super) struct Troubles {
     /// Whose turn it is to put a login into the store or to remove the user.
     turns: Option<Arc<tokio::sync::Mutex<()>>>,
     pub(super) changes: Option<watch::Sender<(u64, Change)>>,
+    /// What was served when the look at the store began that is under way; none again once the
+    /// user left or came in anew.
+    look: Option<Arc<Held>>,
 }
 
 #[derive(Clone, Debug)]
@@ -188,11 +201,19 @@ pub(super) struct Backoff {
     pub(super) since: Option<(Moment, Duration)>,
     /// None where there is nothing wrong, and an attempt only has to wait a moment.
     pub(super) error: Option<Error>,
+    /// When the store was looked at last, if that was after the failure.
+    seen: Option<Moment>,
 }
 
 impl Backoff {
     pub(super) fn left(&self, now: Moment) -> Duration {
         self.since.map_or(Duration::ZERO, |(from, pause)| pause.saturating_sub(now.since(from)))
+    }
+
+    /// How long the store has not been looked at: not at all, where the next attempt will.
+    fn unseen_for(&self, now: Moment) -> Duration {
+        let seen = self.seen.or(self.since.map(|(from, _)| from));
+        seen.map_or(Duration::ZERO, |seen| now.since(seen))
     }
 }
 
@@ -204,6 +225,7 @@ impl Troubles {
             && self.doubtful_lease.is_none()
             && self.refusals == 0
             && self.unsaved_login.is_none()
+            && self.look.is_none()
             && self.turns.as_ref().is_none_or(|turns| Arc::strong_count(turns) == 1)
             && self.changes.as_ref().is_none_or(watch::Sender::is_closed)
     }
@@ -224,6 +246,7 @@ impl Troubles {
         self.unanswered = None;
         self.doubtful_lease = None;
         self.unsaved_login = None;
+        self.look = None;
         if let Some(flight) = &mut self.flight {
             flight.overtaken = true;
         }
@@ -294,13 +317,7 @@ impl Entry {
             if troubles.is_overtaken() {
                 return;
             }
-            troubles.unanswered = None;
-            let last = self.current.load();
-            if last.is_rejected() && last.has_same_access_token(held) {
-                held.reject();
-            }
-            self.current.store(Arc::clone(held));
-            troubles.tell(Change::Token);
+            self.replace(troubles, held);
         });
     }
 
@@ -344,14 +361,76 @@ impl Entry {
         });
     }
 
+    /// How long the store has not been looked at for this user.
+    pub(super) fn unseen_for(&self, now: Moment) -> Duration {
+        let held = self.current.load();
+        if held.version.is_some() {
+            held.unseen_for(now)
+        } else {
+            self.with(|troubles| troubles.backoff.unseen_for(now))
+        }
+    }
+
+    /// A look at the store begins.
+    pub(super) fn begin_look(&self) {
+        self.with(|troubles| troubles.look = Some(self.current.load_full()));
+    }
+
+    /// A look at the store came to nothing.
+    pub(super) fn give_up_look(&self) {
+        self.with(|troubles| troubles.look = None);
+    }
+
+    /// What the store's answer is to be compared with, and when it was asked for. None where that
+    /// says nothing any more: the user left or came in anew since, and the store may not know yet.
+    pub(super) fn seen(&self, asked: Moment) -> Option<Arc<Held>> {
+        self.with(|troubles| {
+            let held = troubles.look.clone().filter(|_| troubles.unsaved_login.is_none())?;
+            held.seen_after.store(held.held_for(asked), Ordering::Relaxed);
+            if held.version.is_none() && troubles.backoff.since.is_some() {
+                troubles.backoff.seen = Some(asked);
+            }
+            Some(held)
+        })
+    }
+
+    /// Ends a look at the store: serves `instead` of what was served when it began, if there is
+    /// something and that still is. Says whether it was so.
+    pub(super) fn end_look(&self, instead: Option<Arc<Held>>) -> bool {
+        self.with(|troubles| {
+            let seen = troubles.look.take();
+            let Some((seen, instead)) = seen.zip(instead) else {
+                return false;
+            };
+            if !Arc::ptr_eq(&seen, &self.current.load()) {
+                return false;
+            }
+            self.replace(troubles, &instead);
+            troubles.backoff = Backoff::default();
+            true
+        })
+    }
+
     /// Serves `instead` of what the store no longer has, unless another token has come in.
     pub(super) fn clear(&self, gone: Option<Version>, instead: &Arc<Held>) {
         self.with(|troubles| {
             if self.current.load().version == gone {
-                troubles.unanswered = None;
-                self.current.store(Arc::clone(instead));
+                self.replace(troubles, instead);
             }
         });
+    }
+
+    fn replace(&self, troubles: &mut Troubles, instead: &Arc<Held>) {
+        troubles.unanswered = None;
+        let last = self.current.swap(Arc::clone(instead));
+        if last.is_rejected() && last.has_same_access_token(instead) {
+            instead.reject();
+        }
+        match (last.version, instead.version) {
+            (None, None) => {}
+            (Some(_), None) => troubles.tell(Change::Forgotten),
+            (_, Some(_)) => troubles.tell(Change::Token),
+        }
     }
 }
 
@@ -364,6 +443,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, SharedClock};
 
+    const LONG: Duration = Duration::MAX;
     const START: Duration = Duration::from_secs(1_700_000_000);
 
     #[derive(Debug)]
@@ -399,7 +479,7 @@ mod tests {
     fn a_look_is_good_for_a_second_by_the_wall_clock() {
         let held = held();
         assert!(!held.is_fresh_at_a_glance(after_ms(0).wall_ms()), "nobody has looked yet");
-        assert!(held.is_fresh(after_ms(5_000)));
+        held.allow_glances(after_ms(5_000), LONG);
         assert!(held.is_fresh_at_a_glance(after_ms(5_999).wall_ms()));
         assert!(!held.is_fresh_at_a_glance(after_ms(6_000).wall_ms()));
     }
@@ -407,7 +487,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_is_not_believed_at_a_glance() {
         let held = held();
-        assert!(held.is_fresh(after_ms(5_000)));
+        held.allow_glances(after_ms(5_000), LONG);
         assert!(!held.is_fresh_at_a_glance(after_ms(4_999).wall_ms()));
         assert!(!held.is_fresh_at_a_glance(Moment::new(START, UNIX_EPOCH).wall_ms()));
     }
@@ -415,14 +495,14 @@ mod tests {
     #[test]
     fn a_token_due_within_a_second_is_looked_at_every_time() {
         let held = held();
-        assert!(held.is_fresh(after_ms(9_000)));
+        held.allow_glances(after_ms(9_000), LONG);
         assert!(!held.is_fresh_at_a_glance(after_ms(9_000).wall_ms()));
     }
 
     #[test]
     fn a_token_that_the_api_refused_is_not_fresh_at_a_glance() {
         let held = held();
-        assert!(held.is_fresh(after_ms(1_000)));
+        held.allow_glances(after_ms(1_000), LONG);
         assert!(held.reject());
         assert!(!held.is_fresh_at_a_glance(after_ms(1_000).wall_ms()));
     }

@@ -71,8 +71,11 @@ impl UserHandle {
     /// for a token that is due.
     #[must_use]
     pub fn token_if_ready(&self) -> Option<LentToken> {
+        let inner = &self.entry.inner;
         let held = self.entry.current.load();
-        held.is_served(self.entry.inner.clock.now()).then_some(LentToken(held))
+        let now = inner.clock.now();
+        inner.look_after(&self.entry, self.entry.unseen_for(now));
+        held.is_served(now).then_some(LentToken(held))
     }
 
     /// Reports that the API answered 401 to this token.
@@ -167,16 +170,19 @@ impl UserHandle {
     }
 
     fn ready(&self) -> Option<LentToken> {
+        let inner = &self.entry.inner;
         let held = self.entry.current.load();
-        let now = self.entry.inner.clock.now();
+        let now = inner.clock.now();
+        inner.look_after(&self.entry, self.entry.unseen_for(now));
         if held.is_fresh(now) {
+            held.allow_glances(now, inner.look_after);
             return Some(LentToken(held));
         }
         if !held.is_served(now) {
             return None;
         }
         // Due: served all the same, while it is renewed in the background.
-        let _ = self.entry.inner.join(&self.entry, false);
+        let _ = inner.join(&self.entry, false);
         Some(LentToken(held))
     }
 

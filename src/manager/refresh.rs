@@ -168,9 +168,11 @@ impl Attempt {
             if claimed.granted {
                 return Ok(Some(row));
             }
-            if let Some(ours) = held.version.filter(|_| held.is_newer_than(row.version)) {
+            if held.is_newer_than(row.version) {
                 // Ours was not saved yet, or the store was put back to an earlier day.
-                if let Some(written) = self.write_back(held, ours, row.version).await? {
+                let inner = &self.entry.inner;
+                let written = inner.write_back(&self.key, &self.entry, held, row.version).await?;
+                if let Some(written) = written {
                     *held = written;
                 }
                 continue;
@@ -194,25 +196,6 @@ impl Attempt {
             let lease_ends = row.leased_for.unwrap_or(look_again);
             self.entry.inner.clock.sleep(look_again.min(lease_ends).min(left)).await;
         }
-    }
-
-    /// None where the row has moved meanwhile.
-    async fn write_back(
-        &self,
-        held: &Held,
-        ours: Version,
-        theirs: Version,
-    ) -> Result<Option<Arc<Held>>, Error> {
-        let inner = &self.entry.inner;
-        let stored = inner.stored(held);
-        tracing::warn!(user = ?self.entry.subject, revision = ours.revision, "written back");
-        if !inner.store.save(&self.key, theirs, &stored).await? {
-            return Ok(None);
-        }
-        let token = Token::from_payload(&stored.payload, stored.age, &inner.clock)?;
-        let held = inner.hold(&self.entry, token, theirs.next());
-        self.entry.serve(&held);
-        Ok(Some(held))
     }
 
     async fn send(&self, held: &Held, row: &Row) -> Result<Token, Error> {
@@ -413,12 +396,31 @@ impl Inner {
 
     /// Adds what has passed since the store was asked: the machine may have been suspended while
     /// the answer was on its way.
-    fn aged(&self, row: Option<Row>, asked: Moment) -> Option<Row> {
+    pub(super) fn aged(&self, row: Option<Row>, asked: Moment) -> Option<Row> {
         let mut row = row?;
         if let Some(token) = &mut row.token {
             token.age += self.clock.now().since(asked);
         }
         Some(row)
+    }
+
+    /// Puts a token over the row of an earlier one. None where the row has moved meanwhile.
+    pub(super) async fn write_back(
+        &self,
+        key: &StoreKey,
+        entry: &Entry,
+        held: &Held,
+        theirs: Version,
+    ) -> Result<Option<Arc<Held>>, Error> {
+        let stored = self.stored(held);
+        tracing::warn!(user = ?entry.subject, revision = theirs.revision, "written back");
+        if !self.store.save(key, theirs, &stored).await? {
+            return Ok(None);
+        }
+        let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
+        let held = self.hold(entry, token, theirs.next());
+        entry.serve(&held);
+        Ok(Some(held))
     }
 
     pub(super) fn stored(&self, held: &Held) -> StoredToken {

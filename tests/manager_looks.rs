@@ -1,0 +1,246 @@
+//! What another process does to a user is known here within a bound.
+
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
+
+#[path = "support/site.rs"]
+mod site;
+
+use std::time::Duration;
+
+use hurdlr_oauth2::manager::{Change, RefreshPolicy, UserHandle};
+use hurdlr_oauth2::store::{Put, StoredToken, TokenStore, UserKind};
+use hurdlr_oauth2::testing::{Fault, StoreCall};
+use hurdlr_oauth2::{ErrorKind, TokenManager, UserId};
+use site::{HOUR, SECOND, Site, access, refresh};
+
+/// The default bound.
+const BOUND: Duration = Duration::from_secs(60);
+
+fn ann() -> UserId {
+    UserId::new("ann").unwrap()
+}
+
+/// Time passes in which the user is read now and then, as one who is read is.
+async fn read_for(site: &Site, user: &UserHandle, span: Duration) {
+    for _ in 0..10 {
+        site.turn(span / 10);
+        let _ = user.token().await;
+        settled().await;
+    }
+}
+
+/// A token as a store is handed it.
+async fn stored_token(site: &Site) -> StoredToken {
+    let bob = UserId::new("bob").unwrap();
+    site.logged_in(&bob).await;
+    site.row(UserKind::Login, &bob).await.unwrap().token.unwrap()
+}
+
+/// Lets everything run that can.
+async fn settled() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn looks(site: &Site) -> usize {
+    site.store.calls().iter().filter(|call| **call == StoreCall::Read).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_elsewhere_is_known_within_the_bound() {
+    let site = Site::new();
+    let (here, elsewhere) = (site.logged_in(&ann()).await, site.manager());
+    let user = here.user(&ann());
+    let mut changes = user.subscribe();
+    let login = site.login(&ann()).await;
+    let expected = refresh(&login);
+    elsewhere.adopt(&ann(), login).await.unwrap();
+    read_for(&site, &user, BOUND).await;
+    assert_eq!(refresh(&user.token().await.unwrap()), expected);
+    assert_eq!(changes.next().await, Change::Token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_forgotten_elsewhere_is_served_no_more_within_the_bound() {
+    let site = Site::new();
+    let (here, elsewhere) = (site.logged_in(&ann()).await, site.manager());
+    let user = here.user(&ann());
+    let mut changes = user.subscribe();
+    elsewhere.user(&ann()).forget().await.unwrap();
+    // Read now and then, and never served what is known to be gone.
+    site.turn(BOUND / 2);
+    user.token().await.unwrap();
+    assert_eq!(changes.next().await, Change::Forgotten);
+    assert!(user.token_if_ready().is_none());
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
+    assert!(site.row(UserKind::Login, &ann()).await.is_none(), "and nobody brought them back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_elsewhere_is_known_within_the_bound() {
+    let site = Site::new();
+    let (here, elsewhere) = (site.logged_in(&ann()).await, site.manager());
+    let (user, theirs) = (here.user(&ann()), elsewhere.user(&ann()));
+    // Elsewhere it is refused by the API and renewed; here it still seems well.
+    site.turn(2 * BOUND);
+    theirs.token().await.unwrap();
+    let refused = theirs.token().await.unwrap().keep();
+    theirs.refused(&refused);
+    let renewed = access(&theirs.token().await.unwrap());
+    read_for(&site, &user, BOUND).await;
+    assert_eq!(access(&user.token().await.unwrap()), renewed);
+    assert_eq!(site.refreshes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_granted_elsewhere_is_known_though_the_provider_failed_here() {
+    let site = Site::new();
+    let policy = RefreshPolicy::default().first_backoff(HOUR).longest_backoff(HOUR);
+    let here = TokenManager::builder(site.hurdlr(), site.store.clone());
+    let here = here.refresh_policy(policy).build().unwrap();
+    let user = here.enterprise_user(&ann());
+    site.fake.fault_plan(|_| Some(Fault::Refuse));
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    site.fake.clear_faults();
+    // Another process is past the pause that this one has for itself.
+    let stored = stored_token(&site).await;
+    let key = site.key(UserKind::Enterprise, &ann());
+    site.store.put(&key, 7, &stored, Put::Replace).await.unwrap();
+    read_for(&site, &user, BOUND).await;
+    assert!(user.token().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn users_who_are_read_are_looked_up_many_in_one_query() {
+    let site = Site::new();
+    let manager = site.manager();
+    let users: Vec<_> = (0..500)
+        .map(|n| manager.enterprise_user(&UserId::new(format!("user-{n}")).unwrap()))
+        .collect();
+    for user in &users {
+        user.token().await.unwrap();
+    }
+    let before = looks(&site);
+    for _ in 0..10 {
+        site.turn(BOUND / 10);
+        for user in &users {
+            user.token().await.unwrap();
+        }
+        settled().await;
+    }
+    assert_eq!(looks(&site) - before, 2, "one at each half of the bound");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_looked_up_who_is_not_read() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    manager.user(&ann()).token().await.unwrap();
+    let before = looks(&site);
+    for _ in 0..10 {
+        site.turn(BOUND);
+        settled().await;
+    }
+    assert_eq!(looks(&site), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_fails_living_tokens_are_served_and_it_is_asked_now_and_then() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    let token = access(&user.token().await.unwrap());
+    site.store.go_down();
+    let before = looks(&site);
+    site.turn(BOUND);
+    for _ in 0..1_000 {
+        assert_eq!(access(&user.token().await.unwrap()), token);
+        settled().await;
+    }
+    assert_eq!(looks(&site) - before, 1);
+    // It is back, and what happened meanwhile is known within the bound again.
+    site.store.recover();
+    site.manager().user(&ann()).forget().await.unwrap();
+    tokio::time::sleep(BOUND / 2).await;
+    let _ = user.token().await;
+    settled().await;
+    assert!(user.token_if_ready().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_and_a_removal_during_a_look_are_not_undone_by_it() {
+    for login_anew in [true, false] {
+        let site = Site::new();
+        let manager = site.logged_in(&ann()).await;
+        let user = manager.user(&ann());
+        let before = access(&user.token().await.unwrap());
+        // The store has looked, and its answer is on its way.
+        site.store.delay(SECOND);
+        site.turn(BOUND);
+        user.token().await.unwrap();
+        settled().await;
+        tokio::time::sleep(3 * SECOND / 2).await;
+        site.store.delay(Duration::ZERO);
+        if login_anew {
+            let login = site.login(&ann()).await;
+            let expected = access(&login);
+            manager.adopt(&ann(), login).await.unwrap();
+            tokio::time::sleep(2 * SECOND).await;
+            assert_ne!(expected, before);
+            assert_eq!(access(&user.token().await.unwrap()), expected);
+        } else {
+            user.forget().await.unwrap();
+            tokio::time::sleep(2 * SECOND).await;
+            assert!(user.token_if_ready().is_none());
+            assert!(site.row(UserKind::Login, &ann()).await.is_none());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_put_back_to_an_earlier_day_gets_the_newer_token_again() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    let row = site.row(UserKind::Login, &ann()).await.unwrap();
+    let (incarnation, backup) = (row.version.incarnation, row.token.unwrap());
+    site.turn(HOUR);
+    let newer = refresh(&user.token().await.unwrap());
+    // From a backup: the row as it was.
+    let key = site.key(UserKind::Login, &ann());
+    site.store.forget(&key).await.unwrap();
+    let backup = StoredToken { age: HOUR, ..backup };
+    site.store.put(&key, incarnation, &backup, Put::Replace).await.unwrap();
+    assert_ne!(site.stored_refresh_token(&ann()).await.as_ref(), Some(&newer));
+    read_for(&site, &user, BOUND).await;
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(newer));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_cannot_be_read_keeps_no_living_token_back_and_is_not_overwritten() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    let token = access(&user.token().await.unwrap());
+    let key = site.key(UserKind::Login, &ann());
+    let garbage = StoredToken {
+        payload: hurdlr_oauth2::secrecy::SecretBox::new(Box::new(b"garbage".to_vec())),
+        age: Duration::ZERO,
+        due_in: HOUR,
+    };
+    site.store.put(&key, 7, &garbage, Put::Replace).await.unwrap();
+    read_for(&site, &user, BOUND).await;
+    assert_eq!(access(&user.token().await.unwrap()), token);
+    assert_eq!(site.row(UserKind::Login, &ann()).await.unwrap().version.incarnation, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_of_nothing_is_refused_by_name() {
+    let site = Site::new();
+    let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
+    let error = builder.revalidate_after(Duration::ZERO).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("revalidate_after"));
+}
