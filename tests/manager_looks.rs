@@ -244,3 +244,48 @@ async fn a_bound_of_nothing_is_refused_by_name() {
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("revalidate_after"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_during_a_look_is_not_undone_where_nothing_was_served_before() {
+    let site = Site::new();
+    let policy = RefreshPolicy::default().first_backoff(HOUR).longest_backoff(HOUR);
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone());
+    let manager = manager.refresh_policy(policy).build().unwrap();
+    let user = manager.enterprise_user(&ann());
+    let stored = stored_token(&site).await;
+    site.fake.fault_plan(|_| Some(Fault::Refuse));
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let key = site.key(UserKind::Enterprise, &ann());
+    site.store.put(&key, 7, &stored, Put::Replace).await.unwrap();
+    site.store.delay(SECOND);
+    site.turn(BOUND);
+    assert!(user.token().await.is_err());
+    tokio::time::sleep(3 * SECOND / 2).await;
+    site.store.delay(Duration::ZERO);
+    user.forget().await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    assert!(user.token_if_ready().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_took_long_brings_no_earlier_token_back() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    user.token().await.unwrap();
+    site.store.delay(10 * SECOND);
+    site.turn(BOUND);
+    user.token().await.unwrap();
+    settled().await;
+    site.store.delay(Duration::ZERO);
+    tokio::time::sleep(5 * SECOND).await;
+    site.turn(HOUR);
+    user.token().await.unwrap();
+    tokio::time::sleep(10 * SECOND).await; // here it looks
+    site.turn(HOUR);
+    let newest = access(&user.token().await.unwrap());
+    site.store.go_down(); // no other look sets it right
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!(access(&user.token_if_ready().unwrap()), newest);
+    assert_eq!(site.refreshes(), 2);
+}
