@@ -59,11 +59,6 @@ impl Moment {
         wall.unwrap_or(UNIX_EPOCH)
     }
 
-    /// Milliseconds since the Unix epoch.
-    pub(crate) fn wall_ms(self) -> i64 {
-        self.wall_ms
-    }
-
     /// Seconds since the Unix epoch, as the provider counts them.
     pub(crate) fn unix_seconds(self) -> i64 {
         self.wall_ms.div_euclid(1_000)
@@ -99,6 +94,10 @@ impl Clock for SystemClock {
     #[cfg(target_os = "linux")]
     #[inline]
     fn now(&self) -> Moment {
+        let read_ms = |clock| {
+            let time = rustix::time::clock_gettime(clock);
+            time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
+        };
         Moment {
             monotonic_ms: read_ms(ClockId::MonotonicCoarse),
             wall_ms: read_ms(ClockId::RealtimeCoarse),
@@ -114,13 +113,6 @@ impl Clock for SystemClock {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(tokio::time::sleep(duration))
     }
-}
-
-#[cfg(target_os = "linux")]
-#[inline]
-fn read_ms(clock: ClockId) -> i64 {
-    let time = rustix::time::clock_gettime(clock);
-    time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
 }
 
 /// The clock as it is handed around: every token carries one to tell its age by.
@@ -149,13 +141,13 @@ impl SharedClock {
         }
     }
 
-    /// The time of day alone, in milliseconds since the Unix epoch, where that is cheaper than
+    /// The time of day alone, in whole seconds since the Unix epoch, where that is cheaper than
     /// [`now`](Self::now).
     #[inline]
     pub(crate) fn glance(&self) -> Option<i64> {
         match self {
             #[cfg(target_os = "linux")]
-            Self::System(_) => Some(read_ms(ClockId::RealtimeCoarse)),
+            Self::System(_) => Some(rustix::time::clock_gettime(ClockId::RealtimeCoarse).tv_sec),
             _ => None,
         }
     }

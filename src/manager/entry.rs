@@ -27,16 +27,13 @@ pub(super) struct Held {
     windows: Windows,
     /// The API refused it.
     rejected: AtomicBool,
-    /// The time of day, in milliseconds, since when glances do.
+    /// The second of the day's time in which glances do.
     glanced_at: AtomicI64,
     /// How long it had been held, in milliseconds, when the store was last known to have it.
     seen_after: AtomicU64,
 }
 
 impl Held {
-    /// For how long, in milliseconds, one look at both clocks allows glances at one.
-    const GLANCE: u64 = 1_000;
-
     pub(super) fn new(
         token: Token,
         version: Version,
@@ -88,21 +85,20 @@ impl Held {
         Duration::from_millis(self.held_for(now).saturating_sub(seen_after))
     }
 
-    /// Lets glances do for a moment, if there is nothing to be done for longer than that: it is not
-    /// due, nor is it time to look at the store, `look_after` the last time.
+    /// Lets glances do for the rest of this second, if there is nothing to be done for longer: it is
+    /// not due, nor is it time to look at the store, `look_after` the last time.
     pub(super) fn allow_glances(&self, now: Moment, look_after: Duration) {
         let no_look_for = look_after.saturating_sub(self.unseen_for(now));
-        if self.due_in(now).min(no_look_for) > Duration::from_millis(Self::GLANCE) {
-            self.glanced_at.store(now.wall_ms(), Ordering::Relaxed);
+        if self.due_in(now).min(no_look_for) > Duration::from_secs(1) {
+            self.glanced_at.store(now.unix_seconds(), Ordering::Relaxed);
         }
     }
 
     /// Whether it was fresh a moment ago and so still is, by the clock that goes on while a machine
-    /// is suspended. Were that clock set back meanwhile, the difference is not one of a moment.
+    /// is suspended.
     #[inline]
-    pub(super) fn is_fresh_at_a_glance(&self, wall_ms: i64) -> bool {
-        let since = wall_ms.wrapping_sub(self.glanced_at.load(Ordering::Relaxed));
-        since.cast_unsigned() < Self::GLANCE && !self.is_rejected()
+    pub(super) fn is_fresh_at_a_glance(&self, second: i64) -> bool {
+        self.glanced_at.load(Ordering::Relaxed) == second && !self.is_rejected()
     }
 
     /// Served, whether or not it is time to renew it.
@@ -476,27 +472,27 @@ mod tests {
     }
 
     #[test]
-    fn a_look_is_good_for_a_second_by_the_wall_clock() {
+    fn glances_do_until_the_second_is_over() {
         let held = held();
-        assert!(!held.is_fresh_at_a_glance(after_ms(0).wall_ms()), "nobody has looked yet");
-        held.allow_glances(after_ms(5_000), LONG);
-        assert!(held.is_fresh_at_a_glance(after_ms(5_999).wall_ms()));
-        assert!(!held.is_fresh_at_a_glance(after_ms(6_000).wall_ms()));
+        assert!(!held.is_fresh_at_a_glance(after_ms(0).unix_seconds()), "nobody has looked yet");
+        held.allow_glances(after_ms(5_200), LONG);
+        assert!(held.is_fresh_at_a_glance(after_ms(5_999).unix_seconds()));
+        assert!(!held.is_fresh_at_a_glance(after_ms(6_000).unix_seconds()));
     }
 
     #[test]
     fn a_clock_that_was_set_back_is_not_believed_at_a_glance() {
         let held = held();
         held.allow_glances(after_ms(5_000), LONG);
-        assert!(!held.is_fresh_at_a_glance(after_ms(4_999).wall_ms()));
-        assert!(!held.is_fresh_at_a_glance(Moment::new(START, UNIX_EPOCH).wall_ms()));
+        assert!(!held.is_fresh_at_a_glance(after_ms(4_999).unix_seconds()));
+        assert!(!held.is_fresh_at_a_glance(0));
     }
 
     #[test]
     fn a_token_due_within_a_second_is_looked_at_every_time() {
         let held = held();
         held.allow_glances(after_ms(9_000), LONG);
-        assert!(!held.is_fresh_at_a_glance(after_ms(9_000).wall_ms()));
+        assert!(!held.is_fresh_at_a_glance(after_ms(9_000).unix_seconds()));
     }
 
     #[test]
@@ -504,6 +500,6 @@ mod tests {
         let held = held();
         held.allow_glances(after_ms(1_000), LONG);
         assert!(held.reject());
-        assert!(!held.is_fresh_at_a_glance(after_ms(1_000).wall_ms()));
+        assert!(!held.is_fresh_at_a_glance(after_ms(1_000).unix_seconds()));
     }
 }

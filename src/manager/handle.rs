@@ -162,11 +162,12 @@ impl UserHandle {
 
     /// Nearly every read there is. The clock comes first: that way nothing has to be put aside for
     /// it, and all of this fits into the caller.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "see `poll`")]
+    #[inline(always)]
     fn fresh(&self) -> Option<LentToken> {
-        let wall_ms = self.entry.inner.clock.glance()?;
+        let second = self.entry.inner.clock.glance()?;
         let held = self.entry.current.load();
-        held.is_fresh_at_a_glance(wall_ms).then_some(LentToken(held))
+        held.is_fresh_at_a_glance(second).then_some(LentToken(held))
     }
 
     fn ready(&self) -> Option<LentToken> {
@@ -253,7 +254,12 @@ impl TokenFuture<'_> {
 impl Future for TokenFuture<'_> {
     type Output = Result<LentToken, Error>;
 
-    #[inline]
+    #[allow(
+        clippy::inline_always,
+        reason = "a token lent through a call is written in halves and read as a whole, which stalls \
+                  a CPU for longer than all the rest takes"
+    )]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if self.waiting.is_none()
             && let Some(token) = self.handle.fresh()
