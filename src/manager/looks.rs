@@ -82,8 +82,25 @@ impl Inner {
     }
 
     async fn look_up(&self, users: &[Arc<Entry>]) -> Result<(), Error> {
-        for users in users.chunks(AT_ONCE) {
-            self.compare(users).await?;
+        let mut parts: Vec<_> = users.chunks(AT_ONCE).collect();
+        while let Some(users) = parts.pop() {
+            let compared = self.compare(users).await;
+            let damaged = compared.as_ref().err().filter(|error| !error.is_temporary());
+            match (damaged, users) {
+                (None, _) => {}
+                (Some(error), [user]) => {
+                    tracing::warn!(user = ?user.subject, %error, "a row cannot be read");
+                    user.seen(self.clock.now());
+                }
+                // One damaged row must not hide the others.
+                (Some(_), _) => parts.extend(<[_; 2]>::from(users.split_at(users.len() / 2))),
+            }
+            for user in users {
+                user.give_up_look();
+            }
+            if damaged.is_none() {
+                compared?;
+            }
         }
         Ok(())
     }
@@ -98,8 +115,7 @@ impl Inner {
                 self.key(entry.kind, &entry.subject)
             })
             .collect();
-        let rows = self.store.read(&keys).await;
-        let rows = rows.inspect_err(|_| users.iter().for_each(|entry| entry.give_up_look()))?;
+        let rows = self.store.read(&keys).await?;
         for ((entry, key), row) in users.iter().zip(&keys).zip(rows) {
             if let Err(error) = self.settle_look(entry, key, self.aged(row, asked), asked).await {
                 tracing::warn!(user = ?entry.subject, %error, "a look came to nothing");
