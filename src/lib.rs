@@ -34,7 +34,8 @@
 //! # Semver
 //!
 //! Types of [`oauth2`], [`reqwest`], [`secrecy`], [`url`] and [`http`] are part of this
-//! crate's API and re-exported here. A new major version of one of them makes one of ours.
+//! crate's API and re-exported here, and so are those of `sqlx` with the features that use it. A new
+//! major version of one of them makes one of ours.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
@@ -73,6 +74,8 @@ pub use user::{ClientCredentialsUser, UserId};
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use sqlx;
 pub use {http, oauth2, reqwest, secrecy, url};
 
 #[cfg(doctest)]

@@ -2,6 +2,16 @@
 
 mod memory;
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresStore, PostgresStoreBuilder};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteStore, SqliteStoreBuilder};
 
 use std::fmt;
 use std::future::Future;
@@ -99,7 +109,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool>;
 
     /// Says whether this digest of a login's state is seen for the first time, and remembers it
-    /// for `keep`.
+    /// for `keep`. Seen again, it is not remembered for longer.
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool>;
 
     /// Finds up to `limit` rows of `realm` that hold a token and are due, the longest due first:

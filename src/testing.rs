@@ -36,6 +36,7 @@ mod ledger;
 mod listener;
 mod provider;
 mod resource;
+pub mod store_contract;
 mod token_endpoint;
 mod turned_clock;
 pub use turned_clock::TurnedClock;

@@ -260,7 +260,11 @@ impl TokenStore for MemoryStore {
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         self.step(move |kept, now| {
             kept.redeemed.retain(|_, (since, keep)| left(*since, *keep, now).is_some());
-            kept.redeemed.insert(*state, (now, keep)).is_none()
+            let first = !kept.redeemed.contains_key(state);
+            if first {
+                kept.redeemed.insert(*state, (now, keep));
+            }
+            first
         })
     }
 

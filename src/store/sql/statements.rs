@@ -1,0 +1,162 @@
+//! The statements, written once for all databases.
+
+use std::sync::Arc;
+
+use super::Tables;
+
+/// A statement; sqlx keeps what it has prepared by this text.
+pub(in crate::store) type SqlText = Arc<str>;
+
+/// In what the databases differ.
+pub(in crate::store) struct Dialect {
+    /// The present, in milliseconds since 1970, the same all through one statement.
+    pub(in crate::store) now: &'static str,
+    /// A table of the keys to read, with the place of each.
+    pub(in crate::store) wanted: &'static str,
+    /// What makes each version of the schema from the one before. Every statement can be repeated.
+    pub(in crate::store) migrations: &'static [&'static [&'static str]],
+}
+
+pub(in crate::store) struct Statements {
+    pub(in crate::store) read: SqlText,
+    pub(in crate::store) claim_cold: SqlText,
+    pub(in crate::store) claim_known: SqlText,
+    pub(in crate::store) save: SqlText,
+    pub(in crate::store) put: SqlText,
+    pub(in crate::store) release: SqlText,
+    pub(in crate::store) forget: SqlText,
+    pub(in crate::store) redeem: SqlText,
+    pub(in crate::store) clean: SqlText,
+    pub(in crate::store) due: SqlText,
+    pub(in crate::store) schema_version: SqlText,
+    pub(in crate::store) migrations: Vec<Vec<SqlText>>,
+}
+
+const KEY: &str = "api_version, environment, client_id, kind, subject";
+
+const IS_KEY: &str =
+    "api_version = $1 AND environment = $2 AND client_id = $3 AND kind = $4 AND subject = $5";
+
+/// A row, as spans from the present.
+const ROW: &str = "incarnation, revision, payload, {now} - obtained_at AS age, \
+     due_at - {now} AS due_in, leased_until - {now} AS leased_for, \
+     not_before - {now} AS not_before_in, refused, in_flight";
+
+const READ: &str = "SELECT wanted.place AS place, {row} FROM ({wanted}) AS wanted \
+     JOIN {tokens} AS held ON held.api_version = wanted.api_version \
+     AND held.environment = wanted.environment \
+     AND held.client_id = wanted.client_id \
+     AND held.kind = wanted.kind AND held.subject = wanted.subject";
+
+/// Whether everything but another's lease lets `$6` have the row. What it looks at is not changed
+/// by a claim, so it says of the row after the claim what it said before.
+const CLAIMABLE: &str =
+    "{expected} AND NOT {of}refused AND ({of}not_before IS NULL OR {of}not_before <= {now})";
+
+/// Gives the row to `$6` for `$7`, if it can be had. A row that cannot is returned as it is, which
+/// is why the decision stands in the values and not in a condition.
+const TAKE: &str = "\
+    in_flight = CASE WHEN {grant} THEN \
+        held.in_flight OR (held.lease_id IS NOT NULL AND held.lease_id <> $6) \
+        ELSE held.in_flight END, \
+    leased_until = CASE WHEN {grant} THEN {now} + $7 ELSE held.leased_until END, \
+    lease_id = CASE WHEN {grant} THEN $6 ELSE held.lease_id END";
+
+impl Statements {
+    pub(in crate::store) fn new(dialect: &Dialect, tables: &Tables) -> Self {
+        let tokens = tables.table("tokens");
+        let logins = tables.table("logins");
+        let schema = tables.table("schema");
+        let text = |sql: &str| -> SqlText {
+            sql.replace("{row}", ROW)
+                .replace("{key}", KEY)
+                .replace("{is_key}", IS_KEY)
+                .replace("{wanted}", dialect.wanted)
+                .replace("{now}", dialect.now)
+                .replace("{tokens}", &tokens)
+                .replace("{logins}", &logins)
+                .replace("{schema}", &schema)
+                .replace("{tokens_due}", &tables.bare("tokens_due"))
+                .replace("{logins_kept}", &tables.bare("logins_kept"))
+                .into()
+        };
+        let claim = |sql: &str, expected: &str| -> SqlText {
+            let claimable =
+                |of: &str| CLAIMABLE.replace("{expected}", expected).replace("{of}", of);
+            let grant = format!(
+                "{} AND (held.lease_id IS NULL OR held.lease_id = $6 \
+                 OR held.leased_until <= {{now}})",
+                claimable("held.")
+            )
+            .replace("{of}", "held.");
+            let granted = format!("{} AND lease_id = $6", claimable("")).replace("{of}", "");
+            let sql = sql
+                .replace("{take}", TAKE)
+                .replace("{grant}", &grant)
+                .replace("{granted}", &granted);
+            text(&sql)
+        };
+        Self {
+            read: text(READ),
+            claim_cold: claim(
+                "INSERT INTO {tokens} AS held \
+                 ({key}, lease_id, leased_until, incarnation, revision, refused, in_flight) \
+                 VALUES ($1, $2, $3, $4, $5, $6, {now} + $7, $8, 0, FALSE, FALSE) \
+                 ON CONFLICT ({key}) DO UPDATE SET {take} \
+                 RETURNING {row}, COALESCE({granted}, FALSE) AS granted",
+                "{of}payload IS NULL",
+            ),
+            claim_known: claim(
+                "UPDATE {tokens} AS held SET {take} WHERE {is_key} \
+                 RETURNING {row}, COALESCE({granted}, FALSE) AS granted",
+                "{of}incarnation = $8 AND {of}revision = $9",
+            ),
+            // Whoever holds the lease: who was paused after the provider rotated has the only
+            // refresh token that lives.
+            save: text(
+                "UPDATE {tokens} SET revision = revision + 1, payload = $8, \
+                 obtained_at = {now} - $9, due_at = {now} + $10, lease_id = NULL, \
+                 leased_until = NULL, not_before = NULL, refused = FALSE, in_flight = FALSE \
+                 WHERE {is_key} AND incarnation = $6 AND revision = $7",
+            ),
+            put: text(
+                "INSERT INTO {tokens} AS held \
+                 ({key}, incarnation, revision, payload, obtained_at, due_at, refused, in_flight) \
+                 VALUES ($1, $2, $3, $4, $5, $6, 1, $7, {now} - $8, {now} + $9, FALSE, FALSE) \
+                 ON CONFLICT ({key}) DO UPDATE SET incarnation = excluded.incarnation, \
+                 revision = 1, payload = excluded.payload, obtained_at = excluded.obtained_at, \
+                 due_at = excluded.due_at, lease_id = NULL, leased_until = NULL, \
+                 not_before = NULL, refused = FALSE, in_flight = FALSE \
+                 WHERE held.payload IS NULL OR ($10 AND held.incarnation <> excluded.incarnation)",
+            ),
+            release: text(
+                "UPDATE {tokens} SET refused = refused OR $10, \
+                 not_before = CASE WHEN lease_id = $8 THEN {now} + $9 ELSE not_before END, \
+                 leased_until = CASE WHEN lease_id = $8 THEN NULL ELSE leased_until END, \
+                 lease_id = CASE WHEN lease_id = $8 THEN NULL ELSE lease_id END \
+                 WHERE {is_key} AND incarnation = $6 AND revision = $7 \
+                 AND ($10 OR lease_id = $8)",
+            ),
+            forget: text("DELETE FROM {tokens} WHERE {is_key}"),
+            redeem: text(
+                "INSERT INTO {logins} AS held (state, keep_until) VALUES ($1, {now} + $2) \
+                 ON CONFLICT (state) DO UPDATE SET keep_until = excluded.keep_until \
+                 WHERE held.keep_until <= {now}",
+            ),
+            clean: text("DELETE FROM {logins} WHERE keep_until <= {now}"),
+            due: text(
+                "SELECT kind, subject FROM {tokens} WHERE api_version = $1 \
+                 AND environment = $2 AND client_id = $3 AND kind <> 'walk' \
+                 AND due_at <= {now} AND NOT refused \
+                 AND (leased_until IS NULL OR leased_until <= {now}) \
+                 AND (not_before IS NULL OR not_before <= {now}) ORDER BY due_at LIMIT $4",
+            ),
+            schema_version: text("SELECT MAX(version) FROM {schema}"),
+            migrations: dialect
+                .migrations
+                .iter()
+                .map(|steps| steps.iter().map(|step| text(step)).collect())
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,719 @@
+//! What durable stores promise beyond the contract: to processes, to old and new tables, and to
+//! whoever reads their errors.
+
+#![allow(clippy::unwrap_used, reason = "what fails unexpectedly is the test's failure")]
+
+#[path = "support/postgres.rs"]
+mod postgres;
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
+use hurdlr_oauth2::store::{
+    Claim, PostgresStore, Put, Realm, Release, SqliteStore, StoreKey, StoredToken, TokenStore,
+    UserKind, Version,
+};
+use hurdlr_oauth2::testing::store_contract;
+use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, UserId};
+use postgres::Server;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use support::everything_said;
+
+const LEASE: Duration = Duration::from_secs(600);
+
+/// What must not be in any error.
+const SECRET: &str = "hidden-marker";
+
+fn url_of(path: &Path) -> String {
+    format!("sqlite://{}", path.display())
+}
+
+async fn sqlite_at(path: &Path) -> SqliteStore {
+    let store = SqliteStore::at(url_of(path)).open_plaintext().await.unwrap();
+    store.migrate().await.unwrap();
+    store
+}
+
+/// The store's tables are in a schema of their own, so that tests do not meet.
+async fn postgres_in(server: &Server, schema: &str) -> PostgresStore {
+    let store = PostgresStore::at(server.url()).schema(schema);
+    let store = store.open_plaintext().await.unwrap();
+    store.migrate().await.unwrap();
+    store
+}
+
+async fn pool_of(server: &Server) -> PgPool {
+    PgPool::connect(&server.url()).await.unwrap()
+}
+
+async fn run(pool: &PgPool, sql: impl Into<String>) {
+    let sql = AssertSqlSafe(sql.into());
+    sqlx::raw_sql(sql).execute(pool).await.unwrap();
+}
+
+fn key(subject: &str) -> StoreKey {
+    let realm = Realm::new(ApiVersion::V4, "https://store.example.com", "client");
+    let subject = UserId::new(subject).unwrap();
+    StoreKey::new(Arc::new(realm), UserKind::Login, subject)
+}
+
+fn token() -> StoredToken {
+    StoredToken {
+        payload: SecretBox::new(Box::new(SECRET.into())),
+        age: Duration::ZERO,
+        due_in: Duration::ZERO,
+    }
+}
+
+fn claim(lease_id: u64, expected: Option<Version>) -> Claim {
+    Claim { lease_id, lease: LEASE, expected, incarnation: lease_id }
+}
+
+/// Does each call, and returns the errors.
+async fn errors_of_all_calls(store: &impl TokenStore) -> Vec<(&'static str, Error)> {
+    let key = key("ann");
+    let version = Version { incarnation: 7, revision: 1 };
+    let token = token();
+    let mut errors = Vec::new();
+    let mut note = |call, error: Option<Error>| errors.extend(error.map(|error| (call, error)));
+    note("read", store.read(std::slice::from_ref(&key)).await.err());
+    note("cold claim", store.claim(&key, claim(1, None)).await.err());
+    note("claim", store.claim(&key, claim(1, Some(version))).await.err());
+    note("save", store.save(&key, version, &token).await.err());
+    for how in [Put::Replace, Put::IfAbsent] {
+        note("put", store.put(&key, 7, &token, how).await.err());
+    }
+    let release = Release { refused: true, ..Release::default() };
+    note("release", store.release(&key, version, 1, release).await.err());
+    note("forget", store.forget(&key).await.err());
+    note("redeem", store.redeem(&[7; 32], LEASE).await.err());
+    note("due", store.due(key.realm(), 10).await.err());
+    errors
+}
+
+/// Of an error of a store: its kind, that it says what is the matter, and no secret.
+fn assert_says(error: &Error, what: &str) {
+    assert_eq!(error.kind(), ErrorKind::Store, "{error:?}");
+    let said = everything_said(error);
+    assert!(said.contains(what), "no {what:?} in: {said}");
+    assert!(!said.contains(SECRET), "{said}");
+}
+
+// --- Many users -----------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn postgres_keeps_very_many_users() {
+    let store = postgres_in(Server::shared(), "very_many").await;
+    store_contract::many_users_are_kept(&Arc::new(store), very_many()).await;
+}
+
+/// On a disk of memory, since each save waits for the disk to have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sqlite_keeps_very_many_users() {
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    };
+    let store = sqlite_at(&folder.path().join("tokens.db")).await;
+    store_contract::many_users_are_kept(&Arc::new(store), very_many()).await;
+}
+
+fn very_many() -> usize {
+    std::env::var("STORE_USERS").map_or(20_000, |users| users.parse().unwrap())
+}
+
+// --- Processes ------------------------------------------------------------------------------
+
+const PROCESSES: usize = 16;
+const ROUNDS: usize = 30;
+
+/// Another process of this test, told what to do by lines on its input.
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    answers: mpsc::Receiver<String>,
+}
+
+impl Process {
+    fn start(url: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_process_of_another_test", "--nocapture"])
+            .env("STORE_URL", url)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, answers) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                // The test harness writes too, and on the same line.
+                if let Some((_, answer)) = line.split_once('@') {
+                    let _ = sender.send(answer.to_owned());
+                }
+            }
+        });
+        Self { child, input, answers }
+    }
+
+    fn tell(&mut self, what: &str) {
+        writeln!(self.input, "{what}").unwrap();
+    }
+
+    fn answer(&self) -> String {
+        let patience = Duration::from_secs(60);
+        self.answers.recv_timeout(patience).unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_process_of_another_test() {
+    let Ok(url) = std::env::var("STORE_URL") else {
+        return;
+    };
+    let store: Box<dyn TokenStore> = if url.starts_with("sqlite:") {
+        let store = SqliteStore::at(url).open_plaintext().await.unwrap();
+        store.migrate().await.unwrap();
+        Box::new(store)
+    } else {
+        let store = PostgresStore::at(url).schema("processes");
+        let store = store.open_plaintext().await.unwrap();
+        store.migrate().await.unwrap();
+        Box::new(store)
+    };
+    println!("@ready");
+    let lease_id = u64::from(std::process::id());
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let (what, subject) = line.split_once(' ').unwrap();
+        let key = key(subject);
+        match what {
+            "claim" => {
+                let rows = store.read(std::slice::from_ref(&key)).await.unwrap();
+                let token = rows[0].as_ref().filter(|row| row.token.is_some());
+                let expected = token.map(|row| row.version);
+                let claimed = store.claim(&key, claim(lease_id, expected)).await.unwrap();
+                println!("@{}", claimed.granted);
+            }
+            "save" => {
+                let rows = store.read(std::slice::from_ref(&key)).await.unwrap();
+                let version = rows[0].as_ref().unwrap().version;
+                println!("@{}", store.save(&key, version, &token()).await.unwrap());
+            }
+            _ => panic!("{what}?"),
+        }
+    }
+}
+
+/// They all open and migrate at once, too.
+fn one_process_of_many_is_granted(url: &str) {
+    let mut processes: Vec<_> = (0..PROCESSES).map(|_| Process::start(url)).collect();
+    for process in &processes {
+        assert_eq!(process.answer(), "ready");
+    }
+    for round in 0..ROUNDS {
+        // A cold user of this round, and one whose token all rounds renew.
+        for subject in [format!("user {round}"), "ann".to_owned()] {
+            for process in &mut processes {
+                process.tell(&format!("claim {subject}"));
+            }
+            let granted: Vec<_> = processes.iter().map(Process::answer).collect();
+            let holders: Vec<_> = (0..PROCESSES).filter(|at| granted[*at] == "true").collect();
+            assert_eq!(holders.len(), 1, "round {round}, {subject}: {granted:?}");
+            let holder = &mut processes[holders[0]];
+            holder.tell(&format!("save {subject}"));
+            assert_eq!(holder.answer(), "true");
+        }
+    }
+}
+
+#[test]
+fn one_process_of_many_is_granted_a_claim_in_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    one_process_of_many_is_granted(&url_of(&folder.path().join("tokens.db")));
+}
+
+#[test]
+fn one_process_of_many_is_granted_a_claim_in_postgres() {
+    one_process_of_many_is_granted(&Server::shared().url());
+}
+
+/// What a process saved is there after it was killed in the middle of things.
+#[tokio::test]
+async fn sqlite_outlives_the_processes_that_write_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let store = sqlite_at(&path).await;
+    for round in 0..5 {
+        let mut process = Process::start(&url_of(&path));
+        assert_eq!(process.answer(), "ready");
+        let subject = format!("user {round}");
+        process.tell(&format!("claim {subject}"));
+        assert_eq!(process.answer(), "true");
+        process.tell(&format!("save {subject}"));
+        assert_eq!(process.answer(), "true");
+        process.tell("claim somebody");
+        drop(process);
+        let rows = store.read(&[key(&subject)]).await.unwrap();
+        let token = rows[0].as_ref().unwrap().token.as_ref().unwrap();
+        assert_eq!(token.payload.expose_secret(), SECRET.as_bytes());
+    }
+}
+
+// --- Migrations -----------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_can_migrate_at_once_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = url_of(&folder.path().join("tokens.db"));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let url = url.clone();
+        tasks.spawn(async move {
+            let store = SqliteStore::at(url).open_plaintext().await.unwrap();
+            store.migrate().await.unwrap();
+            store.migrate().await.unwrap();
+            store.due(key("ann").realm(), 1).await.unwrap();
+        });
+        tasks.spawn(async move {
+            let store = PostgresStore::at(Server::shared().url()).schema("at_once");
+            let store = store.open_plaintext().await.unwrap();
+            store.migrate().await.unwrap();
+            store.migrate().await.unwrap();
+            store.due(key("ann").realm(), 1).await.unwrap();
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tables_of_a_later_release_are_refused() {
+    let later = "of a later release";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let store = sqlite_at(&path).await;
+    let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let newer = "INSERT INTO hurdlr_schema (version) VALUES (1000)";
+    sqlx::query(newer).execute(&mut file).await.unwrap();
+    assert_says(&store.migrate().await.unwrap_err(), later);
+    let opened = SqliteStore::at(url_of(&path)).open_plaintext().await;
+    assert_says(&opened.unwrap_err(), later);
+
+    let server = Server::shared();
+    let store = postgres_in(server, "later").await;
+    let pool = pool_of(server).await;
+    let newer = "INSERT INTO later.hurdlr_schema (version) VALUES (1000)";
+    run(&pool, newer).await;
+    assert_says(&store.migrate().await.unwrap_err(), later);
+    let opened = PostgresStore::on(pool).schema("later").open_plaintext().await;
+    assert_says(&opened.unwrap_err(), later);
+}
+
+#[tokio::test]
+async fn stores_of_two_prefixes_and_schemas_do_not_meet() {
+    async fn judge(one: impl TokenStore, other: impl TokenStore) {
+        let ann = key("ann");
+        one.put(&ann, 7, &token(), Put::Replace).await.unwrap();
+        assert!(other.read(&[ann]).await.unwrap()[0].is_none());
+        for store in [&one as &dyn TokenStore, &other] {
+            assert!(store.redeem(&[7; 32], LEASE).await.unwrap());
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let one = sqlite_at(&path).await;
+    let other = SqliteStore::at(url_of(&path)).table_prefix("other_");
+    let other = other.open_plaintext().await.unwrap();
+    other.migrate().await.unwrap();
+    judge(one, other).await;
+
+    let server = Server::shared();
+    let one = postgres_in(server, "one").await;
+    judge(one.clone(), postgres_in(server, "another").await).await;
+    let other = PostgresStore::at(server.url()).schema("one").table_prefix("other_");
+    let other = other.open_plaintext().await.unwrap();
+    other.migrate().await.unwrap();
+    one.forget(&key("ann")).await.unwrap();
+    other.put(&key("ann"), 7, &token(), Put::Replace).await.unwrap();
+    assert!(one.read(&[key("ann")]).await.unwrap()[0].is_none());
+}
+
+/// Who may use the tables and create none can migrate where there is nothing to do.
+#[tokio::test]
+async fn an_app_without_the_right_to_create_can_use_what_is_there() {
+    let server = Server::shared();
+    postgres_in(server, "granted").await;
+    run(
+        &pool_of(server).await,
+        "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA granted TO app; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA granted TO app",
+    )
+    .await;
+    let url = server.url().replace("test@", "app@");
+    let store = PostgresStore::at(&url).schema("granted");
+    let store = store.open_plaintext().await.unwrap();
+    store.migrate().await.unwrap();
+    assert!(errors_of_all_calls(&store).await.is_empty());
+
+    let store = PostgresStore::at(&url).schema("forbidden");
+    let store = store.open_plaintext().await.unwrap();
+    assert_says(&store.migrate().await.unwrap_err(), "may not do that");
+}
+
+#[tokio::test]
+async fn a_store_that_was_never_migrated_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = url_of(&folder.path().join("tokens.db"));
+    let sqlite = SqliteStore::at(url).open_plaintext().await.unwrap();
+    let postgres = PostgresStore::at(Server::shared().url()).schema("nothing");
+    let postgres = postgres.open_plaintext().await.unwrap();
+    for errors in [errors_of_all_calls(&sqlite).await, errors_of_all_calls(&postgres).await] {
+        assert_eq!(errors.len(), 10, "{errors:?}");
+        for (_, error) in &errors {
+            assert_says(error, "migrate()");
+        }
+    }
+}
+
+// --- Failures -------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn calls_after_the_server_stopped_fail_and_recover_with_it() {
+    let mut server = Server::start();
+    let store = postgres_in(&server, "stopped").await;
+    assert!(errors_of_all_calls(&store).await.is_empty());
+    server.stop();
+    let begun = Instant::now();
+    let error = store.read(&[key("ann")]).await.unwrap_err();
+    assert_says(&error, "could not read");
+    assert!(begun.elapsed() < Duration::from_secs(20), "not for ever");
+    let opened = PostgresStore::at(server.url()).open_plaintext().await;
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Store);
+
+    let _server = server.restart();
+    assert!(errors_of_all_calls(&store).await.is_empty());
+}
+
+/// What may be repeated does not even notice; the rest says what is the matter.
+#[tokio::test]
+async fn connections_that_were_cut_are_replaced() {
+    let server = Server::start();
+    let store = postgres_in(&server, "cut").await;
+    let others = "FROM pg_stat_activity \
+                  WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    let cut = || {
+        let sql = format!("SELECT pg_terminate_backend(pid) {others}");
+        assert!(server.psql("postgres", &sql));
+        // Fails for as long as there are others.
+        let sql = format!("SELECT 1 / (CASE count(*) WHEN 0 THEN 1 ELSE 0 END) {others}");
+        while !server.psql("postgres", &sql) {}
+    };
+    let ann = [key("ann")];
+    // As many connections as there can be, all of them idle.
+    let crowd = || async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let store = store.clone();
+            tasks.spawn(async move { store.read(&[key("ann")]).await.map(drop) });
+        }
+        tasks.join_all().await.into_iter().for_each(Result::unwrap);
+    };
+    crowd().await;
+    cut();
+    crowd().await;
+    cut();
+    assert!(store.put(&ann[0], 7, &token(), Put::Replace).await.unwrap());
+
+    let version = Version { incarnation: 7, revision: 1 };
+    crowd().await;
+    cut();
+    let mut errors = Vec::new();
+    while let Err(error) = store.save(&ann[0], version, &token()).await {
+        assert_says(&error, "could not save");
+        errors.push(error);
+        assert!(errors.len() < 20, "a dead connection is not used twice");
+    }
+    assert!(!errors.is_empty(), "a save is not sent twice");
+    assert_eq!(store.read(&ann).await.unwrap()[0].as_ref().unwrap().version, version.next());
+}
+
+/// As a database does that forbids what one after the other could not have done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_serialization_failure_is_tried_again() {
+    let server = Server::shared();
+    let options: PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("default_transaction_isolation", "serializable")]);
+    let pool = PgPoolOptions::new().max_connections(16).connect_with(options);
+    let store = PostgresStore::on(pool.await.unwrap()).schema("serial");
+    let store = Arc::new(store.open_plaintext().await.unwrap());
+    store.migrate().await.unwrap();
+    store_contract::one_of_many_first_claims_is_granted(&store).await;
+    store_contract::one_of_many_claims_of_a_version_is_granted(&store).await;
+    store_contract::one_of_many_saves_of_a_version_is_done(&store).await;
+    store_contract::one_of_many_puts_if_absent_is_there(&store).await;
+    store_contract::a_state_is_redeemed_once(&store).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    sqlite_at(&path).await;
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .synchronous(SqliteSynchronous::Full)
+        .read_only(true);
+    let pool = SqlitePool::connect_with(options).await.unwrap();
+    let opened = SqliteStore::on(pool).open_plaintext().await;
+    assert_says(&opened.unwrap_err(), "read-only");
+
+    let server = Server::shared();
+    postgres_in(server, "read_only").await;
+    let options: PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("default_transaction_read_only", "on")]);
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let store = PostgresStore::on(pool).schema("read_only");
+    let store = store.open_plaintext().await.unwrap();
+    let errors = errors_of_all_calls(&store).await;
+    assert_eq!(errors.len(), 8, "all but the two that read: {errors:?}");
+    for (_, error) in &errors {
+        assert_says(error, "read-only");
+    }
+}
+
+/// Tables of these names, but not as this crate makes them.
+#[tokio::test]
+async fn rows_of_other_types_are_errors() {
+    let wrong = |schema: &str, types: [&str; 2]| {
+        let [number, bytes] = types;
+        format!(
+            "DROP TABLE {schema}hurdlr_tokens; CREATE TABLE {schema}hurdlr_tokens (
+             api_version TEXT, environment TEXT, client_id TEXT, kind TEXT, subject TEXT,
+             incarnation {number}, revision {number}, payload {bytes}, obtained_at BIGINT,
+             due_at BIGINT, lease_id BIGINT, leased_until BIGINT, not_before BIGINT,
+             refused BOOLEAN, in_flight BOOLEAN,
+             PRIMARY KEY (api_version, environment, client_id, kind, subject));
+             INSERT INTO {schema}hurdlr_tokens VALUES ('v4', 'https://store.example.com',
+             'client', 'login', 'ann', '{SECRET}', '1', '{SECRET}', 0, 0, NULL, NULL, NULL,
+             FALSE, FALSE)"
+        )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let store = sqlite_at(&path).await;
+    let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let sql = AssertSqlSafe(wrong("", ["TEXT", "TEXT"]));
+    sqlx::raw_sql(sql).execute(&mut file).await.unwrap();
+    let error = store.read(&[key("ann")]).await.unwrap_err();
+    assert_says(&error, "not as this crate writes it");
+
+    let server = Server::shared();
+    let store = postgres_in(server, "wrong").await;
+    let pool = pool_of(server).await;
+    run(&pool, wrong("wrong.", ["TEXT", "TEXT"])).await;
+    let error = store.read(&[key("ann")]).await.unwrap_err();
+    assert_says(&error, "not as this crate writes it");
+    for (_, error) in errors_of_all_calls(&store).await {
+        assert_says(&error, "could not");
+    }
+
+    // A number that cannot be.
+    let store = postgres_in(server, "negative").await;
+    store.put(&key("ann"), 7, &token(), Put::Replace).await.unwrap();
+    run(&pool, "UPDATE negative.hurdlr_tokens SET revision = -1").await;
+    let error = store.read(&[key("ann")]).await.unwrap_err();
+    assert_says(&error, "column revision");
+}
+
+/// A constraint that an administrator added is broken by a row whose values the server quotes.
+#[tokio::test]
+async fn no_error_quotes_a_row() {
+    let server = Server::shared();
+    let store = postgres_in(server, "quoting").await;
+    run(
+        &pool_of(server).await,
+        "ALTER TABLE quoting.hurdlr_tokens ADD CHECK (payload IS NULL OR length(payload) < 3); \
+         ALTER TABLE quoting.hurdlr_tokens ADD CHECK (subject <> 'ann')",
+    )
+    .await;
+    let hex = "68696464656e"; // of "hidden", as the server would quote it
+    let errors = errors_of_all_calls(&store).await;
+    assert!(errors.iter().any(|(call, _)| *call == "put"));
+    for (_, error) in errors {
+        let said = everything_said(&error);
+        assert!(!said.contains(SECRET) && !said.contains(hex), "{said}");
+        assert!(!said.contains("ann"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn no_error_shows_the_urls_password() {
+    for url in [
+        format!("postgres://app:{SECRET}@127.0.0.1:1/app"),
+        format!("postgres://app:{SECRET}@127.0.0.1:port/app"),
+        format!("postgres://app:{SECRET}@127.0.0.1/app?sslmode={SECRET}"),
+        format!("postgres://app@127.0.0.1/app?sslpassword={SECRET}"),
+        format!("postgres://app:{SECRET}#x@127.0.0.1/app"),
+        format!("mysql://app:{SECRET}@127.0.0.1/app"),
+        SECRET.to_owned(),
+    ] {
+        let builder = PostgresStore::at(&url);
+        assert!(!format!("{builder:?}").contains(SECRET));
+        let error = builder.open_plaintext().await.unwrap_err();
+        let said = everything_said(&error);
+        assert!(!said.contains(SECRET), "{said}");
+    }
+}
+
+// --- The file -------------------------------------------------------------------------------
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_file_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("one/two");
+    let path = made.join("tokens.db");
+    let store = sqlite_at(&path).await;
+    store.put(&key("ann"), 7, &token(), Put::Replace).await.unwrap();
+    let bits = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(bits(&folder.path().join("one")), 0o700);
+    assert_eq!(bits(&made), 0o700);
+    let files: Vec<_> =
+        std::fs::read_dir(&made).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 3, "the file, its -wal and its -shm: {files:?}");
+    for file in files {
+        assert_eq!(bits(&file), 0o600, "{file:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_file_survives_a_crash_of_the_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    sqlite_at(&path).await;
+    let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let journal = sqlx::query_scalar::<_, String>("PRAGMA journal_mode");
+    assert_eq!(journal.fetch_one(&mut file).await.unwrap(), "wal");
+
+    // An app's own pool has to be as safe.
+    for (journal, synchronous, busy, reason) in [
+        (SqliteJournalMode::Delete, SqliteSynchronous::Full, 5, "WAL"),
+        (SqliteJournalMode::Wal, SqliteSynchronous::Normal, 5, "synchronous=FULL"),
+        (SqliteJournalMode::Wal, SqliteSynchronous::Full, 0, "busy_timeout"),
+    ] {
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join(reason))
+            .create_if_missing(true)
+            .journal_mode(journal)
+            .synchronous(synchronous)
+            .busy_timeout(Duration::from_secs(busy));
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+        let opened = SqliteStore::on(pool).open_plaintext().await;
+        assert_says(&opened.unwrap_err(), reason);
+    }
+    file.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_had_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(
+        at("file"),
+        "no database, but some text of more than a hundred bytes. ".repeat(9),
+    )
+    .unwrap();
+    for (url, reason) in [
+        (url_of(&at("file")), "not a SQLite database"),
+        (url_of(&at("file/tokens.db")), "cannot be opened"),
+        (url_of(folder.path()), "not a file"),
+        (url_of(Path::new("/proc/none/tokens.db")), "cannot be opened"),
+        (format!("{}?mode=rw", url_of(&at("none.db"))), "cannot be opened"),
+    ] {
+        let opened = SqliteStore::at(url).open_plaintext().await;
+        assert_says(&opened.unwrap_err(), reason);
+    }
+    for (url, reason) in [
+        ("sqlite::memory:", "MemoryStore"),
+        ("sqlite://tokens.db?mode=memory", "MemoryStore"),
+        ("sqlite://tokens.db?mode=ro", "mode=rw"),
+        ("sqlite://tokens.db?immutable=1", "mode=rw"),
+        ("sqlite:", "form"),
+        ("tokens.db", "form"),
+        ("postgres://localhost/tokens", "form"),
+    ] {
+        let error = SqliteStore::at(url).open_plaintext().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+        assert!(error.to_string().contains(reason), "{url}: {error}");
+    }
+    let bad = SqliteStore::at(url_of(&at("t.db"))).table_prefix("a; drop");
+    let error = bad.open_plaintext().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Config && error.to_string().contains("table_prefix"));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let store = sqlite_at(&path).await;
+    for user in 0..100 {
+        let key = key(&format!("user {user}"));
+        store.put(&key, 7, &token(), Put::Replace).await.unwrap();
+    }
+    store.close().await;
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4096..].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    let errors = match SqliteStore::at(url_of(&path)).open_plaintext().await {
+        Ok(store) => errors_of_all_calls(&store).await,
+        Err(error) => vec![("open", error)],
+    };
+    assert!(!errors.is_empty());
+    for (_, error) in &errors {
+        assert_says(error, "damaged");
+    }
+}
+
+/// Another process that keeps the file to itself makes calls fail after the busy timeout, and no
+/// longer.
+#[tokio::test]
+async fn a_locked_file_is_waited_for_and_then_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let store = sqlite_at(&path).await;
+    let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let ann = key("ann");
+    let error = store.claim(&ann, claim(1, None)).await.unwrap_err();
+    assert_says(&error, "locked");
+    assert!(store.read(std::slice::from_ref(&ann)).await.unwrap()[0].is_none(), "reading goes on");
+    let ((), claimed) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            held.rollback().await.unwrap();
+        },
+        store.claim(&ann, claim(1, None))
+    );
+    assert!(claimed.unwrap().granted, "once the other is done");
+}

@@ -1,0 +1,163 @@
+//! A PostgreSQL of the test's own, from the system's binaries.
+
+#![allow(dead_code, reason = "each test file uses its own part of this one")]
+#![allow(clippy::expect_used, reason = "a failed expectation is the test's failure")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const INSTALL: &str = "PostgreSQL's server is missing, so this test cannot run. Install it by \
+                       `tests/install`, or: apt-get install --yes postgresql";
+
+/// Runs until it is dropped, or until the test's process has ended, however it ends.
+pub(crate) struct Server {
+    child: Child,
+    /// The server stops when this is closed.
+    alive: Option<ChildStdin>,
+    folder: TempDir,
+}
+
+impl Server {
+    /// The one of this process, for tests that leave it running.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: LazyLock<Server> = LazyLock::new(Server::start);
+        &SHARED
+    }
+
+    pub(crate) fn start() -> Self {
+        Self::start_in(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn start_in(folder: TempDir) -> Self {
+        let binaries = binaries();
+        let data = folder.path().join("data");
+        if !data.exists() {
+            let user = unprivileged();
+            if let Some(user) = &user {
+                let owned = Command::new("chown").arg(user).arg(folder.path()).status();
+                assert!(owned.expect("chown").success(), "chown to {user}");
+            }
+            let made = as_unprivileged(&binaries.join("initdb"))
+                .args(["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"])
+                .args(["--username=test", "--pgdata"])
+                .arg(&data)
+                .current_dir(folder.path())
+                .output()
+                .expect("initdb runs");
+            let said = String::from_utf8_lossy(&made.stderr);
+            assert!(made.status.success(), "initdb: {said}");
+        }
+        let log = fs::File::create(folder.path().join("log")).expect("a log");
+        // `cat` ends when the pipe does: with us, even if we are killed.
+        let mut child = as_unprivileged(Path::new("/bin/sh"))
+            .args(["-c", r#""$@" <&- & cat; kill -INT $!; wait $!"#, "sh"])
+            .arg(binaries.join("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .arg("-k")
+            .arg(folder.path())
+            .args(["-c", "listen_addresses=", "-c", "max_connections=300"])
+            .args(["-c", "fsync=off", "-c", "shared_buffers=64MB"])
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("a handle"))
+            .stderr(log)
+            .spawn()
+            .expect("sh runs");
+        let alive = child.stdin.take();
+        let server = Self { child, alive, folder };
+        let begun = Instant::now();
+        while !server.psql("postgres", "SELECT 1") {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "PostgreSQL does not start: {}",
+                fs::read_to_string(server.folder.path().join("log")).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
+    /// Where it listens: a socket in its folder.
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://test@localhost/postgres?host={}", self.folder.path().display())
+    }
+
+    /// Has the server do something, and says whether it did.
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> bool {
+        Command::new(binaries().join("psql"))
+            .args(["-X", "-q", "-U", "test", "-d", database, "-c", sql, "-h"])
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+
+    /// Stops, as an administrator would do it; all connections are cut.
+    pub(crate) fn stop(&mut self) {
+        drop(self.alive.take());
+        let _ = self.child.wait();
+    }
+
+    /// Starts again with the data that is there.
+    pub(crate) fn restart(mut self) -> Self {
+        self.stop();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
+        Self::start_in(folder)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn binaries() -> &'static Path {
+    static BINARIES: LazyLock<PathBuf> = LazyLock::new(|| {
+        let newest = fs::read_dir("/usr/lib/postgresql")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|version| version.path().join("bin"))
+            .filter(|bin| bin.join("initdb").exists() && bin.join("postgres").exists())
+            .max();
+        let on_path = || {
+            let path = std::env::var_os("PATH")?;
+            std::env::split_paths(&path).find(|bin| bin.join("initdb").exists())
+        };
+        newest.or_else(on_path).expect(INSTALL)
+    });
+    &BINARIES
+}
+
+/// PostgreSQL does not run as root. The user to run it as, if we are that.
+fn unprivileged() -> Option<String> {
+    let id = |of: &[&str]| {
+        let output = Command::new("id").args(of).output().ok()?;
+        let id = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| id.trim().to_owned())
+    };
+    if id(&["-u"]).as_deref() != Some("0") {
+        return None;
+    }
+    let user = ["postgres", "nobody"].into_iter().find(|user| id(&["-u", user]).is_some());
+    Some(user.expect("a user to run PostgreSQL as").to_owned())
+}
+
+fn as_unprivileged(program: &Path) -> Command {
+    match unprivileged() {
+        None => Command::new(program),
+        Some(user) => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]).arg(program);
+            command
+        }
+    }
+}
