@@ -25,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use hurdlr_oauth2::manager::UserHandle;
+use hurdlr_oauth2::secrecy::SecretBox;
 use hurdlr_oauth2::store::{
     Claim, Claimed, MemoryStore, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken,
     TokenStore, Version,
@@ -446,5 +447,24 @@ impl TokenStore for Nowhere {
 
     fn due<'a>(&'a self, _: &'a Arc<Realm>, _: usize) -> StoreFuture<'a, Vec<StoreKey>> {
         Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        _: &'a Arc<Realm>,
+        _: Option<&'a StoreKey>,
+        _: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        _: &'a StoreKey,
+        _: Version,
+        _: &'a SecretBox<Vec<u8>>,
+        _: &'a SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(false) })
     }
 }

@@ -30,8 +30,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Se
 
 /// Where tokens are kept, shared by all processes that look after the same users.
 ///
-/// A store keeps one [`Row`] per [`StoreKey`] and does five things atomically: [`claim`], [`save`],
-/// [`put`], [`release`] and [`redeem`]. All of them go by the store's own clock, and only spans are
+/// A store keeps one [`Row`] per [`StoreKey`] and does six things atomically: [`claim`], [`save`],
+/// [`put`], [`release`], [`redeem`] and [`rewrite`]. All of them go by the store's own clock, and only spans are
 /// handed in and out, so that no two machines' clocks are ever compared. Nothing is held open in
 /// between: a claim is a lease, which ends by itself.
 ///
@@ -44,6 +44,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Se
 /// [`put`]: Self::put
 /// [`release`]: Self::release
 /// [`redeem`]: Self::redeem
+/// [`rewrite`]: Self::rewrite
 pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// Looks the rows of `keys` up: one item per key, in their order. There may be none, and they
     /// may repeat.
@@ -116,6 +117,31 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// not refused, without a living lease, past their `not_before`. Never one of
     /// [`UserKind::Walk`].
     fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>>;
+
+    /// Walks the rows of `realm` that hold a token, in an order of the store's own that stays: up
+    /// to `limit` of those that come after `after`, which may be gone by now, or the first of all.
+    /// Fewer than `limit` are the last.
+    ///
+    /// Whoever is there all the while is met once; who comes or goes meanwhile may be met or not.
+    fn scan<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a StoreKey>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>>;
+
+    /// Puts `new` in the place of the payload `old` and changes nothing else, if the row is still
+    /// at `version` and its payload is `old`, byte for byte; and says whether it was.
+    ///
+    /// The revision stays, and so do lease, times and marks: a refresh in flight saves as if
+    /// nothing had been.
+    fn rewrite<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        old: &'a SecretBox<Vec<u8>>,
+        new: &'a SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool>;
 }
 
 /// API version, environment and client id: the part of a key that all users of one client share.
@@ -355,5 +381,24 @@ impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
 
     fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
         (**self).due(realm, limit)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a StoreKey>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+        (**self).scan(realm, after, limit)
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        old: &'a SecretBox<Vec<u8>>,
+        new: &'a SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool> {
+        (**self).rewrite(key, version, old, new)
     }
 }

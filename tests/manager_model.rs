@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hurdlr_oauth2::manager::{KeepAlive, KeptToken, Randomness, UserHandle};
 use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
-use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
     Claim, Claimed, MemoryStore, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken,
     TokenStore, UserKind, Version,
@@ -839,6 +839,25 @@ impl TokenStore for Spy {
             self.count().await;
             self.store.due(realm, limit).await
         })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a StoreKey>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+        self.store.scan(realm, after, limit)
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        old: &'a SecretBox<Vec<u8>>,
+        new: &'a SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool> {
+        self.store.rewrite(key, version, old, new)
     }
 }
 

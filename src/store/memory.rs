@@ -12,6 +12,7 @@ use super::{
     UserKind, Version,
 };
 use crate::clock::{Clock, Moment, SharedClock, SystemClock};
+use crate::user::UserId;
 
 /// Keeps tokens in this process's memory, for one process and for development. What it holds ends
 /// with the process: people must log in again after a restart.
@@ -169,6 +170,11 @@ impl Stamped {
     }
 }
 
+/// Where a user of a realm is met in a walk.
+fn place(key: &StoreKey) -> (UserKind, &UserId) {
+    (key.kind(), key.subject())
+}
+
 /// A store keeps a copy of its own, as a database would.
 fn copied(payload: &SecretBox<Vec<u8>>) -> SecretBox<Vec<u8>> {
     SecretBox::new(Box::new(payload.expose_secret().clone()))
@@ -278,6 +284,49 @@ impl TokenStore for MemoryStore {
                 .collect();
             due.sort_unstable_by_key(|(over, _)| std::cmp::Reverse(*over));
             due.into_iter().take(limit).map(|(_, key)| key.clone()).collect()
+        })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a StoreKey>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+        self.step(move |kept, now| {
+            let mut rest: Vec<_> = kept
+                .rows
+                .iter()
+                .filter(|(key, stored)| key.realm() == realm && stored.token.is_some())
+                .filter(|(key, _)| after.is_none_or(|after| place(key) > place(after)))
+                .collect();
+            let order =
+                |one: &(&StoreKey, _), other: &(&StoreKey, _)| place(one.0).cmp(&place(other.0));
+            if limit < rest.len() {
+                rest.select_nth_unstable_by(limit, order);
+                rest.truncate(limit);
+            }
+            rest.sort_unstable_by(order);
+            rest.into_iter().map(|(key, stored)| (key.clone(), stored.row(now))).collect()
+        })
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        old: &'a SecretBox<Vec<u8>>,
+        new: &'a SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool> {
+        self.step(move |kept, _| {
+            let held = kept.rows.get_mut(key).filter(|stored| stored.version == version);
+            match held.and_then(|stored| stored.token.as_mut()) {
+                Some(token) if token.payload.expose_secret() == old.expose_secret() => {
+                    token.payload = copied(new);
+                    true
+                }
+                _ => false,
+            }
         })
     }
 }

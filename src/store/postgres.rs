@@ -10,7 +10,8 @@ use url::Url;
 
 use super::StoreKey;
 use super::sql::{
-    self, Arg, Dialect, Engine, Found, Situation, Sql, Tables, decoded_due, token_store_by_sql,
+    self, Arg, Dialect, Engine, Found, Situation, Sql, Tables, User, decoded_user,
+    token_store_by_sql,
 };
 use crate::error::Error;
 
@@ -173,6 +174,10 @@ impl PostgresStoreBuilder {
     /// Connects, and opens the store, which will not encrypt the tokens. Tables of a later release
     /// are refused.
     pub async fn open_plaintext(self) -> Result<PostgresStore, Error> {
+        self.open().await
+    }
+
+    pub(super) async fn open(self) -> Result<PostgresStore, Error> {
         let tables = Tables::new(self.schema.as_deref(), &self.table_prefix)?;
         let pool = match self.place {
             Place::Url(url) => open(&url).await?,
@@ -305,13 +310,18 @@ impl Engine for Postgres {
         found(&query.fetch_all(&self.pool).await?)
     }
 
-    async fn due(
+    async fn due(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<User>, sqlx::Error> {
+        let rows = query(sql, args).fetch_all(&self.pool).await?;
+        rows.iter().map(decoded_user).collect()
+    }
+
+    async fn scan(
         &self,
         sql: &sql::SqlText,
         args: &[Arg<'_>],
-    ) -> Result<Vec<(String, String)>, sqlx::Error> {
+    ) -> Result<Vec<(User, Found)>, sqlx::Error> {
         let rows = query(sql, args).fetch_all(&self.pool).await?;
-        rows.iter().map(decoded_due).collect()
+        rows.iter().map(|row| Ok((decoded_user(row)?, Found::decoded(row)?))).collect()
     }
 
     async fn schema_version(&self, sql: &sql::SqlText) -> Result<i64, sqlx::Error> {

@@ -4,7 +4,7 @@
 //! database's clock, so there is nothing to lock, to hold open or to clean up.
 
 mod engine;
-pub(super) use engine::{Arg, Engine, Found, decoded_due, decoded_version};
+pub(super) use engine::{Arg, Engine, Found, User, decoded_user, decoded_version};
 mod failure;
 pub(super) use failure::{Situation, failed};
 mod names;
@@ -16,7 +16,7 @@ pub(super) use statements::{Dialect, SqlText};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
     Claim, Claimed, Put, Realm, Release, Row, StoreKey, StoredToken, UserId, UserKind, Version,
@@ -209,22 +209,58 @@ impl<E: Engine> Sql<E> {
         limit: usize,
     ) -> Result<Vec<StoreKey>, Error> {
         let [version, environment, client_id] = realm_args(realm);
-        let limit = Arg::Number(i64::try_from(limit).unwrap_or(i64::MAX));
-        let args = [version, environment, client_id, limit];
+        let args = [version, environment, client_id, count(limit)];
         let found = retried::<E, _, _>("find due users", true, || {
             self.engine().due(&self.statements().due, &args)
         })
         .await?;
-        let mut keys = Vec::with_capacity(found.len());
-        for (kind, subject) in found {
-            // Nobody can ask for such a user, and the others are not to wait for them.
-            if let (Some(kind), Ok(subject)) = (kind_of(&kind), UserId::new(subject)) {
-                keys.push(StoreKey::new(realm.clone(), kind, subject));
-            } else {
-                tracing::warn!("a row is due that has no valid user kind and id");
+        Ok(found.into_iter().filter_map(|user| key_of(realm, user)).collect())
+    }
+
+    pub(super) async fn scan(
+        &self,
+        realm: &Arc<Realm>,
+        after: Option<&StoreKey>,
+        limit: usize,
+    ) -> Result<Vec<(StoreKey, Row)>, Error> {
+        let mut after = after.map_or_else(User::default, |after| {
+            (kind_name(after.kind).to_owned(), after.subject.as_str().to_owned())
+        });
+        let mut rows = Vec::new();
+        loop {
+            let wanted = limit - rows.len();
+            let [version, environment, client_id] = realm_args(realm);
+            let (kind, subject) = (Arg::Text(&after.0), Arg::Text(&after.1));
+            let args = [version, environment, client_id, kind, subject, count(wanted)];
+            let found = retried::<E, _, _>("walk the rows", true, || {
+                self.engine().scan(&self.statements().scan, &args)
+            })
+            .await?;
+            let is_last = found.len() < wanted;
+            let end = found.last().map(|(user, _)| user.clone());
+            for (user, found) in found {
+                rows.extend(key_of(realm, user).map(|key| (key, found.row)));
+            }
+            // Fewer than were asked for are the last, so who is left out is made up for.
+            match end.filter(|_| !is_last && rows.len() < limit) {
+                Some(end) => after = end,
+                None => return Ok(rows),
             }
         }
-        Ok(keys)
+    }
+
+    pub(super) async fn rewrite(
+        &self,
+        key: &StoreKey,
+        version: Version,
+        old: &SecretBox<Vec<u8>>,
+        new: &SecretBox<Vec<u8>>,
+    ) -> Result<bool, Error> {
+        let mut args = key_args(key).to_vec();
+        args.extend(version_args(version)?);
+        args.extend([Arg::Bytes(old.expose_secret()), Arg::Bytes(new.expose_secret())]);
+        let sql = &self.statements().rewrite;
+        Ok(self.execute("rewrite", false, sql, &args).await? > 0)
     }
 
     async fn execute(
@@ -325,6 +361,19 @@ fn span(span: Duration) -> Arg<'static> {
     Arg::Number(i64::try_from(span.as_millis()).map_or(LONGEST, |span| span.min(LONGEST)))
 }
 
+fn count(limit: usize) -> Arg<'static> {
+    Arg::Number(i64::try_from(limit).unwrap_or(i64::MAX))
+}
+
+/// Nobody can ask for a user who is not valid, and the others are not to wait for them.
+fn key_of(realm: &Arc<Realm>, (kind, subject): User) -> Option<StoreKey> {
+    let key = kind_of(&kind).zip(UserId::new(subject).ok());
+    if key.is_none() {
+        tracing::warn!("a row has no valid user kind and id");
+    }
+    key.map(|(kind, subject)| StoreKey::new(realm.clone(), kind, subject))
+}
+
 fn kind_name(kind: UserKind) -> &'static str {
     match kind {
         UserKind::Login => "login",
@@ -406,6 +455,26 @@ macro_rules! token_store_by_sql {
                 limit: usize,
             ) -> $crate::store::StoreFuture<'a, Vec<$crate::store::StoreKey>> {
                 Box::pin(self.sql.due(realm, limit))
+            }
+
+            fn scan<'a>(
+                &'a self,
+                realm: &'a std::sync::Arc<$crate::store::Realm>,
+                after: Option<&'a $crate::store::StoreKey>,
+                limit: usize,
+            ) -> $crate::store::StoreFuture<'a, Vec<($crate::store::StoreKey, $crate::store::Row)>>
+            {
+                Box::pin(self.sql.scan(realm, after, limit))
+            }
+
+            fn rewrite<'a>(
+                &'a self,
+                key: &'a $crate::store::StoreKey,
+                version: $crate::store::Version,
+                old: &'a secrecy::SecretBox<Vec<u8>>,
+                new: &'a secrecy::SecretBox<Vec<u8>>,
+            ) -> $crate::store::StoreFuture<'a, bool> {
+                Box::pin(self.sql.rewrite(key, version, old, new))
             }
         }
     };

@@ -15,7 +15,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use super::StoreKey;
 use super::sql::{
-    self, Arg, Dialect, Engine, Found, Situation, Sql, Tables, decoded_due, token_store_by_sql,
+    self, Arg, Dialect, Engine, Found, Situation, Sql, Tables, User, decoded_user,
+    token_store_by_sql,
 };
 use crate::error::Error;
 
@@ -149,6 +150,10 @@ impl SqliteStoreBuilder {
     /// A file in which they would not survive a crash, or which several processes could not share,
     /// is refused with the reason, and so are tables of a later release.
     pub async fn open_plaintext(self) -> Result<SqliteStore, Error> {
+        self.open().await
+    }
+
+    pub(super) async fn open(self) -> Result<SqliteStore, Error> {
         let tables = Tables::new(None, &self.table_prefix)?;
         let pool = match self.place {
             Place::Url(url) => open(&url).await?,
@@ -413,13 +418,18 @@ impl Engine for Sqlite {
         self.rows(sql, &[Arg::Text(&wanted)]).await
     }
 
-    async fn due(
+    async fn due(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<User>, sqlx::Error> {
+        let rows = query(sql, args).fetch_all(&self.pool).await?;
+        rows.iter().map(decoded_user).collect()
+    }
+
+    async fn scan(
         &self,
         sql: &sql::SqlText,
         args: &[Arg<'_>],
-    ) -> Result<Vec<(String, String)>, sqlx::Error> {
+    ) -> Result<Vec<(User, Found)>, sqlx::Error> {
         let rows = query(sql, args).fetch_all(&self.pool).await?;
-        rows.iter().map(decoded_due).collect()
+        rows.iter().map(|row| Ok((decoded_user(row)?, Found::decoded(row)?))).collect()
     }
 
     async fn schema_version(&self, sql: &sql::SqlText) -> Result<i64, sqlx::Error> {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use secrecy::SecretBox;
+
 use crate::error::Error;
 use crate::store::{
     Claim, Claimed, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken, TokenStore,
@@ -61,6 +63,8 @@ pub enum StoreCall {
     Forget,
     Redeem,
     Due,
+    Scan,
+    Rewrite,
 }
 
 /// When a call fails.
@@ -185,6 +189,25 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
 
     fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
         self.faulty(StoreCall::Due, move || self.store.due(realm, limit))
+    }
+
+    fn scan<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a StoreKey>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+        self.faulty(StoreCall::Scan, move || self.store.scan(realm, after, limit))
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        old: &'a SecretBox<Vec<u8>>,
+        new: &'a SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool> {
+        self.faulty(StoreCall::Rewrite, move || self.store.rewrite(key, version, old, new))
     }
 }
 

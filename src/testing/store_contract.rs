@@ -82,6 +82,8 @@ pub async fn prove<S: TokenStore>(store: S) {
     a_state_is_forgotten_after_its_time(store).await;
     due_finds_the_longest_due_first(store).await;
     due_leaves_out_who_cannot_be_refreshed(store).await;
+    a_scan_meets_every_token_once(store).await;
+    a_rewrite_changes_the_payload_and_nothing_else(store).await;
     a_call_whose_answer_was_lost_can_be_repeated(store).await;
     many_users_are_kept(store, 1_000).await;
 }
@@ -854,8 +856,99 @@ pub async fn due_leaves_out_who_cannot_be_refreshed<S: TokenStore>(store: &Arc<S
     assert_eq!(found, [key("due"), key("leased")].into(), "after a release");
 }
 
-/// Whoever did not get an answer can ask again, for all calls but two: a second `forget` and a
-/// second `redeem` say no, and a second `save` does, which a look at the row explains.
+/// A walk, page by page, meets every user who has a token once, and of this realm only; also one
+/// that goes on from a user who has gone since.
+pub async fn a_scan_meets_every_token_once<S: TokenStore>(store: &Arc<S>) {
+    let realm = some_realm();
+    let mut keys = HashSet::new();
+    for place in 0..9_u64 {
+        for kind in [UserKind::Login, UserKind::Enterprise] {
+            let key = key_of(&realm, kind, &format!("user {place}"));
+            put(store, &key, place, &format!("{kind:?} {place}")).await;
+            keys.insert(key);
+        }
+    }
+    put(store, &key_of(&some_realm(), UserKind::Login, "user 1"), 7, "of another realm").await;
+    for kind in [UserKind::Login, UserKind::Walk] {
+        let empty = key_of(&realm, kind, "empty");
+        assert!(claim(store, &empty, 1, LONG, None).await.granted);
+    }
+    // A walk keeps nobody back whom nobody can refresh.
+    let refusal = Release { refused: true, ..Release::default() };
+    let refused = key_of(&realm, UserKind::Login, "user 3");
+    assert!(claim(store, &refused, 1, LONG, Some(version(3, 1))).await.granted);
+    release(store, &refused, version(3, 1), 1, refusal).await;
+
+    let mut met = Vec::new();
+    for page in [1, 2, 4, 18, 100] {
+        met = scan_all(store, &realm, page).await;
+        for (key, row) in &met {
+            let place = row.version.incarnation;
+            assert_eq!(key.subject().as_str(), format!("user {place}"));
+            assert_eq!(text(row), format!("{:?} {place}", key.kind()));
+            assert_eq!(row.refused, *key == refused, "a scan tells what a read does");
+        }
+        assert_eq!(met.len(), keys.len(), "each once, {page} at a time");
+        let met: HashSet<_> = met.iter().map(|(key, _)| key.clone()).collect();
+        assert_eq!(met, keys, "{page} at a time");
+    }
+    assert!(store.scan(&realm, None, 0).await.expect("scan").is_empty());
+
+    let gone = &met[4].0;
+    assert!(store.forget(gone).await.expect("forget"));
+    let rest = store.scan(&realm, Some(gone), 100).await.expect("scan");
+    let order = |rows: &[(StoreKey, Row)]| rows.iter().map(|row| row.0.clone()).collect::<Vec<_>>();
+    assert_eq!(order(&rest), order(&met[5..]), "the walk goes on in its order");
+}
+
+/// A rewrite needs version and payload, and changes the payload: the revision stays, so does a
+/// lease with all that hangs on it, and its holder saves as if nothing had been.
+pub async fn a_rewrite_changes_the_payload_and_nothing_else<S: TokenStore>(store: &Arc<S>) {
+    let key = some_key();
+    let rewrite = async |at: Version, old: &str, new: &str| {
+        let [old, new] = [old, new].map(|text| token(text).payload);
+        store.rewrite(&key, at, &old, &new).await.expect("rewrite")
+    };
+    let at = version(7, 1);
+    assert!(!rewrite(at, "one", "other").await, "there is no row");
+    assert!(read(store, &key).await.is_none(), "a rewrite makes no row");
+    let aged = StoredToken { age: LONG, due_in: LONG, ..token("one") };
+    assert!(store.put(&key, 7, &aged, Put::Replace).await.expect("put"));
+    for (at, old) in [
+        (version(7, 0), "one"),
+        (version(7, 2), "one"),
+        (version(8, 1), "one"),
+        (at, "on"),
+        (at, "one "),
+        (at, ""),
+    ] {
+        assert!(!rewrite(at, old, "other").await, "{at:?}, {old:?}");
+    }
+    assert_eq!(text(&read(store, &key).await.expect("the row")), "one");
+
+    assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
+    assert!(rewrite(at, "one", "other").await);
+    assert!(!rewrite(at, "one", "again").await, "its payload is another now");
+    let row = read(store, &key).await.expect("the row");
+    assert_eq!((row.version, text(&row)), (at, "other"));
+    assert_lease(&row, LONG);
+    assert!(!row.refused && !row.in_flight && row.not_before.is_none());
+    let kept = row.token.expect("the token");
+    assert!(kept.age >= LONG && kept.age < LONG + PATIENCE, "{:?} old", kept.age);
+    assert!(kept.due_in <= LONG && kept.due_in > LONG / 2, "due in {:?}", kept.due_in);
+    assert!(save(store, &key, at, "two").await, "a refresh in flight is not disturbed");
+    assert!(!rewrite(at, "other", "late").await);
+    assert_eq!(text(&read(store, &key).await.expect("the row")), "two");
+
+    let empty = some_key();
+    let made = claim(store, &empty, 1, LONG, None).await.row.expect("the row");
+    let [old, new] = ["", "new"].map(|text| token(text).payload);
+    let done = store.rewrite(&empty, made.version, &old, &new).await.expect("rewrite");
+    assert!(!done, "no token is not an empty one");
+}
+
+/// Whoever did not get an answer can ask again: a second `forget` and a second `redeem` say no then,
+/// and so do a second `save` and `rewrite`, which a look at the row explains.
 pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: &Arc<S>) {
     let faulty = &Arc::new(FaultyStore::new(store.clone()));
     for fault in [StoreFault::Before, StoreFault::After] {
@@ -883,6 +976,26 @@ pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: 
         assert_eq!(again, !done, "a repeated save");
         let row = read(faulty, &key).await.expect("the row");
         assert_eq!((row.version, text(&row)), (made.version.next(), "one"));
+
+        for call in [StoreCall::Read, StoreCall::Due, StoreCall::Scan] {
+            lose(call);
+            let keys = std::slice::from_ref(&key);
+            match call {
+                StoreCall::Read => drop(faulty.read(keys).await.expect_err("lost")),
+                StoreCall::Due => drop(faulty.due(key.realm(), 1).await.expect_err("lost")),
+                _ => drop(faulty.scan(key.realm(), None, 1).await.expect_err("lost")),
+            }
+            assert_eq!(due(faulty, key.realm(), 2).await, keys);
+            assert_eq!(scan_all(faulty, key.realm(), 2).await.len(), 1);
+        }
+
+        lose(StoreCall::Rewrite);
+        let [old, new] = ["one", "other"].map(|text| token(text).payload);
+        let rewritten = faulty.rewrite(&key, row.version, &old, &new).await;
+        rewritten.expect_err("lost");
+        let again = faulty.rewrite(&key, row.version, &old, &new).await;
+        assert_eq!(again.expect("rewrite"), !done, "a repeated rewrite");
+        assert_eq!(text(&read(faulty, &key).await.expect("the row")), "other");
 
         lose(StoreCall::Put);
         let put = faulty.put(&key, 9, &token("two"), Put::Replace).await;
@@ -950,6 +1063,11 @@ pub async fn many_users_are_kept<S: TokenStore>(store: &Arc<S>, count: usize) {
     let expected: HashSet<_> = (0..count).filter(|place| late(*place)).map(key).collect();
     assert_eq!(found.len(), expected.len(), "so many are due");
     assert!(found == expected, "others are due");
+
+    let met = scan_all(store, &realm, 1_000.max(count / 20)).await;
+    assert_eq!(met.len(), count, "a scan meets so many");
+    let met: HashSet<_> = met.into_iter().map(|(_, row)| row.version.incarnation).collect();
+    assert_eq!(met.len(), count, "and each of them once");
 }
 
 fn some_realm() -> Arc<Realm> {
@@ -1039,6 +1157,25 @@ async fn release<S: TokenStore>(
 ) {
     let released = store.release(key, at, lease_id, release).await;
     released.expect("release");
+}
+
+/// A whole walk, `page` at a time.
+async fn scan_all<S: TokenStore>(
+    store: &S,
+    realm: &Arc<Realm>,
+    page: usize,
+) -> Vec<(StoreKey, Row)> {
+    let mut met: Vec<(StoreKey, Row)> = Vec::new();
+    loop {
+        let after = met.last().map(|(key, _)| key);
+        let rows = store.scan(realm, after, page).await.expect("scan");
+        assert!(rows.len() <= page, "{} of a page of {page}", rows.len());
+        let is_last = rows.len() < page;
+        met.extend(rows);
+        if is_last {
+            return met;
+        }
+    }
 }
 
 async fn due<S: TokenStore>(store: &S, realm: &Arc<Realm>, limit: usize) -> Vec<StoreKey> {

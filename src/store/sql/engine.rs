@@ -25,6 +25,9 @@ pub(in crate::store) struct Found {
     pub(in crate::store) row: Row,
 }
 
+/// Kind and subject, as they stand there.
+pub(in crate::store) type User = (String, String);
+
 /// A database.
 pub(in crate::store) trait Engine: Send + Sync + 'static {
     const DIALECT: Dialect;
@@ -52,12 +55,17 @@ pub(in crate::store) trait Engine: Send + Sync + 'static {
         keys: &[StoreKey],
     ) -> impl Future<Output = Result<Vec<Found>, sqlx::Error>> + Send;
 
-    /// Kinds and subjects.
     fn due(
         &self,
         sql: &SqlText,
         args: &[Arg<'_>],
-    ) -> impl Future<Output = Result<Vec<(String, String)>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<User>, sqlx::Error>> + Send;
+
+    fn scan(
+        &self,
+        sql: &SqlText,
+        args: &[Arg<'_>],
+    ) -> impl Future<Output = Result<Vec<(User, Found)>, sqlx::Error>> + Send;
 
     /// Zero where there are no tables yet.
     fn schema_version(
@@ -118,9 +126,7 @@ impl Found {
     }
 }
 
-pub(in crate::store) fn decoded_due<'r, R: sqlx::Row>(
-    row: &'r R,
-) -> Result<(String, String), sqlx::Error>
+pub(in crate::store) fn decoded_user<'r, R: sqlx::Row>(row: &'r R) -> Result<User, sqlx::Error>
 where
     &'static str: ColumnIndex<R>,
     String: Decode<'r, R::Database> + Type<R::Database>,

@@ -28,6 +28,8 @@ pub(in crate::store) struct Statements {
     pub(in crate::store) redeem: SqlText,
     pub(in crate::store) clean: SqlText,
     pub(in crate::store) due: SqlText,
+    pub(in crate::store) scan: SqlText,
+    pub(in crate::store) rewrite: SqlText,
     pub(in crate::store) schema_version: SqlText,
     pub(in crate::store) migrations: Vec<Vec<SqlText>>,
 }
@@ -150,6 +152,15 @@ impl Statements {
                  AND due_at <= {now} AND NOT refused \
                  AND (leased_until IS NULL OR leased_until <= {now}) \
                  AND (not_before IS NULL OR not_before <= {now}) ORDER BY due_at LIMIT $4",
+            ),
+            scan: text(
+                "SELECT kind, subject, {row} FROM {tokens} WHERE api_version = $1 \
+                 AND environment = $2 AND client_id = $3 AND (kind, subject) > ($4, $5) \
+                 AND payload IS NOT NULL ORDER BY kind, subject LIMIT $6",
+            ),
+            rewrite: text(
+                "UPDATE {tokens} SET payload = $9 \
+                 WHERE {is_key} AND incarnation = $6 AND revision = $7 AND payload = $8",
             ),
             schema_version: text("SELECT MAX(version) FROM {schema}"),
             migrations: dialect
