@@ -256,9 +256,9 @@ fn found(rows: &[PgRow]) -> Result<Vec<Found>, sqlx::Error> {
 
 impl Engine for Postgres {
     const DIALECT: Dialect = Dialect {
-        // When the statement began: before it waited for another's, so that a lease never looks
-        // longer than it is.
+        // Of the transaction, which is the statement.
         now: "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)",
+        greatest: "GREATEST",
         wanted: "SELECT * FROM \
                  UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[]) \
                  WITH ORDINALITY \
@@ -268,7 +268,7 @@ impl Engine for Postgres {
                 api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
                 kind TEXT NOT NULL, subject TEXT NOT NULL,
                 incarnation BIGINT NOT NULL, revision BIGINT NOT NULL,
-                payload BYTEA, obtained_at BIGINT, due_at BIGINT,
+                payload BYTEA, stamped_at BIGINT NOT NULL, obtained_at BIGINT, due_at BIGINT,
                 lease_id BIGINT, leased_until BIGINT, not_before BIGINT,
                 refused BOOLEAN NOT NULL, in_flight BOOLEAN NOT NULL,
                 PRIMARY KEY ({key})
@@ -374,6 +374,7 @@ impl Engine for Postgres {
             "42501" => "this user may not do that",
             "25006" => "the server or the session is read-only",
             "3D000" => "there is no such database",
+            "53100" => "the server's disk is full",
             "53300" => "the server has no connection left",
             "57014" => "the statement took longer than the server allows",
             "57P01" | "57P02" | "57P03" => "the server is stopping or starting",

@@ -369,6 +369,7 @@ fn found(rows: &[SqliteRow]) -> Result<Vec<Found>, sqlx::Error> {
 impl Engine for Sqlite {
     const DIALECT: Dialect = Dialect {
         now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+        greatest: "MAX",
         wanted: "SELECT key + 1 AS place, value ->> 0 AS api_version, value ->> 1 AS environment, \
                  value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
                  FROM json_each($1)",
@@ -377,7 +378,7 @@ impl Engine for Sqlite {
                 api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
                 kind TEXT NOT NULL, subject TEXT NOT NULL,
                 incarnation INTEGER NOT NULL, revision INTEGER NOT NULL,
-                payload BLOB, obtained_at INTEGER, due_at INTEGER,
+                payload BLOB, stamped_at INTEGER NOT NULL, obtained_at INTEGER, due_at INTEGER,
                 lease_id INTEGER, leased_until INTEGER, not_before INTEGER,
                 refused INTEGER NOT NULL, in_flight INTEGER NOT NULL,
                 PRIMARY KEY ({key})
