@@ -26,6 +26,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use support::everything_said;
+use tempfile::TempDir;
 
 const LEASE: Duration = Duration::from_secs(600);
 
@@ -96,6 +97,8 @@ async fn errors_of_all_calls(store: &impl TokenStore) -> Vec<(&'static str, Erro
     note("forget", store.forget(&key).await.err());
     note("redeem", store.redeem(&[7; 32], LEASE).await.err());
     note("due", store.due(key.realm(), 10).await.err());
+    note("scan", store.scan(key.realm(), None, 10).await.err());
+    note("rewrite", store.rewrite(&key, version, &token.payload, &token.payload).await.err());
     errors
 }
 
@@ -118,18 +121,103 @@ async fn postgres_keeps_very_many_users() {
 /// On a disk of memory, since each save waits for the disk to have it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sqlite_keeps_very_many_users() {
-    let memory = Path::new("/dev/shm");
-    let folder = if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    };
+    let folder = memory_folder();
     let store = sqlite_at(&folder.path().join("tokens.db")).await;
     store_contract::many_users_are_kept(&Arc::new(store), very_many()).await;
 }
 
+fn memory_folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 fn very_many() -> usize {
     std::env::var("STORE_USERS").map_or(20_000, |users| users.parse().unwrap())
+}
+
+/// So many that a walk of the whole table would be felt, put there past the store.
+const A_MILLION: u64 = 1_000_000;
+
+/// One in a thousand of them is due.
+fn a_million_rows(table: &str, bytes: &str) -> String {
+    let (now, hour) = (1_700_000_000_000_u64, 3_600_000);
+    format!(
+        "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n + 1 < {A_MILLION})
+         INSERT INTO {table} (api_version, environment, client_id, kind, subject, incarnation,
+         revision, payload, stamped_at, obtained_at, due_at, refused, in_flight)
+         SELECT 'v4', 'https://store.example.com', 'client', 'login', 'user ' || n, n, 1, {bytes},
+         {now}, {now}, CASE n % 1000 WHEN 7 THEN {now} + n ELSE {now} * 2 + {hour} END, FALSE, FALSE
+         FROM n"
+    )
+}
+
+/// Each call often enough that a prepared statement's lasting plan is used too.
+async fn use_a_million(store: &impl TokenStore) {
+    let realm = key("ann").realm().clone();
+    for round in 0..8_u64 {
+        let keys: Vec<_> = (0..1_000).map(|n| key(&format!("user {}", n * 999 + round))).collect();
+        let rows = store.read(&keys).await.unwrap();
+        for (row, n) in rows.iter().zip(0..) {
+            assert_eq!(row.as_ref().unwrap().version.incarnation, n * 999 + round);
+        }
+        let due: Vec<_> = store.due(&realm, 3).await.unwrap();
+        let longest = [7, 1_007, 2_007].map(|n| key(&format!("user {}", n + 1_000 * round)));
+        assert_eq!(due, longest);
+        let version = Version { incarnation: 7 + 1_000 * round, revision: 1 };
+        let claimed = store.claim(&due[0], claim(1, Some(version))).await.unwrap();
+        assert!(claimed.granted);
+        store.release(&due[0], version, 1, Release::default()).await.unwrap();
+        let [old, new] = ["x", SECRET].map(|text| SecretBox::new(Box::new(text.into())));
+        assert!(store.rewrite(&due[0], version, &old, &new).await.unwrap());
+        let later = StoredToken { due_in: LEASE, ..token() };
+        assert!(store.save(&due[0], version, &later).await.unwrap());
+        let page = store.scan(&realm, Some(&due[0]), 1_000).await.unwrap();
+        assert_eq!(page.len(), 1_000);
+        let cold = key(&format!("cold {round}"));
+        assert!(store.claim(&cold, claim(1, None)).await.unwrap().granted);
+        assert!(store.put(&cold, 7, &later, Put::IfAbsent).await.unwrap());
+        assert!(store.forget(&cold).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn sqlite_serves_a_million_users() {
+    let folder = memory_folder();
+    let path = folder.path().join("tokens.db");
+    let store = sqlite_at(&path).await;
+    let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let rows = AssertSqlSafe(a_million_rows("hurdlr_tokens", "X'78'"));
+    sqlx::raw_sql(rows).execute(&mut file).await.unwrap();
+    use_a_million(&store).await;
+}
+
+/// How often the table was walked from its beginning to its end is counted by the server.
+#[tokio::test]
+async fn postgres_finds_one_of_a_million_users_by_an_index() {
+    let server = Server::shared();
+    let store = postgres_in(server, "million").await;
+    let pool = pool_of(server).await;
+    run(&pool, a_million_rows("million.hurdlr_tokens", "'x'::bytea")).await;
+    run(&pool, "ANALYZE million.hurdlr_tokens").await;
+    let walks = async || {
+        // So that other sessions' counts are there: they are when those have ended.
+        let others = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%\"million\".%' \
+                      AND pid <> pg_backend_pid()";
+        while sqlx::query_scalar::<_, i64>(others).fetch_one(&pool).await.unwrap() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let walks = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables \
+                     WHERE schemaname = 'million' AND relname = 'hurdlr_tokens'";
+        sqlx::query_as::<_, (i64, i64)>(walks).fetch_one(&pool).await.unwrap()
+    };
+    store.close().await;
+    let (whole, by_index) = walks().await;
+    let store = PostgresStore::at(server.url()).schema("million").open_plaintext().await.unwrap();
+    use_a_million(&store).await;
+    store.close().await;
+    let (whole_now, by_index_now) = walks().await;
+    assert!(by_index_now > by_index + 8, "it counts: {by_index}, {by_index_now}");
+    assert_eq!(whole_now, whole, "none of the calls walked the whole table");
 }
 
 // --- Processes ------------------------------------------------------------------------------
@@ -499,7 +587,7 @@ async fn a_store_that_was_never_migrated_says_so() {
     let postgres = PostgresStore::at(Server::shared().url()).schema("nothing");
     let postgres = postgres.open_plaintext().await.unwrap();
     for errors in [errors_of_all_calls(&sqlite).await, errors_of_all_calls(&postgres).await] {
-        assert_eq!(errors.len(), 10, "{errors:?}");
+        assert_eq!(errors.len(), 12, "{errors:?}");
         for (_, error) in &errors {
             assert_says(error, "migrate()");
         }
@@ -568,6 +656,34 @@ async fn connections_that_were_cut_are_replaced() {
     assert_eq!(store.read(&ann).await.unwrap()[0].as_ref().unwrap().version, version.next());
 }
 
+/// Nothing to hold open, and one journey each: as the server sees it.
+#[tokio::test]
+async fn a_claim_and_a_save_are_one_statement_each() {
+    let server = Server::shared();
+    postgres_in(server, "counted").await;
+    let options: PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("log_statement", "all")]);
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let store = PostgresStore::on(pool).schema("counted").open_plaintext().await.unwrap();
+    let sent = || -> Vec<String> {
+        let log = server.log();
+        // A statement, or the beginning or end of a transaction.
+        let of_the_store = |line: &&str| line.contains("\"counted\".") || line.contains("BEGIN");
+        log.lines().filter(of_the_store).map(Into::into).collect()
+    };
+    let before = sent().len();
+    let ann = key("ann");
+    let cold = store.claim(&ann, claim(1, None)).await.unwrap();
+    assert_eq!(sent().len(), before + 1, "{:?}", &sent()[before..]);
+    let made = cold.row.unwrap().version;
+    assert!(store.save(&ann, made, &token()).await.unwrap());
+    assert_eq!(sent().len(), before + 2, "{:?}", &sent()[before..]);
+    assert!(store.claim(&ann, claim(1, Some(made.next()))).await.unwrap().granted);
+    assert!(!store.claim(&ann, claim(2, Some(made.next()))).await.unwrap().granted);
+    assert!(store.save(&ann, made.next(), &token()).await.unwrap());
+    assert_eq!(sent().len(), before + 5, "{:?}", &sent()[before..]);
+}
+
 /// As a database does that forbids what one after the other could not have done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_serialization_failure_is_tried_again() {
@@ -606,7 +722,7 @@ async fn what_cannot_be_written_says_so() {
     let store = PostgresStore::on(pool).schema("read_only");
     let store = store.open_plaintext().await.unwrap();
     let errors = errors_of_all_calls(&store).await;
-    assert_eq!(errors.len(), 8, "all but the two that read: {errors:?}");
+    assert_eq!(errors.len(), 9, "all but the three that read: {errors:?}");
     for (_, error) in &errors {
         assert_says(error, "read-only");
     }
@@ -654,6 +770,143 @@ async fn rows_of_other_types_are_errors() {
     run(&pool, "UPDATE negative.hurdlr_tokens SET revision = -1").await;
     let error = store.read(&[key("ann")]).await.unwrap_err();
     assert_says(&error, "column revision");
+}
+
+/// A row that cannot be is told of, and left as it is; nobody else is the worse for it.
+async fn judge_a_corrupted_row(store: &impl TokenStore, column: &str) {
+    let (ann, bob) = (&key("ann"), &key("bob"));
+    let at = Version { incarnation: 7, revision: 1 };
+    let payload = &token().payload;
+    for error in [
+        store.read(std::slice::from_ref(ann)).await.unwrap_err(),
+        store.claim(ann, claim(1, Some(at))).await.unwrap_err(),
+        store.claim(ann, claim(1, None)).await.unwrap_err(),
+        store.put(ann, 8, &token(), Put::IfAbsent).await.unwrap_err(),
+        store.scan(ann.realm(), None, 10).await.unwrap_err(),
+    ] {
+        assert_says(&error, "not as this crate writes it");
+        assert!(everything_said(&error).contains(column), "{error:?}");
+    }
+    assert!(!store.save(ann, at, &token()).await.unwrap());
+    assert!(!store.rewrite(ann, at, payload, payload).await.unwrap());
+    store.release(ann, at, 1, Release { not_before: LEASE, refused: true }).await.unwrap();
+
+    assert!(store.claim(bob, claim(1, Some(at))).await.unwrap().granted);
+    assert!(store.save(bob, at, &token()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_corrupted_row_is_an_error_and_not_overwritten() {
+    let corrupt = "SET revision = -1 WHERE subject = 'ann'";
+    let kept = "FROM hurdlr_tokens WHERE subject = 'ann' AND revision = -1 AND NOT refused \
+                AND lease_id IS NULL";
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let store = sqlite_at(&path).await;
+    let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    for user in ["ann", "bob"] {
+        store.put(&key(user), 7, &token(), Put::Replace).await.unwrap();
+    }
+    let sql = AssertSqlSafe(format!("UPDATE hurdlr_tokens {corrupt}"));
+    sqlx::query(sql).execute(&mut file).await.unwrap();
+    judge_a_corrupted_row(&store, "revision").await;
+    let sql = AssertSqlSafe(format!("SELECT payload {kept}"));
+    let payload: Vec<u8> = sqlx::query_scalar(sql).fetch_one(&mut file).await.unwrap();
+    assert_eq!(payload, SECRET.as_bytes());
+
+    let server = Server::shared();
+    let store = postgres_in(server, "corrupted").await;
+    for user in ["ann", "bob"] {
+        store.put(&key(user), 7, &token(), Put::Replace).await.unwrap();
+    }
+    let pool = pool_of(server).await;
+    run(&pool, format!("UPDATE corrupted.hurdlr_tokens {corrupt}")).await;
+    judge_a_corrupted_row(&store, "revision").await;
+    let sql = AssertSqlSafe(format!("SELECT payload {}", kept.replace("FROM ", "FROM corrupted.")));
+    let payload: Vec<u8> = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
+    assert_eq!(payload, SECRET.as_bytes());
+}
+
+/// Such as a later release's kind of user.
+#[tokio::test]
+async fn users_nobody_can_ask_for_do_not_end_a_walk() {
+    let server = Server::shared();
+    let store = postgres_in(server, "nobody").await;
+    let users: Vec<_> = (0..6).map(|n| key(&format!("user {n}"))).collect();
+    for user in &users {
+        store.put(user, 7, &token(), Put::Replace).await.unwrap();
+    }
+    run(
+        &pool_of(server).await,
+        "UPDATE nobody.hurdlr_tokens SET kind = 'another' WHERE subject < 'user 2'; \
+         UPDATE nobody.hurdlr_tokens SET subject = '' WHERE subject = 'user 2'",
+    )
+    .await;
+    let realm = users[0].realm();
+    let mut after = None;
+    for user in &users[3..] {
+        let page = store.scan(realm, after.as_ref(), 1).await.unwrap();
+        assert_eq!(page[0].0, *user);
+        after = Some(page[0].0.clone());
+    }
+    assert!(store.scan(realm, after.as_ref(), 1).await.unwrap().is_empty());
+    assert_eq!(store.scan(realm, None, 5).await.unwrap().len(), 3);
+    assert_eq!(store.due(realm, 10).await.unwrap(), users[3..]);
+}
+
+/// What was saved stays, and can be read; the rest is told.
+async fn judge_a_full_disk(store: &impl TokenStore, users: &[StoreKey]) {
+    let at = Version { incarnation: 7, revision: 1 };
+    let much = || StoredToken { payload: SecretBox::new(Box::new(vec![0; 65_536])), ..token() };
+    for user in users {
+        let error = store.save(user, at, &much()).await.unwrap_err();
+        assert_says(&error, "disk is full");
+    }
+    let error = store.put(&key("new"), 8, &much(), Put::Replace).await.unwrap_err();
+    assert_says(&error, "disk is full");
+    for row in store.read(users).await.unwrap() {
+        let row = row.unwrap();
+        assert_eq!(row.version, at);
+        assert_eq!(row.token.unwrap().payload.expose_secret(), SECRET.as_bytes());
+    }
+    assert!(store.read(&[key("new")]).await.unwrap()[0].is_none());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_and_loses_nothing() {
+    let users = [key("ann"), key("bob")];
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("tokens.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("max_page_count", "16");
+    let pool = SqlitePool::connect_with(options).await.unwrap();
+    let store = SqliteStore::on(pool).open_plaintext().await.unwrap();
+    store.migrate().await.unwrap();
+    for user in &users {
+        store.put(user, 7, &token(), Put::Replace).await.unwrap();
+    }
+    judge_a_full_disk(&store, &users).await;
+
+    // No disk of the server's can be filled without its administrator, who says it by this code.
+    let server = Server::shared();
+    let store = postgres_in(server, "full").await;
+    for user in &users {
+        store.put(user, 7, &token(), Put::Replace).await.unwrap();
+    }
+    run(
+        &pool_of(server).await,
+        "CREATE FUNCTION \"full\".fail() RETURNS TRIGGER LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE 'could not extend file: No space left on device' \
+         USING ERRCODE = 'disk_full'; END $$; \
+         CREATE TRIGGER no_space BEFORE INSERT OR UPDATE ON \"full\".hurdlr_tokens \
+         EXECUTE FUNCTION \"full\".fail()",
+    )
+    .await;
+    judge_a_full_disk(&store, &users).await;
 }
 
 /// A constraint that an administrator added is broken by a row whose values the server quotes.
@@ -719,6 +972,37 @@ async fn the_file_is_for_its_owner_only() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_others_may_open_is_refused() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let path = at("tokens.db");
+    let store = sqlite_at(&path).await;
+    store.put(&key("ann"), 7, &token(), Put::Replace).await.unwrap();
+    let open = || SqliteStore::at(url_of(&path)).open_plaintext();
+    for (name, mode, reason) in [
+        ("tokens.db", 0o644, "mode 644"),
+        ("tokens.db", 0o620, "mode 620"),
+        ("tokens.db-wal", 0o640, "tokens.db-wal (mode 640)"),
+        ("tokens.db-shm", 0o602, "tokens.db-shm (mode 602)"),
+    ] {
+        set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
+        assert_says(&open().await.unwrap_err(), reason);
+        set_permissions(at(name), Permissions::from_mode(0o600)).unwrap();
+    }
+    set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    assert_says(&open().await.unwrap_err(), "its directory has mode 777");
+    for mode in [0o1777, 0o755] {
+        set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+        let opened = open().await.unwrap();
+        assert!(opened.read(&[key("ann")]).await.unwrap()[0].is_some(), "nothing was changed");
+    }
+}
+
 #[tokio::test]
 async fn the_file_survives_a_crash_of_the_machine() {
     let folder = tempfile::tempdir().unwrap();
@@ -756,6 +1040,11 @@ async fn a_place_that_cannot_be_had_is_refused_with_the_reason() {
         "no database, but some text of more than a hundred bytes. ".repeat(9),
     )
     .unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(at("file"), PermissionsExt::from_mode(0o600)).unwrap();
+    }
     for (url, reason) in [
         (url_of(&at("file")), "not a SQLite database"),
         (url_of(&at("file/tokens.db")), "cannot be opened"),

@@ -55,7 +55,7 @@ impl<E: Engine> Sql<E> {
         &self.0.engine
     }
 
-    fn statements(&self) -> &Statements {
+    pub(super) fn statements(&self) -> &Statements {
         &self.0.statements
     }
 

@@ -53,12 +53,15 @@ const CONNECTIONS: u32 = 4;
 /// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store
 /// that is opened as `plaintext` does not encrypt: who can read the file, or a backup of it, has
 /// the tokens. The file is made with mode 0600, in a directory that is made, where it is missing,
-/// with 0700; SQLite gives the files beside it (`-wal`, `-shm`) the mode of the file.
+/// with 0700; SQLite gives the files beside it (`-wal`, `-shm`) the mode of the file. One that is
+/// there and that others than its owner may open is refused, and so is a directory in which everybody
+/// may put another in its place. The file of an app's own pool is the app's to look after.
 ///
 /// # Time
 ///
 /// Leases and ages go by the machine's wall clock, since processes share no other. Put back, it
-/// makes leases last longer by as much and tokens look younger; set ahead, the reverse.
+/// stands still for a row until it is past the row's last change: a lease lasts longer by as much, and
+/// a token looks younger. Set ahead, it ends leases and makes tokens look older.
 #[derive(Clone)]
 pub struct SqliteStore {
     sql: Sql<Sqlite>,
@@ -147,8 +150,8 @@ impl SqliteStoreBuilder {
 
     /// Opens the store, which will not encrypt the tokens.
     ///
-    /// A file in which they would not survive a crash, or which several processes could not share,
-    /// is refused with the reason, and so are tables of a later release.
+    /// A file in which they would not survive a crash, which several processes could not share, or
+    /// which others may open, is refused with the reason, and so are tables of a later release.
     pub async fn open_plaintext(self) -> Result<SqliteStore, Error> {
         self.open().await
     }
@@ -256,7 +259,50 @@ fn prepare(path: &Path, create: bool) -> io::Result<()> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
+    refuse_open(path)?;
     refuse_network(path)
+}
+
+/// What is there already may be open to others, and a file system may keep no modes.
+#[cfg(unix)]
+fn refuse_open(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    const OF_OTHERS: u32 = 0o077;
+    const FOR_ALL_TO_WRITE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        let mode = match fs::metadata(&file) {
+            Ok(about) => about.permissions().mode(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if mode & OF_OTHERS != 0 {
+            return Err(io::Error::other(format!(
+                "others than its owner may open {} (mode {:o}), which holds tokens: chmod 600, \
+                 on a file system that keeps modes",
+                Path::new(&file).display(),
+                mode & 0o777
+            )));
+        }
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let mode = fs::metadata(folder.unwrap_or(Path::new(".")))?.permissions().mode();
+    if mode & FOR_ALL_TO_WRITE != 0 && mode & STICKY == 0 {
+        return Err(io::Error::other(format!(
+            "everybody may put another file in its place, since its directory has mode {:o}: \
+             chmod 700",
+            mode & 0o7777
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn refuse_open(_path: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// SQLite: "WAL does not work over a network filesystem" (<https://sqlite.org/wal.html>). It does
@@ -484,5 +530,52 @@ impl fmt::Debug for SqliteStoreBuilder {
         f.debug_struct("SqliteStoreBuilder")
             .field("table_prefix", &self.table_prefix)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How SQLite would go about a statement, on tables that nobody has analysed.
+    async fn plan(store: &SqliteStore, statement: &sql::SqlText) -> String {
+        let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+        let pool = &store.sql.engine().pool;
+        let steps = sqlx::query_as::<_, (i64, i64, i64, String)>(explain);
+        let steps = steps.fetch_all(pool).await.unwrap();
+        steps.into_iter().map(|step| step.3).collect::<Vec<_>>().join("; ")
+    }
+
+    #[tokio::test]
+    async fn no_statement_walks_the_whole_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("tokens.db").display());
+        let store = SqliteStore::at(url).open_plaintext().await.unwrap();
+        store.migrate().await.unwrap();
+        let statements = store.sql.statements();
+        for (statement, index) in [
+            (&statements.read, "sqlite_autoindex_hurdlr_tokens_1"),
+            (&statements.claim_known, "sqlite_autoindex_hurdlr_tokens_1"),
+            (&statements.save, "sqlite_autoindex_hurdlr_tokens_1"),
+            (&statements.release, "sqlite_autoindex_hurdlr_tokens_1"),
+            (&statements.rewrite, "sqlite_autoindex_hurdlr_tokens_1"),
+            (&statements.forget, "sqlite_autoindex_hurdlr_tokens_1"),
+            (&statements.scan, "sqlite_autoindex_hurdlr_tokens_1"),
+            (&statements.due, "hurdlr_tokens_due"),
+            (&statements.clean, "hurdlr_logins_kept"),
+        ] {
+            let plan = plan(&store, statement).await;
+            assert!(
+                plan.contains(&format!("USING INDEX {index}"))
+                    || plan.contains(&format!("USING COVERING INDEX {index}")),
+                "{plan}"
+            );
+            let scans = plan.replace("SCAN json_each", "");
+            assert!(!scans.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{plan}");
+        }
+        // Its conflict is found by the primary key, which needs no plan.
+        for statement in [&statements.claim_cold, &statements.put, &statements.redeem] {
+            assert_eq!(plan(&store, statement).await, "");
+        }
     }
 }

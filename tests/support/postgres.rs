@@ -76,7 +76,7 @@ impl Server {
             assert!(
                 begun.elapsed() < Duration::from_secs(60),
                 "PostgreSQL does not start: {}",
-                fs::read_to_string(server.folder.path().join("log")).unwrap_or_default()
+                server.log()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -86,6 +86,11 @@ impl Server {
     /// Where it listens: a socket in its folder.
     pub(crate) fn url(&self) -> String {
         format!("postgres://test@localhost/postgres?host={}", self.folder.path().display())
+    }
+
+    /// What it wrote into its log so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }
 
     /// Has the server do something, and says whether it did.
