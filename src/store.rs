@@ -32,8 +32,9 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Se
 ///
 /// A store keeps one [`Row`] per [`StoreKey`] and does six things atomically: [`claim`], [`save`],
 /// [`put`], [`release`], [`redeem`] and [`rewrite`]. All of them go by the store's own clock, and only spans are
-/// handed in and out, so that no two machines' clocks are ever compared. Nothing is held open in
-/// between: a claim is a lease, which ends by itself.
+/// handed in and out, so that no two machines' clocks are ever compared. Whatever that clock does, no
+/// span is told longer than it was handed in, and no token younger. Nothing is held open in between: a
+/// claim is a lease, which ends by itself.
 ///
 /// A failure is an error of kind [`Store`](crate::ErrorKind::Store), made by [`Error::store`];
 /// a manager goes on with the tokens it has in memory then. Any call may have taken effect although

@@ -84,6 +84,12 @@ const PARAMETERS: [&str; 20] = [
 /// session mode only; `statement-cache-capacity=0` in the URL does not help, since a statement is
 /// then still prepared in one round trip and executed in another.
 ///
+/// # Time
+///
+/// Leases and ages go by the server's clock, and the machines' own do not matter. For a row it never
+/// runs backwards: put back, or behind on one node of a distributed engine, it stands still until it is
+/// past the row's last change.
+///
 /// # Connections
 ///
 /// [`at`](Self::at) opens up to 10. Each is asked whether it lives only after it was idle for 30 s,
