@@ -235,7 +235,6 @@ fn options(url: &str) -> Result<PgConnectOptions, Error> {
     })
 }
 
-#[derive(Clone)]
 struct Postgres {
     pool: PgPool,
     schema: Option<String>,

@@ -33,8 +33,13 @@ const CLEAN_ONE_IN: u8 = 16;
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// A store's logic over an engine.
-#[derive(Clone)]
 pub(super) struct Sql<E>(Arc<Shared<E>>);
+
+impl<E> Clone for Sql<E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 struct Shared<E> {
     engine: E,

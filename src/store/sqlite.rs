@@ -12,6 +12,7 @@ use sqlx::sqlite::{
     SqliteRow, SqliteSynchronous,
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::StoreKey;
 use super::sql::{
@@ -20,8 +21,12 @@ use super::sql::{
 };
 use crate::error::Error;
 
-/// How long a statement waits for another process's; far below any lease.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a statement waits for another process's, which may wait for a slow disk; far below any
+/// lease.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a caller waits for a connection, and for its turn to write.
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One writes at a time; the others read.
 const CONNECTIONS: u32 = 4;
@@ -162,7 +167,8 @@ impl SqliteStoreBuilder {
             Place::Url(url) => open(&url).await?,
             Place::Pool(pool) => pool,
         };
-        let engine = Sqlite { pool, schema_table: format!("{}schema", self.table_prefix) };
+        let schema_table = format!("{}schema", self.table_prefix);
+        let engine = Sqlite { pool, schema_table, writing: Mutex::default() };
         engine.judge().await?;
         let sql = Sql::open(engine, &tables).await?;
         Ok(SqliteStore { sql })
@@ -193,7 +199,7 @@ async fn open(url: &str) -> Result<SqlitePool, Error> {
                 // Closing the last connection of all removes the -wal file: not this one's task.
                 let pool = SqlitePoolOptions::new()
                     .max_connections(CONNECTIONS)
-                    .acquire_timeout(2 * BUSY_TIMEOUT)
+                    .acquire_timeout(TURN_TIMEOUT)
                     .connect_with(options)
                     .await
                     .map_err(|error| sql::failed::<Sqlite>("open the file", &error));
@@ -327,13 +333,20 @@ fn refuse_network(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-#[derive(Clone)]
 struct Sqlite {
     pool: SqlitePool,
     schema_table: String,
+    /// Who writes, in the order they came. SQLite has a waiting writer look again now and then, so
+    /// under load some would never find the file free.
+    writing: Mutex<()>,
 }
 
 impl Sqlite {
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, sqlx::Error> {
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.writing.lock()).await;
+        turn.map_err(|_| sqlx::Error::PoolTimedOut)
+    }
+
     /// Whether what is saved here is safe from a crash, and from other processes.
     async fn judge(&self) -> Result<(), Error> {
         let failed = |error| sql::failed::<Self>("open the file", &error);
@@ -444,6 +457,7 @@ impl Engine for Sqlite {
     const QUOTES: &'static [&'static str] = &[];
 
     async fn execute(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
+        let _turn = self.turn().await?;
         let done = query(sql, args).execute(&self.pool).await?;
         Ok(done.rows_affected())
     }
@@ -451,6 +465,7 @@ impl Engine for Sqlite {
     // All of them: who stops at the first row of a statement that writes does not learn whether it
     // was committed.
     async fn rows(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<Found>, sqlx::Error> {
+        let _turn = self.turn().await?;
         found(&query(sql, args).fetch_all(&self.pool).await?)
     }
 
@@ -462,7 +477,7 @@ impl Engine for Sqlite {
         let wanted: serde_json::Value =
             keys.iter().map(|key| sql::key_texts(key).to_vec()).collect();
         let wanted = wanted.to_string();
-        self.rows(sql, &[Arg::Text(&wanted)]).await
+        found(&query(sql, &[Arg::Text(&wanted)]).fetch_all(&self.pool).await?)
     }
 
     async fn due(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<User>, sqlx::Error> {
@@ -492,6 +507,7 @@ impl Engine for Sqlite {
     }
 
     async fn apply(&self, steps: &[sql::SqlText]) -> Result<(), sqlx::Error> {
+        let _turn = self.turn().await?;
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         for step in steps {
             query(step, &[]).execute(&mut *transaction).await?;

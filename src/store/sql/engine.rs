@@ -42,7 +42,7 @@ pub(in crate::store) trait Engine: Send + Sync + 'static {
         args: &[Arg<'_>],
     ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
 
-    /// The rows a statement returns, after all of it has taken effect.
+    /// The rows that a statement changed, after all of it has taken effect.
     fn rows(
         &self,
         sql: &SqlText,
