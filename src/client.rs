@@ -234,8 +234,9 @@ impl Hurdlr {
         &self.0.clock
     }
 
-    /// What the keys of this client's users have in common.
-    pub(crate) fn realm(&self) -> Realm {
+    /// What the keys of this client's users in a [store](crate::store) have in common.
+    #[must_use]
+    pub fn realm(&self) -> Realm {
         Realm::new(self.0.version, self.0.base_url.as_str(), self.0.client_id.as_str())
     }
 

@@ -6,6 +6,13 @@ pub use memory::MemoryStore;
 mod postgres;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresStore, PostgresStoreBuilder};
+#[cfg(feature = "sealed")]
+mod sealed;
+#[cfg(feature = "sealed")]
+pub use sealed::{
+    Bound, KeyId, KeyRing, Reseal, ResealOutcome, Resealed, SealProblem, Sealed, SealingKey,
+    UserHashKey,
+};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]

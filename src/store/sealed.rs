@@ -1,0 +1,494 @@
+//! Any store, with the tokens in it encrypted.
+
+mod envelope;
+pub use envelope::{Bound, SealProblem};
+mod key_ring;
+pub use key_ring::{KeyId, KeyRing, SealingKey, UserHashKey};
+mod reseal;
+pub use reseal::{Reseal, ResealOutcome, Resealed};
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use secrecy::{ExposeSecret, SecretBox};
+use subtle::ConstantTimeEq;
+
+use super::{
+    Claim, Claimed, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken, TokenStore,
+    Version,
+};
+#[cfg(feature = "postgres")]
+use super::{PostgresStore, PostgresStoreBuilder};
+#[cfg(feature = "sqlite")]
+use super::{SqliteStore, SqliteStoreBuilder};
+use crate::error::Error;
+use crate::user::UserId;
+
+/// Encrypts what another [`TokenStore`] keeps.
+///
+/// Tokens are sealed with XChaCha20-Poly1305 by the first key of a [`KeyRing`], under a nonce of 24
+/// random bytes that the operating system draws for each, and opened with whichever key of the ring
+/// sealed them. A sealed value is bound to its place: format version, API version, environment,
+/// client, kind, user, incarnation and revision. One that was changed, or moved to another user or
+/// put under another revision, is refused with an error of kind [`Store`](crate::ErrorKind::Store)
+/// whose source is a [`SealProblem`], which says what is wrong; the manager serves what it has in
+/// memory then, and overwrites nothing.
+///
+/// The store inside is not handed out: what is written past the seal would be in plaintext.
+///
+/// ```
+/// use hurdlr_oauth2::secrecy::SecretString;
+/// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey};
+/// use hurdlr_oauth2::testing::FakeHurdlr;
+/// use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let fake = FakeHurdlr::start().await?;
+/// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+/// #     .environment(fake.base_url())
+/// #     .build()?;
+/// // `openssl rand -base64 32`, kept where secrets are
+/// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
+/// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
+/// let store = Sealed::new(MemoryStore::new(), keys);
+/// let manager = TokenManager::builder(hurdlr, store).build()?;
+/// manager.enterprise_user(&UserId::new("ann")?).token().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What is in clear
+///
+/// Who reads the table, or a backup of it, sees for each user: API version, environment, client id,
+/// kind, **user id** or with [`hash_users`](Self::hash_users) a hash of it; incarnation and
+/// revision, and so how often a token was refreshed; when it was obtained and is due; lease, pause
+/// and marks; the id of the key it is sealed with; and how long the token is, to the byte. Never a
+/// token, its scopes or its span. Of logins under way there is a digest only, which is not sealed.
+///
+/// # What a seal cannot tell
+///
+/// **A whole row that is put back as it once was**, version and payload and all, was sealed for just
+/// that place. No row alone can tell. A manager can that has held a newer revision of the same
+/// incarnation in its memory: it refuses the earlier one and writes its own back. One that has just
+/// started, or has dropped the user from its cache, cannot; nor can any where the row is of an
+/// earlier incarnation, which looks as if the user had just come in, or was removed, which looks as
+/// if they had been forgotten. What is lost then is a refresh token: the one that came back was
+/// rotated away, and the provider refuses it. Guard backups and who may write the table.
+///
+/// Nor are the columns beside a payload sealed, save the key and the version: whoever can write the
+/// table can make tokens look older or younger, take and end leases, and mark users refused.
+///
+/// # Changing the key
+///
+/// 1. Add the new key to the ring of every process: `KeyRing::new(old).and_opens(new)`.
+/// 2. When all have it, make it the first: `KeyRing::new(new).and_opens(old)`. What is saved from
+///    now on is sealed with it.
+/// 3. When no process is left that seals with the old key, [`reseal`](Self::reseal) the rest, until
+///    a whole walk has found [nothing left](Reseal::left).
+/// 4. Take the old key out of the ring. Backups that are older still need it.
+///
+/// A process that lacks a key is no danger to what is sealed with it: it is told
+/// [`SealProblem::UnknownKey`], and goes on with what it has.
+pub struct Sealed<S> {
+    store: Arc<S>,
+    seal: Arc<Seal>,
+}
+
+/// All that a payload has to pass.
+#[derive(Clone, Debug)]
+struct Seal {
+    keys: KeyRing,
+    user_hash: Option<UserHashKey>,
+}
+
+impl<S: TokenStore> Sealed<S> {
+    /// Seals what `store` keeps from now on. What it holds already in plaintext can not be read;
+    /// [`Reseal::plaintext_too`] seals it.
+    #[must_use]
+    pub fn new(store: S, keys: KeyRing) -> Self {
+        Self { store: Arc::new(store), seal: Arc::new(Seal { keys, user_hash: None }) }
+    }
+
+    /// Puts a hash in the place of each user id: HMAC-SHA256 under a key of its own, as base64. The
+    /// id itself travels inside the sealed payload, so that [`due`](TokenStore::due) knows it.
+    ///
+    /// Decide at the start: by the hash the row is found. Users whose rows have another, or none,
+    /// are not there, and with the key the rows are lost. One who has the key can tell whether
+    /// somebody they know of is in the table, and nothing else.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::secrecy::SecretString;
+    /// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey, UserHashKey};
+    ///
+    /// # fn open(key: SecretString, other: SecretString) -> Result<(), hurdlr_oauth2::Error> {
+    /// let keys = KeyRing::new(SealingKey::from_base64(&key)?);
+    /// let store = Sealed::new(MemoryStore::new(), keys)
+    ///     .hash_users(UserHashKey::from_base64(&other)?);
+    /// # Ok(())
+    /// # }
+    /// # let key = || SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
+    /// # open(key(), key()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn hash_users(self, key: UserHashKey) -> Self {
+        let seal = Seal { keys: self.seal.keys.clone(), user_hash: Some(key) };
+        Self { seal: Arc::new(seal), ..self }
+    }
+
+    /// Where the store inside keeps the row of `key`: to find a user in a table in which ids are
+    /// hashed. The same key where they are not.
+    pub fn stored_key(&self, key: &StoreKey) -> Result<StoreKey, Error> {
+        self.seal.stored_key(key).map(Cow::into_owned)
+    }
+
+    /// Walks the rows of `realm` and seals those anew that are not under the first key.
+    ///
+    /// See [Changing the key](Self#changing-the-key). Rows are changed one after the other, each
+    /// only if its version and its sealed value are still those that were read, and keep their
+    /// revision: a refresh under way saves as if nothing had been. Any number of processes may walk
+    /// at once.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::store::{MemoryStore, Sealed};
+    /// # use hurdlr_oauth2::{Hurdlr, secrecy::SecretString};
+    /// # use hurdlr_oauth2::store::{KeyRing, SealingKey};
+    ///
+    /// # async fn walk(store: Sealed<MemoryStore>, hurdlr: Hurdlr) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut walk = store.reseal(hurdlr.realm());
+    /// while let Some(row) = walk.next().await {
+    ///     let row = row?; // the store failed: `next` tries again from there
+    ///     println!("{:?}: {:?}", row.key, row.outcome);
+    /// }
+    /// println!("{} under the first key, {} to be looked at again", walk.current(), walk.left());
+    /// # Ok(())
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
+    /// # let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
+    /// # let hurdlr = Hurdlr::builder("id", "s".into()).build()?;
+    /// # walk(Sealed::new(MemoryStore::new(), keys), hurdlr).await
+    /// # }
+    /// ```
+    pub fn reseal(&self, realm: impl Into<Arc<Realm>>) -> Reseal<S> {
+        Reseal::new(self.clone(), realm.into())
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl SqliteStoreBuilder {
+    /// Opens the store with its tokens encrypted. What
+    /// [`open_plaintext`](Self::open_plaintext) refuses is refused here too.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::secrecy::SecretString;
+    /// use hurdlr_oauth2::store::{KeyRing, SealingKey, SqliteStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let url = format!("sqlite://{}", folder.path().join("tokens.db").display());
+    /// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
+    /// // such as "sqlite:///var/lib/app/tokens.db", and a key from where secrets are kept
+    /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
+    /// let store = SqliteStore::at(url).open_sealed(keys).await?;
+    /// store.migrate().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn open_sealed(self, keys: KeyRing) -> Result<Sealed<SqliteStore>, Error> {
+        Ok(Sealed::new(self.open().await?, keys))
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl Sealed<SqliteStore> {
+    /// [`SqliteStore::migrate`].
+    pub async fn migrate(&self) -> Result<(), Error> {
+        self.store.migrate().await
+    }
+
+    /// [`SqliteStore::close`].
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl PostgresStoreBuilder {
+    /// Connects, and opens the store with its tokens encrypted. Tables of a later release are
+    /// refused.
+    ///
+    /// ```no_run
+    /// // Not run: it needs a server.
+    /// use hurdlr_oauth2::secrecy::SecretString;
+    /// use hurdlr_oauth2::store::{KeyRing, PostgresStore, SealingKey};
+    ///
+    /// # async fn open(secret: SecretString) -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
+    /// let store = PostgresStore::at("postgres://app@db.example.com/app?sslmode=verify-full")
+    ///     .open_sealed(keys)
+    ///     .await?;
+    /// store.migrate().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn open_sealed(self, keys: KeyRing) -> Result<Sealed<PostgresStore>, Error> {
+        Ok(Sealed::new(self.open().await?, keys))
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Sealed<PostgresStore> {
+    /// [`PostgresStore::migrate`].
+    pub async fn migrate(&self) -> Result<(), Error> {
+        self.store.migrate().await
+    }
+
+    /// [`PostgresStore::close`].
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+impl Seal {
+    fn stored_key<'a>(&self, key: &'a StoreKey) -> Result<Cow<'a, StoreKey>, Error> {
+        let Some(hash) = &self.user_hash else {
+            return Ok(Cow::Borrowed(key));
+        };
+        let subject = UserId::new(hashed(hash, &key.subject))?;
+        Ok(Cow::Owned(StoreKey::new(Arc::clone(&key.realm), key.kind, subject)))
+    }
+
+    fn stored_keys<'a>(&self, keys: &'a [StoreKey]) -> Result<Cow<'a, [StoreKey]>, Error> {
+        if self.user_hash.is_none() {
+            return Ok(Cow::Borrowed(keys));
+        }
+        keys.iter().map(|key| self.stored_key(key).map(Cow::into_owned)).collect()
+    }
+
+    /// `user` is who has the row, by their own id.
+    fn seal(
+        &self,
+        stored_key: &StoreKey,
+        version: Version,
+        payload: &SecretBox<Vec<u8>>,
+        user: &UserId,
+    ) -> Result<SecretBox<Vec<u8>>, Error> {
+        let user = self.user_hash.as_ref().map(|_| user);
+        envelope::seal(&self.keys, stored_key, version, payload, user)
+    }
+
+    fn seal_token<'a>(
+        &self,
+        key: &'a StoreKey,
+        version: Version,
+        token: &StoredToken,
+    ) -> Result<(Cow<'a, StoreKey>, StoredToken), Error> {
+        let stored_key = self.stored_key(key)?;
+        let payload = self.seal(&stored_key, version, &token.payload, &key.subject)?;
+        Ok((stored_key, StoredToken { payload, age: token.age, due_in: token.due_in }))
+    }
+
+    /// Opens a payload, and says whose it is by their own id and which key sealed it.
+    fn open(
+        &self,
+        stored_key: &StoreKey,
+        version: Version,
+        sealed: &SecretBox<Vec<u8>>,
+    ) -> Result<(SecretBox<Vec<u8>>, UserId, KeyId), SealProblem> {
+        let opened = envelope::open(&self.keys, stored_key, version, sealed)?;
+        let user = match (&self.user_hash, opened.user) {
+            (None, None) => stored_key.subject.clone(),
+            (Some(hash), Some(user)) if hashed(hash, &user) == stored_key.subject.as_str() => user,
+            // One who goes by a hash as if it were an id would ask the provider for that user.
+            _ => return Err(SealProblem::OtherUserHash),
+        };
+        Ok((opened.payload, user, opened.key_id))
+    }
+
+    /// Opens a row's token, if it has one, and says whose it is.
+    fn open_row(&self, stored_key: &StoreKey, row: Row) -> Result<(UserId, Row), SealProblem> {
+        let Some(token) = row.token else {
+            return Ok((stored_key.subject.clone(), row));
+        };
+        let (payload, user, _) = self.open(stored_key, row.version, &token.payload)?;
+        Ok((user, Row { token: Some(StoredToken { payload, ..token }), ..row }))
+    }
+}
+
+fn hashed(key: &UserHashKey, user: &UserId) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(key.hash(user.as_str()))
+}
+
+impl<S: TokenStore> TokenStore for Sealed<S> {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
+        Box::pin(async move {
+            let keys = self.seal.stored_keys(keys)?;
+            let rows = self.store.read(&keys).await?;
+            let open = |(key, row): (_, Option<Row>)| {
+                row.map(|row| Ok(self.seal.open_row(key, row)?.1)).transpose()
+            };
+            keys.iter().zip(rows).map(open).collect()
+        })
+    }
+
+    fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
+        Box::pin(async move {
+            let key = self.seal.stored_key(key)?;
+            let Claimed { granted, row } = self.store.claim(&key, claim).await?;
+            let Some(row) = row else {
+                return Ok(Claimed { granted, row });
+            };
+            let version = row.version;
+            match self.seal.open_row(&key, row) {
+                Ok((_, row)) => Ok(Claimed { granted, row: Some(row) }),
+                Err(problem) => {
+                    if granted {
+                        // Who lacks a key is not in the way of those who have it. If this fails,
+                        // the lease ends by itself.
+                        let release = Release::default();
+                        let _ = self.store.release(&key, version, claim.lease_id, release).await;
+                    }
+                    Err(problem.into())
+                }
+            }
+        })
+    }
+
+    fn save<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        consumed: Version,
+        token: &'a StoredToken,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let (key, token) = self.seal.seal_token(key, consumed.next(), token)?;
+            self.store.save(&key, consumed, &token).await
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        incarnation: u64,
+        token: &'a StoredToken,
+        put: Put,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let version = Version { incarnation, revision: 1 };
+            let (key, token) = self.seal.seal_token(key, version, token)?;
+            self.store.put(&key, incarnation, &token, put).await
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        lease_id: u64,
+        release: Release,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let key = self.seal.stored_key(key)?;
+            self.store.release(&key, version, lease_id, release).await
+        })
+    }
+
+    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
+        Box::pin(async move { self.store.forget(&*self.seal.stored_key(key)?).await })
+    }
+
+    fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
+        self.store.redeem(state, keep)
+    }
+
+    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
+        if self.seal.user_hash.is_none() {
+            return self.store.due(realm, limit);
+        }
+        Box::pin(async move {
+            let mut wanted = limit;
+            loop {
+                let stored = self.store.due(realm, wanted).await?;
+                let rows = self.store.read(&stored).await?;
+                let mut due = Vec::with_capacity(stored.len());
+                for (key, row) in stored.iter().zip(rows) {
+                    // Some have gone since.
+                    let Some(row) = row.filter(|row| row.token.is_some()) else {
+                        continue;
+                    };
+                    match self.seal.open_row(key, row) {
+                        Ok((user, _)) => due.push(StoreKey::new(realm.clone(), key.kind, user)),
+                        Err(problem) => {
+                            tracing::warn!(%problem, "a user is due and cannot be named")
+                        }
+                    }
+                }
+                // Those who cannot be named are not to keep the others from their turn.
+                if due.len() >= limit || stored.len() < wanted {
+                    due.truncate(limit);
+                    return Ok(due);
+                }
+                wanted = wanted.saturating_mul(2);
+            }
+        })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a StoreKey>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+        Box::pin(async move {
+            let after = after.map(|key| self.seal.stored_key(key)).transpose()?;
+            let rows = self.store.scan(realm, after.as_deref(), limit).await?;
+            let open = |(key, row): (StoreKey, Row)| {
+                let (user, row) = self.seal.open_row(&key, row)?;
+                Ok((StoreKey { subject: user, ..key }, row))
+            };
+            rows.into_iter().map(open).collect()
+        })
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        old: &'a SecretBox<Vec<u8>>,
+        new: &'a SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let stored_key = self.seal.stored_key(key)?;
+            let rows = self.store.read(std::slice::from_ref(&*stored_key)).await?;
+            let row = rows.into_iter().flatten().next().filter(|row| row.version == version);
+            let Some(StoredToken { payload: sealed, .. }) = row.and_then(|row| row.token) else {
+                return Ok(false);
+            };
+            let (payload, user, _) = self.seal.open(&stored_key, version, &sealed)?;
+            if !bool::from(payload.expose_secret().ct_eq(old.expose_secret())) {
+                return Ok(false);
+            }
+            let new = self.seal.seal(&stored_key, version, new, &user)?;
+            self.store.rewrite(&stored_key, version, &sealed, &new).await
+        })
+    }
+}
+
+impl<S> Clone for Sealed<S> {
+    fn clone(&self) -> Self {
+        Self { store: Arc::clone(&self.store), seal: Arc::clone(&self.seal) }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Sealed<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealed").field("store", &self.store).field("seal", &self.seal).finish()
+    }
+}
