@@ -7,7 +7,10 @@ mod postgres;
 
 use std::sync::Arc;
 
-use hurdlr_oauth2::store::{MemoryStore, PostgresStore, SqliteStore};
+use hurdlr_oauth2::secrecy::SecretSlice;
+use hurdlr_oauth2::store::{
+    KeyRing, MemoryStore, PostgresStore, Sealed, SealingKey, SqliteStore, UserHashKey,
+};
 use hurdlr_oauth2::testing::store_contract;
 use postgres::Server;
 use tempfile::TempDir;
@@ -27,6 +30,14 @@ async fn postgres(schema: &str) -> PostgresStore {
     store
 }
 
+fn keys() -> KeyRing {
+    KeyRing::new(SealingKey::from_bytes(&SecretSlice::from(vec![1; 32])).unwrap())
+}
+
+fn hash_key() -> UserHashKey {
+    UserHashKey::from_bytes(&SecretSlice::from(vec![2; 32])).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn memory_keeps_the_contract() {
     store_contract::prove(MemoryStore::new()).await;
@@ -41,6 +52,42 @@ async fn sqlite_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn postgres_keeps_the_contract() {
     store_contract::prove(postgres("contract").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sealed_memory_keeps_the_contract() {
+    store_contract::prove(Sealed::new(MemoryStore::new(), keys())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sealed_memory_with_hashed_users_keeps_the_contract() {
+    let store = Sealed::new(MemoryStore::new(), keys()).hash_users(hash_key());
+    store_contract::prove(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sealed_sqlite_keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("tokens.db").display());
+    let store = SqliteStore::at(url).open_sealed(keys()).await.unwrap();
+    store.migrate().await.unwrap();
+    store_contract::prove(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sealed_postgres_keeps_the_contract() {
+    let at = PostgresStore::at(Server::shared().url()).schema("sealed");
+    let store = at.open_sealed(keys()).await.unwrap();
+    store.migrate().await.unwrap();
+    store_contract::prove(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sealed_postgres_with_hashed_users_keeps_the_contract() {
+    let at = PostgresStore::at(Server::shared().url()).schema("hashed");
+    let store = at.open_sealed(keys()).await.unwrap().hash_users(hash_key());
+    store.migrate().await.unwrap();
+    store_contract::prove(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -73,9 +73,9 @@ use crate::user::UserId;
 /// # What a seal cannot tell
 ///
 /// **A whole row that is put back as it once was**, version and payload and all, was sealed for just
-/// that place. No row alone can tell. A manager can that has held a newer revision of the same
-/// incarnation in its memory: it refuses the earlier one and writes its own back. One that has just
-/// started, or has dropped the user from its cache, cannot; nor can any where the row is of an
+/// that place. No row alone can tell. A manager can that holds a newer revision of the same
+/// incarnation in its memory: when it next claims the row it refuses the earlier token, and writes
+/// its own back. One that has just started, or has dropped the user from its cache, cannot; nor can any where the row is of an
 /// earlier incarnation, which looks as if the user had just come in, or was removed, which looks as
 /// if they had been forgotten. What is lost then is a refresh token: the one that came back was
 /// rotated away, and the provider refuses it. Guard backups and who may write the table.
