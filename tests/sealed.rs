@@ -269,7 +269,7 @@ proptest! {
             }
             sealed.put(&key, incarnation, &token(bytes.clone()), Put::Replace).await.unwrap();
             assert_eq!(payload(&sealed, &key).await, bytes);
-            assert_eq!(sealed.due(key.realm(), 10).await.unwrap(), [key.clone()]);
+            assert_eq!(sealed.due(key.realm(), 10).await.unwrap(), std::slice::from_ref(&key));
             let walked = sealed.scan(key.realm(), None, 10).await.unwrap();
             assert_eq!(walked[0].0, key);
             assert!(sealed.forget(&key).await.unwrap());
@@ -339,7 +339,7 @@ async fn a_key_is_changed_under_a_running_fleet_step_by_step() {
             resealed.push(row.key);
         }
     }
-    assert_eq!(resealed, [bob.clone()]);
+    assert_eq!(resealed, std::slice::from_ref(&bob));
     assert_eq!((walk.current(), walk.left()), (2, 0));
     // 4. Without the old key.
     let only = Sealed::new(inner.clone(), ring(2));
@@ -512,7 +512,7 @@ async fn hashed_user_ids_are_in_no_part_of_a_row_and_come_back_as_they_were() {
     assert!(!hold(&bytes, "ann-of"));
     assert!(hold(&bytes, stored.subject().as_str()));
     assert_eq!(payload(&sealed, &ann).await, b"one");
-    assert_eq!(sealed.due(&realm(), 5).await.unwrap(), [ann.clone()]);
+    assert_eq!(sealed.due(&realm(), 5).await.unwrap(), std::slice::from_ref(&ann));
     assert_eq!(sealed.scan(&realm(), None, 5).await.unwrap()[0].0, ann);
 
     // The hash does not change with the sealing key.

@@ -125,14 +125,13 @@ impl<S: TokenStore> Sealed<S> {
     /// use hurdlr_oauth2::secrecy::SecretString;
     /// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey, UserHashKey};
     ///
-    /// # fn open(key: SecretString, other: SecretString) -> Result<(), hurdlr_oauth2::Error> {
-    /// let keys = KeyRing::new(SealingKey::from_base64(&key)?);
+    /// // each from where secrets are kept
+    /// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
+    /// let other = SecretString::from("YW5kIGFub3RoZXIgMzIgYnl0ZXMgdGhhdCBzdGF5IS4=");
+    /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
     /// let store = Sealed::new(MemoryStore::new(), keys)
     ///     .hash_users(UserHashKey::from_base64(&other)?);
-    /// # Ok(())
-    /// # }
-    /// # let key = || SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-    /// # open(key(), key()).unwrap();
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
     /// ```
     #[must_use]
     pub fn hash_users(self, key: UserHashKey) -> Self {
@@ -154,11 +153,15 @@ impl<S: TokenStore> Sealed<S> {
     /// at once.
     ///
     /// ```
-    /// use hurdlr_oauth2::store::{MemoryStore, Sealed};
     /// # use hurdlr_oauth2::{Hurdlr, secrecy::SecretString};
-    /// # use hurdlr_oauth2::store::{KeyRing, SealingKey};
-    ///
-    /// # async fn walk(store: Sealed<MemoryStore>, hurdlr: Hurdlr) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey};
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
+    /// # let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
+    /// # let hurdlr = Hurdlr::builder("id", "s".into()).build()?;
+    /// # let store = Sealed::new(MemoryStore::new(), keys);
     /// let mut walk = store.reseal(hurdlr.realm());
     /// while let Some(row) = walk.next().await {
     ///     let row = row?; // the store failed: `next` tries again from there
@@ -166,13 +169,6 @@ impl<S: TokenStore> Sealed<S> {
     /// }
     /// println!("{} under the first key, {} to be looked at again", walk.current(), walk.left());
     /// # Ok(())
-    /// # }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-    /// # let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-    /// # let hurdlr = Hurdlr::builder("id", "s".into()).build()?;
-    /// # walk(Sealed::new(MemoryStore::new(), keys), hurdlr).await
     /// # }
     /// ```
     pub fn reseal(&self, realm: impl Into<Arc<Realm>>) -> Reseal<S> {
@@ -426,7 +422,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
                     match self.seal.open_row(key, row) {
                         Ok((user, _)) => due.push(StoreKey::new(realm.clone(), key.kind, user)),
                         Err(problem) => {
-                            tracing::warn!(%problem, "a user is due and cannot be named")
+                            tracing::warn!(%problem, "a user is due and cannot be named");
                         }
                     }
                 }

@@ -108,8 +108,9 @@ impl SealingKey {
     }
 
     fn new(secret: Secret) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = secret.digest("hurdlr-oauth2 key id", "");
-        Self { id: KeyId([a, b, c, d, e, f, g, h]), secret }
+        let mut id = [0; 8];
+        id.copy_from_slice(&secret.digest("hurdlr-oauth2 key id", "")[..8]);
+        Self { id: KeyId(id), secret }
     }
 
     /// What the key is called in sealed values and in errors.
