@@ -116,8 +116,8 @@ impl UserHandle {
 
     /// Removes the user here and from the store. A refresh under way does not bring them back.
     ///
-    /// The provider is not told: its tokens live to their end. Other processes learn of it when
-    /// they next refresh the user.
+    /// The provider is not told: its tokens live to their end. Other processes learn of it within
+    /// [`revalidate_after`](super::TokenManagerBuilder::revalidate_after).
     pub async fn forget(&self) -> Result<(), Error> {
         self.entry.leave();
         let _turn = self.entry.turn().await;
