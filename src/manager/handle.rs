@@ -78,6 +78,22 @@ impl UserHandle {
         held.is_served(now).then_some(LentToken(held))
     }
 
+    /// In how long the token in memory is due for renewal: zero where it is, none where there is no
+    /// token. For a page or a log that tells; nothing is begun by it.
+    #[must_use]
+    pub fn due_in(&self) -> Option<Duration> {
+        let held = self.entry.current.load();
+        held.version.map(|_| held.due_in(self.entry.inner.clock.now()))
+    }
+
+    /// How often the token in memory was renewed since the user came in; none where there is no
+    /// token.
+    #[must_use]
+    pub fn refreshes(&self) -> Option<u64> {
+        let version = self.entry.current.load().version;
+        version.map(|version| version.revision.saturating_sub(1))
+    }
+
     /// Reports that the API answered 401 to this token.
     ///
     /// If it is still the user's token, it is not served any more, even if its refresh fails. One
