@@ -9,6 +9,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use url::Url;
 use zeroize::Zeroizing;
@@ -124,10 +125,16 @@ impl PendingLogin {
         })
     }
 
-    /// The state, by which an app that keeps several logins finds the one a callback belongs to.
+    /// The state, by which an app that keeps several logins finds the one a callback belongs to
+    /// ([`Callback::state`]).
     #[must_use]
     pub fn state(&self) -> &SecretString {
         &self.state
+    }
+
+    /// What a store knows the login by.
+    pub(crate) fn state_digest(&self) -> [u8; 32] {
+        Sha256::digest(self.state.expose_secret()).into()
     }
 
     /// Accepts the callback or says what is wrong with it.
@@ -142,9 +149,7 @@ impl PendingLogin {
             return Err(Error::callback(CallbackProblem::Expired));
         }
         // State first: what else a forged callback says is of no interest.
-        let state = callback
-            .only("state", CallbackProblem::StateDoubled)?
-            .ok_or_else(|| Error::callback(CallbackProblem::StateMissing))?;
+        let state = callback.state()?;
         let expected = self.state.expose_secret().as_bytes();
         if !bool::from(state.as_bytes().ct_eq(expected)) {
             return Err(Error::callback(CallbackProblem::StateMismatch));
@@ -208,6 +213,15 @@ impl Callback {
         V: Into<String>,
     {
         Self(pairs.into_iter().map(|(k, v)| (k.into(), Zeroizing::new(v.into()))).collect())
+    }
+
+    /// The state, for an app that looks for the login it belongs to among several. Nothing is proven
+    /// by it: [`Hurdlr::complete_login`](crate::Hurdlr::complete_login) does that.
+    ///
+    /// [`CallbackProblem::StateMissing`] or [`CallbackProblem::StateDoubled`] where there is not one.
+    pub fn state(&self) -> Result<&str, Error> {
+        self.only("state", CallbackProblem::StateDoubled)?
+            .ok_or_else(|| Error::callback(CallbackProblem::StateMissing))
     }
 
     fn first(&self, name: &str) -> Option<&str> {

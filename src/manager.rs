@@ -39,6 +39,7 @@ use tokio::sync::watch;
 use crate::client::Hurdlr;
 use crate::clock::{Moment, SharedClock};
 use crate::error::{Error, ErrorKind};
+use crate::login::{LOGIN_LIFETIME, PendingLogin};
 use crate::store::{Put, Realm, StoreKey, TokenStore, UserKind};
 use crate::token::Token;
 use crate::user::UserId;
@@ -303,6 +304,42 @@ impl TokenManager {
     #[inline]
     pub fn enterprise_user(&self, id: &UserId) -> UserHandle {
         UserHandle::new(self.users.entry(&self.inner, UserKind::Enterprise, id))
+    }
+
+    /// Redeems the state of a login: says whether this is the first time, in all processes that share
+    /// the store.
+    ///
+    /// Ask it before [`Hurdlr::complete_login`], and go on only if it is: a callback that is loaded
+    /// twice then sends its code once, and a provider that revokes everything when a code comes
+    /// twice has no cause to. [`ErrorKind::Store`] where nobody can tell.
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::store::MemoryStore;
+    /// # use hurdlr_oauth2::testing::FakeHurdlr;
+    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let fake = FakeHurdlr::start().await?;
+    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    /// #     .environment(fake.base_url())
+    /// #     .authorize_url(fake.authorize_url())
+    /// #     .redirect_uri("https://app.example.com/callback")
+    /// #     .build()?;
+    /// # let manager = TokenManager::builder(hurdlr.clone(), MemoryStore::new()).build()?;
+    /// # let ann = UserId::new("ann")?;
+    /// let (url, pending) = hurdlr.begin_login()?;
+    /// let callback = fake.consent(&url, "ann").await?; // she logs in, and is sent back
+    ///
+    /// if manager.redeem(&pending).await? {
+    ///     let token = hurdlr.complete_login(pending, &callback).await?;
+    ///     manager.adopt(&ann, token).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn redeem(&self, login: &PendingLogin) -> Result<bool, Error> {
+        // A login that began on a machine whose clock is ahead may last as long again.
+        self.inner.store.redeem(&login.state_digest(), 2 * LOGIN_LIFETIME).await
     }
 
     /// Takes over the token of a person who has just logged in.
