@@ -230,6 +230,16 @@ impl Hurdlr {
         self.refresh_by(token, Some(deadline)).await
     }
 
+    #[cfg(feature = "axum")]
+    pub(crate) fn redirect_uri(&self) -> Option<&str> {
+        self.0.redirect_uri.as_deref()
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn issuer(&self) -> Option<&str> {
+        self.0.issuer.as_deref()
+    }
+
     pub(crate) fn clock(&self) -> &SharedClock {
         &self.0.clock
     }

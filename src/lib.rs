@@ -28,14 +28,15 @@
 //!   and a login in two calls.
 //! * **Manager**: [`TokenManager`] keeps many users' tokens alive: refreshed once and before their
 //!   end, saved in a [`store`] before they are used. Its futures may be dropped at any time.
+//! * **Web** (feature `axum`): `web::login_routes`, the login of a web app's users as one router.
 //! * **Testing** (feature `testing`): `testing::FakeHurdlr`, the provider in your process, and
 //!   `TurnedClock` and `FaultyStore` for the app's own tests.
 //!
 //! # Semver
 //!
 //! Types of [`oauth2`], [`reqwest`], [`secrecy`], [`url`] and [`http`] are part of this
-//! crate's API and re-exported here, and so are those of `sqlx` with the features that use it. A new
-//! major version of one of them makes one of ours.
+//! crate's API and re-exported here, and so are those of `sqlx` and `axum` with the features that use
+//! them. A new major version of one of them makes one of ours.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
@@ -73,7 +74,11 @@ pub use user::{ClientCredentialsUser, UserId};
 
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "axum")]
+pub mod web;
 
+#[cfg(feature = "axum")]
+pub use axum;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sqlx;
 pub use {http, oauth2, reqwest, secrecy, url};

@@ -108,20 +108,30 @@ impl PendingLogin {
         let unreadable = || Error::callback(CallbackProblem::Unreadable);
         let json = BASE64_URL_SAFE_NO_PAD.decode(text.expose_secret()).map_err(|_| unreadable())?;
         let json = Zeroizing::new(json);
-        let Object(written): Object<Written<'_>> =
+        let Object(Written { state, verifier, redirect_uri, began }) =
             serde_json::from_slice(&json).map_err(|_| unreadable())?;
-        let ours = written.state.len() >= SHORTEST_STATE
-            && (SHORTEST_VERIFIER..=LONGEST_VERIFIER).contains(&written.verifier.len())
-            && written.began >= 0
-            && secret_bearing_url("redirect_uri", &written.redirect_uri).is_ok();
+        Self::from_parts(state, verifier, redirect_uri, began)
+    }
+
+    /// Puts together what was kept by its parts.
+    pub(crate) fn from_parts(
+        state: &str,
+        verifier: &str,
+        redirect_uri: Cow<'_, str>,
+        began: i64,
+    ) -> Result<Self, Error> {
+        let ours = state.len() >= SHORTEST_STATE
+            && (SHORTEST_VERIFIER..=LONGEST_VERIFIER).contains(&verifier.len())
+            && began >= 0
+            && secret_bearing_url("redirect_uri", &redirect_uri).is_ok();
         if !ours {
-            return Err(unreadable());
+            return Err(Error::callback(CallbackProblem::Unreadable));
         }
         Ok(Self {
-            state: written.state.into(),
-            verifier: written.verifier.into(),
-            redirect_uri: written.redirect_uri.into_owned(),
-            began: written.began,
+            state: state.into(),
+            verifier: verifier.into(),
+            redirect_uri: redirect_uri.into_owned(),
+            began,
         })
     }
 
@@ -130,6 +140,17 @@ impl PendingLogin {
     #[must_use]
     pub fn state(&self) -> &SecretString {
         &self.state
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn verifier(&self) -> &SecretString {
+        &self.verifier
+    }
+
+    /// When it began, in seconds since the Unix epoch.
+    #[cfg(feature = "axum")]
+    pub(crate) fn began(&self) -> i64 {
+        self.began
     }
 
     /// What a store knows the login by.

@@ -1,0 +1,104 @@
+//! The login of a web app's users, for axum: from the link "Connect Hurdlr" to a kept token.
+//!
+//! The app adds one router and answers one question: who is this user of mine?
+//!
+//! ```
+//! use axum::Router;
+//! use axum::http::request::Parts;
+//! use axum::response::Redirect;
+//! use axum::routing::get;
+//! use hurdlr_oauth2::store::MemoryStore;
+//! use hurdlr_oauth2::testing::FakeHurdlr;
+//! use hurdlr_oauth2::web::{self, LoginConfig};
+//! use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, secrecy::SecretSlice};
+//! # use tower::ServiceExt;
+//!
+//! /// The one question. An app looks into its session here.
+//! async fn signed_in(parts: Parts) -> Result<UserId, Redirect> {
+//!     let user = parts.headers.get("x-user").and_then(|user| user.to_str().ok());
+//!     user.and_then(|user| user.parse().ok()).ok_or(Redirect::to("/sign-in"))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let fake = FakeHurdlr::start().await?;
+//! let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+//!     .environment(fake.base_url())
+//!     .authorize_url(fake.authorize_url())
+//!     .redirect_uri("https://app.example.com/hurdlr/callback")
+//!     .build()?;
+//! let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+//!
+//! let cookie_key = SecretSlice::from(vec![7; 64]); // 64 random bytes, the same in all replicas
+//! let login = LoginConfig::new(cookie_key, signed_in).return_to("/accounting");
+//! let app = Router::new()
+//!     .route("/accounting", get(async || "<a href='/hurdlr/connect'>Connect Hurdlr</a>"))
+//!     .merge(web::login_routes(manager.clone(), login)?);
+//! # let app: Router = app;
+//! # let connect = http::Request::get("/hurdlr/connect").header("x-user", "ann").body("".to_owned())?;
+//! # let answer = app.oneshot(connect).await?;
+//! # assert!(answer.headers()["location"].to_str()?.starts_with(fake.authorize_url().as_str()));
+//! # assert!(answer.headers()["set-cookie"].to_str()?.starts_with("__Host-hurdlr_login_"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! From then on `manager.user(&ann).token()` is Ann's token. A page of the app has a link to
+//! `/hurdlr/connect`, and `<form method="post" action="/hurdlr/disconnect">` with a button. Both take
+//! `?return_to=` with a path of the app to go to afterwards.
+//!
+//! # What is kept where
+//!
+//! A login that has begun is kept in the browser that began it, encrypted and authenticated, in a
+//! cookie of its own: so two tabs do not disturb each other, and no server has to remember
+//! anything. The cookie is `HttpOnly` and `SameSite=Lax`, is good for 10 minutes, and is removed when
+//! used; where the redirect URI is https it is `Secure` and its name begins with `__Host-`. It binds
+//! state, PKCE verifier, user, the provider's settings, the time, and where to return.
+//!
+//! A callback is completed if it belongs to such a cookie, if the user of the request is the one who
+//! began, and if the manager's [store](crate::store) sees its state for the first time. So a login
+//! cannot be finished in another browser or by another user, and its code is sent once, by whichever
+//! replica comes first.
+//!
+//! # The session of the app
+//!
+//! A session cookie under `SameSite=Strict` is absent when the provider sends the browser back. The
+//! callback then answers with a page that loads itself again from the app's own site, once; so it
+//! needs no JavaScript and works with either kind of session.
+//!
+//! The callback's URL holds the code. This crate logs no URL; see that the app's own request log
+//! writes paths and no queries. The code is of no use without the cookie, and only once with it.
+
+mod config;
+use config::Login;
+pub use config::LoginConfig;
+mod failure;
+pub use failure::{FailureReason, LoginFailure};
+mod pending;
+mod return_target;
+mod routes;
+
+use axum::Router;
+
+use crate::error::Error;
+use crate::manager::TokenManager;
+
+/// The routes of a login, to be merged into the app's router (not nested: they are full paths).
+///
+/// | | |
+/// |---|---|
+/// | `GET /hurdlr/connect` | begins a login, and sends the browser to the provider |
+/// | `GET` of the redirect URI's path | completes it: the token is [adopted](TokenManager::adopt) |
+/// | `POST /hurdlr/disconnect` | [forgets](crate::manager::UserHandle::forget) the user; for the app's own pages alone |
+///
+/// All of them end with a redirect to where the app wants the user to be, or with what the app
+/// shows of a [`LoginFailure`]. Every answer has `Cache-Control: no-store` and `Referrer-Policy:
+/// no-referrer`.
+///
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) names the setting that cannot be used.
+pub fn login_routes<S>(manager: TokenManager, config: LoginConfig) -> Result<Router<S>, Error>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    Ok(routes::of(Login::judged(manager, config)?))
+}

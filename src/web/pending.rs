@@ -1,0 +1,113 @@
+//! Logins that have begun, in the browsers that began them.
+
+use std::borrow::Cow;
+
+use axum_extra::extract::PrivateCookieJar;
+use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use cookie::time::Duration;
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+
+use super::config::Login;
+use super::failure::FailureReason;
+use super::return_target::{self, ReturnTarget};
+use crate::error::{CallbackProblem, Error};
+use crate::login::{LOGIN_LIFETIME, PendingLogin};
+use crate::user::UserId;
+
+/// How many logins one browser may have begun.
+const AT_ONCE: usize = 4;
+
+/// A login that this browser has begun.
+pub(super) struct Begun {
+    pub(super) login: PendingLogin,
+    pub(super) user: UserId,
+    pub(super) return_to: ReturnTarget,
+}
+
+impl Login {
+    /// Keeps a login in the browser. Of too many there, the oldest go.
+    pub(super) fn keep(&self, sent: CookieJar, begun: &Begun) -> (CookieJar, PrivateCookieJar) {
+        let prefix = self.cookie_prefix();
+        let ours = sent.iter().filter(|cookie| cookie.name().starts_with(prefix));
+        let mut earlier: Vec<_> = ours
+            .map(|cookie| {
+                // What cannot be read goes first.
+                let began = self.opened(cookie).map_or(-1, |begun| begun.login.began());
+                (began, cookie.name().to_owned())
+            })
+            .collect();
+        earlier.sort_unstable_by(|one, other| other.cmp(one));
+        let too_many = earlier.into_iter().skip(AT_ONCE - 1);
+        let sent = too_many.fold(sent, |sent, (_, name)| sent.remove(self.cookie(name, "")));
+
+        let name = self.cookie_name(begun.login.state().expose_secret());
+        let kept = self.cookie(name, self.written(begun));
+        (sent, PrivateCookieJar::new(self.keys[0].clone()).add(kept))
+    }
+
+    /// Finds the login that a callback's state belongs to. That it does is for
+    /// [`complete_login`](crate::Hurdlr::complete_login) to prove.
+    pub(super) fn find(&self, sent: &CookieJar, state: &str) -> Result<Begun, FailureReason> {
+        let cookie = sent.get(&self.cookie_name(state)).ok_or(FailureReason::NotBegunHere)?;
+        self.opened(cookie)
+    }
+
+    /// Removes a login from the browser, if it has it.
+    pub(super) fn remove(&self, sent: CookieJar, state: &str) -> CookieJar {
+        sent.remove(self.cookie(self.cookie_name(state), ""))
+    }
+
+    /// A `__Host-` cookie is taken from this host over https alone (RFC 6265bis section 4.1.3.2).
+    fn cookie_prefix(&self) -> &'static str {
+        if self.is_https { "__Host-hurdlr_login_" } else { "hurdlr_login_" }
+    }
+
+    /// Each login has a cookie of its own, named by its state without telling it.
+    fn cookie_name(&self, state: &str) -> String {
+        let digest = Sha256::digest(state);
+        self.cookie_prefix().to_owned() + &BASE64_URL_SAFE_NO_PAD.encode(&digest[..9])
+    }
+
+    fn cookie(&self, name: String, value: impl Into<Cow<'static, str>>) -> Cookie<'static> {
+        Cookie::build((name, value))
+            .path("/")
+            .http_only(true)
+            .secure(self.is_https)
+            .same_site(SameSite::Lax) // the provider's redirect comes from another site
+            .max_age(Duration::seconds_f64(LOGIN_LIFETIME.as_secs_f64()))
+            .build()
+    }
+
+    /// One field a line: none of them can hold a line's end.
+    fn written(&self, begun: &Begun) -> String {
+        [
+            &BASE64_URL_SAFE_NO_PAD.encode(self.settings),
+            &begun.login.began().to_string(),
+            begun.login.state().expose_secret(),
+            begun.login.verifier().expose_secret(),
+            begun.return_to.as_str(),
+            begun.user.as_str(),
+        ]
+        .join("\n")
+    }
+
+    fn opened(&self, cookie: &Cookie<'static>) -> Result<Begun, FailureReason> {
+        let unreadable = || Error::callback(CallbackProblem::Unreadable);
+        let mut jars = self.keys.iter().map(|key| PrivateCookieJar::<_>::new(key.clone()));
+        let opened = jars.find_map(|jar| jar.decrypt(cookie.clone())).ok_or_else(unreadable)?;
+        let mut fields = opened.value().splitn(6, '\n');
+        let mut field = || fields.next().ok_or_else(unreadable);
+        if field()? != BASE64_URL_SAFE_NO_PAD.encode(self.settings) {
+            return Err(FailureReason::OtherSettings);
+        }
+        let began = field()?.parse().map_err(|_| unreadable())?;
+        let redirect_uri = Cow::Borrowed(self.redirect_uri.as_str());
+        let login = PendingLogin::from_parts(field()?, field()?, redirect_uri, began)?;
+        let return_to = return_target::read(field()?).ok_or_else(unreadable)?;
+        let user = field()?.parse().map_err(|_| unreadable())?;
+        Ok(Begun { login, user, return_to })
+    }
+}

@@ -1,0 +1,38 @@
+//! Where a user goes after a login: a path of the app, whatever a link says.
+
+use url::{Position, Url};
+
+pub(super) const MAX_BYTES: usize = 256;
+
+/// A path of the app that was judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ReturnTarget(Box<str>);
+
+impl ReturnTarget {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Takes what every browser and proxy reads as the same path of this app, and nothing else.
+pub(super) fn read(text: &str) -> Option<ReturnTarget> {
+    // The host is a place holder. What a browser would change is not taken: backslashes, dot
+    // segments, control characters, blanks.
+    let url = Url::parse(&format!("https://app.invalid{text}")).ok()?;
+    let is_as_written = text.starts_with('/') && url[Position::BeforePath..] == *text;
+    let is_own = text.len() <= MAX_BYTES && is_as_written && !is_ambiguous(url.path());
+    is_own.then(|| ReturnTarget(text.into()))
+}
+
+/// Whether it leads elsewhere once a proxy or the app has decoded it, or cut its first part off.
+fn is_ambiguous(path: &str) -> bool {
+    let mut escapes = path.split('%').skip(1).map(|rest| rest.as_bytes());
+    path.contains("//")
+        || escapes.any(|escape| match escape {
+            [b'0' | b'1', ..] => true,              // control characters
+            [b'2', b'f' | b'F' | b'5', ..] => true, // slash, percent
+            [b'5', b'c' | b'C', ..] | [b'7', b'f' | b'F', ..] => true, // backslash, delete
+            [high, low, ..] => !(high.is_ascii_hexdigit() && low.is_ascii_hexdigit()),
+            _ => true,
+        })
+}

@@ -1,0 +1,209 @@
+//! The three routes, each with what it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::map_response;
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum_extra::extract::cookie::CookieJar;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use super::config::Login;
+use super::failure::{FailureReason, LoginFailure, PAGE_POLICY};
+use super::pending::Begun;
+use super::return_target::{self, ReturnTarget};
+use crate::error::{Error, ErrorKind};
+use crate::login::Callback;
+use crate::user::UserId;
+
+/// How much of a callback is looked at. Codes of a few kilobytes have been seen.
+const LONGEST_QUERY: usize = 16 * 1024;
+
+pub(super) fn of<S: Clone + Send + Sync + 'static>(login: Login) -> Router<S> {
+    let login = Arc::new(login);
+    // A GET does something here. A HEAD, as link checkers send it, must not.
+    let no_head = async || StatusCode::METHOD_NOT_ALLOWED;
+    Router::new()
+        .route(&login.connect_path, get(connect).head(no_head))
+        .route(&login.callback_path, get(callback).head(no_head))
+        .route(&login.disconnect_path, post(disconnect))
+        .layer(map_response(guarded))
+        .with_state(login)
+}
+
+/// Nothing of a login stays in a cache, and its URLs, which hold a code, go nowhere as `Referer`.
+async fn guarded(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+async fn connect(State(site): State<Arc<Login>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let sent = CookieJar::from_headers(&parts.headers);
+    let return_to = site.return_target(&parts.uri);
+    let user = match (site.users)(parts).await {
+        Ok(user) => user,
+        Err(response) => return response,
+    };
+    match site.manager.hurdlr().begin_login() {
+        Ok((url, login)) => {
+            let cookies = site.keep(sent, &Begun { login, user, return_to });
+            (cookies, Redirect::to(url.as_str())).into_response()
+        }
+        Err(error) => site.failed(error.into(), Some(user), return_to).await,
+    }
+}
+
+async fn callback(State(site): State<Arc<Login>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let sent = CookieJar::from_headers(&parts.headers);
+    let callback = read(&parts.uri);
+    let came_from_elsewhere = came_from_elsewhere(&parts.headers);
+    let user = match (site.users)(parts).await {
+        Ok(user) => user,
+        Err(_) if came_from_elsewhere => return bounce(),
+        Err(response) => return response,
+    };
+    let found = callback.and_then(|callback| {
+        let state = callback.state()?.to_owned();
+        Ok((site.find(&sent, &state), callback, state))
+    });
+    let (begun, callback, state) = match found {
+        Ok(found) => found,
+        Err(reason) => {
+            return site.failed(reason, Some(user), site.return_to.clone()).await;
+        }
+    };
+    let return_to = begun.as_ref().map_or(&site.return_to, |begun| &begun.return_to).clone();
+    let outcome = match begun {
+        Ok(begun) if begun.user != user => Err(FailureReason::OtherUser),
+        Ok(begun) => complete(Arc::clone(&site), begun, callback).await,
+        Err(reason) => Err(reason),
+    };
+    let left = match outcome {
+        // It is there for the one who began.
+        Err(FailureReason::OtherUser) => sent,
+        _ => site.remove(sent, &state),
+    };
+    let response = match outcome {
+        Ok(()) => Redirect::to(return_to.as_str()).into_response(),
+        Err(reason) => site.failed(reason, Some(user), return_to).await,
+    };
+    (left, response).into_response()
+}
+
+async fn disconnect(State(site): State<Arc<Login>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let return_to = site.return_target(&parts.uri);
+    if !is_of_our_page(&parts.headers, &site.origin) {
+        return site.failed(FailureReason::CrossSite, None, return_to).await;
+    }
+    let user = match (site.users)(parts).await {
+        Ok(user) => user,
+        Err(response) => return response,
+    };
+    match site.manager.user(&user).forget().await {
+        Ok(()) => Redirect::to(return_to.as_str()).into_response(),
+        Err(error) => site.failed(error.into(), Some(user), return_to).await,
+    }
+}
+
+fn read(uri: &Uri) -> Result<Callback, FailureReason> {
+    let query = uri.query().unwrap_or_default();
+    if query.len() > LONGEST_QUERY {
+        return Err(FailureReason::TooLong);
+    }
+    Ok(Callback::from_pairs(url::form_urlencoded::parse(query.as_bytes())))
+}
+
+/// Redeems the state, has the code exchanged, and keeps the token.
+async fn complete(site: Arc<Login>, begun: Begun, callback: Callback) -> Result<(), FailureReason> {
+    // In a task of its own: the code is spent by this, and a browser that goes away, or loads the
+    // callback again, must not take the token along.
+    let completing = tokio::spawn(async move {
+        if !site.manager.redeem(&begun.login).await? {
+            return Err(FailureReason::AlreadyUsed);
+        }
+        let token = site.manager.hurdlr().complete_login(begun.login, callback).await?;
+        Ok(site.manager.adopt(&begun.user, token).await?)
+    });
+    completing.await.unwrap_or_else(|source| {
+        let message = "the runtime was shut down during a login";
+        Err(Error::new(ErrorKind::Unavailable, message).caused_by(source).into())
+    })
+}
+
+/// Loads the callback again from our own site, where the browser sends a session under
+/// `SameSite=Strict`. A redirect would not do: it counts as the other site's. The page does not name
+/// its own URL, since that holds the code.
+fn bounce() -> Response {
+    const PAGE: &str = include_str!("bounce.html");
+    let policy = HeaderValue::from_static(PAGE_POLICY);
+    ([(CONTENT_SECURITY_POLICY, policy)], Html(PAGE)).into_response()
+}
+
+/// Whether the browser says that another site sent it here. After the bounce it says that we did.
+fn came_from_elsewhere(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    site.is_some_and(|site| site == "cross-site" || site == "same-site")
+}
+
+/// Whether a page of the app made the request, by what no page can write into one: `Sec-Fetch-Site`
+/// or, where a browser does not send that, `Origin`.
+fn is_of_our_page(headers: &HeaderMap, origin: &str) -> bool {
+    let says = |name, value: &str| {
+        let mut values = headers.get_all(name).iter().peekable();
+        values.peek().is_some() && values.all(|it| it == value)
+    };
+    if headers.contains_key("sec-fetch-site") {
+        says("sec-fetch-site", "same-origin")
+    } else {
+        says(ORIGIN.as_str(), origin)
+    }
+}
+
+impl Login {
+    /// What the request asks for, if a user may be sent there.
+    fn return_target(&self, uri: &Uri) -> ReturnTarget {
+        let query = uri.query().filter(|query| query.len() <= LONGEST_QUERY);
+        let mut pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let asked = pairs.find(|(name, _)| name == "return_to");
+        let target = asked.and_then(|(_, text)| return_target::read(&text));
+        target.filter(|target| !self.is_ours(target)).unwrap_or_else(|| self.return_to.clone())
+    }
+
+    /// A login that ends where it begins would never end.
+    fn is_ours(&self, target: &ReturnTarget) -> bool {
+        let path = target.as_str().split(['?', '#']).next();
+        [&self.connect_path, &self.callback_path, &self.disconnect_path]
+            .into_iter()
+            .any(|ours| path == Some(ours))
+    }
+
+    async fn failed(
+        &self,
+        reason: FailureReason,
+        user: Option<UserId>,
+        return_to: ReturnTarget,
+    ) -> Response {
+        tracing::info!(?user, reason = reason.for_log(), "a login was not completed");
+        let is_connected = match &user {
+            Some(user) => self.is_connected(user).await,
+            None => false,
+        };
+        let failure = LoginFailure::new(reason, user, is_connected, return_to, &self.connect_path);
+        (self.on_failure)(failure).await
+    }
+
+    /// Whether the user has a token all the same.
+    async fn is_connected(&self, user: &UserId) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        self.manager.user(user).token_within(PATIENCE).await.is_ok()
+    }
+}
