@@ -1,0 +1,688 @@
+//! The web login and those who attack it, by requests.
+
+#![cfg(all(feature = "axum", feature = "testing"))]
+#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
+
+#[path = "support/web.rs"]
+mod app;
+
+use std::time::Duration;
+
+use app::{App, Browser, KEY, Log, OTHER_KEY, cookie_of};
+use axum::Router;
+use hurdlr_oauth2::testing::{Fault, Gate, StoreCall, StoreFault};
+use hurdlr_oauth2::web::{LoginConfig, login_routes};
+use hurdlr_oauth2::{ApiVersion, ErrorKind, UserId};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn parameter(url: &str, name: &str) -> String {
+    let url: url::Url = format!("https://x{}", url.trim_start_matches("https://")).parse().unwrap();
+    let mut pairs = url.query_pairs();
+    pairs.find(|(key, _)| key == name).unwrap().1.into_owned()
+}
+
+#[tokio::test]
+async fn a_user_connects_is_kept_and_disconnects() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let began = ann.get(&app, "/hurdlr/connect?return_to=/accounting%3Fyear=2026").await;
+    assert_eq!(began.status, 303);
+    assert!(began.location().starts_with(app.site.fake.authorize_url().as_str()));
+    let cookie = began.set_cookies().remove(0);
+    let attributes: Vec<_> = cookie.split("; ").skip(1).collect();
+    assert!(cookie.starts_with("__Host-hurdlr_login_"), "{cookie}");
+    for attribute in ["HttpOnly", "SameSite=Lax", "Secure", "Path=/", "Max-Age=600"] {
+        assert!(attributes.contains(&attribute), "{attribute} is not in {cookie}");
+    }
+    assert!(!cookie.contains("Domain"));
+
+    let callback = app.consent(&began, "ann").await;
+    let done = ann.get(&app, &callback).await;
+    assert_eq!((done.status, done.location()), (303, "/accounting?year=2026"));
+    assert!(done.set_cookies()[0].contains("Max-Age=0"));
+    assert!(ann.cookies.is_empty());
+    assert!(app.is_connected("ann").await && !app.is_connected("bob").await);
+    assert_eq!(app.site.fake.count().grant("authorization_code"), 1);
+    assert_eq!(app.failures(), [""; 0]);
+
+    let gone = ann.disconnect(&app, &[("sec-fetch-site", "same-origin")]).await;
+    assert_eq!((gone.status, gone.location()), (303, "/home"));
+    assert!(!app.is_connected("ann").await);
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn the_redirect_uri_decides_how_the_cookie_is_guarded_and_not_the_request() {
+    for (redirect_uri, guarded) in [
+        ("https://app.example.com/hurdlr/callback", true),
+        ("http://127.0.0.1:3000/hurdlr/callback", false),
+    ] {
+        let app = App::with(|site| site.builder().redirect_uri(redirect_uri), |config| config);
+        let began = Browser::of("ann").get(&app, "/hurdlr/connect").await;
+        let cookie = began.set_cookies().remove(0);
+        assert_eq!(cookie.starts_with("__Host-"), guarded, "{cookie}");
+        assert_eq!(cookie.contains("; Secure"), guarded, "{cookie}");
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_is_signed_in_the_app_answers() {
+    let app = App::new();
+    let mut nobody = Browser::of("");
+    for path in ["/hurdlr/connect", "/hurdlr/callback?code=c&state=s"] {
+        let answer = nobody.get(&app, path).await;
+        assert_eq!((answer.status, answer.location()), (303, "/sign-in"), "{path}");
+    }
+    let answer = nobody.disconnect(&app, &[("sec-fetch-site", "same-origin")]).await;
+    assert_eq!(answer.location(), "/sign-in");
+    assert_eq!((app.site.fake.count().total(), app.failures().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_session_under_same_site_strict_is_brought_back_by_one_bounce() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    for site in ["cross-site", "same-site"] {
+        let mut without_session = Browser { user: "".into(), ..ann.clone() };
+        let bounced =
+            without_session.send(&app, "GET", &callback, &[("sec-fetch-site", site)]).await;
+        assert_eq!((bounced.status, bounced.set_cookies().len()), (200, 0));
+        assert!(bounced.body.contains(r#"http-equiv="refresh" content="0">"#));
+        // Once: now the browser says that the page is our own.
+        let still_nobody =
+            without_session.send(&app, "GET", &callback, &[("sec-fetch-site", "same-origin")]);
+        assert_eq!(still_nobody.await.location(), "/sign-in");
+    }
+    assert_eq!(app.site.fake.count().total(), 0);
+    let done = ann.send(&app, "GET", &callback, &[("sec-fetch-site", "same-origin")]).await;
+    assert_eq!(done.location(), "/home");
+    assert!(app.is_connected("ann").await);
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn two_tabs_do_not_disturb_each_other() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let one = ann.begin(&app, "ann").await;
+    let two = ann.begin(&app, "ann").await;
+    assert_eq!(ann.cookies.len(), 2);
+    assert_eq!(ann.get(&app, &one).await.location(), "/home");
+    assert_eq!(ann.get(&app, &two).await.location(), "/home");
+    assert_eq!(app.site.fake.count().grant("authorization_code"), 2);
+}
+
+#[tokio::test]
+async fn of_more_than_four_logins_the_oldest_is_dropped() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let mut callbacks = Vec::new();
+    for _ in 0..6 {
+        callbacks.push(ann.begin(&app, "ann").await);
+        app.site.clock.turn(Duration::from_secs(1));
+        assert!(ann.cookies.len() <= 4);
+    }
+    for (number, callback) in callbacks.iter().enumerate() {
+        let finds = ann.get(&app, callback).await.status == 303;
+        assert_eq!(finds, number >= 2, "{number}");
+    }
+    assert_eq!(app.failures(), ["NotBegunHere"; 2]);
+}
+
+#[tokio::test]
+async fn a_forged_state_is_not_completed() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let state = parameter(&callback, "state");
+    for forged in ["forged", "", &state[1..], &format!("{state}x"), &state.to_uppercase()] {
+        let path = format!("/hurdlr/callback?code=c&state={forged}");
+        let answer = ann.get(&app, &path).await;
+        assert_eq!((answer.status, answer.set_cookies().len()), (400, 0), "{forged}");
+    }
+    assert_eq!(ann.get(&app, "/hurdlr/callback?code=c").await.status, 400);
+    assert_eq!(ann.get(&app, "/hurdlr/callback").await.status, 400);
+    let mut expected = vec!["NotBegunHere"; 5];
+    expected.extend(["StateMissing"; 2]);
+    assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&expected), 0));
+    // And the true one is not disturbed by any of them.
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
+    app.assert_nothing_leaked();
+}
+
+fn to_strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|&text| text.to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_login_cannot_be_completed_in_another_browser() {
+    let app = App::new();
+    // An attacker sends their own callback to Ann, whose data would then go to their account.
+    let attackers = Browser::of("mallory").begin(&app, "mallory").await;
+    let mut ann = Browser::of("ann");
+    ann.begin(&app, "ann").await;
+    let answer = ann.get(&app, &attackers).await;
+    assert_eq!((answer.status, answer.set_cookies().len()), (400, 0));
+    assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["NotBegunHere"]), 0));
+    assert!(!app.is_connected("ann").await);
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn a_cookie_is_of_no_use_to_another_user() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let mut mallory = Browser { user: "mallory".into(), ..ann.clone() };
+    let answer = mallory.get(&app, &callback).await;
+    assert_eq!((answer.status, answer.set_cookies().len()), (403, 0));
+    assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["OtherUser"]), 0));
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
+    assert!(app.is_connected("ann").await && !app.is_connected("mallory").await);
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn a_callback_that_is_loaded_again_sends_nothing_and_says_where_the_person_is() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let mut before = ann.clone(); // as a browser that sent both before either was answered
+    assert_eq!(ann.get(&app, &callback).await.status, 303);
+    for (browser, reason) in [(&mut before, "AlreadyUsed"), (&mut ann, "NotBegunHere")] {
+        let again = browser.get(&app, &callback).await;
+        assert_eq!(again.status, 200);
+        assert!(again.body.contains("You are connected"), "{}", again.body);
+        assert_eq!(app.failures(), [reason]);
+        app.clear_failures();
+    }
+    assert_eq!(app.site.fake.count().total(), 1);
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn two_replicas_that_get_the_same_callback_send_one_exchange() {
+    let app = App::new();
+    let other = App::on(app.site.clone(), |site| site.builder(), |config| config);
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let mut ann_too = ann.clone();
+    let (one, two) = tokio::join!(ann.get(&app, &callback), ann_too.get(&other, &callback));
+    assert_eq!([one.status, two.status].iter().filter(|&&status| status == 303).count(), 1);
+    assert_eq!(app.site.fake.count().total(), 1);
+    assert_eq!([app.failures(), other.failures()].concat(), ["AlreadyUsed"]);
+    assert!(app.is_connected("ann").await && other.is_connected("ann").await);
+}
+
+#[tokio::test]
+async fn a_browser_that_goes_away_does_not_take_the_token_along() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let gate = Gate::closed();
+    app.site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let user = app.manager.user(&UserId::new("ann").unwrap());
+    let mut changes = user.subscribe();
+    tokio::select! {
+        _ = ann.get(&app, &callback) => panic!("the exchange is held"),
+        () = app.site.fake.arrived(1) => {}
+    }
+    gate.open();
+    changes.next().await;
+    assert!(app.is_connected("ann").await);
+    assert_eq!(app.site.fake.count().total(), 1);
+}
+
+#[tokio::test]
+async fn doubled_parameters_are_not_chosen_from() {
+    for (more, reason) in [
+        ("&state={state}", "StateDoubled"),
+        ("&state=x", "StateDoubled"),
+        ("&code=other", "CodeDoubled"),
+        ("&iss=https://issuer.example&iss=https://evil.example", "IssuerMismatch"),
+    ] {
+        let app = App::with(|site| site.builder().issuer("https://issuer.example"), |c| c);
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        let more = more.replace("{state}", &parameter(&callback, "state"));
+        let answer = ann.get(&app, &format!("{callback}{more}")).await;
+        assert_eq!(answer.status, 400, "{more}");
+        let sent = app.site.fake.count().total();
+        assert_eq!((app.failures(), sent), (to_strings(&[reason]), 0), "{more}");
+        app.assert_nothing_leaked();
+    }
+}
+
+#[tokio::test]
+async fn markup_in_a_refusal_is_shown_as_text() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let state = parameter(&callback, "state");
+    let markup = "%3Cscript%3Ealert(1)%3C/script%3E%22%27%3Ca+href%3D//evil.example%3E%7Blinks%7D";
+    let path = format!("/hurdlr/callback?error={markup}&error_description={markup}&state={state}");
+    let answer = ann.get(&app, &path).await;
+    assert_eq!(answer.status, 400);
+    assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["Refused"]), 0));
+    assert!(answer.body.contains("&lt;script&gt;alert(1)"), "{}", answer.body);
+    for raw in ["<script", "<a href=//", "\"'"] {
+        assert!(!answer.body.contains(raw), "{}", answer.body);
+    }
+    assert!(answer.header("content-security-policy").contains("default-src 'none'"));
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn a_person_who_says_no_is_told_so_and_can_try_again() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let began = ann.get(&app, "/hurdlr/connect?return_to=/a%3Fb").await;
+    let denied = app.site.fake.deny(&began.location().parse().unwrap()).await.unwrap();
+    let answer = ann.get(&app, &app::path_of(&denied)).await;
+    assert!(answer.body.contains("You did not allow access."), "{}", answer.body);
+    assert!(answer.body.contains("href=\"/hurdlr/connect?return_to=%2Fa%3Fb\""), "{}", answer.body);
+    assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["Refused"]), 0));
+    assert!(ann.cookies.is_empty());
+}
+
+#[tokio::test]
+async fn another_issuers_callback_is_not_completed() {
+    let app = App::with(|site| site.builder().issuer("https://issuer.example"), |c| c);
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let answer = ann.get(&app, &format!("{callback}&iss=https://evil.example")).await;
+    assert_eq!(answer.status, 400);
+    let sent = app.site.fake.count().total();
+    assert_eq!((app.failures(), sent), (to_strings(&["IssuerMismatch"]), 0));
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn a_code_of_another_session_is_refused_by_its_verifier() {
+    let app = App::new();
+    let stolen = Browser::of("mallory").begin(&app, "mallory").await;
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let injected = callback.replace(&parameter(&callback, "code"), &parameter(&stolen, "code"));
+    assert_ne!(injected, callback);
+    let answer = ann.get(&app, &injected).await;
+    assert_eq!(answer.status, 502);
+    // The provider is the one who can tell.
+    assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["Rejected"]), 1));
+    assert!(!app.is_connected("ann").await);
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn a_query_of_100_kilobytes_is_not_read() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    // In two parts: the type of a URI holds less than 64 KiB.
+    for name in ["code", "state", "iss", "x"] {
+        let answer = ann.get(&app, &format!("{callback}&{name}={}", "x".repeat(60_000))).await;
+        assert_eq!(answer.status, 414);
+    }
+    let began = ann.get(&app, &format!("/hurdlr/connect?return_to=/{}", "x".repeat(60_000))).await;
+    assert_eq!(began.status, 303);
+    assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["TooLong"; 4]), 0));
+    assert_eq!(app::raw_status(&app, 100_000).await, 414);
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn a_cookie_that_was_tampered_with_is_unreadable() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let (name, value) = ann.only_cookie();
+    let mut spoilt = vec![
+        String::new(),
+        "x".into(),
+        value[1..].into(),
+        value[..value.len() - 1].into(),
+        value[..value.len() / 2].into(),
+        format!("{value}{value}"),
+    ];
+    for place in (0..value.len()).step_by(97) {
+        let mut letters = value.clone().into_bytes();
+        letters[place] = if letters[place] == b'A' { b'B' } else { b'A' };
+        spoilt.push(String::from_utf8(letters).unwrap());
+    }
+    // One that is whole, and of another login.
+    let mut other = Browser::of("ann");
+    other.begin(&app, "ann").await;
+    spoilt.push(other.only_cookie().1);
+    for value in spoilt {
+        let mut browser = Browser::of("ann");
+        browser.cookies.insert(name.clone(), value.clone());
+        assert_eq!(browser.get(&app, &callback).await.status, 400, "{value}");
+        assert_eq!(app.failures(), ["Unreadable"], "{value}");
+        assert!(browser.cookies.is_empty(), "it is of no use any more");
+        app.clear_failures();
+    }
+    assert_eq!(app.site.fake.count().total(), 0);
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn a_login_left_for_too_long_is_over() {
+    for (minutes, reason) in [(9, None), (11, Some("Expired"))] {
+        let app = App::new();
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        app.site.clock.turn(minutes * MINUTE);
+        ann.get(&app, &callback).await;
+        assert_eq!(app.failures().first().map(String::as_str), reason);
+        assert_eq!(app.site.fake.count().total(), u64::from(reason.is_none()));
+    }
+}
+
+#[tokio::test]
+async fn keys_are_changed_without_losing_a_login() {
+    let app = App::new();
+    let other_first = |config: LoginConfig| config;
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let unknown = App::keyed(app.site.clone(), OTHER_KEY, other_first);
+    assert_eq!(ann.clone().get(&unknown, &callback).await.status, 400);
+    assert_eq!(unknown.failures(), ["Unreadable"]);
+    assert_eq!(app.site.fake.count().total(), 0);
+    let changed = App::keyed(app.site.clone(), OTHER_KEY, |config| config.other_key(app::key(KEY)));
+    assert_eq!(ann.get(&changed, &callback).await.location(), "/home");
+    // And nothing is made by the retired key.
+    let callback = ann.begin(&changed, "ann").await;
+    assert_eq!(ann.get(&unknown, &callback).await.location(), "/home");
+}
+
+#[tokio::test]
+async fn a_login_is_not_completed_by_other_settings_than_it_began_with() {
+    let app = App::new();
+    let other_client =
+        |site: &app::Site| site.builder_of("other-client").redirect_uri(app::REDIRECT_URI);
+    type Settings = Box<dyn Fn(&app::Site) -> hurdlr_oauth2::HurdlrBuilder>;
+    let changed: [Settings; 4] = [
+        Box::new(|site| site.builder().api_version(ApiVersion::V5)),
+        Box::new(|site| site.builder().issuer("https://issuer.example")),
+        Box::new(|site| {
+            site.builder().redirect_uri("https://app.example.com:8443/hurdlr/callback")
+        }),
+        Box::new(other_client),
+    ];
+    for settings in changed {
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        let other = App::on(app.site.clone(), settings, |config| config);
+        assert_eq!(ann.get(&other, &callback).await.status, 400);
+        assert_eq!(other.failures(), ["OtherSettings"]);
+    }
+    assert_eq!(app.site.fake.count().total(), 0);
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_redeemed_is_not_exchanged() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    app.site.store.plan(|call| (call == StoreCall::Redeem).then_some(StoreFault::Before));
+    let answer = ann.get(&app, &callback).await;
+    assert_eq!(answer.status, 503);
+    assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["Store"]), 0));
+    app.assert_nothing_leaked();
+}
+
+#[tokio::test]
+async fn an_exchange_that_fails_is_told_and_keeps_nothing() {
+    for (fault, status, reason) in [
+        (Fault::status(500), 503, "Unavailable"),
+        (Fault::DropAfter, 503, "Unavailable"),
+        (Fault::html(502), 503, "Unavailable"),
+        (Fault::answer_after(200, "{}"), 502, "InvalidResponse"),
+        (Fault::answer(400, r#"{"error":"invalid_client"}"#), 502, "Rejected"),
+    ] {
+        let app = App::new();
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        app.site.fake.fault_next(fault);
+        let answer = ann.get(&app, &callback).await;
+        assert_eq!((answer.status, app.failures()), (status, to_strings(&[reason])));
+        assert_eq!(app.site.fake.count().total(), 1);
+        assert!(!app.is_connected("ann").await);
+        app.assert_nothing_leaked();
+    }
+}
+
+#[tokio::test]
+async fn only_the_apps_own_pages_disconnect() {
+    let own = "https://app.example.com";
+    for (headers, goes) in [
+        (vec![("sec-fetch-site", "same-origin")], true),
+        (vec![("sec-fetch-site", "same-origin"), ("origin", "null")], true),
+        (vec![("sec-fetch-site", "cross-site")], false),
+        (vec![("sec-fetch-site", "same-site")], false),
+        (vec![("sec-fetch-site", "none")], false),
+        (vec![("sec-fetch-site", "")], false),
+        (vec![("sec-fetch-site", "cross-site"), ("origin", own)], false),
+        (vec![("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], false),
+        (vec![("origin", own)], true),
+        (vec![("origin", "http://app.example.com")], false),
+        (vec![("origin", "https://app.example.com:8443")], false),
+        (vec![("origin", "https://app.example.com.evil.example")], false),
+        (vec![("origin", "https://evil.example")], false),
+        (vec![("origin", "null")], false),
+        (vec![("origin", own), ("origin", "https://evil.example")], false),
+        (vec![("referer", "https://app.example.com/")], false),
+        (vec![], false),
+    ] {
+        let app = App::new();
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        ann.get(&app, &callback).await;
+        let answer = ann.disconnect(&app, &headers).await;
+        assert_eq!(answer.status == 303, goes, "{headers:?}");
+        assert_eq!(app.failures().len(), usize::from(!goes), "{headers:?}");
+        assert_eq!(app.is_connected("ann").await, !goes, "{headers:?}");
+        if !goes {
+            assert_eq!((answer.status, app.failures()[0].as_str()), (403, "CrossSite"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_methods_do_nothing() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    for (method, path) in [
+        ("HEAD", callback.as_str()),
+        ("POST", &callback),
+        ("HEAD", "/hurdlr/connect"),
+        ("POST", "/hurdlr/connect"),
+        ("GET", "/hurdlr/disconnect"),
+    ] {
+        let answer = ann.send(&app, method, path, &[("sec-fetch-site", "same-origin")]).await;
+        assert_eq!((answer.status, answer.set_cookies().len()), (405, 0), "{method} {path}");
+    }
+    assert_eq!(app.site.fake.count().total(), 0);
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
+}
+
+#[tokio::test]
+async fn a_login_returns_to_paths_of_the_app_and_nowhere_else() {
+    let longest = format!("/{}", "a".repeat(255));
+    let too_long = format!("/{}", "a".repeat(256));
+    let app = App::new();
+    for target in [
+        "/",
+        "/accounting",
+        "/accounting/",
+        "/a/b?c=d&e=%2Ff",
+        "/a?next=https://b.example",
+        "/a#b",
+        "/a?b=//c",
+        "/%C3%A9",
+        "/a.b~c-d_e!$&'()*+,;=:@",
+        "/a?b=%0A",
+        longest.as_str(),
+    ] {
+        assert_eq!(returned(&app, target).await, target);
+    }
+    for target in [
+        "",
+        "accounting",
+        "?a",
+        "#a",
+        ".",
+        "..",
+        "./a",
+        "../a",
+        "~",
+        "@evil.example",
+        ":80/",
+        ".evil.example",
+        "https://evil.example",
+        "https:/evil.example",
+        "https:evil.example",
+        "HTTPS://evil.example",
+        "http://app.example.com/",
+        "https://app.example.com/",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "//evil.example",
+        "///evil.example",
+        "////evil.example",
+        "//evil.example/..",
+        "/\\evil.example",
+        "\\/evil.example",
+        "\\\\evil.example",
+        "\\evil.example",
+        "/a\\b",
+        "/a//evil.example",
+        "/.//evil.example",
+        "/..//evil.example",
+        "/a/..//evil.example",
+        "/../a",
+        "/a/../b",
+        "/./a",
+        "/%2e%2e/a",
+        "/%2e/a",
+        "/%2f/evil.example",
+        "/%2F%2Fevil.example",
+        "/%5cevil.example",
+        "/%5C%5Cevil.example",
+        "/%252f%252fevil.example",
+        "/%0d%0aSet-Cookie:a=b",
+        "/%09/evil.example",
+        "/%00",
+        "/%7f",
+        "/%",
+        "/%2",
+        "/%zz",
+        "\t//evil.example",
+        "/\t/evil.example",
+        "/\n/evil.example",
+        "/\r\nLocation: https://evil.example",
+        " //evil.example",
+        "/ /evil.example",
+        "/a b",
+        "/\u{0}",
+        "/\u{7f}",
+        "/é",
+        "/\u{2028}",
+        "/\u{ff0f}evil.example",
+        "/<script>",
+        "/\"",
+        "/hurdlr/connect",
+        "/hurdlr/connect?return_to=/",
+        "/hurdlr/callback",
+        "/hurdlr/disconnect#a",
+        too_long.as_str(),
+    ] {
+        assert_eq!(returned(&app, target).await, "/home", "{target:?}");
+    }
+}
+
+/// Where a whole login that was asked to return to `target` ends.
+async fn returned(app: &App, target: &str) -> String {
+    let mut ann = Browser::of("ann");
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("return_to", target)
+        .finish();
+    let began = ann.get(app, &format!("/hurdlr/connect?{query}")).await;
+    let callback = app.consent(&began, "ann").await;
+    ann.get(app, &callback).await.location().to_owned()
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_are_named() {
+    type Change = fn(LoginConfig) -> LoginConfig;
+    let changes: [(Change, &str); 8] = [
+        (|config| config.other_key(vec![0; 63].into()), "64"),
+        (|config| config.return_to("https://evil.example"), "return_to"),
+        (|config| config.return_to(""), "return_to"),
+        (|config| config.connect_path("hurdlr"), "connect_path"),
+        (|config| config.connect_path("/{hurdlr}"), "connect_path"),
+        (|config| config.callback_path("/a?b"), "callback_path"),
+        (|config| config.disconnect_path(""), "disconnect_path"),
+        (|config| config.disconnect_path("/hurdlr/connect"), "path"),
+    ];
+    let site = app::Site::new();
+    for (change, named) in changes {
+        let manager = site.manager(site.builder());
+        let config = change(app::config(KEY, |_| ()));
+        let error = login_routes::<()>(manager, config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    let without = hurdlr_oauth2::Hurdlr::builder("id", "secret".into());
+    let routes = login_routes::<()>(site.manager(without), app::config(KEY, |_| ()));
+    assert!(routes.unwrap_err().to_string().contains("authorize_url"));
+}
+
+#[tokio::test]
+async fn paths_are_the_apps_and_a_proxy_may_change_them() {
+    let app = App::with(
+        |site| site.builder().redirect_uri("https://example.com/app/back"),
+        |config| {
+            config
+                .connect_path("/in")
+                .callback_path("/back")
+                .disconnect_path("/out")
+                .return_to("/x")
+        },
+    );
+    let mut ann = Browser::of("ann");
+    let began = ann.get(&app, "/in").await;
+    let callback = app.consent(&began, "ann").await;
+    let callback = callback.strip_prefix("/app").unwrap();
+    assert_eq!(ann.get(&app, callback).await.location(), "/x");
+    let gone = ann.send(&app, "POST", "/out", &[("origin", "https://example.com")]).await;
+    assert_eq!(gone.location(), "/x");
+}
+
+#[tokio::test]
+async fn the_routes_fit_into_an_app_with_a_state() {
+    #[derive(Clone)]
+    struct AppState;
+    let site = app::Site::new();
+    let manager = site.manager(site.builder());
+    let routes = login_routes(manager, app::config(KEY, |_| ())).unwrap();
+    let _: Router = Router::<AppState>::new().merge(routes).with_state(AppState);
+}
+
+#[tokio::test]
+async fn a_cookie_holds_its_secrets_encrypted() {
+    let app = App::new();
+    let mut ann = Browser::of("ann.of.accounting");
+    let callback = ann.begin(&app, "ann").await;
+    let (name, value) = ann.only_cookie();
+    let kept = cookie_of(&name, &value, KEY).unwrap();
+    let state = parameter(&callback, "state");
+    assert!(kept.contains(&state) && kept.contains("ann.of.accounting"));
+    assert!(!value.contains(&state) && !name.contains(&state));
+    assert!(!value.contains("accounting"));
+    assert!(!Log::of_everything().text().contains("ann.of.accounting"));
+}
