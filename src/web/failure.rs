@@ -199,7 +199,7 @@ impl IntoResponse for LoginFailure {
             format!("<a class=\"act\" href=\"{}\">Continue</a>", escape(self.return_to()))
         } else {
             format!(
-                "<a class=\"act\" href=\"{}\">Try again</a>\n<a href=\"{}\">Go back</a>",
+                "<a class=\"act\" href=\"{}\">Try again</a>\n<a href=\"{}\">Back to the site</a>",
                 escape(self.try_again()),
                 escape(self.return_to())
             )
