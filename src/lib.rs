@@ -86,3 +86,7 @@ pub use {http, oauth2, reqwest, secrecy, url};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/web-login-elsewhere.md")]
+struct WebLoginElsewhere;

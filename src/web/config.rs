@@ -191,8 +191,8 @@ impl Login {
         let hurdlr = manager.hurdlr();
         hurdlr.begin_login()?; // which judges what it needs
         let redirect_uri = hurdlr.redirect_uri().unwrap_or_default().to_owned();
-        let redirect_url = secret_bearing_url("redirect_uri", &redirect_uri)?;
-        let callback_path = config.callback_path.unwrap_or_else(|| redirect_url.path().to_owned());
+        let redirect = secret_bearing_url("redirect_uri", &redirect_uri)?;
+        let callback_path = config.callback_path.unwrap_or_else(|| redirect.path().to_owned());
         let paths = [
             ("connect_path", &config.connect_path),
             ("callback_path", &callback_path),
@@ -239,8 +239,8 @@ impl Login {
             connect_path: config.connect_path,
             callback_path,
             disconnect_path: config.disconnect_path,
-            origin: redirect_url.origin().ascii_serialization(),
-            is_https: redirect_url.scheme() == "https",
+            origin: redirect.origin().ascii_serialization(),
+            is_https: redirect.scheme() == "https",
             redirect_uri,
             settings: settings.into(),
             manager,

@@ -140,6 +140,12 @@ impl LoginFailure {
         &self.try_again
     }
 
+    /// Whether nothing is left to do, since a callback that was completed before is all there is.
+    fn is_done(&self) -> bool {
+        use FailureReason::{AlreadyUsed, NotBegunHere};
+        self.is_connected && matches!(self.reason, AlreadyUsed | NotBegunHere)
+    }
+
     /// What happened, in a few words and a sentence for the person.
     fn told(&self) -> (&'static str, &'static str) {
         use FailureReason::{
@@ -150,7 +156,7 @@ impl LoginFailure {
             "It took more than 10 minutes, was begun in another browser, or was completed before.",
         );
         match &self.reason {
-            NotBegunHere | AlreadyUsed if self.is_connected => {
+            NotBegunHere | AlreadyUsed if self.is_done() => {
                 ("You are connected to Hurdlr", "This login was completed before.")
             }
             NotBegunHere | OtherSettings | TooLong => STALE,
@@ -188,30 +194,29 @@ impl LoginFailure {
 
 impl IntoResponse for LoginFailure {
     fn into_response(self) -> Response {
+        let status = if self.is_done() { StatusCode::OK } else { self.reason.status() };
         let (title, what) = self.told();
-        let is_done = self.is_connected && title.starts_with("You are");
-        let status = if is_done { StatusCode::OK } else { self.reason.status() };
-        let quoted = match &self.reason {
+        let said = match &self.reason {
             FailureReason::Failed(error) => provider_words(error),
             _ => String::new(),
         };
-        let links = if is_done || matches!(self.reason, FailureReason::CrossSite) {
-            format!("<a class=\"act\" href=\"{}\">Continue</a>", escape(self.return_to()))
+        let back = escape(self.return_to());
+        let links = if self.is_done() || matches!(self.reason, FailureReason::CrossSite) {
+            format!("<a class=\"act\" href=\"{back}\">Continue</a>")
         } else {
+            let again = escape(self.try_again());
             format!(
-                "<a class=\"act\" href=\"{}\">Try again</a>\n<a href=\"{}\">Back to the site</a>",
-                escape(self.try_again()),
-                escape(self.return_to())
+                "<a class=\"act\" href=\"{again}\">Try again</a>\n\
+                 <a href=\"{back}\">Back to the site</a>"
             )
         };
-        let page = PAGE
-            .replace("{title}", title)
-            .replace("{what}", what)
-            .replace("{links}", &links)
-            // Last, since it is somebody else's text.
-            .replace("{quoted}", &quoted);
+        let main = format!("<h1>{title}</h1>\n<p>{what}</p>\n{said}{links}");
+        // What is put in is not looked through for a place to put more.
+        let (head, rest) = PAGE.split_once("{title}").unwrap_or((PAGE, ""));
+        let (body, foot) = rest.split_once("{main}").unwrap_or((rest, ""));
         let policy = HeaderValue::from_static(PAGE_POLICY);
-        (status, [(CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
+        let page = Html([head, title, body, &main, foot].concat());
+        (status, [(CONTENT_SECURITY_POLICY, policy)], page).into_response()
     }
 }
 

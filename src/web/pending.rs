@@ -35,29 +35,29 @@ impl Login {
         let mut earlier: Vec<_> = ours
             .map(|cookie| {
                 // What cannot be read goes first.
-                let began = self.opened(cookie).map_or(-1, |begun| begun.login.began());
-                (began, cookie.name().to_owned())
+                let since = self.opened(cookie).map_or(-1, |earlier| earlier.login.began());
+                (since, cookie.name().to_owned())
             })
             .collect();
         earlier.sort_unstable_by(|one, other| other.cmp(one));
         let too_many = earlier.into_iter().skip(AT_ONCE - 1);
-        let sent = too_many.fold(sent, |sent, (_, name)| sent.remove(self.cookie(name, "")));
+        let sent = too_many.fold(sent, |sent, (_, name)| self.remove(sent, name));
 
         let name = self.cookie_name(begun.login.state().expose_secret());
         let kept = self.cookie(name, self.written(begun));
         (sent, PrivateCookieJar::new(self.keys[0].clone()).add(kept))
     }
 
-    /// Finds the login that a callback's state belongs to. That it does is for
+    /// Finds the login that a callback belongs to by its state. That it does is for
     /// [`complete_login`](crate::Hurdlr::complete_login) to prove.
-    pub(super) fn find(&self, sent: &CookieJar, state: &str) -> Result<Begun, FailureReason> {
-        let cookie = sent.get(&self.cookie_name(state)).ok_or(FailureReason::NotBegunHere)?;
+    pub(super) fn find(&self, sent: &CookieJar, name: &str) -> Result<Begun, FailureReason> {
+        let cookie = sent.get(name).ok_or(FailureReason::NotBegunHere)?;
         self.opened(cookie)
     }
 
     /// Removes a login from the browser, if it has it.
-    pub(super) fn remove(&self, sent: CookieJar, state: &str) -> CookieJar {
-        sent.remove(self.cookie(self.cookie_name(state), ""))
+    pub(super) fn remove(&self, sent: CookieJar, name: String) -> CookieJar {
+        sent.remove(self.cookie(name, ""))
     }
 
     /// A `__Host-` cookie is taken from this host over https alone (RFC 6265bis section 4.1.3.2).
@@ -66,7 +66,7 @@ impl Login {
     }
 
     /// Each login has a cookie of its own, named by its state without telling it.
-    fn cookie_name(&self, state: &str) -> String {
+    pub(super) fn cookie_name(&self, state: &str) -> String {
         let digest = Sha256::digest(state);
         self.cookie_prefix().to_owned() + &BASE64_URL_SAFE_NO_PAD.encode(&digest[..9])
     }

@@ -26,13 +26,10 @@ pub(super) fn read(text: &str) -> Option<ReturnTarget> {
 
 /// Whether it leads elsewhere once a proxy or the app has decoded it, or cut its first part off.
 fn is_ambiguous(path: &str) -> bool {
-    let mut escapes = path.split('%').skip(1).map(|rest| rest.as_bytes());
+    let mut after_percent = path.split('%').skip(1);
     path.contains("//")
-        || escapes.any(|escape| match escape {
-            [b'0' | b'1', ..] => true,              // control characters
-            [b'2', b'f' | b'F' | b'5', ..] => true, // slash, percent
-            [b'5', b'c' | b'C', ..] | [b'7', b'f' | b'F', ..] => true, // backslash, delete
-            [high, low, ..] => !(high.is_ascii_hexdigit() && low.is_ascii_hexdigit()),
-            _ => true,
+        || after_percent.any(|rest| {
+            let byte = rest.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            byte.is_none_or(|byte| byte.is_ascii_control() || b"/\\%".contains(&byte))
         })
 }

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum_extra::extract::cookie::CookieJar;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use tracing::Instrument;
 
 use super::config::Login;
 use super::failure::{FailureReason, LoginFailure, PAGE_POLICY};
@@ -63,23 +64,18 @@ async fn connect(State(site): State<Arc<Login>>, request: Request) -> Response {
 async fn callback(State(site): State<Arc<Login>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let sent = CookieJar::from_headers(&parts.headers);
-    let callback = read(&parts.uri);
+    let callback = site.read(&parts.uri);
     let came_from_elsewhere = came_from_elsewhere(&parts.headers);
     let user = match (site.users)(parts).await {
         Ok(user) => user,
         Err(_) if came_from_elsewhere => return bounce(),
         Err(response) => return response,
     };
-    let found = callback.and_then(|callback| {
-        let state = callback.state()?.to_owned();
-        Ok((site.find(&sent, &state), callback, state))
-    });
-    let (begun, callback, state) = match found {
-        Ok(found) => found,
-        Err(reason) => {
-            return site.failed(reason, Some(user), site.return_to.clone()).await;
-        }
+    let (callback, cookie) = match callback {
+        Ok(callback) => callback,
+        Err(reason) => return site.failed(reason, Some(user), site.return_to.clone()).await,
     };
+    let begun = site.find(&sent, &cookie);
     let return_to = begun.as_ref().map_or(&site.return_to, |begun| &begun.return_to).clone();
     let outcome = match begun {
         Ok(begun) if begun.user != user => Err(FailureReason::OtherUser),
@@ -89,7 +85,7 @@ async fn callback(State(site): State<Arc<Login>>, request: Request) -> Response 
     let left = match outcome {
         // It is there for the one who began.
         Err(FailureReason::OtherUser) => sent,
-        _ => site.remove(sent, &state),
+        _ => site.remove(sent, cookie),
     };
     let response = match outcome {
         Ok(()) => Redirect::to(return_to.as_str()).into_response(),
@@ -114,26 +110,18 @@ async fn disconnect(State(site): State<Arc<Login>>, request: Request) -> Respons
     }
 }
 
-fn read(uri: &Uri) -> Result<Callback, FailureReason> {
-    let query = uri.query().unwrap_or_default();
-    if query.len() > LONGEST_QUERY {
-        return Err(FailureReason::TooLong);
-    }
-    Ok(Callback::from_pairs(url::form_urlencoded::parse(query.as_bytes())))
-}
-
 /// Redeems the state, has the code exchanged, and keeps the token.
 async fn complete(site: Arc<Login>, begun: Begun, callback: Callback) -> Result<(), FailureReason> {
     // In a task of its own: the code is spent by this, and a browser that goes away, or loads the
     // callback again, must not take the token along.
-    let completing = tokio::spawn(async move {
+    let completing = async move {
         if !site.manager.redeem(&begun.login).await? {
             return Err(FailureReason::AlreadyUsed);
         }
         let token = site.manager.hurdlr().complete_login(begun.login, callback).await?;
         Ok(site.manager.adopt(&begun.user, token).await?)
-    });
-    completing.await.unwrap_or_else(|source| {
+    };
+    tokio::spawn(completing.in_current_span()).await.unwrap_or_else(|source| {
         let message = "the runtime was shut down during a login";
         Err(Error::new(ErrorKind::Unavailable, message).caused_by(source).into())
     })
@@ -169,6 +157,17 @@ fn is_of_our_page(headers: &HeaderMap, origin: &str) -> bool {
 }
 
 impl Login {
+    /// A callback, and the name of the cookie it belongs to.
+    fn read(&self, uri: &Uri) -> Result<(Callback, String), FailureReason> {
+        let query = uri.query().unwrap_or_default();
+        if query.len() > LONGEST_QUERY {
+            return Err(FailureReason::TooLong);
+        }
+        let callback = Callback::from_pairs(url::form_urlencoded::parse(query.as_bytes()));
+        let cookie = self.cookie_name(callback.state()?);
+        Ok((callback, cookie))
+    }
+
     /// What the request asks for, if a user may be sent there.
     fn return_target(&self, uri: &Uri) -> ReturnTarget {
         let query = uri.query().filter(|query| query.len() <= LONGEST_QUERY);

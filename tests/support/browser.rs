@@ -60,7 +60,7 @@ impl Driver {
 
     async fn open(&self, look: Look) -> Client {
         let profile = format!("--user-data-dir={}", self.profile.path().display());
-        let scheme = if matches!(look, Look::DarkPhone) { 0 } else { 1 };
+        let scheme = u8::from(!matches!(look, Look::DarkPhone)); // 0 is dark
         let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
         let mut options = json!({ "args": [
             profile, scheme, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",

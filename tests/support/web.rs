@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -260,7 +261,7 @@ impl Browser {
         });
         if !to_provider {
             let mut said = app.said.lock().unwrap();
-            said.push_str(&format!("{:?}\n{}\n", answer.headers, answer.body));
+            writeln!(said, "{:?}\n{}", answer.headers, answer.body).unwrap();
         }
         answer
     }
