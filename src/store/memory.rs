@@ -31,6 +31,8 @@ struct Shared {
 struct Kept {
     rows: HashMap<StoreKey, Stored>,
     redeemed: HashMap<[u8; 32], (Moment, Duration)>,
+    /// How many states are looked through for those that are over.
+    redeemed_at_sweep: usize,
 }
 
 /// A row by the store's clock.
@@ -265,8 +267,14 @@ impl TokenStore for MemoryStore {
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         self.step(move |kept, now| {
-            kept.redeemed.retain(|_, (since, keep)| left(*since, *keep, now).is_some());
-            let first = !kept.redeemed.contains_key(state);
+            let is_remembered =
+                |(since, keep): &(Moment, Duration)| left(*since, *keep, now).is_some();
+            // As rarely as they double, so that a login does not cost more where there are many.
+            if kept.redeemed.len() >= kept.redeemed_at_sweep {
+                kept.redeemed.retain(|_, redeemed| is_remembered(redeemed));
+                kept.redeemed_at_sweep = 2 * kept.redeemed.len() + 64;
+            }
+            let first = !kept.redeemed.get(state).is_some_and(is_remembered);
             if first {
                 kept.redeemed.insert(*state, (now, keep));
             }
