@@ -50,7 +50,7 @@ pub(crate) struct Provider {
     process: Child,
     /// The process ends when this closes, however this one ends.
     _lifeline: ChildStdin,
-    base_url: Url,
+    pub(crate) base_url: Url,
     pub(crate) client_id: String,
     pub(crate) client_secret: String,
 }
@@ -76,6 +76,7 @@ impl Provider {
     }
 
     /// A client of this provider, with its default settings.
+    #[allow(dead_code, reason = "a bench may need one with settings of its own")]
     pub(crate) fn hurdlr(&self) -> Outcome<Hurdlr> {
         let secret = self.client_secret.as_str().into();
         let hurdlr = Hurdlr::builder(&self.client_id, secret);
