@@ -108,31 +108,27 @@ impl PendingLogin {
         let unreadable = || Error::callback(CallbackProblem::Unreadable);
         let json = BASE64_URL_SAFE_NO_PAD.decode(text.expose_secret()).map_err(|_| unreadable())?;
         let json = Zeroizing::new(json);
-        let Object(Written { state, verifier, redirect_uri, began }) =
+        let Object(written): Object<Written<'_>> =
             serde_json::from_slice(&json).map_err(|_| unreadable())?;
-        Self::from_parts(state, verifier, redirect_uri, began)
+        let ours = written.state.len() >= SHORTEST_STATE
+            && (SHORTEST_VERIFIER..=LONGEST_VERIFIER).contains(&written.verifier.len())
+            && written.began >= 0
+            && secret_bearing_url("redirect_uri", &written.redirect_uri).is_ok();
+        if !ours {
+            return Err(unreadable());
+        }
+        let Written { state, verifier, redirect_uri, began } = written;
+        Ok(Self::from_parts(state, verifier, redirect_uri.into_owned(), began))
     }
 
-    /// Puts together what was kept by its parts.
+    /// Puts together what was taken apart here.
     pub(crate) fn from_parts(
         state: &str,
         verifier: &str,
-        redirect_uri: Cow<'_, str>,
+        redirect_uri: String,
         began: i64,
-    ) -> Result<Self, Error> {
-        let ours = state.len() >= SHORTEST_STATE
-            && (SHORTEST_VERIFIER..=LONGEST_VERIFIER).contains(&verifier.len())
-            && began >= 0
-            && secret_bearing_url("redirect_uri", &redirect_uri).is_ok();
-        if !ours {
-            return Err(Error::callback(CallbackProblem::Unreadable));
-        }
-        Ok(Self {
-            state: state.into(),
-            verifier: verifier.into(),
-            redirect_uri: redirect_uri.into_owned(),
-            began,
-        })
+    ) -> Self {
+        Self { state: state.into(), verifier: verifier.into(), redirect_uri, began }
     }
 
     /// The state, by which an app that keeps several logins finds the one a callback belongs to

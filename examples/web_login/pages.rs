@@ -49,7 +49,7 @@ pub(crate) fn status(user: &str, notice: Option<&str>, connection: &Connection) 
         Connection::Unknown { .. } => "Hurdlr cannot be reached",
     };
     let _ = writeln!(main, "<h1>{title}</h1>");
-    main.push_str(&match connection {
+    let rest = match connection {
         Connection::Connected { .. } => connected(connection),
         Connection::None => "<p>Connect your account, and your income and expenses \
             appear here. You can disconnect at any time.</p>\n\
@@ -63,7 +63,8 @@ pub(crate) fn status(user: &str, notice: Option<&str>, connection: &Connection) 
                 "Something is wrong with this site’s settings."
             }
         ),
-    });
+    };
+    main.push_str(&rest);
     page(title, Some(user), &main)
 }
 

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::Login;
 use super::failure::FailureReason;
-use super::return_target::{self, ReturnTarget};
+use super::return_target::ReturnTarget;
 use crate::error::{CallbackProblem, Error};
 use crate::login::{LOGIN_LIFETIME, PendingLogin};
 use crate::user::UserId;
@@ -57,7 +57,12 @@ impl Login {
 
     /// Removes a login from the browser, if it has it.
     pub(super) fn remove(&self, sent: CookieJar, name: String) -> CookieJar {
-        sent.remove(self.cookie(name, ""))
+        if sent.get(&name).is_none() {
+            return sent;
+        }
+        let mut gone = self.cookie(name, "");
+        gone.set_max_age(Duration::ZERO);
+        sent.add(gone)
     }
 
     /// A `__Host-` cookie is taken from this host over https alone (RFC 6265bis section 4.1.3.2).
@@ -104,9 +109,9 @@ impl Login {
             return Err(FailureReason::OtherSettings);
         }
         let began = field()?.parse().map_err(|_| unreadable())?;
-        let redirect_uri = Cow::Borrowed(self.redirect_uri.as_str());
-        let login = PendingLogin::from_parts(field()?, field()?, redirect_uri, began)?;
-        let return_to = return_target::read(field()?).ok_or_else(unreadable)?;
+        let redirect_uri = self.redirect_uri.clone();
+        let login = PendingLogin::from_parts(field()?, field()?, redirect_uri, began);
+        let return_to = ReturnTarget::judged_before(field()?);
         let user = field()?.parse().map_err(|_| unreadable())?;
         Ok(Begun { login, user, return_to })
     }

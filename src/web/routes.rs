@@ -1,6 +1,8 @@
 //! The three routes, each with what it answers.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,13 +13,13 @@ use axum::routing::{get, post};
 use axum_extra::extract::cookie::CookieJar;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use super::config::Login;
 use super::failure::{FailureReason, LoginFailure, PAGE_POLICY};
 use super::pending::Begun;
 use super::return_target::{self, ReturnTarget};
-use crate::error::{Error, ErrorKind};
 use crate::login::Callback;
 use crate::user::UserId;
 
@@ -79,7 +81,7 @@ async fn callback(State(site): State<Arc<Login>>, request: Request) -> Response 
     let return_to = begun.as_ref().map_or(&site.return_to, |begun| &begun.return_to).clone();
     let outcome = match begun {
         Ok(begun) if begun.user != user => Err(FailureReason::OtherUser),
-        Ok(begun) => complete(Arc::clone(&site), begun, callback).await,
+        Ok(begun) => Unstoppable::new(complete(Arc::clone(&site), begun, callback)).await,
         Err(reason) => Err(reason),
     };
     let left = match outcome {
@@ -112,19 +114,40 @@ async fn disconnect(State(site): State<Arc<Login>>, request: Request) -> Respons
 
 /// Redeems the state, has the code exchanged, and keeps the token.
 async fn complete(site: Arc<Login>, begun: Begun, callback: Callback) -> Result<(), FailureReason> {
-    // In a task of its own: the code is spent by this, and a browser that goes away, or loads the
-    // callback again, must not take the token along.
-    let completing = async move {
-        if !site.manager.redeem(&begun.login).await? {
-            return Err(FailureReason::AlreadyUsed);
+    if !site.manager.redeem(&begun.login).await? {
+        return Err(FailureReason::AlreadyUsed);
+    }
+    let token = site.manager.hurdlr().complete_login(begun.login, callback).await?;
+    Ok(site.manager.adopt(&begun.user, token).await?)
+}
+
+/// Work that is gone on with in a task of its own if nobody waits for it any more. A callback spends
+/// its code: a browser that goes away, or loads it again, must not take the token along.
+struct Unstoppable<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> Unstoppable<F> {
+    fn new(work: F) -> Self {
+        Self(Some(Box::pin(work)))
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Unstoppable<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(work) = &mut self.0 else { return Poll::Pending };
+        let output = ready!(work.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Unstoppable<F> {
+    fn drop(&mut self) {
+        if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(work.in_current_span());
         }
-        let token = site.manager.hurdlr().complete_login(begun.login, callback).await?;
-        Ok(site.manager.adopt(&begun.user, token).await?)
-    };
-    tokio::spawn(completing.in_current_span()).await.unwrap_or_else(|source| {
-        let message = "the runtime was shut down during a login";
-        Err(Error::new(ErrorKind::Unavailable, message).caused_by(source).into())
-    })
+    }
 }
 
 /// Loads the callback again from our own site, where the browser sends a session under
