@@ -83,7 +83,7 @@ pub use axum;
 pub use sqlx;
 pub use {http, oauth2, reqwest, secrecy, url};
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "axum", feature = "sealed"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

@@ -30,7 +30,7 @@ use axum_extra::extract::cookie::Key;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hurdlr_oauth2::secrecy::SecretSlice;
-use hurdlr_oauth2::store::SqliteStore;
+use hurdlr_oauth2::store::{KeyRing, Sealed, SealingKey, SqliteStore};
 use hurdlr_oauth2::testing::{FakeHurdlr, TurnedClock};
 use hurdlr_oauth2::{Hurdlr, TokenManager};
 use site::{Provider, Site};
@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // People stay connected although nobody looks at their page.
     let keeping = manager.keep_alive(std::time::Duration::from_secs(60));
 
-    let cookie_key = key_from("WEB_LOGIN_COOKIE_KEY", "everyone is signed out")?;
+    let cookie_key = key_from("WEB_LOGIN_COOKIE_KEY", 64, "everyone is signed out")?;
     let site = Site::new(manager.clone(), provider, &cookie_key)?;
     println!("Open {home} in a browser; Ctrl-C ends it.");
     axum::serve(listener, site.router(cookie_key)?)
@@ -81,21 +81,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if unsaved.is_empty() { Ok(()) } else { Err("some tokens could not be saved".into()) }
 }
 
-/// Where the tokens are.
-async fn open_store(database: &str) -> Result<SqliteStore, Box<dyn Error>> {
-    // SEALED STORE: this is the one place to change, to `Sealed` over the SqliteStore with this key.
-    let _store_key = key_from("WEB_LOGIN_STORE_KEY", "tokens kept by it cannot be read")?;
-    let store = SqliteStore::at(format!("sqlite://{database}")).open_plaintext().await?;
+/// Where the tokens are: in a file, sealed.
+async fn open_store(database: &str) -> Result<Sealed<SqliteStore>, Box<dyn Error>> {
+    let key = key_from("WEB_LOGIN_STORE_KEY", 32, "tokens kept by it cannot be read")?;
+    let keys = KeyRing::new(SealingKey::from_bytes(&key)?);
+    let store = SqliteStore::at(format!("sqlite://{database}")).open_sealed(keys).await?;
     store.migrate().await?;
     Ok(store)
 }
 
 /// A secret of the site. A fresh one is good until the site is started again.
-fn key_from(variable: &str, loss: &str) -> Result<SecretSlice<u8>, Box<dyn Error>> {
+fn key_from(variable: &str, length: usize, loss: &str) -> Result<SecretSlice<u8>, Box<dyn Error>> {
     if let Ok(text) = env::var(variable) {
         let key = BASE64_STANDARD.decode(text.trim());
         return Ok(key.map_err(|_| format!("{variable} is not base64"))?.into());
     }
     eprintln!("Warning: {variable} is not set. After a restart {loss}.");
-    Ok(Key::generate().master().to_vec().into())
+    Ok(Key::generate().master()[..length].to_vec().into())
 }
