@@ -368,6 +368,7 @@ impl Engine for Postgres {
             // The server stops, crashed, or starts.
             "57P01" | "57P02" | "57P03" => Situation::Cut,
             "" if matches!(error, sqlx::Error::Io(_)) => Situation::Cut,
+            "XX001" | "XX002" => Situation::Damaged,
             _ => Situation::Final,
         }
     }
@@ -383,6 +384,7 @@ impl Engine for Postgres {
             "53300" => "the server has no connection left",
             "57014" => "the statement took longer than the server allows",
             "57P01" | "57P02" | "57P03" => "the server is stopping or starting",
+            "XX001" | "XX002" => "the table or its index is damaged",
             _ if code.starts_with("28") => "the server did not accept the credentials",
             _ if code.starts_with("40") => "others kept being in the way",
             _ => return None,

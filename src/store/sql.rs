@@ -76,7 +76,8 @@ impl<E: Engine> Sql<E> {
             _ => Err(Error::store(format!(
                 "the tables' schema is version {version}, of a later release of this crate: this \
                  one knows up to {known}, so use that release here too"
-            ))),
+            ))
+            .with_final()),
         }
     }
 
@@ -308,7 +309,7 @@ where
         let again = match E::situation(&error) {
             Situation::Undone => true,
             Situation::Cut => repeatable,
-            Situation::Contended | Situation::Final => false,
+            Situation::Contended | Situation::Damaged | Situation::Final => false,
         };
         if !again || tries >= TRIES {
             return Err(failed::<E>(doing, &error));

@@ -399,11 +399,16 @@ fn primary(code: &str) -> i32 {
     code.parse::<i32>().map_or(0, |code| code & 0xff)
 }
 
-fn is_busy(error: &sqlx::Error) -> bool {
+/// Zero where the failure is not the database's.
+fn code(error: &sqlx::Error) -> i32 {
     error
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code)
-        .is_some_and(|code| matches!(primary(&code), 5 | 6))
+        .map_or(0, |code| primary(&code))
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(code(error), 5 | 6)
 }
 
 type Query<'a> = sqlx::query::Query<'a, sqlx::Sqlite, SqliteArguments>;
@@ -515,9 +520,12 @@ impl Engine for Sqlite {
         transaction.commit().await
     }
 
-    fn situation(_error: &sqlx::Error) -> Situation {
-        // Its busy timeout has passed already where others were in the way.
-        Situation::Final
+    fn situation(error: &sqlx::Error) -> Situation {
+        match code(error) {
+            11 | 26 => Situation::Damaged,
+            // Its busy timeout has passed already where others were in the way.
+            _ => Situation::Final,
+        }
     }
 
     fn meaning(code: &str) -> Option<&'static str> {

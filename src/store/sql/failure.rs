@@ -19,6 +19,8 @@ pub(in crate::store) enum Situation {
     Contended,
     /// The connection went away, and whether there was an effect is not known.
     Cut,
+    /// What lies there cannot be read, now or later.
+    Damaged,
     /// Nothing helps now.
     Final,
 }
@@ -63,7 +65,10 @@ pub(in crate::store) fn failed<E: Engine>(doing: &str, error: &sqlx::Error) -> E
         E_::Configuration(_) => ("the connection's settings cannot be used", String::new()),
         _ => ("the database driver failed", String::new()),
     };
+    let is_damaged = matches!(error, E_::ColumnDecode { .. } | E_::ColumnNotFound(_))
+        || E::situation(error) == Situation::Damaged;
     let error = Error::store(format!("the store could not {doing}: {what}"));
+    let error = if is_damaged { error.with_final() } else { error };
     match cause.trim() {
         "" => error,
         cause => error.caused_by(Cause(cause.to_owned())),
