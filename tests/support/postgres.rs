@@ -124,6 +124,40 @@ impl Drop for Server {
     }
 }
 
+/// A disk of a megabyte that a server can use; until it is dropped, which has to be after the server.
+pub(crate) struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// None where we may not mount anything.
+    pub(crate) fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs"])
+            .arg(folder.path())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        mounted.then_some(Self(folder))
+    }
+
+    /// A folder that belongs to the server.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::create_dir(&path).expect("a folder");
+        if let Some(user) = unprivileged() {
+            let owned = Command::new("chown").arg(user).arg(&path).status();
+            assert!(owned.is_ok_and(|status| status.success()), "chown");
+        }
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
 fn binaries() -> &'static Path {
     static BINARIES: LazyLock<PathBuf> = LazyLock::new(|| {
         let newest = fs::read_dir("/usr/lib/postgresql")

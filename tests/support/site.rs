@@ -15,18 +15,28 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A provider with one-hour tokens, and a store for as many managers as a test wants.
-pub(crate) struct Site {
+pub(crate) struct Site<S = MemoryStore> {
     pub(crate) fake: FakeHurdlr,
     pub(crate) clock: TurnedClock,
-    pub(crate) store: FaultyStore<MemoryStore>,
+    pub(crate) store: FaultyStore<S>,
 }
 
 impl Site {
     pub(crate) fn new() -> Self {
         let clock = TurnedClock::new();
+        Self::of(MemoryStore::with_clock(clock.clone()), clock)
+    }
+}
+
+impl<S: TokenStore + Clone> Site<S> {
+    /// With a store that has a clock of its own.
+    pub(crate) fn on(store: S) -> Self {
+        Self::of(store, TurnedClock::new())
+    }
+
+    fn of(store: S, clock: TurnedClock) -> Self {
         let fake = FakeHurdlr::builder().token_life(HOUR).in_memory();
-        let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
-        Self { fake, clock, store }
+        Self { fake, clock, store: FaultyStore::new(store) }
     }
 
     pub(crate) fn hurdlr(&self) -> Hurdlr {

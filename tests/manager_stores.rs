@@ -1,0 +1,615 @@
+//! The manager on real databases, on bad days too: what is newest is never lost, and nothing is sent
+//! twice.
+
+#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
+
+#[path = "support/postgres.rs"]
+mod postgres;
+#[path = "support/site.rs"]
+mod site;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hurdlr_oauth2::manager::{Change, RefreshPolicy};
+use hurdlr_oauth2::secrecy::SecretSlice;
+use hurdlr_oauth2::store::{
+    KeyRing, PostgresStore, Sealed, SealingKey, SqliteStore, TokenStore, UserHashKey, UserKind,
+};
+use hurdlr_oauth2::testing::{Fault, Gate, Rotation, StoreCall};
+use hurdlr_oauth2::{Error, ErrorKind, TokenManager, UserId};
+use postgres::{Server, SmallDisk};
+use site::{HOUR, Site, access, refresh};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, ConnectOptions};
+use tempfile::TempDir;
+
+type AnyStore = Arc<dyn TokenStore>;
+type Days = Site<AnyStore>;
+
+/// The default of `revalidate_after`.
+const BOUND: Duration = Duration::from_secs(60);
+
+// --- Places: a database, and a hand in it that is not the store's ---------------------------
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seal {
+    Plain,
+    Sealed,
+    /// With hashed user ids.
+    Hashed,
+}
+
+struct Place {
+    seal: Seal,
+    database: Database,
+}
+
+enum Database {
+    Sqlite { path: PathBuf, _folder: TempDir },
+    Postgres { admin: PgConnectOptions, url: String, name: String },
+}
+
+impl Place {
+    fn sqlite(seal: Seal) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.db");
+        Self { seal, database: Database::Sqlite { path, _folder: folder } }
+    }
+
+    fn postgres(seal: Seal) -> Self {
+        Self::on(Server::shared(), seal)
+    }
+
+    /// A schema of its own, and a role of the same name that nobody else logs in by.
+    fn on(server: &Server, seal: Seal) -> Self {
+        static PLACES: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("place_{}", PLACES.fetch_add(1, Ordering::Relaxed));
+        assert!(server.psql("postgres", &format!("CREATE ROLE {name} SUPERUSER LOGIN")));
+        let url = server.url().replace("test@", &format!("{name}@"));
+        let admin = server.url().parse().unwrap();
+        Self { seal, database: Database::Postgres { admin, url, name } }
+    }
+
+    async fn store(&self) -> AnyStore {
+        self.store_by(ring(1)).await.unwrap()
+    }
+
+    async fn store_by(&self, keys: KeyRing) -> Result<AnyStore, Error> {
+        match &self.database {
+            Database::Sqlite { path, .. } => {
+                let store = SqliteStore::at(format!("sqlite://{}", path.display()));
+                let store = store.open_plaintext().await?;
+                store.migrate().await?;
+                Ok(self.sealed(store, keys))
+            }
+            Database::Postgres { url, name, .. } => {
+                let store = PostgresStore::at(url).schema(name).open_plaintext().await?;
+                store.migrate().await?;
+                Ok(self.sealed(store, keys))
+            }
+        }
+    }
+
+    fn sealed(&self, store: impl TokenStore, keys: KeyRing) -> AnyStore {
+        match self.seal {
+            Seal::Plain => Arc::new(store),
+            Seal::Sealed => Arc::new(Sealed::new(store, keys)),
+            Seal::Hashed => {
+                let hash = UserHashKey::from_bytes(&SecretSlice::from(vec![9; 32])).unwrap();
+                Arc::new(Sealed::new(store, keys).hash_users(hash))
+            }
+        }
+    }
+
+    /// A store on one SQLite connection, to which things can be done, and which waits for nobody.
+    async fn store_on_one_connection(&self) -> (AnyStore, SqlitePool) {
+        let options = self
+            .file()
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_millis(20));
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+        let store = SqliteStore::on(pool.clone()).open_plaintext().await.unwrap();
+        store.migrate().await.unwrap();
+        (self.sealed(store, ring(1)), pool)
+    }
+
+    fn file(&self) -> SqliteConnectOptions {
+        match &self.database {
+            Database::Sqlite { path, .. } => SqliteConnectOptions::new().filename(path),
+            Database::Postgres { .. } => unreachable!("PostgreSQL is not in a file of ours"),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match &self.database {
+            Database::Sqlite { .. } => "hurdlr",
+            Database::Postgres { name, .. } => name,
+        }
+    }
+
+    /// `{tokens}` and `{schema}` are the tables.
+    fn sql(&self, sql: &str) -> AssertSqlSafe<String> {
+        let prefix = match &self.database {
+            Database::Sqlite { .. } => "hurdlr_".to_owned(),
+            Database::Postgres { name, .. } => format!("{name}.hurdlr_"),
+        };
+        let [tokens, schema] = ["tokens", "schema"].map(|table| format!("{prefix}{table}"));
+        AssertSqlSafe(sql.replace("{tokens}", &tokens).replace("{schema}", &schema))
+    }
+
+    async fn run(&self, sql: &str) {
+        let sql = self.sql(sql);
+        match self.connect().await {
+            Hand::Sqlite(mut hand) => drop(sqlx::raw_sql(sql).execute(&mut hand).await.unwrap()),
+            Hand::Postgres(mut hand) => drop(sqlx::raw_sql(sql).execute(&mut hand).await.unwrap()),
+        }
+    }
+
+    async fn connect(&self) -> Hand {
+        match &self.database {
+            Database::Sqlite { .. } => Hand::Sqlite(self.file().connect().await.unwrap()),
+            Database::Postgres { admin, .. } => Hand::Postgres(admin.connect().await.unwrap()),
+        }
+    }
+
+    /// Incarnation, revision and payload as they lie there; of users who are not hashed.
+    async fn row(&self, user: &UserId) -> (i64, i64, Vec<u8>) {
+        let sql =
+            self.sql("SELECT incarnation, revision, payload FROM {tokens} WHERE subject = $1");
+        let user = user.as_str().to_owned();
+        match self.connect().await {
+            Hand::Sqlite(mut hand) => sqlx::query_as(sql).bind(user).fetch_one(&mut hand).await,
+            Hand::Postgres(mut hand) => sqlx::query_as(sql).bind(user).fetch_one(&mut hand).await,
+        }
+        .unwrap()
+    }
+
+    async fn overwrite(&self, user: &UserId, payload: Vec<u8>) {
+        let sql = self.sql("UPDATE {tokens} SET payload = $1 WHERE subject = $2");
+        let user = user.as_str().to_owned();
+        match self.connect().await {
+            Hand::Sqlite(mut hand) => {
+                sqlx::query(sql).bind(payload).bind(user).execute(&mut hand).await.unwrap();
+            }
+            Hand::Postgres(mut hand) => {
+                sqlx::query(sql).bind(payload).bind(user).execute(&mut hand).await.unwrap();
+            }
+        }
+    }
+
+    /// Time passes for the rows.
+    async fn age(&self, by: Duration) {
+        let ms = by.as_millis();
+        self.run(&format!(
+            "UPDATE {{tokens}} SET stamped_at = stamped_at - {ms}, \
+             obtained_at = obtained_at - {ms}, due_at = due_at - {ms}"
+        ))
+        .await;
+    }
+
+    /// Cuts the connections of whoever is logged in as this place's role.
+    async fn cut(&self) {
+        let name = self.name();
+        self.run(&format!(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = '{name}'"
+        ))
+        .await;
+    }
+}
+
+enum Hand {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+fn ring(byte: u8) -> KeyRing {
+    KeyRing::new(SealingKey::from_bytes(&SecretSlice::from(vec![byte; 32])).unwrap())
+}
+
+fn id(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+/// Makes each function a test of each store.
+macro_rules! on_each_store {
+    ($($promise:ident)*) => {
+        on_each_store! { sqlite_plain sqlite Plain [$($promise)*] }
+        on_each_store! { sqlite_sealed sqlite Sealed [$($promise)*] }
+        on_each_store! { sqlite_hashed sqlite Hashed [$($promise)*] }
+        on_each_store! { postgres_plain postgres Plain [$($promise)*] }
+        on_each_store! { postgres_sealed postgres Sealed [$($promise)*] }
+        on_each_store! { postgres_hashed postgres Hashed [$($promise)*] }
+    };
+    ($store:ident $database:ident $seal:ident [$($promise:ident)*]) => {
+        mod $store {
+            $(#[tokio::test]
+            async fn $promise() {
+                crate::$promise(crate::Place::$database(crate::Seal::$seal)).await;
+            })*
+        }
+    };
+}
+
+on_each_store! {
+    who_was_evicted_or_here_before_a_restart_comes_back_with_no_request
+    what_happens_elsewhere_is_known_within_the_bound
+    whom_nobody_reads_is_kept_alive
+    who_runs_goes_on_under_a_later_schema_and_nobody_starts
+}
+
+// --- Helpers --------------------------------------------------------------------------------
+
+/// One that tries again soon.
+fn quick(site: &Days) -> TokenManager {
+    quick_on(site, site.store.clone())
+}
+
+fn quick_on(site: &Days, store: impl TokenStore) -> TokenManager {
+    let (first, longest) = (Duration::from_millis(20), Duration::from_millis(100));
+    let policy = RefreshPolicy::default().first_backoff(first).longest_backoff(longest);
+    TokenManager::builder(site.hurdlr(), store).refresh_policy(policy).build().unwrap()
+}
+
+async fn log_in(site: &Days, manager: &TokenManager, users: &[UserId]) {
+    for user in users {
+        manager.adopt(user, site.login(user).await).await.unwrap();
+    }
+    site.fake.clear_requests();
+}
+
+/// Waits for what happens on its own.
+async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !happened().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Of an error of the store: whether it passes, and what it says.
+#[track_caller]
+fn assert_says(error: &Error, is_temporary: bool, what: &str) {
+    assert_eq!(error.kind(), ErrorKind::Store, "{error:?}");
+    assert_eq!(error.is_temporary(), is_temporary, "{error:?}");
+    assert!(error.to_string().contains(what), "no {what:?} in {error:?}");
+}
+
+// --- Good days ------------------------------------------------------------------------------
+
+async fn who_was_evicted_or_here_before_a_restart_comes_back_with_no_request(place: Place) {
+    const CAPACITY: usize = 10;
+    let site = Site::on(place.store().await);
+    let small = || {
+        let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
+        builder.cache_capacity(CAPACITY).build().unwrap()
+    };
+    let manager = small();
+    let users: Vec<_> = (0..5 * CAPACITY).map(|n| id(&format!("user {n}"))).collect();
+    let mut expected = Vec::new();
+    for user in &users {
+        let token = site.login(user).await;
+        expected.push((access(&token), refresh(&token)));
+        manager.adopt(user, token).await.unwrap();
+    }
+    let granted = manager.enterprise_user(&users[0]).token().await.map(|token| access(&token));
+    site.fake.clear_requests();
+    let restarted = small();
+    for manager in [manager, restarted] {
+        for (user, expected) in users.iter().zip(&expected) {
+            let token = manager.user(user).token().await.unwrap();
+            assert_eq!((access(&token), refresh(&token)), *expected);
+        }
+        let enterprise = manager.enterprise_user(&users[0]);
+        assert_eq!(access(&enterprise.token().await.unwrap()), *granted.as_ref().unwrap());
+        assert!(manager.users_in_memory() <= 2 * CAPACITY, "{}", manager.users_in_memory());
+        assert!(manager.shutdown().await.is_empty());
+    }
+    assert_eq!(site.fake.count().total(), 0);
+}
+
+async fn what_happens_elsewhere_is_known_within_the_bound(place: Place) {
+    let site = Site::on(place.store().await);
+    let (here, elsewhere) = (site.manager(), quick_on(&site, place.store().await));
+    let users = ["ann", "bob", "carol"].map(id);
+    log_in(&site, &here, &users).await;
+    let [ann, bob, carol] = users.each_ref().map(|user| here.user(user));
+    let mut changes = [ann.subscribe(), bob.subscribe(), carol.subscribe()];
+    // Logged in anew, forgotten, and refused by the API and so renewed.
+    let login = site.login(&users[0]).await;
+    let expected = access(&login);
+    elsewhere.adopt(&users[0], login).await.unwrap();
+    elsewhere.user(&users[1]).forget().await.unwrap();
+    site.turn(BOUND);
+    let theirs = elsewhere.user(&users[2]);
+    theirs.token().await.unwrap();
+    site.turn(BOUND);
+    theirs.refused(&theirs.token().await.unwrap().keep());
+    let renewed = access(&theirs.token().await.unwrap());
+    for user in [&ann, &bob, &carol] {
+        user.token().await.unwrap();
+    }
+    let mut known = Vec::new();
+    for changes in &mut changes {
+        known.push(changes.next().await);
+    }
+    assert_eq!(known, [Change::Token, Change::Forgotten, Change::Token]);
+    assert_eq!(access(&ann.token().await.unwrap()), expected);
+    assert!(bob.token_if_ready().is_none());
+    assert_eq!(access(&carol.token().await.unwrap()), renewed);
+    assert_eq!(site.refreshes(), 1);
+}
+
+async fn whom_nobody_reads_is_kept_alive(place: Place) {
+    let site = Site::on(place.store().await);
+    site.fake.set_rotation(Rotation::KillFamily);
+    let users: Vec<_> = (0..5).map(|n| id(&format!("user {n}"))).collect();
+    log_in(&site, &quick(&site), &users).await;
+    let granted = id("granted");
+    quick(&site).enterprise_user(&granted).token().await.unwrap();
+    site.fake.clear_requests();
+    place.age(HOUR).await;
+    site.turn(HOUR);
+    // Processes that know none of them.
+    let managers = [quick(&site), quick_on(&site, place.store().await)];
+    let walks = managers.each_ref().map(|manager| manager.keep_alive(Duration::from_millis(20)));
+    until("all are renewed", async || {
+        let mut renewed = true;
+        for user in &users {
+            renewed &= site.row(UserKind::Login, user).await.unwrap().version.revision == 2;
+        }
+        let row = site.row(UserKind::Enterprise, &granted).await.unwrap();
+        renewed && row.version.revision == 2
+    })
+    .await;
+    for walk in walks {
+        walk.stop().await;
+    }
+    assert_eq!(site.refreshes(), 5, "each of them once");
+    assert_eq!(site.fake.count().total(), 6);
+    for user in &users {
+        let stored = site.stored_refresh_token(user).await.unwrap();
+        assert!(site.fake.refresh_is_alive(&stored));
+    }
+}
+
+async fn who_runs_goes_on_under_a_later_schema_and_nobody_starts(place: Place) {
+    let site = Site::on(place.store().await);
+    let manager = quick(&site);
+    let (ann, bob) = (id("ann"), id("bob"));
+    log_in(&site, &manager, &[ann.clone()]).await;
+    place.run("INSERT INTO {schema} (version) VALUES (1000)").await;
+    assert_says(&place.store_by(ring(1)).await.unwrap_err(), false, "of a later release");
+    // While processes are replaced one by one.
+    log_in(&site, &manager, &[bob]).await;
+    site.turn(HOUR);
+    let newest = refresh(&manager.user(&ann).token().await.unwrap());
+    assert_eq!(site.stored_refresh_token(&ann).await, Some(newest));
+}
+
+// --- Bad days -------------------------------------------------------------------------------
+
+/// A database goes bad while a provider that kills families has rotated ann's refresh token, and its
+/// answer is on its way. `says` is what carol is told then, whose token is over; nothing, where
+/// calls of hers may work.
+async fn judge_a_bad_day(
+    site: &Days,
+    bad: impl AsyncFnOnce(),
+    good: impl AsyncFnOnce(),
+    says: Option<&str>,
+) {
+    let [ann, bob, carol] = ["ann", "bob", "carol"].map(id);
+    let manager = quick(site);
+    site.fake.set_rotation(Rotation::KillFamily);
+    log_in(site, &manager, &[ann.clone(), carol.clone()]).await;
+    site.turn(HOUR);
+    log_in(site, &manager, std::slice::from_ref(&bob)).await;
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    // What a long scope takes is room.
+    site.fake.reshape(|answer| {
+        let words: Vec<_> = (0..2_000).map(|n| format!("{:x}", n * 7_919)).collect();
+        answer.insert("scope".into(), words.join(" ").into());
+    });
+    let waiting = {
+        let ann = manager.user(&ann);
+        tokio::spawn(async move { ann.token().await.map(|token| refresh(&token)) })
+    };
+    site.fake.arrived(1).await;
+    site.fake.clear_reshape();
+    bad().await;
+    gate.open();
+    let newest = waiting.await.unwrap().unwrap();
+    assert!(site.fake.refresh_is_alive(&newest));
+    manager.user(&bob).token().await.unwrap();
+    if let Some(says) = says {
+        let error = manager.user(&carol).token().await.unwrap_err();
+        assert_says(&error, true, says);
+        assert_eq!(site.fake.count().total(), 1, "nothing is sent that could not be saved");
+    }
+    good().await;
+    until("ann's token is saved", async || {
+        site.stored_refresh_token(&ann).await.as_ref() == Some(&newest)
+    })
+    .await;
+    if says.is_some() {
+        until("carol is served", async || manager.user(&carol).token().await.is_ok()).await;
+        assert_eq!(site.fake.count().total(), 2);
+    }
+    assert!(manager.shutdown().await.is_empty());
+    let restarted = quick(site);
+    assert_eq!(refresh(&restarted.user(&ann).token().await.unwrap()), newest);
+    assert_eq!(site.fake.count().user("ann"), 1);
+    assert!(site.fake.refresh_is_alive(&newest), "nobody sent an earlier one");
+}
+
+async fn assert_not_saved(site: &Days) {
+    let row = site.row(UserKind::Login, &id("ann")).await.unwrap();
+    assert_eq!(row.version.revision, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopped_and_started_during_a_refresh_loses_nothing() {
+    let server = Mutex::new(Some(Server::start()));
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::on(server.lock().unwrap().as_ref().unwrap(), seal);
+        let site = Site::on(place.store().await);
+        let stop = async || server.lock().unwrap().as_mut().unwrap().stop();
+        let start = async || {
+            let mut server = server.lock().unwrap();
+            *server = server.take().map(Server::restart);
+        };
+        judge_a_bad_day(&site, stop, start, Some("could not claim")).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_that_are_cut_during_a_refresh_lose_nothing() {
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::postgres(seal);
+        let site = Site::on(place.store().await);
+        judge_a_bad_day(&site, async || place.cut().await, async || {}, None).await;
+        let saves = site.store.calls().into_iter().filter(|call| *call == StoreCall::Save);
+        assert!(saves.count() > 1, "the first was not answered");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_turns_read_only_during_a_refresh_loses_nothing() {
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::postgres(seal);
+        let site = Site::on(place.store().await);
+        let turn = async |read_only: &str| {
+            let name = place.name();
+            place
+                .run(&format!("ALTER ROLE {name} SET default_transaction_read_only = {read_only}"))
+                .await;
+            place.cut().await;
+        };
+        judge_a_bad_day(
+            &site,
+            async || turn("on").await,
+            async || turn("off").await,
+            Some("read-only"),
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_turns_read_only_during_a_refresh_loses_nothing() {
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::sqlite(seal);
+        let (store, pool) = place.store_on_one_connection().await;
+        let site = Site::on(store);
+        let turn = async |pragma: &'static str| {
+            sqlx::query(pragma).execute(&pool).await.unwrap();
+        };
+        judge_a_bad_day(
+            &site,
+            async || turn("PRAGMA query_only = ON").await,
+            async || turn("PRAGMA query_only = OFF").await,
+            Some("read-only"),
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_keeps_during_a_refresh_loses_nothing() {
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::sqlite(seal);
+        let (store, _pool) = place.store_on_one_connection().await;
+        let site = Site::on(store);
+        let mut other = place.file().connect().await.unwrap();
+        let kept = tokio::sync::Mutex::new(&mut other);
+        let keep = async || {
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut **kept.lock().await).await.unwrap();
+        };
+        let leave = async || {
+            sqlx::query("ROLLBACK").execute(&mut **kept.lock().await).await.unwrap();
+        };
+        judge_a_bad_day(&site, keep, leave, Some("locked")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_on_a_disk_that_is_full_during_a_refresh_loses_nothing() {
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::sqlite(seal);
+        let (store, pool) = place.store_on_one_connection().await;
+        let site = Site::on(store);
+        let turn = async |pragma: &'static str| {
+            sqlx::query(pragma).execute(&pool).await.unwrap();
+        };
+        judge_a_bad_day(
+            &site,
+            async || turn("PRAGMA max_page_count = 1").await, // which means as many as there are
+            async || {
+                assert_not_saved(&site).await;
+                turn("PRAGMA max_page_count = 10000").await;
+            },
+            None,
+        )
+        .await;
+    }
+}
+
+/// Where no small disk can be mounted, a trigger says what the server would.
+#[tokio::test]
+async fn a_server_whose_disk_is_full_during_a_refresh_loses_nothing() {
+    let disk = SmallDisk::mount();
+    let server = Server::start();
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::on(&server, seal);
+        let site = Site::on(place.store().await);
+        let name = place.name();
+        if let Some(disk) = &disk {
+            let folder = disk.folder(name);
+            let space = format!("CREATE TABLESPACE {name} LOCATION '{}'", folder.display());
+            assert!(server.psql("postgres", &space));
+            place
+                .run(&format!(
+                    "ALTER TABLE {{tokens}} SET TABLESPACE {name}; \
+                     CREATE TABLE {name}.filling (bytes TEXT) \
+                     WITH (autovacuum_enabled = FALSE) TABLESPACE {name}; \
+                     ALTER TABLE {name}.filling ALTER bytes SET STORAGE PLAIN"
+                ))
+                .await;
+        }
+        let (fill, clear) = if disk.is_some() {
+            (
+                format!(
+                    "DO $$ DECLARE failures INT := 0; BEGIN WHILE failures < 20 LOOP \
+                     BEGIN INSERT INTO {name}.filling VALUES (repeat('x', 4000)); \
+                     EXCEPTION WHEN disk_full THEN failures := failures + 1; END; \
+                     END LOOP; END $$"
+                ),
+                format!("DROP TABLE {name}.filling"),
+            )
+        } else {
+            (
+                format!(
+                    "CREATE FUNCTION {name}.fail() RETURNS TRIGGER LANGUAGE plpgsql AS \
+                     $$ BEGIN RAISE 'no space' USING ERRCODE = 'disk_full'; END $$; \
+                     CREATE TRIGGER no_space BEFORE INSERT OR UPDATE ON {{tokens}} \
+                     EXECUTE FUNCTION {name}.fail()"
+                ),
+                "DROP TRIGGER no_space ON {tokens}".to_owned(),
+            )
+        };
+        let clear = async || {
+            assert_not_saved(&site).await;
+            place.run(&clear).await;
+        };
+        judge_a_bad_day(&site, async || place.run(&fill).await, clear, None).await;
+    }
+}
