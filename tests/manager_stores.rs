@@ -613,3 +613,159 @@ async fn a_server_whose_disk_is_full_during_a_refresh_loses_nothing() {
         judge_a_bad_day(&site, async || place.run(&fill).await, clear, None).await;
     }
 }
+
+// --- Damage ---------------------------------------------------------------------------------
+
+/// Something is done to ann's row, which nobody can read then, and nobody is to overwrite.
+async fn judge_damage(place: &Place, damage: impl AsyncFnOnce(&Days), says: &str) {
+    let site = Site::on(place.store().await);
+    let (here, elsewhere) = (quick(&site), quick_on(&site, place.store().await));
+    let (ann, bob) = (id("ann"), id("bob"));
+    let others: Vec<_> = (0..20).map(|n| id(&format!("user {n}"))).collect();
+    log_in(&site, &here, &[ann.clone(), bob.clone()]).await;
+    log_in(&site, &here, &others).await;
+    let login = site.login(&bob).await;
+    let expected = refresh(&login);
+    elsewhere.adopt(&bob, login).await.unwrap();
+    let row = place.row(&ann).await;
+    damage(&site).await;
+    let damaged = place.row(&ann).await;
+    assert_ne!(damaged, row);
+    site.fake.clear_requests();
+
+    // One who is looked up together with others hides none of them.
+    let [ann, bob] = [&ann, &bob].map(|user| here.user(user));
+    let live = access(&ann.token().await.unwrap());
+    let mut changes = bob.subscribe();
+    site.turn(BOUND);
+    for user in &others {
+        here.user(user).token().await.unwrap();
+    }
+    ann.token().await.unwrap();
+    bob.token().await.unwrap();
+    assert_eq!(changes.next().await, Change::Token);
+    assert_eq!(refresh(&bob.token().await.unwrap()), expected);
+    assert_eq!(access(&ann.token().await.unwrap()), live);
+
+    // Nobody finds a token there, nor sends one, nor puts one in its place.
+    site.turn(HOUR);
+    assert_says(&ann.token().await.unwrap_err(), false, says);
+    let restarted = quick(&site);
+    assert_says(&restarted.user(ann.id()).token().await.unwrap_err(), false, says);
+    assert_eq!(site.fake.count().total(), 0);
+    for manager in [here, elsewhere, restarted] {
+        assert!(manager.shutdown().await.is_empty());
+    }
+    assert_eq!(place.row(ann.id()).await, damaged);
+}
+
+fn places(seal: Seal) -> [Place; 2] {
+    [Place::sqlite(seal), Place::postgres(seal)]
+}
+
+#[tokio::test]
+async fn a_corrupted_row_hides_no_other_and_is_not_overwritten() {
+    for seal in [Seal::Plain, Seal::Sealed] {
+        for place in places(seal) {
+            let corrupt = "UPDATE {tokens} SET revision = -1 WHERE subject = 'ann'";
+            judge_damage(&place, async |_| place.run(corrupt).await, "not as this crate writes it")
+                .await;
+        }
+    }
+    for place in places(Seal::Sealed) {
+        let flip = async |_: &Days| {
+            let (_, _, mut payload) = place.row(&id("ann")).await;
+            *payload.last_mut().unwrap() ^= 1;
+            place.overwrite(&id("ann"), payload).await;
+        };
+        judge_damage(&place, flip, "changed since it was sealed").await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_under_an_unknown_key_hides_no_other_and_is_not_overwritten() {
+    for place in places(Seal::Sealed) {
+        let log_in_elsewhere = async |site: &Days| {
+            let elsewhere = quick_on(site, place.store_by(ring(2)).await.unwrap());
+            log_in(site, &elsewhere, &[id("ann")]).await;
+        };
+        judge_damage(&place, log_in_elsewhere, "not in the key ring").await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_moved_to_another_user_or_revision_hides_no_other_and_is_not_overwritten() {
+    let from_bob = "UPDATE {tokens} SET (incarnation, revision, payload) = \
+                    (SELECT incarnation, revision, payload FROM {tokens} WHERE subject = 'bob') \
+                    WHERE subject = 'ann'";
+    let ahead = "UPDATE {tokens} SET revision = revision + 1 WHERE subject = 'ann'";
+    let back = "UPDATE {tokens} SET revision = revision - 1 WHERE subject = 'ann'";
+    for (sql, says) in [
+        (from_bob, "sealed for another user"),
+        (ahead, "another revision: 1, and the row's is 2"),
+        (back, "another revision: 1, and the row's is 0"),
+    ] {
+        for place in places(Seal::Sealed) {
+            judge_damage(&place, async |_| place.run(sql).await, says).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plain_row_without_a_token_in_it_is_mended_by_who_has_one_and_by_nobody_else() {
+    for place in places(Seal::Plain) {
+        let site = Site::on(place.store().await);
+        let manager = quick(&site);
+        let ann = id("ann");
+        log_in(&site, &manager, std::slice::from_ref(&ann)).await;
+        place.overwrite(&ann, b"garbage".to_vec()).await;
+        let error = quick(&site).user(&ann).token().await.unwrap_err();
+        assert_says(&error, false, "not a token");
+        assert_eq!(site.fake.count().total(), 0);
+        assert_eq!(place.row(&ann).await.2, b"garbage");
+        site.turn(HOUR);
+        let newest = refresh(&manager.user(&ann).token().await.unwrap());
+        assert_eq!(site.stored_refresh_token(&ann).await, Some(newest));
+    }
+}
+
+// --- The end --------------------------------------------------------------------------------
+
+async fn judge_a_shutdown_without_a_database(site: &Days, bad: impl AsyncFnOnce()) {
+    let manager = quick(site);
+    let [ann, bob, carol] = ["ann", "bob", "carol"].map(id);
+    log_in(site, &manager, &[ann.clone(), bob]).await;
+    let login = site.login(&carol).await;
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let user = manager.user(&ann);
+    let waiting = tokio::spawn(async move { user.token().await.map(drop) });
+    site.fake.clear_requests();
+    site.fake.arrived(1).await;
+    bad().await;
+    manager.adopt(&carol, login).await.unwrap();
+    gate.open();
+    waiting.await.unwrap().unwrap();
+    // The time that is left for a last try passes.
+    let (mut lost, ()) = tokio::join!(manager.shutdown(), async { site.turn(BOUND) });
+    lost.sort();
+    assert_eq!(lost, [ann, carol]);
+}
+
+#[tokio::test]
+async fn a_shutdown_without_a_database_names_whose_tokens_are_lost() {
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::sqlite(seal);
+        let (store, _pool) = place.store_on_one_connection().await;
+        let mut other = place.file().connect().await.unwrap();
+        judge_a_shutdown_without_a_database(&Site::on(store), async || {
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+        })
+        .await;
+
+        let mut server = Server::start();
+        let site = Site::on(Place::on(&server, seal).store().await);
+        judge_a_shutdown_without_a_database(&site, async || server.stop()).await;
+    }
+}
