@@ -1,5 +1,6 @@
 //! A walk over the due users whom nobody reads.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,9 +8,24 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::TokenManager;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::store::{Claim, Release, StoreKey, UserKind};
 use crate::user::UserId;
+
+/// So many rows that cannot be read are passed by in one walk.
+const UNREADABLE: usize = 1_000;
+
+/// What became of a user whom the store named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visit {
+    /// Due here too, and fresh now.
+    Renewed,
+    /// Left alone after a failure, or due by the store alone, since a token was not saved or another
+    /// policy stored it.
+    Left,
+    /// The row cannot be read, now or later.
+    Unreadable,
+}
 
 /// The walk that [`TokenManager::keep_alive`](super::TokenManager::keep_alive) starts. It ends when
 /// this is stopped or dropped; refreshes under way finish all the same.
@@ -65,6 +81,8 @@ impl TokenManager {
         let lease_id = inner.random_id();
         let (lease, _) = inner.policy.lease_and_deadline();
         let mut total = 0_usize;
+        // The store names them again and again, before all others.
+        let mut unreadable = HashSet::new();
         let version = loop {
             let incarnation = inner.random_id();
             let claim = Claim { lease_id, lease, expected: None, incarnation };
@@ -72,52 +90,73 @@ impl TokenManager {
             let Some(row) = claimed.row.filter(|_| claimed.granted) else {
                 return Ok(());
             };
-            let due = inner.store.due(&inner.realm, inner.at_once).await?;
-            let may_be_more = due.len() >= inner.at_once;
-            let renewed = self.renew_all(due).await;
-            total += renewed;
+            let wanted = inner.at_once + unreadable.len();
+            let mut due = inner.store.due(&inner.realm, wanted).await?;
+            let may_be_more = due.len() >= wanted && unreadable.len() < UNREADABLE;
+            due.retain(|key| !unreadable.contains(key));
+            let mut is_of_use = false;
+            for (key, visit) in self.renew_all(due).await {
+                total += usize::from(visit == Visit::Renewed);
+                is_of_use |= visit != Visit::Left;
+                if visit == Visit::Unreadable {
+                    unreadable.insert(key);
+                }
+            }
             // Were they all to fail, the rest would hardly fare better.
-            if renewed == 0 || !may_be_more {
+            if !is_of_use || !may_be_more {
                 break row.version;
             }
         };
+        if !unreadable.is_empty() {
+            tracing::warn!(rows = unreadable.len(), "due users' rows cannot be read");
+        }
         tracing::debug!(total, "walked over the due users");
         let release = Release { not_before: interval, refused: false };
         inner.store.release(&key, version, lease_id, release).await
     }
 
-    /// How many were due here too, and are fresh now. Not so: who is left alone after a failure, and
-    /// who is due by the store alone, since a token was not saved or another policy stored it.
-    /// The store would name them again and again.
-    async fn renew_all(&self, due: Vec<StoreKey>) -> usize {
+    async fn renew_all(&self, due: Vec<StoreKey>) -> Vec<(StoreKey, Visit)> {
         let mut renewals = JoinSet::new();
         for key in due {
             let manager = self.clone();
             let renewal = async move {
-                let inner = &manager.inner;
-                let entry = manager.users.entry(inner, key.kind(), key.subject());
-                let is_fresh = || entry.current.load().is_fresh(inner.clock.now());
-                if is_fresh() {
-                    return false;
-                }
-                // The first may only bring the token in from the store.
-                for _ in 0..2 {
-                    let Ok(mut landing) = inner.join(&entry, false) else {
-                        return false;
-                    };
-                    let _ = landing.wait_for(Option::is_some).await;
-                    if is_fresh() {
-                        return true;
-                    }
-                }
-                false
+                let visit = manager.renew(&key).await;
+                (key, visit)
             };
             renewals.spawn_on(renewal, &self.inner.runtime);
         }
-        let mut renewed = 0;
-        while let Some(outcome) = renewals.join_next().await {
-            renewed += usize::from(outcome.unwrap_or(false));
+        let mut visits = Vec::with_capacity(renewals.len());
+        while let Some(visit) = renewals.join_next().await {
+            visits.extend(visit);
         }
-        renewed
+        visits
+    }
+
+    async fn renew(&self, key: &StoreKey) -> Visit {
+        let inner = &self.inner;
+        let entry = self.users.entry(inner, key.kind(), key.subject());
+        let is_fresh = || entry.current.load().is_fresh(inner.clock.now());
+        if is_fresh() {
+            return Visit::Left;
+        }
+        // The first may only bring the token in from the store.
+        for _ in 0..2 {
+            let landed = match inner.join(&entry, false) {
+                Ok(mut landing) => match landing.wait_for(Option::is_some).await {
+                    Ok(landed) => landed.clone().unwrap_or(Ok(())),
+                    Err(_) => return Visit::Left, // the runtime is gone
+                },
+                Err(error) => Err(error),
+            };
+            match landed {
+                _ if is_fresh() => return Visit::Renewed,
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Store && !error.is_temporary() => {
+                    return Visit::Unreadable;
+                }
+                Err(_) => return Visit::Left,
+            }
+        }
+        Visit::Left
     }
 }
