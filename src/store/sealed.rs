@@ -28,6 +28,9 @@ use super::{SqliteStore, SqliteStoreBuilder};
 use crate::error::Error;
 use crate::user::UserId;
 
+/// So many due users who cannot be named are passed by at once.
+const NAMELESS: usize = 1_000;
+
 /// Encrypts what another [`TokenStore`] keeps.
 ///
 /// Tokens are sealed with XChaCha20-Poly1305 by the first key of a [`KeyRing`], under a nonce of 24
@@ -409,9 +412,11 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
             return self.store.due(realm, limit);
         }
         Box::pin(async move {
+            let most = limit.saturating_add(NAMELESS);
             let mut wanted = limit;
             loop {
                 let stored = self.store.due(realm, wanted).await?;
+                let mut nameless = None;
                 let rows = self.store.read(&stored).await?;
                 let mut due = Vec::with_capacity(stored.len());
                 for (key, row) in stored.iter().zip(rows) {
@@ -421,17 +426,18 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
                     };
                     match self.seal.open_row(key, row) {
                         Ok((user, _)) => due.push(StoreKey::new(realm.clone(), key.kind, user)),
-                        Err(problem) => {
-                            tracing::warn!(%problem, "a user is due and cannot be named");
-                        }
+                        Err(problem) => nameless = Some(problem),
                     }
                 }
                 // Those who cannot be named are not to keep the others from their turn.
-                if due.len() >= limit || stored.len() < wanted {
+                if due.len() >= limit || stored.len() < wanted || wanted == most {
+                    if let Some(problem) = nameless {
+                        tracing::warn!(%problem, "users are due who cannot be named");
+                    }
                     due.truncate(limit);
                     return Ok(due);
                 }
-                wanted = wanted.saturating_mul(2);
+                wanted = wanted.saturating_mul(2).min(most);
             }
         })
     }
