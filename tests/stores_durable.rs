@@ -948,6 +948,9 @@ async fn no_error_shows_the_urls_password() {
         let error = builder.open_plaintext().await.unwrap_err();
         let said = everything_said(&error);
         assert!(!said.contains(SECRET), "{said}");
+        let error = SqliteStore::at(&url).open_plaintext().await.unwrap_err();
+        let said = everything_said(&error);
+        assert!(!said.contains(SECRET), "{said}");
     }
 }
 

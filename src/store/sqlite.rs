@@ -236,10 +236,11 @@ fn options(url: &str) -> Result<(SqliteConnectOptions, bool), Error> {
         .filter(|options| url.starts_with("sqlite:") && options.get_filename() != Path::new(""))
         .zip(creates)
         .ok_or_else(|| {
-            Error::config(format!(
-                "the store's URL is {url:?}: it has the form sqlite:///var/lib/app/tokens.db, \
-                 with no parameter but mode=rwc or mode=rw"
-            ))
+            // What is not of this form may be another store's, with a password in it.
+            Error::config(
+                "the store's URL has the form sqlite:///var/lib/app/tokens.db, with no parameter \
+                 but mode=rwc or mode=rw",
+            )
         })
 }
 
