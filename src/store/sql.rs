@@ -164,7 +164,7 @@ impl<E: Engine> Sql<E> {
         args.push(id(incarnation)?);
         args.extend(token_args(token));
         args.push(Arg::Flag(put == Put::Replace));
-        loop {
+        for _ in 0..TRIES {
             let done = self.execute("put", true, &self.statements().put, &args).await?;
             if done > 0 || put == Put::Replace {
                 return Ok(true);
@@ -176,6 +176,7 @@ impl<E: Engine> Sql<E> {
             }
             // It has gone since.
         }
+        Err(Error::store("the store could not put: the row comes and goes"))
     }
 
     pub(super) async fn release(
