@@ -22,7 +22,7 @@ use hurdlr_oauth2::testing::{Fault, Gate, Rotation, StoreCall};
 use hurdlr_oauth2::{Error, ErrorKind, TokenManager, UserId};
 use postgres::{Server, SmallDisk};
 use site::{HOUR, Site, access, refresh};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -126,6 +126,13 @@ impl Place {
         match &self.database {
             Database::Sqlite { path, .. } => SqliteConnectOptions::new().filename(path),
             Database::Postgres { .. } => unreachable!("PostgreSQL is not in a file of ours"),
+        }
+    }
+
+    fn url(&self) -> &str {
+        match &self.database {
+            Database::Sqlite { .. } => unreachable!("a file of ours is found by its path"),
+            Database::Postgres { url, .. } => url,
         }
     }
 
@@ -270,7 +277,7 @@ async fn log_in(site: &Days, manager: &TokenManager, users: &[UserId]) {
 async fn until(what: &str, mut happened: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !happened().await {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -427,7 +434,7 @@ async fn judge_a_bad_day(
     site.fake.clear_reshape();
     bad().await;
     gate.open();
-    let newest = waiting.await.unwrap().unwrap();
+    let newest = tokio::time::timeout(BOUND, waiting).await.unwrap().unwrap().unwrap();
     assert!(site.fake.refresh_is_alive(&newest));
     manager.user(&bob).token().await.unwrap();
     if let Some(says) = says {
@@ -482,25 +489,74 @@ async fn connections_that_are_cut_during_a_refresh_lose_nothing() {
     }
 }
 
+/// As a server that was the primary one does: to be left for the one that is now.
 #[tokio::test]
 async fn a_server_that_turns_read_only_during_a_refresh_loses_nothing() {
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::postgres(seal);
         let site = Site::on(place.store().await);
-        let turn = async |read_only: &str| {
+        let turn = async |to: &str| {
             let name = place.name();
-            place
-                .run(&format!("ALTER ROLE {name} SET default_transaction_read_only = {read_only}"))
-                .await;
-            place.cut().await;
+            place.run(&format!("ALTER ROLE {name} SET default_transaction_read_only = {to}")).await;
         };
-        judge_a_bad_day(
-            &site,
-            async || turn("on").await,
-            async || turn("off").await,
-            Some("read-only"),
-        )
-        .await;
+        let read_only = async || {
+            turn("on").await;
+            place.cut().await; // who connects from now on is read-only
+        };
+        judge_a_bad_day(&site, read_only, async || turn("off").await, Some("read-only")).await;
+    }
+}
+
+/// Server processes that do not answer; until this is dropped.
+struct Silence(Vec<i32>);
+
+impl Silence {
+    async fn of(place: &Place) -> Self {
+        let Hand::Postgres(mut hand) = place.connect().await else {
+            unreachable!("SQLite has no processes");
+        };
+        let processes = "SELECT pid FROM pg_stat_activity WHERE usename = $1";
+        let name = place.name().to_owned();
+        let processes = sqlx::query_scalar(processes).bind(name).fetch_all(&mut hand);
+        let silence = Self(processes.await.unwrap());
+        assert!(!silence.0.is_empty());
+        silence.signal("-STOP");
+        silence
+    }
+
+    fn signal(&self, signal: &str) {
+        for process in &self.0 {
+            let mut kill = std::process::Command::new("kill");
+            assert!(kill.args([signal, &process.to_string()]).status().unwrap().success());
+        }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+/// As where a network is cut, and nobody says so.
+#[tokio::test]
+async fn connections_that_fall_silent_during_a_refresh_lose_nothing() {
+    for seal in [Seal::Plain, Seal::Sealed] {
+        let place = Place::postgres(seal);
+        place.store().await;
+        let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
+        let pool = pool.connect(place.url()).await.unwrap();
+        let store = PostgresStore::on(pool).schema(place.name()).open_plaintext().await.unwrap();
+        let site = Site::on(place.sealed(store, ring(1)));
+        let silence = Mutex::new(None);
+        let fall_silent = async || {
+            *silence.lock().unwrap() = Some(Silence::of(&place).await);
+            // The time that they have passes at once.
+            tokio::time::pause();
+        };
+        judge_a_bad_day(&site, fall_silent, async || tokio::time::resume(), None).await;
+        let saves = site.store.calls().into_iter().filter(|call| *call == StoreCall::Save);
+        assert!(saves.count() > 1, "the first was not answered");
     }
 }
 

@@ -1,11 +1,15 @@
 //! Tokens in PostgreSQL.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
 use sqlx::{AssertSqlSafe, Connection};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 use url::Url;
 
 use super::StoreKey;
@@ -19,6 +23,9 @@ const CONNECTIONS: u32 = 10;
 
 /// How long a caller waits for a connection before the database counts as down.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the server has for a statement, which may wait for others; far below any lease.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that was idle for longer is asked whether it lives.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -96,6 +103,9 @@ const PARAMETERS: [&str; 20] = [
 /// since a question before every statement would double its time; what may be repeated is, where a
 /// connection turns out to be dead. For a pool of your own, `test_before_acquire(false)` is worth
 /// the same.
+///
+/// A server that has not answered within 10 s counts as down. A connection on which it fell silent, or
+/// turned out to be read-only, is closed, so that the next one finds the server that took over.
 #[derive(Clone)]
 pub struct PostgresStore {
     sql: Sql<Postgres>,
@@ -255,6 +265,40 @@ fn query<'a>(sql: &sql::SqlText, args: &[Arg<'_>]) -> Query<'a> {
     query
 }
 
+impl Postgres {
+    async fn fetch(&self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let answer = timeout(ANSWER_TIMEOUT, query.fetch_all(&mut *connection)).await;
+        kept_if_good(connection, answer)
+    }
+
+    async fn run(&self, query: Query<'_>) -> Result<PgQueryResult, sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let answer = timeout(ANSWER_TIMEOUT, query.execute(&mut *connection)).await;
+        kept_if_good(connection, answer)
+    }
+}
+
+/// Leaves a connection to the pool if it may be of use again.
+///
+/// Not one that fell silent, as it does for a quarter of an hour when the network is cut; nor one that
+/// is read-only, to a server that was the primary one once. The next connection finds where that is
+/// now.
+fn kept_if_good<T>(
+    connection: PoolConnection<sqlx::Postgres>,
+    answer: Result<Result<T, sqlx::Error>, Elapsed>,
+) -> Result<T, sqlx::Error> {
+    let answer = answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+    if answer.as_ref().is_err_and(|error| is_silence(error) || code(error) == "25006") {
+        drop(connection.detach());
+    }
+    answer
+}
+
+fn is_silence(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
+}
+
 fn found(rows: &[PgRow]) -> Result<Vec<Found>, sqlx::Error> {
     rows.iter().map(Found::decoded).collect()
 }
@@ -293,12 +337,12 @@ impl Engine for Postgres {
     const QUOTES: &'static [&'static str] = &["22", "23"];
 
     async fn execute(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
-        let done = query(sql, args).execute(&self.pool).await?;
+        let done = self.run(query(sql, args)).await?;
         Ok(done.rows_affected())
     }
 
     async fn rows(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<Found>, sqlx::Error> {
-        found(&query(sql, args).fetch_all(&self.pool).await?)
+        found(&self.fetch(query(sql, args)).await?)
     }
 
     async fn look_up(
@@ -312,11 +356,11 @@ impl Engine for Postgres {
             let values: Vec<&str> = texts.iter().map(|texts| texts[column]).collect();
             query = query.bind(values);
         }
-        found(&query.fetch_all(&self.pool).await?)
+        found(&self.fetch(query).await?)
     }
 
     async fn due(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<User>, sqlx::Error> {
-        let rows = query(sql, args).fetch_all(&self.pool).await?;
+        let rows = self.fetch(query(sql, args)).await?;
         rows.iter().map(decoded_user).collect()
     }
 
@@ -325,12 +369,12 @@ impl Engine for Postgres {
         sql: &sql::SqlText,
         args: &[Arg<'_>],
     ) -> Result<Vec<(User, Found)>, sqlx::Error> {
-        let rows = query(sql, args).fetch_all(&self.pool).await?;
+        let rows = self.fetch(query(sql, args)).await?;
         rows.iter().map(|row| Ok((decoded_user(row)?, Found::decoded(row)?))).collect()
     }
 
     async fn schema_version(&self, sql: &sql::SqlText) -> Result<i64, sqlx::Error> {
-        match query(sql, &[]).fetch_all(&self.pool).await {
+        match self.fetch(query(sql, &[])).await {
             Ok(rows) => sql::decoded_version(&rows),
             // No such table, no such schema.
             Err(error) if matches!(&*code(&error), "42P01" | "3F000") => Ok(0),
@@ -367,6 +411,8 @@ impl Engine for Postgres {
             "23505" | "42P06" | "42P07" | "42710" | "XX000" => Situation::Contended,
             // The server stops, crashed, or starts.
             "57P01" | "57P02" | "57P03" => Situation::Cut,
+            // It had its time.
+            "" if is_silence(error) => Situation::Final,
             "" if matches!(error, sqlx::Error::Io(_)) => Situation::Cut,
             "XX001" | "XX002" => Situation::Damaged,
             _ => Situation::Final,
