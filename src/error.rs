@@ -107,6 +107,21 @@ impl Error {
         self.with(|inner| inner.source = Some(Box::new(source)))
     }
 
+    /// Says that the same call will fail again, for implementations of
+    /// [`TokenStore`](crate::store::TokenStore): a row is damaged, and the store is not down.
+    /// Where a manager asked for many rows at once, it then looks which of them it is.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::Error;
+    ///
+    /// assert!(Error::store("the store does not answer").is_temporary());
+    /// assert!(!Error::store("a row has no revision").not_temporary().is_temporary());
+    /// ```
+    #[must_use]
+    pub fn not_temporary(self) -> Self {
+        self.with(|inner| inner.is_final = true)
+    }
+
     pub(crate) fn callback(problem: CallbackProblem) -> Self {
         Self::new(ErrorKind::InvalidCallback, problem.as_str())
             .with(|inner| inner.callback = Some(problem))
@@ -139,10 +154,6 @@ impl Error {
             inner.attempts = attempts;
             inner.unanswered = unanswered;
         })
-    }
-
-    pub(crate) fn with_final(self) -> Self {
-        self.with(|inner| inner.is_final = true)
     }
 
     pub(crate) fn with_retry_after(self, pause: Option<Duration>) -> Self {

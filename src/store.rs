@@ -45,7 +45,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Se
 ///
 /// A failure is an error of kind [`Store`](crate::ErrorKind::Store), made by [`Error::store`];
 /// a manager goes on with the tokens it has in memory then. Any call may have taken effect although
-/// it failed. A manager waits for an answer for as long as it takes, so a store bounds its calls.
+/// it failed. One about a row that cannot be read is [`not_temporary`](Error::not_temporary), so that it
+/// hides no others. A manager waits for an answer for as long as it takes, so a store bounds its calls.
 ///
 /// [`claim`]: Self::claim
 /// [`save`]: Self::save

@@ -248,7 +248,7 @@ impl Token {
         age: Duration,
         clock: &SharedClock,
     ) -> Result<Self, Error> {
-        let unreadable = || Error::store("what the store holds is not a token").with_final();
+        let unreadable = || Error::store("what the store holds is not a token").not_temporary();
         let object: TokenObject = serde_json::from_slice(payload.expose_secret())
             .map_err(|error| unreadable().caused_by(JsonError::from(error)))?;
         let answer: BasicTokenResponse =

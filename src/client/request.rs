@@ -184,7 +184,7 @@ impl Failure {
                 error.with_kind(ErrorKind::RotationLost)
             }
             // The code may be spent, and must not come twice (RFC 6749 section 4.1.2).
-            GrantType::AuthorizationCode if unanswered => error.with_final(),
+            GrantType::AuthorizationCode if unanswered => error.not_temporary(),
             _ => error,
         }
     }

@@ -77,7 +77,7 @@ impl<E: Engine> Sql<E> {
                 "the tables' schema is version {version}, of a later release of this crate: this \
                  one knows up to {known}, so use that release here too"
             ))
-            .with_final()),
+            .not_temporary()),
         }
     }
 

@@ -121,7 +121,7 @@ impl From<SealProblem> for Error {
     fn from(problem: SealProblem) -> Self {
         Self::store(format!("a sealed token cannot be opened: {problem}"))
             .caused_by(problem)
-            .with_final()
+            .not_temporary()
     }
 }
 

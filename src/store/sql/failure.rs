@@ -68,7 +68,7 @@ pub(in crate::store) fn failed<E: Engine>(doing: &str, error: &sqlx::Error) -> E
     let is_damaged = matches!(error, E_::ColumnDecode { .. } | E_::ColumnNotFound(_))
         || E::situation(error) == Situation::Damaged;
     let error = Error::store(format!("the store could not {doing}: {what}"));
-    let error = if is_damaged { error.with_final() } else { error };
+    let error = if is_damaged { error.not_temporary() } else { error };
     match cause.trim() {
         "" => error,
         cause => error.caused_by(Cause(cause.to_owned())),
