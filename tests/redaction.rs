@@ -10,13 +10,14 @@
     reason = "a failed expectation is the test's failure"
 )]
 
+#[path = "support/logged.rs"]
+mod logged;
 mod support;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hurdlr_oauth2::basic::BasicTokenResponse;
@@ -26,61 +27,8 @@ use hurdlr_oauth2::testing::{
     ErrorStyle, FakeHurdlr, Fault, InMemoryError, InMemoryHttpClient, RecordedRequest,
 };
 use hurdlr_oauth2::{Callback, Error, Hurdlr, HurdlrBuilder, RetryPolicy, Token, UserId};
+use logged::Log;
 use support::{RawServer, Reply};
-use tracing_subscriber::filter::LevelFilter;
-
-/// Where all that is logged goes.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// The log of this process, from its first use on.
-    fn of_everything() -> &'static Self {
-        static LOG: OnceLock<Log> = OnceLock::new();
-        LOG.get_or_init(|| {
-            let log = Self::default();
-            let writer = log.clone();
-            let subscriber = tracing_subscriber::fmt()
-                .with_max_level(LevelFilter::TRACE)
-                .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
-                .with_ansi(false)
-                .with_writer(move || writer.clone())
-                .finish();
-            tracing::subscriber::set_global_default(subscriber).unwrap();
-            log::set_boxed_logger(Box::new(log.clone())).unwrap();
-            log::set_max_level(log::LevelFilter::Trace);
-            log
-        })
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl log::Log for Log {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let line = format!("{} {} {}\n", record.level(), record.target(), record.args());
-        self.0.lock().unwrap().extend_from_slice(line.as_bytes());
-    }
-
-    fn flush(&self) {}
-}
 
 /// A provider with a distinctive client secret, and all secrets that pass through it.
 struct Watched {
