@@ -53,7 +53,7 @@ struct Place {
 
 enum Database {
     Sqlite { path: PathBuf, _folder: TempDir },
-    Postgres { admin: PgConnectOptions, url: String, name: String },
+    Postgres { admin: Box<PgConnectOptions>, url: String, name: String },
 }
 
 impl Place {
@@ -73,7 +73,7 @@ impl Place {
         let name = format!("place_{}", PLACES.fetch_add(1, Ordering::Relaxed));
         assert!(server.psql("postgres", &format!("CREATE ROLE {name} SUPERUSER LOGIN")));
         let url = server.url().replace("test@", &format!("{name}@"));
-        let admin = server.url().parse().unwrap();
+        let admin = Box::new(server.url().parse().unwrap());
         Self { seal, database: Database::Postgres { admin, url, name } }
     }
 
@@ -392,7 +392,7 @@ async fn who_runs_goes_on_under_a_later_schema_and_nobody_starts(place: Place) {
     let site = Site::on(place.store().await);
     let manager = quick(&site);
     let (ann, bob) = (id("ann"), id("bob"));
-    log_in(&site, &manager, &[ann.clone()]).await;
+    log_in(&site, &manager, std::slice::from_ref(&ann)).await;
     place.run("INSERT INTO {schema} (version) VALUES (1000)").await;
     assert_says(&place.store_by(ring(1)).await.unwrap_err(), false, "of a later release");
     // While processes are replaced one by one.

@@ -32,7 +32,7 @@ const KEY: [u8; 32] = *b"a sealing key with marker in it,";
 
 /// Bytes as logs may show them: as text, in hexadecimal, as a list.
 fn shapes(secret: &[u8]) -> [String; 3] {
-    let hex = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = secret.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     let list = format!("{secret:?}");
     [String::from_utf8_lossy(secret).into_owned(), hex, list.trim_matches(['[', ']']).to_owned()]
 }
@@ -61,10 +61,9 @@ async fn used(store: impl TokenStore + Clone, fail: impl AsyncFnOnce()) -> (Vec<
     let walk = manager.keep_alive(HOUR);
     fail().await;
     site.turn(HOUR);
-    let mut said = everything_said(&ann.token().await.unwrap_err());
+    let error = everything_said(&ann.token().await.unwrap_err());
     walk.stop().await;
-    said += &format!("{store:?} {manager:?} {ann:?}");
-    (secrets, said)
+    (secrets, format!("{error} {store:?} {manager:?} {ann:?}"))
 }
 
 #[tokio::test]
