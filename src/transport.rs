@@ -1,16 +1,22 @@
 //! The transport: one origin, bounded, and nothing followed.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+use http_body::{Frame, SizeHint};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
+use tokio::time::{Instant, Sleep};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::clock::{Clock, Moment, SystemClock};
 use crate::endpoint;
 use crate::error::{BasicErrorResponse, Error};
 use crate::token::BasicTokenResponse;
@@ -20,6 +26,11 @@ pub(crate) const LONGEST_BODY: usize = 64 * 1024;
 
 /// The longest pause that is believed. One that a broken proxy asks for must not lock anybody out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
+
+/// How long an answer is looked for once the time for it is over. A process that was stopped, or a
+/// machine that was suspended, wakes to find both: its time over, and an answer that came
+/// meanwhile. It may hold the only refresh token that lives.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// How long one request may take.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +66,12 @@ pub struct HttpClient {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
-    /// No connection came about (DNS, TCP or TLS): nothing was sent.
-    #[error("connecting failed, nothing was sent")]
-    NotSent(#[source] reqwest::Error),
-    /// The time for the request ran out after something may have been sent.
+    /// The form did not leave: no connection came about (DNS, TCP or TLS), or not in time.
+    #[error("nothing was sent")]
+    NotSent(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The time for the request ran out after the form had left.
     #[error("no answer in time")]
-    TimedOut(#[source] reqwest::Error),
+    TimedOut(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke before the answer was complete.
     #[error("the connection broke before the answer was complete")]
     Broken(#[source] reqwest::Error),
@@ -140,27 +151,118 @@ impl HttpClient {
         body: Zeroizing<Vec<u8>>,
         limit: Duration,
     ) -> Result<Answer, HttpError> {
-        let response = self
+        let form = Departure::new(body, limit);
+        let mut patience = Patience::new(limit, &form);
+        let sending = self
             .client
             .request(method, url)
             .headers(headers)
-            .body(Bytes::from_owner(body))
-            .timeout(limit)
-            .send()
-            .await
-            .map_err(failed)?;
-        Ok(Answer::read(response).await)
+            .body(reqwest::Body::wrap(form))
+            // The app's own would throw away what the last look may find.
+            .timeout(Duration::MAX)
+            .send();
+        let response = patience.wait(sending).await?;
+        Ok(Answer::read(response, &mut patience).await)
     }
 }
 
-fn failed(error: reqwest::Error) -> HttpError {
-    let error = error.without_url();
-    if error.is_connect() {
-        HttpError::NotSent(error)
-    } else if error.is_timeout() {
-        HttpError::TimedOut(error)
-    } else {
-        HttpError::Broken(error)
+/// A form that leaves when the connection asks for it, unless its time is over by then: whoever was
+/// stopped while it connected must not send on waking what another process has sent since.
+struct Departure {
+    form: Option<Bytes>,
+    begun: Moment,
+    limit: Duration,
+    /// Whether the connection has it.
+    left: Arc<AtomicBool>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the time was over")]
+struct OutOfTime;
+
+impl Departure {
+    fn new(form: Zeroizing<Vec<u8>>, limit: Duration) -> Self {
+        // One that is empty is never asked for.
+        let form = Some(Bytes::from_owner(form)).filter(|form| !form.is_empty());
+        let left = Arc::new(AtomicBool::new(form.is_none()));
+        Self { form, begun: SystemClock.now(), limit, left }
+    }
+}
+
+impl http_body::Body for Departure {
+    type Data = Bytes;
+    type Error = OutOfTime;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, OutOfTime>>> {
+        Poll::Ready(self.form.take().map(|form| {
+            if SystemClock.now().since(self.begun) >= self.limit {
+                return Err(OutOfTime);
+            }
+            self.left.store(true, Ordering::Relaxed);
+            Ok(Frame::data(form))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.form.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.form.as_ref().map_or(0, |form| form.len() as u64))
+    }
+}
+
+/// How long an answer is waited for, in all its steps.
+struct Patience {
+    over: Pin<Box<Sleep>>,
+    is_last_look: bool,
+    left: Arc<AtomicBool>,
+}
+
+impl Patience {
+    fn new(limit: Duration, form: &Departure) -> Self {
+        let over = Box::pin(tokio::time::sleep(limit));
+        Self { over, is_last_look: false, left: Arc::clone(&form.left) }
+    }
+
+    fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    async fn wait<T>(
+        &mut self,
+        step: impl Future<Output = Result<T, reqwest::Error>>,
+    ) -> Result<T, HttpError> {
+        let mut step = pin!(step);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut step => return done.map_err(|error| self.failed(error)),
+                () = &mut self.over => {}
+            }
+            if !self.has_left() {
+                return Err(HttpError::NotSent(OutOfTime.into()));
+            }
+            if self.is_last_look {
+                return Err(HttpError::TimedOut(OutOfTime.into()));
+            }
+            self.is_last_look = true;
+            self.over.as_mut().reset(Instant::now() + LAST_LOOK);
+        }
+    }
+
+    fn failed(&self, error: reqwest::Error) -> HttpError {
+        let error = error.without_url();
+        if !self.has_left() {
+            HttpError::NotSent(error.into())
+        } else if error.is_timeout() {
+            HttpError::TimedOut(error.into())
+        } else {
+            HttpError::Broken(error)
+        }
     }
 }
 
@@ -221,7 +323,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    async fn read(mut response: reqwest::Response) -> Self {
+    async fn read(mut response: reqwest::Response, patience: &mut Patience) -> Self {
         let status = response.status();
         let headers = kept(response.headers());
         let expected = response.content_length().and_then(|length| usize::try_from(length).ok());
@@ -229,7 +331,7 @@ impl Answer {
         let capacity = expected.filter(|length| *length <= LONGEST_BODY).unwrap_or(LONGEST_BODY);
         let mut body = Zeroizing::new(Vec::with_capacity(capacity));
         let cut = loop {
-            match response.chunk().await {
+            match patience.wait(response.chunk()).await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > LONGEST_BODY => {
                     let room = LONGEST_BODY - body.len();
                     body.extend_from_slice(&chunk[..room]);
@@ -237,7 +339,7 @@ impl Answer {
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break None,
-                Err(error) => break Some(failed(error)),
+                Err(error) => break Some(error),
             }
         };
         Self { status, headers, body, cut }
@@ -296,6 +398,8 @@ fn kept(headers: &HeaderMap) -> HeaderMap {
 mod tests {
     use std::time::UNIX_EPOCH;
 
+    use http_body::Body;
+
     use super::*;
 
     fn answer(headers: &[(HeaderName, &'static str)]) -> Answer {
@@ -351,6 +455,20 @@ mod tests {
             ("http://api.example.com/token", false),
         ] {
             assert_eq!(HttpClient::new(&url.parse().unwrap()).is_ok(), fine, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_form_leaves_once_and_not_after_its_time() {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for (limit, leaves) in [(Duration::from_secs(3_600), true), (Duration::ZERO, false)] {
+            let mut form = Departure::new(b"grant_type=refresh_token".to_vec().into(), limit);
+            let left = Arc::clone(&form.left);
+            let Poll::Ready(Some(asked)) = Pin::new(&mut form).poll_frame(&mut context) else {
+                panic!("there is a form");
+            };
+            assert_eq!((asked.is_ok(), left.load(Ordering::Relaxed)), (leaves, leaves));
+            assert!(matches!(Pin::new(&mut form).poll_frame(&mut context), Poll::Ready(None)));
         }
     }
 }

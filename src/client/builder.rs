@@ -128,7 +128,9 @@ impl HurdlrBuilder {
         self
     }
 
-    /// How long to wait for one whole answer; 30 s by default.
+    /// How long to wait for one whole answer; 30 s by default. A request that has not left by then
+    /// does not leave any more; for the answer of one that has, there is a last look half a second
+    /// later, since a process that was stopped wakes with its time over and the answer there.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.request = timeout;
         self

@@ -152,8 +152,8 @@ fn lines() -> mpsc::UnboundedReceiver<String> {
 }
 
 fn say(what: &Said) {
-    let line = serde_json::to_string(what).unwrap();
-    writeln!(std::io::stdout(), "{line}").unwrap();
+    let line = serde_json::to_string(what).unwrap() + "\n";
+    std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
 
 struct Worker {
