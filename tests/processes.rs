@@ -181,8 +181,8 @@ enum Killed {
     Acted,
 }
 
-/// Kills the holder of the lease there, and has two others read once its lease is over. Returns
-/// them, and what they got.
+/// Kills the holder of the lease there, while callers in two others wait. Returns those, and what
+/// they got.
 async fn killed(site: &Site, who: &Who, there: Killed) -> ([Process; 2], [Result<(), String>; 2]) {
     let mut holder = Process::start(&site.short_lease()).await;
     let mut others = [site.process().await, site.process().await];
@@ -203,11 +203,14 @@ async fn killed(site: &Site, who: &Who, there: Killed) -> ([Process; 2], [Result
         Killed::Arrived => site.fake.arrived(1).await,
         Killed::Acted => site.issued(1).await,
     }
-    holder.kill().await;
-    site.claimable(who).await;
     for other in &mut others {
         other.tell(Order::Read(who.clone(), 1)).await;
+        // Where it is saved, a look may have found it before anybody claims.
+        if !matches!(there, Killed::At(Point::Saved)) {
+            other.has_claimed().await;
+        }
     }
+    holder.kill().await;
     let mut outcomes = [Ok(()), Ok(())];
     for (other, outcome) in others.iter_mut().zip(&mut outcomes) {
         *outcome = other.outcome().await.map(|seen| {
@@ -230,7 +233,7 @@ async fn killed_and_recovered(site: Site, who: Who, there: Killed, requests: u64
     }
 }
 
-/// What becomes known of a dead refresh token takes two requests: one with the Bearer header, which
+/// How many requests it takes to know that a refresh token is dead: one with the Bearer header, which
 /// may be what was refused, and one without.
 const REFUSED: u64 = 2;
 
