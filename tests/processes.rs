@@ -84,7 +84,9 @@ fn main() {
             })
         })
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    site::stop_server();
+    conclusion.exit();
 }
 
 fn run(database: Database, name: &str, test: Test) {

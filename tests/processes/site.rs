@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
@@ -22,6 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The life of the provider's tokens.
 pub(crate) const HOUR: u64 = 3_600;
+
+/// Started by the first test that needs it. What is static is never dropped, so `main` stops it.
+static SERVER: Mutex<Option<Server>> = Mutex::new(None);
+
+pub(crate) fn stop_server() {
+    drop(SERVER.lock().unwrap().take());
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Database {
@@ -43,7 +50,8 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let place = match database {
             Database::Postgres => {
-                Place::Postgres { url: Server::shared().url(), schema: name.to_owned() }
+                let url = SERVER.lock().unwrap().get_or_insert_with(Server::start).url();
+                Place::Postgres { url, schema: name.to_owned() }
             }
             Database::Sqlite => {
                 let path = folder.path().join("tokens.db");
