@@ -1,0 +1,118 @@
+//! What durable stores cost: a refresh through the manager beside the bare statements and request,
+//! a restart with many users, a seal.
+//!
+//! ```text
+//! cargo bench --bench stores
+//! ```
+//!
+//! The stores are a PostgreSQL server of the bench's own and a SQLite file, both in a temporary
+//! folder; the provider is a process of its own and answers at once. The two sides of a ratio alternate
+//! in one run, so that whatever else the machine does befalls both. All of it goes by the production
+//! clock.
+
+// Its output is what it is for.
+#![allow(clippy::print_stdout)]
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+#[path = "../harness/mod.rs"]
+mod harness;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+#[path = "../../tests/support/postgres.rs"]
+mod postgres;
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod bare;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod refresh;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod seal;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod statements;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod warm_start;
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+fn main() -> harness::Outcome {
+    use harness::Job;
+
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let measures = match Job::asked_for() {
+        Job::Serve => return runtime.block_on(harness::serve()),
+        job => job == Job::Measure,
+    };
+    let size = if measures { MEASURE } else { TRY };
+    let server = postgres::Server::start();
+    runtime.block_on(async {
+        seal::time(size).await?;
+        seal::overhead(&server, size).await?;
+        warm_start::time(&server, size).await?;
+        refresh::beside_bare(&server, size).await
+    })
+}
+
+/// Has itself built with what it needs. A feature that a bench needs can be one of this crate as its
+/// own dev-dependency, but then all tests and examples would have it, and would wait for SQLite to
+/// be compiled.
+#[cfg(not(all(feature = "postgres", feature = "sqlite")))]
+fn main() -> std::process::ExitCode {
+    use std::process::{Command, ExitCode};
+
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("the bench of stores needs the features postgres and sqlite");
+        return ExitCode::FAILURE;
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["bench", "--bench", "stores", "--features", "postgres,sqlite"])
+        .status();
+    if status.is_ok_and(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How much is done.
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+#[derive(Clone, Copy)]
+struct Size {
+    /// Pairs of rounds of refreshes.
+    rounds: usize,
+    /// Refreshed in each, on each side.
+    users: usize,
+    starts: usize,
+    /// In the store at a start.
+    stored: usize,
+    /// Read after a start.
+    served: usize,
+    seals: usize,
+    saves: usize,
+}
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+const MEASURE: Size = Size {
+    rounds: 24,
+    users: 512,
+    starts: 11,
+    stored: 100_000,
+    served: 1_000,
+    seals: 400,
+    saves: 400,
+};
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+const TRY: Size =
+    Size { rounds: 1, users: 64, starts: 1, stored: 200, served: 100, seals: 1, saves: 1 };
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+impl Size {
+    /// One round says whether it works, and nothing else.
+    fn figure(self, name: &str, value: f64, unit: &str) {
+        if self.rounds > 1 {
+            harness::figure(name, value, unit);
+        }
+    }
+}
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
