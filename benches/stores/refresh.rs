@@ -49,7 +49,11 @@ pub(crate) async fn beside_bare(server: &Server, size: Size) -> Outcome {
         .busy_timeout(Duration::from_secs(10))
         .pragma("secure_delete", "ON");
     // One, for that is the fastest: SQLite has one writer, and several would wait by sleeping.
-    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await?;
     let rates = measured(&provider, store, Pool::Sqlite(pool), size).await?;
     rates.tell(size, "sqlite");
     Ok(())

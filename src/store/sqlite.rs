@@ -28,8 +28,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller waits for a connection, and for its turn to write.
 const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One writes at a time; the others read.
-const CONNECTIONS: u32 = 4;
+/// Beside the one that writes.
+const READING_CONNECTIONS: u32 = 3;
 
 /// Keeps tokens in a SQLite file that several processes of one machine share.
 ///
@@ -138,7 +138,9 @@ impl SqliteStore {
 
     /// Closes the connections, which folds what is in the `-wal` file into the file itself.
     pub async fn close(&self) {
-        self.sql.engine().pool.close().await;
+        let engine = self.sql.engine();
+        engine.pool.close().await;
+        engine.writer.close().await;
     }
 }
 
@@ -163,12 +165,12 @@ impl SqliteStoreBuilder {
 
     pub(super) async fn open(self) -> Result<SqliteStore, Error> {
         let tables = Tables::new(None, &self.table_prefix)?;
-        let pool = match self.place {
+        let (pool, writer) = match self.place {
             Place::Url(url) => open(&url).await?,
-            Place::Pool(pool) => pool,
+            Place::Pool(pool) => (pool.clone(), pool),
         };
         let schema_table = format!("{}schema", self.table_prefix);
-        let engine = Sqlite { pool, schema_table, writing: Mutex::default() };
+        let engine = Sqlite { pool, writer, schema_table, writing: Mutex::default() };
         engine.judge().await?;
         let sql = Sql::open(engine, &tables).await?;
         Ok(SqliteStore { sql })
@@ -177,7 +179,8 @@ impl SqliteStoreBuilder {
 
 token_store_by_sql!(SqliteStore);
 
-async fn open(url: &str) -> Result<SqlitePool, Error> {
+/// Connections to read by, and the one to write by.
+async fn open(url: &str) -> Result<(SqlitePool, SqlitePool), Error> {
     let (options, creates) = options(url)?;
     let path = options.get_filename().to_owned();
     prepare(&path, creates).map_err(|source| {
@@ -197,14 +200,18 @@ async fn open(url: &str) -> Result<SqlitePool, Error> {
         match with_wal.connect().await {
             Ok(first) => {
                 // Closing the last connection of all removes the -wal file: not this one's task.
-                let pool = SqlitePoolOptions::new()
-                    .max_connections(CONNECTIONS)
-                    .acquire_timeout(TURN_TIMEOUT)
-                    .connect_with(options)
-                    .await
+                let pool = |connections| {
+                    SqlitePoolOptions::new()
+                        .max_connections(connections)
+                        .acquire_timeout(TURN_TIMEOUT)
+                        // A file does not hang up.
+                        .test_before_acquire(false)
+                        .connect_with(options.clone())
+                };
+                let pools = tokio::try_join!(pool(READING_CONNECTIONS), pool(1))
                     .map_err(|error| sql::failed::<Sqlite>("open the file", &error));
                 let _ = first.close().await;
-                return pool;
+                return pools;
             }
             // Another process turns WAL on, for which SQLite does not wait.
             Err(error) if is_busy(&error) && tries < 50 => {
@@ -336,6 +343,9 @@ fn refuse_network(_path: &Path) -> io::Result<()> {
 
 struct Sqlite {
     pool: SqlitePool,
+    /// One connection, since each keeps the pages that it wrote and would have to read again what
+    /// another has written. The app's own pool where it brought one.
+    writer: SqlitePool,
     schema_table: String,
     /// Who writes, in the order they came. SQLite has a waiting writer look again now and then, so
     /// under load some would never find the file free.
@@ -464,7 +474,7 @@ impl Engine for Sqlite {
 
     async fn execute(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
         let _turn = self.turn().await?;
-        let done = query(sql, args).execute(&self.pool).await?;
+        let done = query(sql, args).execute(&self.writer).await?;
         Ok(done.rows_affected())
     }
 
@@ -472,7 +482,7 @@ impl Engine for Sqlite {
     // was committed.
     async fn rows(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<Found>, sqlx::Error> {
         let _turn = self.turn().await?;
-        found(&query(sql, args).fetch_all(&self.pool).await?)
+        found(&query(sql, args).fetch_all(&self.writer).await?)
     }
 
     async fn look_up(
@@ -514,7 +524,7 @@ impl Engine for Sqlite {
 
     async fn apply(&self, steps: &[sql::SqlText]) -> Result<(), sqlx::Error> {
         let _turn = self.turn().await?;
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         for step in steps {
             query(step, &[]).execute(&mut *transaction).await?;
         }
