@@ -217,20 +217,8 @@ impl Fleet {
         while let Some((number, news)) = news.recv().await {
             lines[number].note(&news);
         }
-        let requests = self.fake.requests();
-        count_requests(&mut lines, &requests, &hospital.killed);
-        let sum = table(&lines);
         revisions += gained(&before, &self.versions().await?).into_iter().sum::<u64>();
-        let refused = refreshes(&requests)
-            .filter(|request| request.outcome() == Some(Answered::InvalidGrant))
-            .count() as u64;
-        println!(
-            "  {} refreshes: {revisions} became revisions, {} died with their process, {refused} were \
-             refused\n  (one that is refused is sent again without the Bearer header, to be sure)",
-            sum.sent,
-            sum.sent.saturating_sub(revisions + refused)
-        );
-        println!("  {} logins lost: {}", hospital.lost.len(), listed(&hospital.lost));
+        hospital.report(&mut lines, &self.fake.requests(), revisions);
         Ok(!hospital.broken)
     }
 
@@ -404,6 +392,21 @@ struct Hospital {
 }
 
 impl Hospital {
+    fn report(&self, lines: &mut [Line], requests: &[RecordedRequest], revisions: u64) {
+        count_requests(lines, requests, &self.killed);
+        let sum = table(lines);
+        let refused = refreshes(requests)
+            .filter(|request| request.outcome() == Some(Answered::InvalidGrant))
+            .count() as u64;
+        println!(
+            "  {} refreshes: {revisions} became revisions, {} died with their process, {refused} were \
+             refused\n  (one that is refused is sent again without the Bearer header, to be sure)",
+            sum.sent,
+            sum.sent.saturating_sub(revisions + refused)
+        );
+        println!("  {} logins lost: {}", self.lost.len(), listed(&self.lost));
+    }
+
     /// Whether this person's newest refresh token was sent to a process that died.
     fn took_answer(&self, requests: &[RecordedRequest], user: &str) -> bool {
         refreshes(requests)
