@@ -26,7 +26,7 @@ pub(crate) const PEOPLE: usize = 12;
 const TOKEN_LIFE: Duration = Duration::from_secs(6);
 
 /// Longer than anything here takes, on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Fleet {
     fake: FakeHurdlr,
@@ -88,7 +88,8 @@ impl Fleet {
         let mut round = 0;
         while round < rounds {
             if began.elapsed() > PATIENCE {
-                return Err("the tokens are not refreshed".into());
+                println!("  not everybody's token is refreshed any more");
+                break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
             let least = gained(&before, &self.versions().await?).into_iter().min();
@@ -114,7 +115,7 @@ impl Fleet {
             sum.sent,
             share(sum.sent, revisions)
         );
-        Ok(sum.sent == revisions && sum.failures() == 0)
+        Ok(round == rounds && sum.sent == revisions && sum.failures() == 0)
     }
 
     /// Kills processes whose request is with the provider: half of them before it acted, half after
