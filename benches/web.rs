@@ -1,7 +1,7 @@
 //! What a web login costs beside the exchange in it, and how large it is in a browser:
 //!
 //! ```text
-//! cargo bench --bench web --features axum
+//! cargo bench --bench web
 //! ```
 //!
 //! A whole callback (router, user, cookie, redemption, exchange, adoption, redirect) alternates with a
