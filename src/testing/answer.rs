@@ -1,7 +1,5 @@
 //! What the provider says: token objects and refusals, as bytes.
 
-use std::time::Duration;
-
 use axum::{body::Bytes, response::Response};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -13,6 +11,7 @@ use serde_json::{Map, Value};
 use super::{
     journal::Outcome,
     ledger::{Issued, Lapse},
+    version::Version,
 };
 
 /// How the provider words a refusal.
@@ -70,33 +69,32 @@ impl Answer {
         self
     }
 
-    /// The token object, byte for byte as the reference prints it: this order, this indentation,
-    /// and no `token_type`.
-    pub(super) fn token(issued: &Issued) -> Self {
-        let Issued { access, refresh, expires_in, created_at } = issued;
-        Self::json(
-            StatusCode::OK,
-            format!(
-                "{{\n  \"access_token\": \"{access}\",\n  \"refresh_token\": \"{refresh}\",\n  \
-                 \"expires_in\": {expires_in},\n  \"created_at\": {created_at},\n  \
-                 \"scope\": \"token\"\n}}\n"
-            ),
-        )
+    /// The token object, byte for byte as the reference prints it: this order and indentation.
+    pub(super) fn token(version: Version, issued: &Issued) -> Self {
+        // Two spaces, as the reference prints this one, and a line's end.
+        let mut body = Vec::with_capacity(512);
+        // Strings and numbers written to memory cannot fail.
+        let _ = serde_json::to_writer_pretty(&mut body, &TokenObject::of(version, issued));
+        body.push(b'\n');
+        Self::json(StatusCode::OK, body)
     }
 
     /// The token object after a test had its way with it.
     pub(super) fn reshaped_token(
+        version: Version,
         issued: &Issued,
         reshape: &(dyn Fn(&mut Map<String, Value>) + Send + Sync),
     ) -> Self {
-        let mut object = Map::new();
-        object.insert("access_token".into(), issued.access.to_string().into());
-        object.insert("refresh_token".into(), issued.refresh.to_string().into());
-        object.insert("expires_in".into(), issued.expires_in.into());
-        object.insert("created_at".into(), issued.created_at.into());
-        object.insert("scope".into(), "token".into());
-        reshape(&mut object);
-        Self::json(StatusCode::OK, Value::Object(object).to_string())
+        let mut object = serde_json::to_value(TokenObject::of(version, issued)).unwrap_or_default();
+        if let Value::Object(object) = &mut object {
+            reshape(object);
+        }
+        Self::json(StatusCode::OK, object.to_string())
+    }
+
+    /// RFC 7009 section 2.2: the status says it all.
+    pub(super) fn revoked() -> Self {
+        Self::text(StatusCode::OK, "")
     }
 
     pub(super) fn into_response(self) -> Response {
@@ -118,6 +116,8 @@ pub(super) struct Refusal {
     param: Option<String>,
     message: String,
     outcome: Outcome,
+    /// The `WWW-Authenticate` of a 401 to a request that may try by that header.
+    challenge: Option<&'static str>,
 }
 
 impl Refusal {
@@ -130,6 +130,7 @@ impl Refusal {
             param: None,
             message: message.into(),
             outcome: Outcome::InvalidRequest,
+            challenge: None,
         }
     }
 
@@ -180,6 +181,15 @@ impl Refusal {
         }
     }
 
+    /// RFC 6749 section 5.2: who may prove themselves by a header is challenged to.
+    pub(super) fn wrong_basic() -> Self {
+        Self { challenge: Some("Basic realm=\"hurdlr\""), ..Self::wrong_client("Authorization") }
+    }
+
+    pub(super) fn wrong_scope(message: &str) -> Self {
+        Self { error: "invalid_scope", ..Self::invalid_value("scope", message) }
+    }
+
     pub(super) fn unknown_grant() -> Self {
         Self {
             error: "unsupported_grant_type",
@@ -218,6 +228,8 @@ impl Refusal {
             error: "invalid_token",
             param: Some("access_token".to_owned()),
             outcome: Outcome::BearerRefused,
+            // RFC 6750 section 3.
+            challenge: Some("Bearer error=\"invalid_token\""),
             ..Self::bad_request(match lapse {
                 Lapse::Dead => "The access token is not valid",
                 Lapse::Expired => "The access token has expired",
@@ -246,10 +258,12 @@ impl Refusal {
         let answer = Answer::json(self.status, body);
         match self.status {
             StatusCode::METHOD_NOT_ALLOWED => answer.with(ALLOW, HeaderValue::from_static("POST")),
-            // RFC 6750 section 3: a refused Bearer token is answered with a challenge.
-            StatusCode::UNAUTHORIZED if self.error == "invalid_token" => answer
-                .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\"")),
-            _ => answer,
+            _ => match self.challenge {
+                Some(challenge) => {
+                    answer.with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+                }
+                None => answer,
+            },
         }
     }
 
@@ -307,5 +321,39 @@ struct EnvelopeError<'a> {
     param: Option<&'a str>,
 }
 
-/// The `expires_in` of the reference's examples: 90 days, 7,776,000 seconds.
-pub(super) const TOKEN_LIFE: Duration = Duration::from_hours(90 * 24);
+/// A token answer, field by field in the order of the reference.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum TokenObject {
+    Dated {
+        access_token: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        refresh_token: Option<String>,
+        expires_in: u64,
+        created_at: u64,
+        scope: &'static str,
+    },
+    Typed {
+        access_token: String,
+        token_type: &'static str,
+        expires_in: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        refresh_token: Option<String>,
+        scope: &'static str,
+    },
+}
+
+impl TokenObject {
+    fn of(version: Version, issued: &Issued) -> Self {
+        let access_token = issued.access.to_string();
+        let refresh_token = issued.refresh.map(|token| token.to_string());
+        let (expires_in, scope) = (issued.expires_in, issued.scope.as_str());
+        if version.names_token_type() {
+            let token_type = "Bearer";
+            Self::Typed { access_token, token_type, expires_in, refresh_token, scope }
+        } else {
+            let created_at = issued.created_at;
+            Self::Dated { access_token, refresh_token, expires_in, created_at, scope }
+        }
+    }
+}

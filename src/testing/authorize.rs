@@ -15,7 +15,7 @@ use url::{Url, form_urlencoded};
 
 use super::{
     answer::Answer,
-    ledger::Consent,
+    ledger::{Consent, Scope},
     provider::{Provider, lock},
 };
 
@@ -71,6 +71,8 @@ pub(super) async fn decide(State(provider): State<Arc<Provider>>, request: Reque
                 user: user.unwrap_or(DEFAULT_USER).to_owned(),
                 redirect_uri: request.redirect_uri.clone(),
                 code_challenge: request.code_challenge.clone(),
+                // One that is not known is ignored, as RFC 6749 section 3.3 allows.
+                scope: parameters.first("scope").and_then(Scope::parse),
             };
             let code = lock(&provider.ledger).issue_code(consent, provider.now());
             request.back(&[("code", &code)])

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use url::{Url, form_urlencoded};
 
 use super::{
-    answer::{ErrorStyle, TOKEN_LIFE},
+    answer::ErrorStyle,
     authorize,
     clock::Clock,
     fault::{Fault, Faults},
@@ -35,8 +35,16 @@ use super::{
 /// - `POST /rest/v4/auth/token` and `/rest/v5/auth/token`: the grants `authorization_code`,
 ///   `refresh_token` and `client_credentials`, answered byte for byte as the reference prints it
 ///   (no `token_type`), and validated strictly;
+/// - `POST /v6/auth/token`: the same grants as v6 has them, for a client that proves itself by HTTP
+///   Basic and by nothing else: `scope` is `read` or `write`, `userId` may be left out, a code must
+///   come with its `redirect_uri`, tokens live an hour, and only a code brings a refresh token;
+/// - `POST /v6/auth/revoke`: RFC 7009. A refresh token dies with all tokens of its login; one that is
+///   not known is a success;
 /// - `/oauth/authorize`: a page at which a person logs in and consents;
-/// - `/rest/v4/me` and `/rest/v5/me`: a protected resource.
+/// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource.
+///
+/// Its token endpoints share what they remember: it does not say that tokens of one version are good
+/// at another, which the reference leaves open.
 ///
 /// Clones are handles to the same provider. Its server and all its connections end when the last
 /// handle is dropped; an [`InMemoryHttpClient`] works on.
@@ -89,8 +97,8 @@ impl FakeHurdlr {
         self.at(authorize::PATH)
     }
 
-    /// The protected resource, under v4; v5 has the same. GET or POST with an access token as
-    /// Bearer; 401 for a dead one.
+    /// The protected resource, under v4; v5 and v6 have the same. GET or POST with an access token
+    /// as Bearer; 401 for a dead one.
     #[must_use]
     pub fn resource_url(&self) -> Url {
         self.at(Version::V4.resource_path())
@@ -139,7 +147,7 @@ impl FakeHurdlr {
 
     /// Changes how long access tokens issued from now on live. `expires_in` says whole seconds.
     pub fn set_token_life(&self, life: Duration) {
-        lock(&self.provider.settings).token_life = life;
+        lock(&self.provider.settings).token_life = Some(life);
     }
 
     /// Changes how long refresh tokens issued from now on live; `None`, the default: without end.
@@ -161,7 +169,8 @@ impl FakeHurdlr {
         lock(&self.provider.settings).reshape = None;
     }
 
-    /// Queues a fault: each token request takes one, in order of arrival.
+    /// Queues a fault: each token request takes one, and each request for a revocation, in order of
+    /// arrival.
     pub fn fault_next(&self, fault: Fault) {
         self.provider.faults.push(fault);
     }
@@ -196,7 +205,7 @@ impl FakeHurdlr {
         self.decide(authorize_url, &[("decision", "deny")]).await
     }
 
-    /// The token requests since the start or [`clear_requests`](Self::clear_requests), in order of
+    /// The token requests, and those for a revocation, since the start or [`clear_requests`](Self::clear_requests), in order of
     /// arrival. Empty where [recording](FakeHurdlrBuilder::record) is off.
     #[must_use]
     pub fn requests(&self) -> Vec<RecordedRequest> {
@@ -317,7 +326,7 @@ pub struct FakeHurdlrBuilder {
     port: u16,
     rotation: Rotation,
     error_style: ErrorStyle,
-    token_life: Duration,
+    token_life: Option<Duration>,
     refresh_life: Option<Duration>,
     client_id: String,
     client_secret: SecretString,
@@ -332,7 +341,7 @@ impl Default for FakeHurdlrBuilder {
             port: 0,
             rotation: Rotation::default(),
             error_style: ErrorStyle::default(),
-            token_life: TOKEN_LIFE,
+            token_life: None,
             refresh_life: None,
             client_id: "fake-client".to_owned(),
             client_secret: "fake-secret".into(),
@@ -362,9 +371,10 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// How long access tokens live; 90 days unless set, as in the reference's example.
+    /// How long access tokens live; unless set as in the reference's examples: 90 days, under v6 an
+    /// hour.
     pub fn token_life(mut self, life: Duration) -> Self {
-        self.token_life = life;
+        self.token_life = Some(life);
         self
     }
 

@@ -13,12 +13,14 @@ use tokio::sync::watch;
 
 use super::provider::lock;
 
-/// What the provider did about a token request.
+/// What the provider did about a token request, or one for a revocation.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// Tokens were issued, whether or not a fault then kept the answer from arriving.
     Issued,
+    /// The token is revoked, or was not known, which is as good (RFC 7009 section 2.2).
+    Revoked,
     /// The client is unknown, or its secret is wrong.
     InvalidClient,
     /// The code or refresh token is not good.
@@ -34,7 +36,7 @@ pub enum Outcome {
     Faulted,
 }
 
-/// A token request as it arrived.
+/// A token request as it arrived, or one for a revocation.
 ///
 /// It holds secrets in the clear, for assertions in tests and for nothing else. `Debug` shows
 /// neither headers nor body; the accessors do.
@@ -128,7 +130,7 @@ impl RecordedRequest {
         }
     }
 
-    /// Whom the request is about: the `userId`, or the owner of the code or refresh token.
+    /// Whom the request is about: the `userId`, or the owner of the code or token.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.received.user.as_deref()
@@ -184,7 +186,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Token requests that arrived, answered or not.
+    /// Token requests that arrived, answered or not, and those for a revocation.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total

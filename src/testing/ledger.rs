@@ -9,6 +9,8 @@ use std::{
 
 use oauth2::{PkceCodeChallenge, PkceCodeVerifier};
 
+use super::version::Version;
+
 /// How long a code can be redeemed. RFC 6749 section 4.1.2 recommends ten minutes at most.
 const CODE_LIFE: Duration = Duration::from_mins(10);
 
@@ -55,6 +57,8 @@ pub(super) enum CodeRefusal {
     Dead,
     /// The redirect URI is not the one of the authorization request.
     RedirectUri,
+    /// None came, and this version wants it.
+    RedirectUriMissing,
     /// A challenge was sent, but no verifier came.
     VerifierMissing,
     /// The verifier does not fit the challenge, or there was no challenge.
@@ -101,11 +105,50 @@ fn number(digits: &str) -> Option<u128> {
     if ours { u128::from_str_radix(digits, 16).ok() } else { None }
 }
 
+/// Why a refresh is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum RefreshRefusal {
+    Token(Lapse),
+    /// More is asked for than was granted (RFC 6749 section 6).
+    Scope,
+}
+
+impl From<Lapse> for RefreshRefusal {
+    fn from(lapse: Lapse) -> Self {
+        Self::Token(lapse)
+    }
+}
+
+/// What a token is good for; the later ones for more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd)]
+pub(super) enum Scope {
+    /// All that the versions without scopes know.
+    Token,
+    Read,
+    Write,
+}
+
+impl Scope {
+    /// What can be asked for.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Read, Self::Write].into_iter().find(|scope| scope.as_str() == text)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
 /// What a token answer says.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Issued {
     pub(super) access: TokenValue,
-    pub(super) refresh: TokenValue,
+    pub(super) refresh: Option<TokenValue>,
+    pub(super) scope: Scope,
     /// Seconds.
     pub(super) expires_in: u64,
     /// Unix seconds.
@@ -115,10 +158,19 @@ pub(super) struct Issued {
 /// By which rules tokens are issued just now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
+    pub(super) version: Version,
+    /// What the token request asks for.
+    pub(super) scope: Option<Scope>,
     pub(super) now: SystemTime,
     pub(super) token_life: Duration,
     pub(super) refresh_life: Option<Duration>,
     pub(super) rotation: Rotation,
+}
+
+impl Terms {
+    fn granted(&self, asked: Option<Scope>) -> Scope {
+        asked.filter(|_| self.version.has_scopes()).unwrap_or(self.version.default_scope())
+    }
 }
 
 /// What a person consented to.
@@ -128,6 +180,7 @@ pub(super) struct Consent {
     /// As it was sent: the token request must repeat it character by character.
     pub(super) redirect_uri: String,
     pub(super) code_challenge: Option<String>,
+    pub(super) scope: Option<Scope>,
 }
 
 struct Code {
@@ -152,6 +205,7 @@ struct Access {
 struct Refresh {
     user: Arc<str>,
     family: Family,
+    scope: Scope,
     expires: Option<SystemTime>,
     state: RefreshState,
 }
@@ -209,8 +263,12 @@ impl Ledger {
         if over(known.issued, CODE_LIFE, terms.now) {
             return Err(CodeRefusal::Dead);
         }
-        if redirect_uri.is_some_and(|uri| uri != known.consent.redirect_uri) {
-            return Err(CodeRefusal::RedirectUri);
+        match redirect_uri {
+            Some(uri) if uri != known.consent.redirect_uri => return Err(CodeRefusal::RedirectUri),
+            None if terms.version.requires_redirect_uri() => {
+                return Err(CodeRefusal::RedirectUriMissing);
+            }
+            _ => {}
         }
         match (known.consent.code_challenge.as_deref(), verifier) {
             (None, None) => {}
@@ -221,23 +279,32 @@ impl Ledger {
             (_, Some(_)) => return Err(CodeRefusal::Verifier),
         }
         let user: Arc<str> = known.consent.user.as_str().into();
+        // What the person consented to, whatever is asked for afterwards.
+        let scope = terms.granted(known.consent.scope.or(terms.scope));
         let family = self.new_family();
         if let Some(code) = self.codes.get_mut(code) {
             code.redeemed = Some(family);
         }
-        Ok(self.issue_pair(&user, family, terms))
+        Ok(self.issue_pair(&user, family, scope, terms))
     }
 
     /// Tokens for a user whom the client vouches for.
     pub(super) fn grant(&mut self, user: &str, terms: &Terms) -> Issued {
-        let family = self.new_family();
-        self.issue_pair(&user.into(), family, terms)
+        let (user, family, scope) = (user.into(), self.new_family(), terms.granted(terms.scope));
+        if terms.version.refreshes_client_credentials() {
+            self.issue_pair(&user, family, scope, terms)
+        } else {
+            self.issue_access(&user, family, scope, None, terms)
+        }
     }
 
-    pub(super) fn refresh(&mut self, token: &str, terms: &Terms) -> Result<Issued, Lapse> {
+    pub(super) fn refresh(&mut self, token: &str, terms: &Terms) -> Result<Issued, RefreshRefusal> {
         let value = TokenValue::parse(token).ok_or(Lapse::Dead)?;
         let known = self.refresh.get(&value).ok_or(Lapse::Dead)?;
-        let (user, family) = (Arc::clone(&known.user), known.family);
+        let (user, family, scope) = (Arc::clone(&known.user), known.family, known.scope);
+        if terms.scope.is_some_and(|asked| asked > scope) {
+            return Err(RefreshRefusal::Scope);
+        }
         match (known.state, terms.rotation) {
             (RefreshState::Replaced { at, by }, Rotation::Grace(window))
                 if !over(at, window, terms.now) =>
@@ -246,15 +313,15 @@ impl Ledger {
             }
             (RefreshState::Replaced { .. }, Rotation::KillFamily) => {
                 self.revoke(&user, |it| it == family);
-                Err(Lapse::Dead)
+                Err(Lapse::Dead.into())
             }
-            (RefreshState::Replaced { .. } | RefreshState::Revoked, _) => Err(Lapse::Dead),
-            (RefreshState::Live, _) if past(known.expires, terms.now) => Err(Lapse::Expired),
+            (RefreshState::Replaced { .. } | RefreshState::Revoked, _) => Err(Lapse::Dead.into()),
+            (RefreshState::Live, _) if past(known.expires, terms.now) => Err(Lapse::Expired.into()),
             (RefreshState::Live, Rotation::None) => {
-                Ok(self.issue_access(&user, family, value, terms))
+                Ok(self.issue_access(&user, family, scope, Some(value), terms))
             }
             (RefreshState::Live, _) => {
-                let by = self.issue_pair(&user, family, terms);
+                let by = self.issue_pair(&user, family, scope, terms);
                 if let Some(old) = self.refresh.get_mut(&value) {
                     old.state = RefreshState::Replaced { at: terms.now, by };
                 }
@@ -294,6 +361,22 @@ impl Ledger {
             .count()
     }
 
+    /// RFC 7009 section 2.1: a refresh token dies with all that goes back to the same grant, an
+    /// access token by itself. What is not known, or was replaced, is left as it is.
+    pub(super) fn revoke_token(&mut self, token: &str) {
+        let Some(value) = TokenValue::parse(token) else {
+            return;
+        };
+        if let Some(access) = self.access.get_mut(&value) {
+            access.revoked = true;
+        } else if let Some(known) = self.refresh.get(&value)
+            && matches!(known.state, RefreshState::Live)
+        {
+            let (user, family) = (Arc::clone(&known.user), known.family);
+            self.revoke(&user, |it| it == family);
+        }
+    }
+
     pub(super) fn revoke_user(&mut self, user: &str) {
         self.revoke(user, |_| true);
         // A code in flight would bring the user back.
@@ -305,9 +388,11 @@ impl Ledger {
         self.codes.get(code).map(|it| it.consent.user.as_str())
     }
 
-    /// Whom a refresh token belongs to, dead or alive.
-    pub(super) fn user_of_refresh_token(&self, token: &str) -> Option<&str> {
-        self.refresh.get(&TokenValue::parse(token)?).map(|it| &*it.user)
+    /// Whom a refresh token or an access token belongs to, dead or alive.
+    pub(super) fn user_of_token(&self, token: &str) -> Option<&str> {
+        let value = TokenValue::parse(token)?;
+        let refresh = self.refresh.get(&value).map(|it| &*it.user);
+        refresh.or_else(|| self.access.get(&value).map(|it| &*it.user))
     }
 
     fn new_family(&mut self) -> Family {
@@ -315,23 +400,31 @@ impl Ledger {
         Family(self.families)
     }
 
-    fn issue_pair(&mut self, user: &Arc<str>, family: Family, terms: &Terms) -> Issued {
+    fn issue_pair(
+        &mut self,
+        user: &Arc<str>,
+        family: Family,
+        scope: Scope,
+        terms: &Terms,
+    ) -> Issued {
         let refresh = TokenValue::random();
         let expires = terms.refresh_life.and_then(|life| terms.now.checked_add(life));
         let state = RefreshState::Live;
-        self.refresh.insert(refresh, Refresh { user: Arc::clone(user), family, expires, state });
+        let entry = Refresh { user: Arc::clone(user), family, scope, expires, state };
+        self.refresh.insert(refresh, entry);
         let wallet = self.wallets.entry(Arc::clone(user)).or_default();
         if let Some(oldest) = remember(&mut wallet.refresh, refresh) {
             self.refresh.remove(&oldest);
         }
-        self.issue_access(user, family, refresh, terms)
+        self.issue_access(user, family, scope, Some(refresh), terms)
     }
 
     fn issue_access(
         &mut self,
         user: &Arc<str>,
         family: Family,
-        refresh: TokenValue,
+        scope: Scope,
+        refresh: Option<TokenValue>,
         terms: &Terms,
     ) -> Issued {
         let access = TokenValue::random();
@@ -345,6 +438,7 @@ impl Ledger {
         Issued {
             access,
             refresh,
+            scope,
             expires_in: terms.token_life.as_secs(),
             created_at: terms.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         }

@@ -10,7 +10,7 @@ use axum::{
     extract::{ConnectInfo, Request, State},
     middleware::{self, Next},
     response::Response,
-    routing::{any, get},
+    routing::{MethodRouter, any, get},
 };
 use http::{HeaderValue, header::DATE};
 use secrecy::SecretString;
@@ -24,9 +24,10 @@ use super::{
     delivery::Severed,
     fault::Faults,
     journal::Journal,
-    ledger::{Ledger, Rotation, Terms},
+    ledger::{Ledger, Rotation, Scope, Terms},
     listener::Line,
-    resource, token_endpoint,
+    resource,
+    token_endpoint::{self, Endpoint},
     version::Version,
 };
 
@@ -37,7 +38,8 @@ pub(super) type Reshape = dyn Fn(&mut Map<String, Value>) + Send + Sync;
 pub(super) struct Settings {
     pub(super) rotation: Rotation,
     pub(super) error_style: ErrorStyle,
-    pub(super) token_life: Duration,
+    /// None: as long as the version's reference says.
+    pub(super) token_life: Option<Duration>,
     pub(super) refresh_life: Option<Duration>,
     pub(super) reshape: Option<Arc<Reshape>>,
 }
@@ -65,11 +67,13 @@ impl Provider {
         lock(&self.settings).error_style
     }
 
-    pub(super) fn terms(&self) -> Terms {
+    pub(super) fn terms(&self, version: Version, scope: Option<Scope>) -> Terms {
         let settings = lock(&self.settings);
         Terms {
+            version,
+            scope,
             now: self.clock.now(),
-            token_life: settings.token_life,
+            token_life: settings.token_life.unwrap_or(version.token_life()),
             refresh_life: settings.refresh_life,
             rotation: settings.rotation,
         }
@@ -85,18 +89,22 @@ impl Provider {
             .fallback(nothing_here);
         for version in Version::ALL {
             router = router
-                .route(
-                    version.token_path(),
-                    any(move |State(provider): State<Arc<Self>>, request: Request| async move {
-                        token_endpoint::answer(&provider, version, request).await
-                    }),
-                )
+                .route(version.token_path(), at(Endpoint::Token(version)))
                 .route(version.resource_path(), get(resource::me).post(resource::me));
+            if let Some(path) = version.revocation_path() {
+                router = router.route(path, at(Endpoint::Revocation(version)));
+            }
         }
         router
             .layer(middleware::from_fn_with_state(Arc::clone(self), send))
             .with_state(Arc::clone(self))
     }
+}
+
+fn at(endpoint: Endpoint) -> MethodRouter<Arc<Provider>> {
+    any(move |State(provider): State<Arc<Provider>>, request: Request| async move {
+        token_endpoint::answer(&provider, endpoint, request).await
+    })
 }
 
 async fn nothing_here(State(provider): State<Arc<Provider>>) -> Response {

@@ -1,19 +1,33 @@
 //! The versions of the provider's API that the fake speaks.
 
+use std::time::Duration;
+
+use super::ledger::Scope;
+
 /// One version of the API. All that differs between versions is asked of this type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Version {
     V4,
     V5,
+    V6,
 }
 
 impl Version {
-    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V5];
+    pub(super) const ALL: [Self; 3] = [Self::V4, Self::V5, Self::V6];
 
     pub(super) fn token_path(self) -> &'static str {
         match self {
             Self::V4 => "/rest/v4/auth/token",
             Self::V5 => "/rest/v5/auth/token",
+            Self::V6 => "/v6/auth/token",
+        }
+    }
+
+    /// RFC 7009.
+    pub(super) fn revocation_path(self) -> Option<&'static str> {
+        match self {
+            Self::V4 | Self::V5 => None,
+            Self::V6 => Some("/v6/auth/revoke"),
         }
     }
 
@@ -21,6 +35,16 @@ impl Version {
         match self {
             Self::V4 => "/rest/v4/me",
             Self::V5 => "/rest/v5/me",
+            Self::V6 => "/v6/me",
+        }
+    }
+
+    /// Whether the client proves itself by HTTP Basic and by nothing else, or in the form's body
+    /// (RFC 6749 section 2.3.1).
+    pub(super) fn takes_basic(self) -> bool {
+        match self {
+            Self::V4 | Self::V5 => false,
+            Self::V6 => true,
         }
     }
 
@@ -28,6 +52,55 @@ impl Version {
     pub(super) fn requires_user_id(self) -> bool {
         match self {
             Self::V4 | Self::V5 => true,
+            Self::V6 => false,
+        }
+    }
+
+    /// Whether a code must come with the redirect URI that it was asked for with.
+    pub(super) fn requires_redirect_uri(self) -> bool {
+        match self {
+            Self::V4 | Self::V5 => false,
+            Self::V6 => true,
+        }
+    }
+
+    /// Whether `client_credentials` bring a refresh token too.
+    pub(super) fn refreshes_client_credentials(self) -> bool {
+        match self {
+            Self::V4 | Self::V5 => true,
+            Self::V6 => false,
+        }
+    }
+
+    /// Whether a token answer names its `token_type`, and not when it was created.
+    pub(super) fn names_token_type(self) -> bool {
+        match self {
+            Self::V4 | Self::V5 => false,
+            Self::V6 => true,
+        }
+    }
+
+    /// Whether a request may name a scope; where not, what it names is not looked at.
+    pub(super) fn has_scopes(self) -> bool {
+        match self {
+            Self::V4 | Self::V5 => false,
+            Self::V6 => true,
+        }
+    }
+
+    /// What is granted where nothing is asked for.
+    pub(super) fn default_scope(self) -> Scope {
+        match self {
+            Self::V4 | Self::V5 => Scope::Token,
+            Self::V6 => Scope::Write,
+        }
+    }
+
+    /// The `expires_in` of the reference's example.
+    pub(super) fn token_life(self) -> Duration {
+        match self {
+            Self::V4 | Self::V5 => Duration::from_hours(90 * 24),
+            Self::V6 => Duration::from_hours(1),
         }
     }
 }
