@@ -5,7 +5,8 @@
 //! `use hurdlr_oauth2::basic::BasicClient` instead and keeps the rest of its code. One thing
 //! has to be added, since API v4 and v5 want the client's credentials in the body and `oauth2`
 //! puts them into a Basic header by default:
-//! [`set_auth_type(AuthType::RequestBody)`](oauth2::Client::set_auth_type).
+//! [`set_auth_type(AuthType::RequestBody)`](oauth2::Client::set_auth_type). API v6 wants that
+//! default, so there it is left out.
 //!
 //! The types of `oauth2` wipe no memory and some serialize in clear; [`Hurdlr`](crate::Hurdlr) is
 //! the way that does not have them hold the secrets.

@@ -2,26 +2,28 @@
 
 mod builder;
 pub use builder::HurdlrBuilder;
+mod credentials;
+use credentials::Credentials;
 mod request;
-use request::{Grant, Transport};
+use request::{Failure, Request, Transport};
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, header};
-use secrecy::SecretString;
+use http::header::AUTHORIZATION;
+use secrecy::{ExposeSecret, SecretString};
 use tracing::{Instrument, field};
 use url::Url;
 
-use crate::clock::SharedClock;
-use crate::endpoint::ApiVersion;
+use crate::clock::{Moment, SharedClock};
+use crate::endpoint::{ApiVersion, Scope};
 use crate::error::{Error, ErrorKind};
 use crate::login::{Callback, PendingLogin};
 use crate::retry::{Attempts, RetryPolicy};
 use crate::store::Realm;
 use crate::token::{self, BasicTokenResponse, Token};
-use crate::transport::Form;
+use crate::transport::{Answer, HttpError};
 use crate::user::UserId;
 
 /// A client of the provider's token endpoint: one call per grant.
@@ -53,11 +55,12 @@ use crate::user::UserId;
 pub struct Hurdlr(Arc<Inner>);
 
 struct Inner {
-    client_id: String,
-    client_secret: SecretString,
+    credentials: Credentials,
     version: ApiVersion,
     base_url: Url,
     token_url: Url,
+    revocation_url: Option<Url>,
+    scope: Option<Scope>,
     authorize_url: Option<Url>,
     redirect_uri: Option<String>,
     issuer: Option<String>,
@@ -82,7 +85,7 @@ impl Hurdlr {
     /// | `HURDLR_BASE_URL` | [`environment`](HurdlrBuilder::environment); the sandbox if unset |
     /// | `HURDLR_AUTHORIZE_URL` | [`authorize_url`](HurdlrBuilder::authorize_url) |
     /// | `HURDLR_REDIRECT_URI` | [`redirect_uri`](HurdlrBuilder::redirect_uri) |
-    /// | `HURDLR_API_VERSION` | [`api_version`](HurdlrBuilder::api_version): `v4` if unset |
+    /// | `HURDLR_API_VERSION` | [`api_version`](HurdlrBuilder::api_version): `v4`, `v5` or `v6`; `v4` if unset |
     ///
     /// A variable that is set to nothing counts as unset.
     pub fn from_env() -> Result<Self, Error> {
@@ -98,7 +101,13 @@ impl Hurdlr {
     /// The client id in use.
     #[must_use]
     pub fn client_id(&self) -> &str {
-        &self.0.client_id
+        &self.0.credentials.client_id
+    }
+
+    /// Whether the API version in use can [revoke](Self::revoke) tokens.
+    #[must_use]
+    pub fn can_revoke(&self) -> bool {
+        self.0.revocation_url.is_some()
     }
 
     /// The token endpoint in use.
@@ -108,11 +117,74 @@ impl Hurdlr {
     }
 
     /// Gets a token for one of your users (RFC 6749 section 4.4, with the provider's `userId`).
+    /// On v6 it comes without a refresh token, and is simply granted anew.
     ///
     /// Repeating it is harmless, so all that may be temporary is repeated by the
     /// [`RetryPolicy`].
     pub async fn client_credentials(&self, user: &UserId) -> Result<Token, Error> {
-        self.obtain(Grant::ClientCredentials { user }, None).await
+        self.grant(Some(user), None).await
+    }
+
+    /// Gets a token of the partner itself, which no user stands behind (RFC 6749 section 4.4). It is
+    /// repeated as [`client_credentials`](Self::client_credentials) is.
+    ///
+    /// [`ErrorKind::Unsupported`] on v4 and v5, which want a `userId`.
+    pub async fn partner_token(&self) -> Result<Token, Error> {
+        self.grant(None, None).await
+    }
+
+    async fn grant(
+        &self,
+        user: Option<&UserId>,
+        deadline: Option<Duration>,
+    ) -> Result<Token, Error> {
+        if user.is_none() && self.0.version.contract().user_id_required {
+            return Err(self.unsupported("tokens of the partner itself"));
+        }
+        self.obtain(Request::ClientCredentials { user, scope: self.0.scope }, deadline).await
+    }
+
+    /// Has the provider revoke a token (RFC 7009): its refresh token, and with that all access tokens
+    /// of the same login; or the access token, where that is all there is. One that the provider
+    /// does not know is revoked as well as any.
+    ///
+    /// Repeating it is harmless, so all that may be temporary is repeated by the
+    /// [`RetryPolicy`].
+    ///
+    /// [`ErrorKind::Unsupported`] on v4 and v5, whose tokens live to their end.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::testing::FakeHurdlr;
+    /// use hurdlr_oauth2::{ApiVersion, Hurdlr};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let fake = FakeHurdlr::start().await?;
+    /// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    ///     .environment(fake.base_url())
+    ///     .api_version(ApiVersion::V6)
+    ///     .build()?;
+    ///
+    /// let token = hurdlr.partner_token().await?;
+    /// hurdlr.revoke(&token).await?;
+    /// hurdlr.revoke(&token).await?; // as good as the first time
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn revoke(&self, token: &Token) -> Result<(), Error> {
+        let url = self.0.revocation_url.as_ref().ok_or_else(|| self.unsupported("revocation"))?;
+        // The hints of RFC 7009 section 2.1.
+        let (token, hint) = match token.refresh_token() {
+            Some(refresh_token) => (refresh_token, "refresh_token"),
+            None => (token.access_token(), "access_token"),
+        };
+        let request = Request::Revocation { token, hint };
+        self.perform(url, request, None, request::judge_revocation).await.map(|_| ())
+    }
+
+    fn unsupported(&self, what: &str) -> Error {
+        let message = format!("API {} has no {what}", self.0.version);
+        Error::new(ErrorKind::Unsupported, message)
     }
 
     /// Gets a new token by the refresh token of `token` (RFC 6749 section 6).
@@ -133,7 +205,7 @@ impl Hurdlr {
             Error::new(ErrorKind::LoginRequired, "the token came without a refresh token")
         })?;
         let bearer = self.0.bearer_on_refresh.then_some(token);
-        let newer = self.obtain(Grant::RefreshToken { refresh_token, bearer }, deadline).await?;
+        let newer = self.obtain(Request::RefreshToken { refresh_token, bearer }, deadline).await?;
         Ok(newer.or_refresh_token(refresh_token))
     }
 
@@ -173,7 +245,13 @@ impl Hurdlr {
         let redirect_uri = inner.redirect_uri.as_ref().ok_or_else(|| {
             Error::config("redirect_uri (HURDLR_REDIRECT_URI) is not set: a login needs the URL of your callback")
         })?;
-        Ok(PendingLogin::begin(&inner.client_id, authorize_url, redirect_uri, inner.clock.now()))
+        Ok(PendingLogin::begin(
+            &inner.credentials.client_id,
+            authorize_url,
+            redirect_uri,
+            inner.scope,
+            inner.clock.now(),
+        ))
     }
 
     /// Completes a login: judges the callback and exchanges its code for a token.
@@ -188,12 +266,13 @@ impl Hurdlr {
     ) -> Result<Token, Error> {
         let accepted =
             pending.judge(&callback.into(), self.0.issuer.as_deref(), self.0.clock.now())?;
-        let grant = Grant::AuthorizationCode {
+        let request = Request::AuthorizationCode {
             code: &accepted.code,
             verifier: &accepted.verifier,
             redirect_uri: &accepted.redirect_uri,
+            scope: self.0.scope,
         };
-        self.obtain(grant, None).await
+        self.obtain(request, None).await
     }
 
     /// Takes over a token object that was handed out elsewhere, as JSON: a bare one, or an answer
@@ -212,13 +291,14 @@ impl Hurdlr {
         Token::imported(answer, &self.0.clock)
     }
 
-    /// As [`client_credentials`](Self::client_credentials), over after `deadline` at the latest.
+    /// As [`client_credentials`](Self::client_credentials), or without a user
+    /// [`partner_token`](Self::partner_token), over after `deadline` at the latest.
     pub(crate) async fn grant_within(
         &self,
-        user: &UserId,
+        user: Option<&UserId>,
         deadline: Duration,
     ) -> Result<Token, Error> {
-        self.obtain(Grant::ClientCredentials { user }, Some(deadline)).await
+        self.grant(user, Some(deadline)).await
     }
 
     /// As [`refresh`](Self::refresh), over after `deadline` at the latest.
@@ -247,25 +327,41 @@ impl Hurdlr {
     /// What the keys of this client's users in a [store](crate::store) have in common.
     #[must_use]
     pub fn realm(&self) -> Realm {
-        Realm::new(self.0.version, self.0.base_url.as_str(), self.0.client_id.as_str())
+        Realm::new(self.0.version, self.0.base_url.as_str(), self.0.credentials.client_id.as_str())
     }
 
-    /// Sends a token request until it succeeds or must not be sent again.
-    async fn obtain(&self, grant: Grant<'_>, deadline: Option<Duration>) -> Result<Token, Error> {
+    /// Gets a token by a request at the token endpoint.
+    async fn obtain(
+        &self,
+        request: Request<'_>,
+        deadline: Option<Duration>,
+    ) -> Result<Token, Error> {
+        let inner = &*self.0;
+        let ((answer, date), sent_at) =
+            self.perform(&inner.token_url, request, deadline, request::judge_grant).await?;
+        Ok(Token::received(answer, date, sent_at, &inner.clock))
+    }
+
+    /// Sends a request until it succeeds or must not be sent again. Returns when the one was sent
+    /// that succeeded.
+    async fn perform<T>(
+        &self,
+        url: &Url,
+        mut request: Request<'_>,
+        deadline: Option<Duration>,
+        judge: Judge<T>,
+    ) -> Result<(T, Moment), Error> {
         let inner = &*self.0;
         let started = inner.clock.now();
-        let mut attempts = Attempts::new(&inner.retry, grant.grant_type(), deadline);
-        let mut grant = grant;
+        let mut attempts = Attempts::new(&inner.retry, request.request_type(), deadline);
         let mut last = None;
         loop {
             let elapsed = inner.clock.now().since(started);
             let Some(left) = attempts.begin(elapsed) else {
-                return Err(last
-                    .unwrap_or_else(request::Failure::out_of_time)
-                    .into_error(&attempts));
+                return Err(last.unwrap_or_else(Failure::out_of_time).into_error(&attempts));
             };
-            let failure = match self.attempt(&grant, attempts.sent(), left).await {
-                Ok(token) => return Ok(token),
+            let failure = match self.attempt(url, &request, attempts.sent(), left, judge).await {
+                Ok(success) => return Ok(success),
                 Err(failure) => failure,
             };
             let elapsed = inner.clock.now().since(started);
@@ -276,22 +372,24 @@ impl Hurdlr {
             if !wait.is_zero() {
                 inner.clock.sleep(wait).await;
             }
-            grant.doubt_bearer(failure.cause);
+            request.doubt_bearer(failure.cause);
             last = Some(failure);
         }
     }
 
-    /// Sends a token request once, within a span that names everything but the secrets.
-    async fn attempt(
+    /// Sends a request once, within a span that names everything but the secrets.
+    async fn attempt<T>(
         &self,
-        grant: &Grant<'_>,
+        url: &Url,
+        request: &Request<'_>,
         attempt: u32,
         left: Duration,
-    ) -> Result<Token, request::Failure> {
+        judge: Judge<T>,
+    ) -> Result<(T, Moment), Failure> {
         let span = tracing::debug_span!(
             "token_request",
-            grant = grant.name(),
-            user = grant.user().map(field::debug),
+            grant = request.name(),
+            user = request.user().map(field::debug),
             attempt,
             status = field::Empty,
             duration_ms = field::Empty,
@@ -299,11 +397,9 @@ impl Hurdlr {
         let inner = &*self.0;
         let sent_at = inner.clock.now();
         async {
-            let sent = inner.transport.send(
-                &inner.token_url,
-                self.form(grant),
-                left.min(inner.request_timeout),
-            );
+            let form = inner.credentials.form(request.fields(), request.bearer());
+            let authorization = form.headers.get(AUTHORIZATION).cloned();
+            let sent = inner.transport.send(url, form, left.min(inner.request_timeout));
             let answer = sent.await;
             let now = inner.clock.now();
             let span = tracing::Span::current();
@@ -311,38 +407,29 @@ impl Hurdlr {
             if let Ok(answer) = &answer {
                 span.record("status", answer.status.as_u16());
             }
-            let secrets = grant.secrets(&inner.client_secret);
-            let judged = request::judge(answer, grant, &secrets, now);
-            match &judged {
-                Ok(_) => tracing::debug!("token received"),
-                Err(failure) => tracing::debug!(error = %failure.error.for_log(), "no token"),
+            let mut secrets = request.secrets();
+            secrets.push(inner.credentials.client_secret.expose_secret());
+            let authorization = authorization.as_ref().and_then(|value| value.to_str().ok());
+            // Behind its scheme.
+            secrets.extend(authorization.and_then(|text| Some(text.split_once(' ')?.1)));
+            let judged = judge(answer, request, &secrets, now);
+            if let Err(failure) = &judged {
+                tracing::debug!(error = %failure.error.for_log(), "the request failed");
             }
-            judged.map(|(answer, date)| Token::received(answer, date, sent_at, &inner.clock))
+            judged.map(|success| (success, sent_at))
         }
         .instrument(span)
         .await
     }
-
-    fn form(&self, grant: &Grant<'_>) -> Form {
-        let inner = &*self.0;
-        let body = grant.form(&inner.client_id, &inner.client_secret, &inner.version.contract());
-        let mut headers = HeaderMap::with_capacity(3);
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
-        if let Some(bearer) = grant.bearer() {
-            headers.insert(header::AUTHORIZATION, bearer.authorization_header());
-        }
-        Form { headers, body }
-    }
 }
+
+/// What makes of an answer what was asked for.
+type Judge<T> = fn(Result<Answer, HttpError>, &Request<'_>, &[&str], Moment) -> Result<T, Failure>;
 
 impl fmt::Debug for Hurdlr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hurdlr")
-            .field("client_id", &self.0.client_id)
+            .field("client_id", &self.client_id())
             .field("version", &self.0.version)
             .field("token_url", &self.0.token_url.as_str())
             .finish_non_exhaustive()

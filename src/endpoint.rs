@@ -9,7 +9,7 @@ use crate::error::Error;
 
 /// A version of the provider's API, with all in which its token endpoint differs.
 ///
-/// Parses from `"v4"` and `"v5"`.
+/// Parses from `"v4"`, `"v5"` and `"v6"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ApiVersion {
@@ -18,6 +18,30 @@ pub enum ApiVersion {
     V4,
     /// `…/rest/v5/auth/token`: the same contract under another path.
     V5,
+    /// `…/v6/auth/token`, at the provider's new name, Tight: HTTP Basic, tokens of one hour,
+    /// scopes, tokens of the partner itself, and revocation.
+    V6,
+}
+
+/// What a token is to be good for, where the API version has scopes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scope {
+    /// `read`.
+    Read,
+    /// `write`.
+    Write,
+}
+
+impl Scope {
+    /// As it stands in a request.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
 }
 
 /// One row of the provider's contract, so that a version is one more value.
@@ -27,9 +51,15 @@ pub(crate) struct Contract {
     pub(crate) sandbox: &'static str,
     /// The token endpoint, relative to the base URL.
     pub(crate) token_path: &'static str,
+    /// The revocation endpoint (RFC 7009), likewise.
+    pub(crate) revocation_path: Option<&'static str>,
     pub(crate) client_authentication: ClientAuthentication,
     /// Whether the reference lists `Authorization: Bearer` on the token request.
     pub(crate) bearer_on_refresh: bool,
+    /// Whether client credentials are for a user; else a token without one is the partner's own.
+    pub(crate) user_id_required: bool,
+    /// Whether a request may name a scope.
+    pub(crate) has_scopes: bool,
 }
 
 /// How the client proves itself at the token endpoint (RFC 6749 section 2.3.1).
@@ -37,10 +67,12 @@ pub(crate) struct Contract {
 pub(crate) enum ClientAuthentication {
     /// `client_id` and `client_secret` as fields of the form.
     RequestBody,
+    /// Both in the `Authorization` header, and nothing of the client in the form.
+    Basic,
 }
 
 impl ApiVersion {
-    const ALL: [Self; 2] = [Self::V4, Self::V5];
+    const ALL: [Self; 3] = [Self::V4, Self::V5, Self::V6];
 
     /// The token endpoint of this version at `environment`, for
     /// [`BasicClient`](crate::basic::BasicClient).
@@ -56,10 +88,25 @@ impl ApiVersion {
         self.token_url_at(&environment.base(self, "environment")?)
     }
 
+    /// The revocation endpoint (RFC 7009) of this version at `environment`; none where the version
+    /// has none.
+    pub fn revocation_url(self, environment: &Environment) -> Result<Option<Url>, Error> {
+        self.revocation_url_at(&environment.base(self, "environment")?)
+    }
+
     /// The token endpoint below a base URL.
     pub(crate) fn token_url_at(self, base: &Url) -> Result<Url, Error> {
         base.join(self.contract().token_path)
             .map_err(|source| Error::config("the token URL cannot be built").caused_by(source))
+    }
+
+    /// The revocation endpoint below a base URL.
+    pub(crate) fn revocation_url_at(self, base: &Url) -> Result<Option<Url>, Error> {
+        self.contract()
+            .revocation_path
+            .map(|path| base.join(path))
+            .transpose()
+            .map_err(|source| Error::config("the revocation URL cannot be built").caused_by(source))
     }
 
     pub(crate) const fn contract(self) -> Contract {
@@ -68,12 +115,25 @@ impl ApiVersion {
                 name: "v4",
                 sandbox: "https://sandbox.hurdlr.com",
                 token_path: "rest/v4/auth/token",
+                revocation_path: None,
                 client_authentication: ClientAuthentication::RequestBody,
                 bearer_on_refresh: true,
+                user_id_required: true,
+                has_scopes: false,
             },
             Self::V5 => {
                 Contract { name: "v5", token_path: "rest/v5/auth/token", ..Self::V4.contract() }
             }
+            Self::V6 => Contract {
+                name: "v6",
+                sandbox: "https://sandbox.tight.com",
+                token_path: "v6/auth/token",
+                revocation_path: Some("v6/auth/revoke"),
+                client_authentication: ClientAuthentication::Basic,
+                bearer_on_refresh: false,
+                user_id_required: false,
+                has_scopes: true,
+            },
         }
     }
 }
@@ -102,8 +162,8 @@ pub enum Environment {
     /// The provider's hosted sandbox, of the API version in use.
     #[default]
     Sandbox,
-    /// Any other, production among them, by the URL that stands before `/rest/v4/…`, such as
-    /// `https://api.example.com`. It must be `https`, or `http` on a loopback host, and have no
+    /// Any other, production among them, by the URL that stands before `/rest/v4/…` or `/v6/…`, such
+    /// as `https://api.example.com`. It must be `https`, or `http` on a loopback host, and have no
     /// user info, query or fragment.
     BaseUrl(String),
 }
@@ -183,13 +243,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_version_has_its_documented_sandbox_url() {
-        for (version, expected) in [
-            (ApiVersion::V4, "https://sandbox.hurdlr.com/rest/v4/auth/token"),
-            (ApiVersion::V5, "https://sandbox.hurdlr.com/rest/v5/auth/token"),
+    fn each_version_has_its_documented_sandbox_urls() {
+        for (version, token, revocation) in [
+            (ApiVersion::V4, "https://sandbox.hurdlr.com/rest/v4/auth/token", None),
+            (ApiVersion::V5, "https://sandbox.hurdlr.com/rest/v5/auth/token", None),
+            (
+                ApiVersion::V6,
+                "https://sandbox.tight.com/v6/auth/token",
+                Some("https://sandbox.tight.com/v6/auth/revoke"),
+            ),
         ] {
-            let base = Environment::Sandbox.base(version, "base_url").unwrap();
-            assert_eq!(version.token_url_at(&base).unwrap().as_str(), expected);
+            assert_eq!(version.token_url(&Environment::Sandbox).unwrap().as_str(), token);
+            let url = version.revocation_url(&Environment::Sandbox).unwrap();
+            assert_eq!(url.as_ref().map(Url::as_str), revocation);
         }
     }
 
@@ -238,6 +304,6 @@ mod tests {
             assert_eq!(version.to_string().parse::<ApiVersion>().unwrap(), version);
         }
         let error = "v3".parse::<ApiVersion>().unwrap_err();
-        assert_eq!(error.to_string(), r#"unknown API version "v3": use one of v4, v5"#);
+        assert_eq!(error.to_string(), r#"unknown API version "v3": use one of v4, v5, v6"#);
     }
 }

@@ -54,7 +54,7 @@ pub use client::{Hurdlr, HurdlrBuilder};
 mod clock;
 pub use clock::{Clock, Moment, SystemClock};
 mod endpoint;
-pub use endpoint::{ApiVersion, Environment};
+pub use endpoint::{ApiVersion, Environment, Scope};
 mod error;
 pub use error::{CallbackProblem, Error, ErrorKind};
 mod login;

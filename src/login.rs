@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::basic::BasicClient;
 use crate::clock::Moment;
-use crate::endpoint::secret_bearing_url;
+use crate::endpoint::{Scope, secret_bearing_url};
 use crate::error::{CallbackProblem, Error, readable_text};
 use crate::object::Object;
 
@@ -67,6 +67,7 @@ impl PendingLogin {
         client_id: &str,
         authorize_url: &Url,
         redirect_uri: &str,
+        scope: Option<Scope>,
         now: Moment,
     ) -> (Url, Self) {
         let client = BasicClient::new(ClientId::new(client_id.to_owned()))
@@ -75,6 +76,7 @@ impl PendingLogin {
         let (url, state) = client
             .authorize_url(CsrfToken::new_random)
             .set_pkce_challenge(challenge)
+            .add_scopes(scope.map(|scope| oauth2::Scope::new(scope.as_str().to_owned())))
             // As the text it is, and not as a URL, which may be spelt in other ways.
             .add_extra_param("redirect_uri", redirect_uri)
             .url();
@@ -309,7 +311,7 @@ mod tests {
 
     fn begun() -> (Url, PendingLogin) {
         let authorize = "https://connect.example.com/authorize?tenant=1".parse().unwrap();
-        PendingLogin::begin("id", &authorize, "https://app.example.com/callback", at(1_000))
+        PendingLogin::begin("id", &authorize, "https://app.example.com/callback", None, at(1_000))
     }
 
     fn judged(build: impl FnOnce(&str) -> String) -> Result<AuthorizationCode, Error> {
@@ -440,7 +442,7 @@ mod tests {
     fn a_redirect_uri_is_sent_and_kept_letter_by_letter() {
         let authorize = "https://connect.example.com/authorize".parse().unwrap();
         for text in ["https://App.example.com", "https://a.example:443/b/../c?x=a\\b&y=\"%2f"] {
-            let (url, pending) = PendingLogin::begin("id", &authorize, text, at(1_000));
+            let (url, pending) = PendingLogin::begin("id", &authorize, text, None, at(1_000));
             let sent = url.query_pairs().find(|(name, _)| name == "redirect_uri").unwrap().1;
             assert_eq!(sent, text);
             assert_eq!(PendingLogin::from_secret(&pending.to_secret()).unwrap().redirect_uri, text);

@@ -8,7 +8,7 @@ use crate::error::Error;
 ///
 /// *What* may be repeated is not a setting; it follows from what a repetition could destroy:
 ///
-/// | failure | `client_credentials` | `refresh_token` | `authorization_code` |
+/// | failure | `client_credentials`, revocation | `refresh_token` | `authorization_code` |
 /// |---|---|---|---|
 /// | not sent (DNS, connect, TLS) | repeated | repeated | repeated |
 /// | 429, 503 | after the time it names | after the time it names | after the time it names |
@@ -101,12 +101,14 @@ impl RetryPolicy {
     }
 }
 
-/// The grants of the provider's contract (RFC 6749 sections 4.1, 4.4 and 6).
+/// What is asked of the provider: one of its grants (RFC 6749 sections 4.1, 4.4 and 6), or a
+/// revocation (RFC 7009).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GrantType {
+pub(crate) enum RequestType {
     AuthorizationCode,
     ClientCredentials,
     RefreshToken,
+    Revocation,
 }
 
 /// What a failure says about the fate of the request.
@@ -127,7 +129,7 @@ pub(crate) enum Cause {
 /// The attempts of one call.
 pub(crate) struct Attempts<'a> {
     policy: &'a RetryPolicy,
-    grant: GrantType,
+    request: RequestType,
     total_time: Duration,
     sent: u32,
     repeated_at_once: bool,
@@ -138,15 +140,15 @@ impl<'a> Attempts<'a> {
     /// Attempts that end after the policy's time, or `deadline` if that is shorter.
     pub(crate) fn new(
         policy: &'a RetryPolicy,
-        grant: GrantType,
+        request: RequestType,
         deadline: Option<Duration>,
     ) -> Self {
         let total_time = deadline.map_or(policy.total_time, |own| own.min(policy.total_time));
-        Self { policy, grant, total_time, sent: 0, repeated_at_once: false, unanswered: false }
+        Self { policy, request, total_time, sent: 0, repeated_at_once: false, unanswered: false }
     }
 
-    pub(crate) fn grant_type(&self) -> GrantType {
-        self.grant
+    pub(crate) fn request_type(&self) -> RequestType {
+        self.request
     }
 
     pub(crate) fn sent(&self) -> u32 {
@@ -169,23 +171,25 @@ impl<'a> Attempts<'a> {
     pub(crate) fn again(&mut self, cause: Cause, elapsed: Duration) -> Option<Duration> {
         self.unanswered |= cause == Cause::Unanswered;
         let more = self.sent < self.policy.max_attempts;
-        let wait = match (cause, self.grant) {
+        let wait = match (cause, self.request) {
             (Cause::NotSent, _) if more => self.policy.backoff(self.sent),
             (Cause::Throttled(pause), _) if more => {
                 // "Now" from everybody's server at once is no reason to come back all at once.
                 pause.unwrap_or_default().max(self.policy.backoff(self.sent))
             }
-            (Cause::Unanswered, GrantType::ClientCredentials) if more => {
+            (Cause::Unanswered, RequestType::ClientCredentials | RequestType::Revocation)
+                if more =>
+            {
                 self.policy.backoff(self.sent)
             }
             // Once: a server that rotated repeats its answer, if it does that at all, for a short
             // time only. Later tries belong to whoever keeps the token.
-            (Cause::Unanswered, GrantType::RefreshToken) if more && !self.repeated_at_once => {
+            (Cause::Unanswered, RequestType::RefreshToken) if more && !self.repeated_at_once => {
                 self.repeated_at_once = true;
                 Duration::ZERO
             }
             // The request is another one without the header, so this cannot come twice.
-            (Cause::BearerDoubted, GrantType::RefreshToken) => Duration::ZERO,
+            (Cause::BearerDoubted, RequestType::RefreshToken) => Duration::ZERO,
             _ => return None,
         };
         (elapsed.saturating_add(wait) < self.total_time).then_some(wait)
@@ -196,13 +200,17 @@ impl<'a> Attempts<'a> {
 mod tests {
     use super::*;
 
-    const GRANTS: [GrantType; 3] =
-        [GrantType::ClientCredentials, GrantType::RefreshToken, GrantType::AuthorizationCode];
+    const REQUESTS: [RequestType; 4] = [
+        RequestType::ClientCredentials,
+        RequestType::Revocation,
+        RequestType::RefreshToken,
+        RequestType::AuthorizationCode,
+    ];
 
     /// How often a request is repeated that fails the same way each time.
-    fn repetitions(grant: GrantType, cause: Cause) -> u32 {
+    fn repetitions(request: RequestType, cause: Cause) -> u32 {
         let policy = RetryPolicy::default().max_attempts(5);
-        let mut attempts = Attempts::new(&policy, grant, None);
+        let mut attempts = Attempts::new(&policy, request, None);
         while attempts.begin(Duration::ZERO).is_some() {
             if attempts.again(cause, Duration::ZERO).is_none() {
                 break;
@@ -215,20 +223,20 @@ mod tests {
     fn the_table_of_what_may_be_repeated() {
         let pause = Some(Duration::from_secs(3));
         for (cause, expected) in [
-            (Cause::NotSent, [4, 4, 4]),
-            (Cause::Throttled(None), [4, 4, 4]),
-            (Cause::Throttled(pause), [4, 4, 4]),
-            (Cause::Unanswered, [4, 1, 0]),
-            (Cause::Settled, [0, 0, 0]),
+            (Cause::NotSent, [4, 4, 4, 4]),
+            (Cause::Throttled(None), [4, 4, 4, 4]),
+            (Cause::Throttled(pause), [4, 4, 4, 4]),
+            (Cause::Unanswered, [4, 4, 1, 0]),
+            (Cause::Settled, [0, 0, 0, 0]),
         ] {
-            assert_eq!(GRANTS.map(|grant| repetitions(grant, cause)), expected, "{cause:?}");
+            assert_eq!(REQUESTS.map(|request| repetitions(request, cause)), expected, "{cause:?}");
         }
     }
 
     #[test]
     fn a_pause_the_provider_names_is_kept_or_the_call_ends() {
         let policy = RetryPolicy::default();
-        let mut attempts = Attempts::new(&policy, GrantType::ClientCredentials, None);
+        let mut attempts = Attempts::new(&policy, RequestType::ClientCredentials, None);
         attempts.begin(Duration::ZERO);
         let pause = Duration::from_secs(50);
         let again = attempts.again(Cause::Throttled(Some(pause)), Duration::from_secs(1));
@@ -252,7 +260,7 @@ mod tests {
     fn nothing_is_sent_after_the_deadline() {
         let policy = RetryPolicy::default();
         let deadline = Duration::from_secs(10);
-        let mut attempts = Attempts::new(&policy, GrantType::RefreshToken, Some(deadline));
+        let mut attempts = Attempts::new(&policy, RequestType::RefreshToken, Some(deadline));
         assert_eq!(attempts.begin(Duration::from_secs(4)), Some(Duration::from_secs(6)));
         assert_eq!(attempts.begin(deadline), None);
         assert_eq!(attempts.sent(), 1);

@@ -323,8 +323,8 @@ struct Kept<'a> {
 const BEARER: &[u8] = b"Bearer ";
 
 /// A header value for a secret, in wiped memory and hidden from logs.
-fn sensitive(text: Zeroizing<Vec<u8>>) -> HeaderValue {
-    // Only printable ASCII becomes an access token, so the empty value is never taken.
+pub(crate) fn sensitive(text: Zeroizing<Vec<u8>>) -> HeaderValue {
+    // Only printable ASCII becomes an access token, or is base64, so the empty value is never taken.
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text))
         .unwrap_or_else(|_| HeaderValue::from_static(""));
     value.set_sensitive(true);

@@ -21,7 +21,7 @@ use hurdlr_oauth2::oauth2::{
 };
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Fault, InMemoryError};
-use hurdlr_oauth2::{ClientCredentialsUser, HttpClient, HttpError, UserId};
+use hurdlr_oauth2::{ApiVersion, ClientCredentialsUser, HttpClient, HttpError, UserId};
 use support::{RawServer, Reply};
 
 /// An app's own field, with the states of `oauth2`'s client spelt out.
@@ -30,19 +30,24 @@ struct App {
 }
 
 impl App {
-    fn of(fake: &FakeHurdlr, version: &str) -> Self {
-        let token_url = format!("{}rest/{version}/auth/token", fake.base_url());
-        Self::with(fake, token_url)
+    fn of(fake: &FakeHurdlr, version: ApiVersion) -> Self {
+        let token_url = version.token_url(&fake.base_url().into()).unwrap();
+        // What is `oauth2`'s default is right for v6.
+        let auth_type = match version {
+            ApiVersion::V6 => AuthType::BasicAuth,
+            _ => AuthType::RequestBody,
+        };
+        Self::with(fake, token_url.into(), auth_type)
     }
 
-    fn with(fake: &FakeHurdlr, token_url: String) -> Self {
+    fn with(fake: &FakeHurdlr, token_url: String, auth_type: AuthType) -> Self {
         let secret = ClientSecret::new(fake.client_secret().expose_secret().to_owned());
         let oauth = BasicClient::new(ClientId::new(fake.client_id().to_owned()))
             .set_client_secret(secret)
             .set_auth_uri(AuthUrl::from_url(fake.authorize_url()))
             .set_token_uri(TokenUrl::new(token_url).unwrap())
             .set_redirect_uri(RedirectUrl::new(support::REDIRECT_URI.into()).unwrap())
-            .set_auth_type(AuthType::RequestBody);
+            .set_auth_type(auth_type);
         Self { oauth }
     }
 
@@ -66,15 +71,17 @@ impl App {
 }
 
 /// The life of a user at an app: login, refresh, and a grant without a person.
-async fn all_grants<C>(fake: &FakeHurdlr, client: &C, version: &str)
+async fn all_grants<C>(fake: &FakeHurdlr, client: &C, version: ApiVersion)
 where
     C: for<'c> AsyncHttpClient<'c, Error: 'static>,
 {
     let app = App::of(fake, version);
     let answer = app.log_in(fake, client).await;
     assert!(fake.is_alive(answer.access_token().secret()));
-    assert_eq!(answer.expires_in(), Some(Duration::from_secs(7_776_000)));
-    assert!(answer.created_at().is_some());
+    let v6 = version == ApiVersion::V6;
+    let life = if v6 { 3_600 } else { 7_776_000 };
+    assert_eq!(answer.expires_in(), Some(Duration::from_secs(life)));
+    assert_eq!(answer.created_at().is_some(), !v6);
 
     let refresh_token = answer.refresh_token().unwrap();
     let newer =
@@ -96,7 +103,7 @@ where
 async fn the_app_works_over_a_socket() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = HttpClient::new(&fake.base_url()).unwrap();
-    for version in ["v4", "v5"] {
+    for version in [ApiVersion::V4, ApiVersion::V5, ApiVersion::V6] {
         all_grants(&fake, &client, version).await;
     }
 }
@@ -104,7 +111,7 @@ async fn the_app_works_over_a_socket() {
 #[tokio::test]
 async fn the_app_works_in_memory() {
     let fake = FakeHurdlr::in_memory();
-    for version in ["v4", "v5"] {
+    for version in [ApiVersion::V4, ApiVersion::V5, ApiVersion::V6] {
         all_grants(&fake, &fake.http_client(), version).await;
     }
 }
@@ -113,7 +120,7 @@ async fn the_app_works_in_memory() {
 async fn the_apps_client_credentials_send_the_documented_fields_and_no_others() {
     let fake = FakeHurdlr::in_memory();
     let user = UserId::new("bob & co").unwrap();
-    App::of(&fake, "v4")
+    App::of(&fake, ApiVersion::V4)
         .oauth
         .exchange_client_credentials()
         .user_id(&user)
@@ -131,7 +138,7 @@ async fn the_apps_client_credentials_send_the_documented_fields_and_no_others() 
 async fn a_refusal_is_read_in_both_of_the_providers_languages() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = HttpClient::new(&fake.base_url()).unwrap();
-    let app = App::of(&fake, "v4");
+    let app = App::of(&fake, ApiVersion::V4);
     let dead = RefreshToken::new("dead".into());
     for (style, expected) in [
         (ErrorStyle::Rfc6749, BasicErrorResponseType::InvalidGrant),
@@ -152,7 +159,7 @@ async fn a_refusal_is_read_in_both_of_the_providers_languages() {
 async fn a_refusal_with_status_200_is_a_refusal_over_the_crates_transport() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = HttpClient::new(&fake.base_url()).unwrap();
-    let app = App::of(&fake, "v4");
+    let app = App::of(&fake, ApiVersion::V4);
     fake.fault_next(Fault::answer(200, r#"{"error":"invalid_grant"}"#));
     let dead = RefreshToken::new("dead".into());
     let refused = app.oauth.exchange_refresh_token(&dead).request_async(&client).await;
@@ -169,7 +176,7 @@ async fn a_created_status_and_any_content_type_are_a_success_over_the_crates_tra
         for headers in ["", "Content-Type: text/html\r\n"] {
             let server = RawServer::replying([Reply::answer(status, headers, token)]).await;
             let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
-            let app = App::with(&FakeHurdlr::in_memory(), server.base_url());
+            let app = App::with(&FakeHurdlr::in_memory(), server.base_url(), AuthType::RequestBody);
             let answer = app
                 .oauth
                 .exchange_refresh_token(&RefreshToken::new("r".into()))
@@ -184,7 +191,7 @@ async fn a_created_status_and_any_content_type_are_a_success_over_the_crates_tra
 #[tokio::test]
 async fn a_failure_of_the_transport_keeps_its_type() {
     let fake = FakeHurdlr::in_memory();
-    let app = App::of(&fake, "v4");
+    let app = App::of(&fake, ApiVersion::V4);
     fake.fault_next(Fault::DropBefore);
     let lost: BasicRequestTokenError<InMemoryError> = app
         .oauth
@@ -198,7 +205,7 @@ async fn a_failure_of_the_transport_keeps_its_type() {
     let (_held, port) = support::closed_port();
     let url = format!("http://127.0.0.1:{port}/");
     let client = HttpClient::new(&url.parse().unwrap()).unwrap();
-    let not_sent = App::with(&fake, url)
+    let not_sent = App::with(&fake, url, AuthType::RequestBody)
         .oauth
         .exchange_client_credentials()
         .user_id(&support::ann())
@@ -212,7 +219,7 @@ async fn a_failure_of_the_transport_keeps_its_type() {
 async fn an_answer_of_the_apps_moves_into_the_client_layer() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = HttpClient::new(&fake.base_url()).unwrap();
-    let answer = App::of(&fake, "v4").log_in(&fake, &client).await;
+    let answer = App::of(&fake, ApiVersion::V4).log_in(&fake, &client).await;
     let stored = serde_json::to_string(&answer.exposed()).unwrap();
 
     let hurdlr = support::of(&fake).build().unwrap();

@@ -9,9 +9,9 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::request::Transport;
-use super::{Hurdlr, Inner};
+use super::{Credentials, Hurdlr, Inner};
 use crate::clock::{Clock, SharedClock, SystemClock};
-use crate::endpoint::{ApiVersion, Environment, secret_bearing_url};
+use crate::endpoint::{ApiVersion, ClientAuthentication, Environment, Scope, secret_bearing_url};
 use crate::error::Error;
 use crate::retry::RetryPolicy;
 use crate::transport::{HttpClient, Timeouts};
@@ -26,6 +26,7 @@ pub struct HurdlrBuilder {
     authorize_url: Option<Named<String>>,
     redirect_uri: Option<Named<String>>,
     issuer: Option<String>,
+    scope: Option<Scope>,
     timeouts: Timeouts,
     retry: RetryPolicy,
     bearer_on_refresh: Option<bool>,
@@ -51,6 +52,7 @@ impl HurdlrBuilder {
             authorize_url: None,
             redirect_uri: None,
             issuer: None,
+            scope: None,
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
             bearer_on_refresh: None,
@@ -122,6 +124,15 @@ impl HurdlrBuilder {
         self
     }
 
+    /// What tokens are asked to be good for, where the version has scopes: v6. Unless set, requests
+    /// name none, and the provider grants [`Scope::Write`].
+    ///
+    /// It goes with logins and client credentials. A refresh names none: it keeps what was granted.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
     /// How long to wait for a connection, TLS included; 5 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
@@ -143,7 +154,8 @@ impl HurdlrBuilder {
     }
 
     /// Whether a refresh carries `Authorization: Bearer` with the current access token. It does by
-    /// default on v4 and v5, whose reference asks for it.
+    /// default on v4 and v5, whose reference asks for it. It cannot on v6, where the header is the
+    /// client's.
     pub fn bearer_on_refresh(mut self, carry: bool) -> Self {
         self.bearer_on_refresh = Some(carry);
         self
@@ -202,6 +214,21 @@ impl HurdlrBuilder {
             }
         }
         let contract = self.version.contract();
+        if self.scope.is_some() && !contract.has_scopes {
+            return Err(Error::config(format!(
+                "scope is set, and API {} has no scopes: leave it out",
+                self.version
+            )));
+        }
+        if self.bearer_on_refresh == Some(true)
+            && contract.client_authentication == ClientAuthentication::Basic
+        {
+            return Err(Error::config(format!(
+                "bearer_on_refresh is on, and API {} takes the client's own credentials in that \
+                 header: leave it out",
+                self.version
+            )));
+        }
         let base_url = self.environment.value.base(self.version, self.environment.name)?;
         let token_url = self.version.token_url_at(&base_url)?;
         let transport = self.transport_for(&token_url)?;
@@ -209,11 +236,16 @@ impl HurdlrBuilder {
             authorize_url: url_of(self.authorize_url)?,
             redirect_uri: text_of(self.redirect_uri)?,
             retry: self.retry.judged()?,
-            client_id: self.client_id,
-            client_secret: self.client_secret,
+            credentials: Credentials {
+                client_id: self.client_id,
+                client_secret: self.client_secret,
+                authentication: contract.client_authentication,
+            },
             version: self.version,
+            revocation_url: self.version.revocation_url_at(&base_url)?,
             base_url,
             token_url,
+            scope: self.scope,
             issuer: self.issuer,
             bearer_on_refresh: self.bearer_on_refresh.unwrap_or(contract.bearer_on_refresh),
             clock: self.clock,
@@ -279,14 +311,14 @@ mod given {
 
         pub(in crate::client) async fn post(
             &self,
-            token_url: &Url,
+            url: &Url,
             mut form: Form,
             limit: Duration,
         ) -> Result<Answer, HttpError> {
             let mut request = HttpRequest::new(std::mem::take(&mut *form.body));
             *request.method_mut() = http::Method::POST;
             *request.uri_mut() =
-                token_url.as_str().parse().map_err(|error| HttpError::Other(Box::new(error)))?;
+                url.as_str().parse().map_err(|error| HttpError::Other(Box::new(error)))?;
             *request.headers_mut() = form.headers;
             match tokio::time::timeout(limit, (self.0)(request)).await {
                 Ok(answer) => answer.map(Answer::from_response),
@@ -328,6 +360,19 @@ mod tests {
         let (url, pending) = hurdlr.begin_login().unwrap();
         assert_eq!(url.port(), Some(2));
         assert!(format!("{pending:?}").contains("localhost:3/callback"));
+    }
+
+    #[test]
+    fn the_version_is_one_value() {
+        for (name, path) in
+            [("v4", "rest/v4/auth/token"), ("v5", "rest/v5/auth/token"), ("v6", "v6/auth/token")]
+        {
+            let mut variables =
+                vec![("HURDLR_API_VERSION", name), ("HURDLR_BASE_URL", "http://localhost:1")];
+            variables.extend(CREDENTIALS);
+            let hurdlr = read(&variables).unwrap();
+            assert_eq!(hurdlr.token_url().path().trim_start_matches('/'), path);
+        }
     }
 
     #[test]
@@ -386,6 +431,9 @@ mod tests {
         assert!(build(|b| b.authorize_url("http://a.example")).contains("authorize_url"));
         assert!(build(|b| b.redirect_uri("https://a.example/#f")).contains("redirect_uri"));
         assert!(build(|b| b.environment("https://a.example?q")).contains("environment"));
+        assert!(build(|b| b.scope(Scope::Read)).contains("scope is set, and API v4"));
+        let v6 = |b: HurdlrBuilder| b.api_version(ApiVersion::V6).bearer_on_refresh(true);
+        assert!(build(v6).contains("bearer_on_refresh"));
         let empty = Hurdlr::builder("", "secret".into()).build().unwrap_err();
         assert!(empty.to_string().contains("client_id"));
         let empty = Hurdlr::builder("id", "".into()).build().unwrap_err();

@@ -1,4 +1,4 @@
-//! One token request: its form, its way out, and the judgement of its answer.
+//! One request to the provider: its fields, its way out, and the judgement of its answer.
 
 use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};
@@ -13,10 +13,10 @@ use url::{Url, form_urlencoded};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::clock::Moment;
-use crate::endpoint::{ClientAuthentication, Contract};
+use crate::endpoint::Scope;
 use crate::error::{BasicErrorResponse, Error, ErrorKind};
 use crate::object::Object;
-use crate::retry::{Attempts, Cause, GrantType};
+use crate::retry::{Attempts, Cause, RequestType};
 use crate::token::{
     BasicTokenResponse, JsonError, Token, TokenDefect, TokenObject, rescue_refresh_token,
 };
@@ -25,32 +25,52 @@ use crate::user::UserId;
 
 /// What is asked for, and what it is asked with.
 #[derive(Clone, Copy)]
-pub(super) enum Grant<'a> {
-    AuthorizationCode { code: &'a SecretString, verifier: &'a SecretString, redirect_uri: &'a str },
-    ClientCredentials { user: &'a UserId },
-    RefreshToken { refresh_token: &'a SecretString, bearer: Option<&'a Token> },
+pub(super) enum Request<'a> {
+    AuthorizationCode {
+        code: &'a SecretString,
+        verifier: &'a SecretString,
+        redirect_uri: &'a str,
+        scope: Option<Scope>,
+    },
+    /// Of the partner itself, where there is no user.
+    ClientCredentials {
+        user: Option<&'a UserId>,
+        scope: Option<Scope>,
+    },
+    /// Without a scope: it stays what was granted (RFC 6749 section 6).
+    RefreshToken {
+        refresh_token: &'a SecretString,
+        bearer: Option<&'a Token>,
+    },
+    Revocation {
+        token: &'a SecretString,
+        hint: &'static str,
+    },
 }
 
-impl<'a> Grant<'a> {
-    pub(super) fn grant_type(&self) -> GrantType {
+impl<'a> Request<'a> {
+    pub(super) fn request_type(&self) -> RequestType {
         match self {
-            Self::AuthorizationCode { .. } => GrantType::AuthorizationCode,
-            Self::ClientCredentials { .. } => GrantType::ClientCredentials,
-            Self::RefreshToken { .. } => GrantType::RefreshToken,
+            Self::AuthorizationCode { .. } => RequestType::AuthorizationCode,
+            Self::ClientCredentials { .. } => RequestType::ClientCredentials,
+            Self::RefreshToken { .. } => RequestType::RefreshToken,
+            Self::Revocation { .. } => RequestType::Revocation,
         }
     }
 
+    /// For logs; of a grant, its `grant_type`.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::AuthorizationCode { .. } => "authorization_code",
             Self::ClientCredentials { .. } => "client_credentials",
             Self::RefreshToken { .. } => "refresh_token",
+            Self::Revocation { .. } => "revocation",
         }
     }
 
     pub(super) fn user(&self) -> Option<&'a UserId> {
         match self {
-            Self::ClientCredentials { user } => Some(user),
+            Self::ClientCredentials { user, .. } => *user,
             _ => None,
         }
     }
@@ -85,54 +105,49 @@ impl<'a> Grant<'a> {
         }
     }
 
-    /// What no error text may repeat: the secrets of the request, and who the user is.
-    pub(super) fn secrets(&self, client_secret: &'a SecretString) -> Vec<&'a str> {
-        let mut secrets = vec![client_secret.expose_secret()];
+    /// What of its fields no error text may repeat: secrets, and who the user is.
+    pub(super) fn secrets(&self) -> Vec<&'a str> {
         match self {
             Self::AuthorizationCode { code, verifier, .. } => {
-                secrets.extend([code.expose_secret(), verifier.expose_secret()]);
+                vec![code.expose_secret(), verifier.expose_secret()]
             }
-            Self::ClientCredentials { user } => secrets.push(user.as_str()),
-            Self::RefreshToken { refresh_token, bearer } => {
-                secrets.push(refresh_token.expose_secret());
-                secrets.extend(bearer.map(|token| token.access_token().expose_secret()));
+            Self::ClientCredentials { user, .. } => user.iter().map(|user| user.as_str()).collect(),
+            Self::RefreshToken { refresh_token: token, .. } | Self::Revocation { token, .. } => {
+                vec![token.expose_secret()]
             }
         }
-        secrets
     }
 
-    /// The request's body: exactly the documented fields.
-    pub(super) fn form(
-        &self,
-        client_id: &str,
-        client_secret: &SecretString,
-        contract: &Contract,
-    ) -> Zeroizing<Vec<u8>> {
-        let mut fields = vec![("grant_type", self.name())];
-        match self {
-            Self::AuthorizationCode { code, verifier, redirect_uri } => fields.extend([
-                ("code", code.expose_secret()),
-                ("redirect_uri", *redirect_uri),
-                ("code_verifier", verifier.expose_secret()),
-            ]),
-            Self::ClientCredentials { user } => fields.push(("userId", user.as_str())),
+    /// Exactly the documented fields, but for those by which the client proves who it is.
+    pub(super) fn fields(&self) -> Vec<(&'static str, &'a str)> {
+        let mut fields = Vec::with_capacity(8);
+        if !matches!(self, Self::Revocation { .. }) {
+            fields.push(("grant_type", self.name()));
+        }
+        let scope = match self {
+            Self::AuthorizationCode { code, verifier, redirect_uri, scope } => {
+                fields.extend([
+                    ("code", code.expose_secret()),
+                    ("redirect_uri", *redirect_uri),
+                    ("code_verifier", verifier.expose_secret()),
+                ]);
+                *scope
+            }
+            Self::ClientCredentials { user, scope } => {
+                fields.extend(user.map(|user| ("userId", user.as_str())));
+                *scope
+            }
             Self::RefreshToken { refresh_token, .. } => {
                 fields.push(("refresh_token", refresh_token.expose_secret()));
+                None
             }
-        }
-        match contract.client_authentication {
-            ClientAuthentication::RequestBody => fields.extend([
-                ("client_id", client_id),
-                ("client_secret", client_secret.expose_secret()),
-            ]),
-        }
-        // Room for the longest encoding: a growing buffer would leave copies of secrets behind.
-        let room = fields.iter().map(|(name, value)| name.len() + 2 + 3 * value.len()).sum();
-        form_urlencoded::Serializer::new(String::with_capacity(room))
-            .extend_pairs(fields)
-            .finish()
-            .into_bytes()
-            .into()
+            Self::Revocation { token, hint } => {
+                fields.extend([("token", token.expose_secret()), ("token_type_hint", *hint)]);
+                None
+            }
+        };
+        fields.extend(scope.map(|scope| ("scope", scope.as_str())));
+        fields
     }
 }
 
@@ -147,14 +162,14 @@ pub(super) enum Transport {
 impl Transport {
     pub(super) async fn send(
         &self,
-        token_url: &Url,
+        url: &Url,
         form: Form,
         limit: Duration,
     ) -> Result<Answer, HttpError> {
         match self {
-            Self::Http(client) => client.post(token_url, form, limit).await,
+            Self::Http(client) => client.post(url, form, limit).await,
             #[cfg(feature = "testing")]
-            Self::Given(client) => client.post(token_url, form, limit).await,
+            Self::Given(client) => client.post(url, form, limit).await,
         }
     }
 }
@@ -178,13 +193,13 @@ impl Failure {
     pub(super) fn into_error(self, attempts: &Attempts<'_>) -> Error {
         let unanswered = attempts.unanswered();
         let error = self.error.with_attempts(attempts.sent(), unanswered);
-        match attempts.grant_type() {
+        match attempts.request_type() {
             // Dead, and an answer went missing just before: that answer held the living one.
-            GrantType::RefreshToken if unanswered && error.kind() == ErrorKind::LoginRequired => {
+            RequestType::RefreshToken if unanswered && error.kind() == ErrorKind::LoginRequired => {
                 error.with_kind(ErrorKind::RotationLost)
             }
             // The code may be spent, and must not come twice (RFC 6749 section 4.1.2).
-            GrantType::AuthorizationCode if unanswered => error.not_temporary(),
+            RequestType::AuthorizationCode if unanswered => error.not_temporary(),
             _ => error,
         }
     }
@@ -192,31 +207,64 @@ impl Failure {
 
 /// Judges what came back. Any 2xx with a token is a token, and a failure is one whatever its
 /// status.
-pub(super) fn judge(
+pub(super) fn judge_grant(
     sent: Result<Answer, HttpError>,
-    grant: &Grant<'_>,
+    request: &Request<'_>,
     secrets: &[&str],
     now: Moment,
 ) -> Result<(BasicTokenResponse, Option<SystemTime>), Failure> {
     let answer = sent.map_err(unsent)?;
     let defect = match read_token(&answer.body) {
-        Ok(token) if answer.is_taken() => return Ok((token, answer.date())),
+        Ok(token) if answer.is_taken() => {
+            tracing::debug!("token received");
+            return Ok((token, answer.date()));
+        }
         Ok(_) => Defect::NotTaken,
         Err(defect) => defect,
     };
     let refusal = read_error(&answer.body, secrets);
     // One that only repeats what was sent is no news.
-    let rescued = rescue_refresh_token(&answer.body).filter(|token| !grant.sent(token));
+    let rescued = rescue_refresh_token(&answer.body).filter(|token| !request.sent(token));
     if let Some(refresh_token) =
-        rescued.filter(|_| answer.status.is_success() || !grant.is_repeatable())
+        rescued.filter(|_| answer.status.is_success() || !request.is_repeatable())
     {
-        return Err(rescue(refresh_token, defect, refusal.as_ref(), answer, grant));
+        return Err(rescue(refresh_token, defect, refusal.as_ref(), answer, request));
     }
     Err(match refusal {
-        Some(refusal) => refused(&refusal, &answer, grant, now),
+        Some(refusal) => refused(&refusal, &answer, request, now),
         None if answer.status.is_success() => unreadable_success(answer, defect),
-        None => unexplained(answer, grant, now),
+        None => unexplained(answer, request, now),
     })
+}
+
+/// Judges the answer to a revocation: where it is none of a failure, its body says nothing (RFC 7009
+/// section 2.2).
+pub(super) fn judge_revocation(
+    sent: Result<Answer, HttpError>,
+    request: &Request<'_>,
+    secrets: &[&str],
+    now: Moment,
+) -> Result<(), Failure> {
+    let answer = sent.map_err(unsent)?;
+    match read_error(&answer.body, secrets) {
+        // What is dead already is as good as revoked. To a client that is not known, a 401 may say
+        // the same, and mean its credentials.
+        Some(refusal)
+            if names_a_token(refusal.error().as_ref())
+                && answer.status != StatusCode::UNAUTHORIZED
+                && by_status(&answer, now).is_none() =>
+        {
+            Ok(())
+        }
+        Some(refusal) => Err(refused(&refusal, &answer, request, now)),
+        None if answer.status.is_success() => Ok(()),
+        None => Err(unexplained(answer, request, now)),
+    }
+}
+
+/// Whether the provider's own code says that a token is dead.
+fn names_a_token(code: &str) -> bool {
+    matches!(code, "EXPIRED_TOKEN" | "INVALID_TOKEN")
 }
 
 /// A failure that holds a refresh token all the same.
@@ -225,7 +273,7 @@ fn rescue(
     defect: Defect,
     refusal: Option<&BasicErrorResponse>,
     answer: Answer,
-    grant: &Grant<'_>,
+    request: &Request<'_>,
 ) -> Failure {
     let message = "the provider's answer is defective beside a refresh token";
     let mut error = Error::new(ErrorKind::InvalidResponse, message)
@@ -235,7 +283,7 @@ fn rescue(
         let description = refusal.error_description().map(String::as_str);
         error = error.with_answer(refusal.error().as_ref(), description);
     }
-    let cause = if grant.is_repeatable() { Cause::Unanswered } else { Cause::Settled };
+    let cause = if request.is_repeatable() { Cause::Unanswered } else { Cause::Settled };
     let error = match answer.cut {
         Some(cut) => error.caused_by(cut),
         None => defect.explain(error),
@@ -338,7 +386,7 @@ fn blot_out(text: &mut String, secrets: &[&str]) {
 fn refused(
     refusal: &BasicErrorResponse,
     answer: &Answer,
-    grant: &Grant<'_>,
+    request: &Request<'_>,
     now: Moment,
 ) -> Failure {
     let code = refusal.error().as_ref();
@@ -350,14 +398,14 @@ fn refused(
     if let Some(failure) = by_status(answer, now) {
         return Failure::new(failure.cause, describe(failure.error));
     }
-    let names_a_token = matches!(code, "EXPIRED_TOKEN" | "INVALID_TOKEN");
+    let names_a_token = names_a_token(code);
     let is_dead = matches!(refusal.error(), BasicErrorResponseType::InvalidGrant)
-        || (names_a_token && grant.bearer().is_none());
-    let (cause, error) = if grant.grant_type() != GrantType::RefreshToken {
+        || (names_a_token && request.bearer().is_none());
+    let (cause, error) = if request.request_type() != RequestType::RefreshToken {
         (Cause::Settled, Error::new(ErrorKind::Rejected, "the provider refused the request"))
     } else if is_dead {
         (Cause::Settled, Error::new(ErrorKind::LoginRequired, "the refresh token is dead"))
-    } else if grant.bearer().is_some()
+    } else if request.bearer().is_some()
         && (names_a_token || answer.status == StatusCode::UNAUTHORIZED)
     {
         let message = "the provider refused a refresh that carried a Bearer header";
@@ -370,10 +418,10 @@ fn refused(
 
 /// A failure without an explanation that can be read: from something on the way, more often than
 /// not. It never means that a refresh token is dead.
-fn unexplained(answer: Answer, grant: &Grant<'_>, now: Moment) -> Failure {
+fn unexplained(answer: Answer, request: &Request<'_>, now: Moment) -> Failure {
     let failure = by_status(&answer, now).unwrap_or_else(|| {
         let status = answer.status;
-        if status == StatusCode::UNAUTHORIZED && grant.bearer().is_some() {
+        if status == StatusCode::UNAUTHORIZED && request.bearer().is_some() {
             let message = "a refresh that carried a Bearer header was refused";
             Failure::new(Cause::BearerDoubted, Error::new(ErrorKind::InvalidResponse, message))
         } else if status.is_redirection() {

@@ -206,7 +206,7 @@ impl Attempt {
         let hurdlr = &self.entry.inner.hurdlr;
         match self.entry.kind {
             UserKind::Enterprise => hurdlr
-                .grant_within(&self.entry.subject, left)
+                .grant_within(Some(&self.entry.subject), left)
                 .await
                 .map(Token::without_refresh_token),
             _ => hurdlr.refresh_within(&held.token, left).await,
