@@ -172,6 +172,10 @@ impl Hurdlr {
     /// # }
     /// ```
     pub async fn revoke(&self, token: &Token) -> Result<(), Error> {
+        self.revoke_by(token, None).await
+    }
+
+    async fn revoke_by(&self, token: &Token, deadline: Option<Duration>) -> Result<(), Error> {
         let url = self.0.revocation_url.as_ref().ok_or_else(|| self.unsupported("revocation"))?;
         // The hints of RFC 7009 section 2.1.
         let (token, hint) = match token.refresh_token() {
@@ -179,7 +183,7 @@ impl Hurdlr {
             None => (token.access_token(), "access_token"),
         };
         let request = Request::Revocation { token, hint };
-        self.perform(url, request, None, request::judge_revocation).await.map(|_| ())
+        self.perform(url, request, deadline, request::judge_revocation).await.map(|_| ())
     }
 
     fn unsupported(&self, what: &str) -> Error {
@@ -318,6 +322,15 @@ impl Hurdlr {
     #[cfg(feature = "axum")]
     pub(crate) fn issuer(&self) -> Option<&str> {
         self.0.issuer.as_deref()
+    }
+
+    /// As [`revoke`](Self::revoke), over after `deadline` at the latest.
+    pub(crate) async fn revoke_within(
+        &self,
+        token: &Token,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        self.revoke_by(token, Some(deadline)).await
     }
 
     pub(crate) fn clock(&self) -> &SharedClock {

@@ -4,7 +4,7 @@
 //! background. Only when it is *expired*, shortly before its end, do callers wait, all of them for
 //! the same refresh. A token that lives is served, whatever fails meanwhile.
 //!
-//! There are two kinds of user. One who [logged in](TokenManager::user) is kept by their refresh
+//! There are two kinds of user, and the [partner](TokenManager::partner) itself. One who [logged in](TokenManager::user) is kept by their refresh
 //! token, of which there is one copy; an [enterprise user](TokenManager::enterprise_user) is
 //! granted a token anew whenever that is needed. The same id as the other kind is another user.
 
@@ -25,6 +25,8 @@ mod policy;
 pub use policy::RefreshPolicy;
 mod refresh;
 use refresh::Unsaved;
+mod revocation;
+pub use revocation::Disconnected;
 mod warm;
 pub use warm::{Warm, Warmed};
 
@@ -306,6 +308,36 @@ impl TokenManager {
         UserHandle::new(self.users.entry(&self.inner, UserKind::Enterprise, id))
     }
 
+    /// The partner itself, whose token no user stands behind. It is granted by client credentials
+    /// without a `userId`, and kept as an enterprise user's is.
+    ///
+    /// Reading it is [`ErrorKind::Unsupported`] on v4 and v5, which have no such tokens. The
+    /// handle's [`id`](UserHandle::id) is no user's.
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::store::MemoryStore;
+    /// # use hurdlr_oauth2::testing::FakeHurdlr;
+    /// # use hurdlr_oauth2::{ApiVersion, Hurdlr, TokenManager};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let fake = FakeHurdlr::start().await?;
+    /// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    ///     .environment(fake.base_url())
+    ///     .api_version(ApiVersion::V6)
+    ///     .build()?;
+    /// let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    ///
+    /// let token = manager.partner().token().await?;
+    /// # assert!(!token.is_expired());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn partner(&self) -> UserHandle {
+        let nobody = UserId::of_nobody("partner");
+        UserHandle::new(self.users.entry(&self.inner, UserKind::Partner, &nobody))
+    }
+
     /// Redeems the state of a login: says whether this is the first time, in all processes that share
     /// the store.
     ///
@@ -431,17 +463,19 @@ impl TokenManager {
     /// A minute to an hour is good; it is at least the policy's
     /// [`first_backoff`](RefreshPolicy::first_backoff), and up to a second of jitter is added.
     ///
-    /// Of all processes that share the store one walks at a time.
+    /// Of all processes that share the store one walks at a time. It also has the tokens revoked that
+    /// another process was to have [revoked](UserHandle::disconnect), and did not come to.
     #[must_use = "dropping it stops the walk"]
     pub fn keep_alive(&self, interval: Duration) -> KeepAlive {
         KeepAlive::start(self.clone(), interval)
     }
 
     /// Ends the manager's work: no refresh starts any more, those under way finish and are saved,
-    /// and what could not be saved is tried again until the
+    /// and what could not be saved or revoked is tried again until the
     /// [`deadline`](RefreshPolicy::deadline) of a refresh has passed.
     ///
-    /// Returns the users whose newest token could not be saved. A living token is served on
+    /// Returns the users whose newest token could not be saved, and those of whom a token could not
+    /// be revoked. A living token is served on
     /// afterwards; a user without one gets [`ErrorKind::Unavailable`].
     pub async fn shutdown(&self) -> Vec<UserId> {
         let inner = &self.inner;
@@ -539,7 +573,8 @@ impl Inner {
             }
             let (ticket, turn) = self.permits.enter(urgent);
             let (sender, landing) = watch::channel(None);
-            troubles.flight = Some(Flight { landing: landing.clone(), ticket, overtaken: false });
+            troubles.flight =
+                Some(Flight { landing: landing.clone(), ticket, sends: false, overtaken: false });
             let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
             self.runtime.spawn(async move {
                 let landed = inner.refresh(Arc::clone(&entry), pause, turn).await;
@@ -568,8 +603,8 @@ impl Inner {
         closing.is_some_and(|since| self.clock.now().since(since) >= deadline)
     }
 
-    fn gave_up_on(&self, subject: &UserId) {
-        tracing::error!(user = ?subject, "a new token could not be saved before the end");
+    fn gave_up_on(&self, subject: &UserId, what: &'static str) {
+        tracing::error!(user = ?subject, "{what}");
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(subject.clone());
     }
 }

@@ -207,6 +207,29 @@ pub enum UserKind {
     Enterprise,
     /// Nobody's: the row by which processes agree who walks the due users. It never has a token.
     Walk,
+    /// By client credentials without a user: the partner itself. Renewed by the same grant again.
+    Partner,
+    /// Nobody's: a token that is to be revoked, under a name of its own. Not renewed by anybody, and
+    /// due once the process that put it there has had its time.
+    Revocation,
+}
+
+impl UserKind {
+    /// Those whose rows may have a token.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    const WITH_TOKENS: [Self; 4] = [Self::Login, Self::Enterprise, Self::Partner, Self::Revocation];
+
+    /// What a store writes down, and reads as the same for ever.
+    #[cfg(any(feature = "postgres", feature = "sealed", feature = "sqlite"))]
+    fn name(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Enterprise => "enterprise",
+            Self::Walk => "walk",
+            Self::Partner => "partner",
+            Self::Revocation => "revocation",
+        }
+    }
 }
 
 /// The key of a row.

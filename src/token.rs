@@ -299,6 +299,28 @@ impl Token {
         }
     }
 
+    /// What stands in a store for the token of a user who has left: never alive, and nothing renews
+    /// it.
+    pub(crate) fn gone(clock: &SharedClock) -> Self {
+        Self { access_token: GONE.into(), ..Self::vacant(clock) }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.refresh_token.is_none()
+            && self.expires_in == Some(0)
+            && self.access_token.expose_secret() == GONE
+    }
+
+    /// Whether who revokes the one revokes the other.
+    pub(crate) fn shares_secrets_with(&self, other: &Self) -> bool {
+        let same = |ours: &SecretString, theirs: &SecretString| {
+            ours.expose_secret() == theirs.expose_secret()
+        };
+        let refresh_tokens = self.refresh_token.as_ref().zip(other.refresh_token.as_ref());
+        refresh_tokens.is_some_and(|(ours, theirs)| same(ours, theirs))
+            || same(&self.access_token, &other.access_token)
+    }
+
     /// Keeps `refresh_token` where the answer brought none (RFC 6749 section 6).
     pub(crate) fn or_refresh_token(mut self, refresh_token: &SecretString) -> Self {
         self.refresh_token.get_or_insert_with(|| refresh_token.clone());
@@ -319,6 +341,9 @@ struct Kept<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<&'a str>,
 }
+
+/// The access token of one that is [gone](Token::gone).
+const GONE: &str = "gone";
 
 const BEARER: &[u8] = b"Bearer ";
 

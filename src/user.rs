@@ -48,6 +48,11 @@ impl UserId {
         }
     }
 
+    /// The name of something that is no user, and stands where a user's id does.
+    pub(crate) fn of_nobody(name: impl Into<Box<str>>) -> Self {
+        Self(name.into())
+    }
+
     /// The id itself.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -64,6 +64,23 @@ impl Held {
         self.version.is_some_and(|ours| ours.is_newer_than(version))
     }
 
+    /// Whether it is of the same stay of the user as `other`, and came at the same time or later.
+    pub(super) fn is_no_older_than(&self, other: &Self) -> bool {
+        self.version == other.version
+            || other.version.is_some_and(|theirs| self.is_newer_than(theirs))
+    }
+
+    /// Whether there is a token to be revoked.
+    pub(super) fn has_token(&self) -> bool {
+        self.version.is_some() && !self.token.is_gone()
+    }
+
+    /// Whether it is what became of `earlier`: of the same stay, or with the same secrets.
+    pub(super) fn carries_on(&self, earlier: &Self) -> bool {
+        let same_stay = self.version.is_some_and(|version| !earlier.is_of_another_stay(version));
+        (same_stay && self.has_token()) || self.token.shares_secrets_with(&earlier.token)
+    }
+
     /// Whether it is of an earlier or later stay of the user than this version.
     pub(super) fn is_of_another_stay(&self, version: Version) -> bool {
         self.version.is_some_and(|ours| ours.incarnation != version.incarnation)
@@ -109,6 +126,11 @@ impl Held {
     /// Good for a caller who could get nothing better.
     pub(super) fn is_alive(&self, now: Moment) -> bool {
         self.held_for(now) < self.windows.over && !self.is_rejected()
+    }
+
+    /// What is left of its life.
+    pub(super) fn alive_for(&self, now: Moment) -> Duration {
+        Duration::from_millis(self.windows.over.saturating_sub(self.held_for(now)))
     }
 
     #[cfg(feature = "metrics")]
@@ -186,6 +208,8 @@ pub(super) struct UnsavedLogin {
 pub(super) struct Flight {
     pub(super) landing: watch::Receiver<Option<Landing>>,
     pub(super) ticket: Ticket,
+    /// The lease is its own: its request may have been sent.
+    pub(super) sends: bool,
     /// The user came in anew or was forgotten meanwhile: what comes of it is not taken.
     pub(super) overtaken: bool,
 }
@@ -347,14 +371,34 @@ impl Entry {
         troubles.tell(Change::Token);
     }
 
-    /// Serves nothing for this user any more, nor what a refresh under way brings.
-    pub(super) fn leave(&self) {
+    /// Serves nothing for this user any more, nor what a refresh under way brings. Returns what was
+    /// served.
+    pub(super) fn leave(&self) -> Arc<Held> {
         self.with(|troubles| {
             troubles.overtake();
-            if self.current.swap(Arc::clone(&self.inner.vacant)).version.is_some() {
+            let last = self.current.swap(Arc::clone(&self.inner.vacant));
+            if last.version.is_some() {
                 troubles.tell(Change::Forgotten);
             }
+            last
+        })
+    }
+
+    /// The refresh under way will send its request, if it has not yet.
+    pub(super) fn begin_sending(&self) {
+        self.with(|troubles| {
+            if let Some(flight) = &mut troubles.flight {
+                flight.sends = true;
+            }
         });
+    }
+
+    /// The end of the refresh under way, if its request may have been sent.
+    pub(super) fn refresh_that_sends(&self) -> Option<watch::Receiver<Option<Landing>>> {
+        self.with(|troubles| {
+            let flight = troubles.flight.as_ref().filter(|flight| flight.sends);
+            flight.map(|flight| flight.landing.clone())
+        })
     }
 
     /// How long the store has not been looked at for this user.

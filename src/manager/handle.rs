@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::entry::{Entry, Held};
 use super::meters::Gauged;
-use super::{Change, abandoned};
+use super::{Change, Disconnected, abandoned};
 use crate::error::{Error, ErrorKind};
 use crate::token::Token;
 use crate::user::UserId;
@@ -132,7 +132,9 @@ impl UserHandle {
 
     /// Removes the user here and from the store. A refresh under way does not bring them back.
     ///
-    /// The provider is not told: its tokens live to their end. Other processes learn of it within
+    /// The provider is not told, and the tokens live there to their end, save one that a refresh
+    /// under way brings: that is revoked, where the version can. Use
+    /// [`disconnect`](Self::disconnect) to have all of them revoked. Other processes learn of it within
     /// [`revalidate_after`](super::TokenManagerBuilder::revalidate_after).
     pub async fn forget(&self) -> Result<(), Error> {
         self.entry.leave();
@@ -142,6 +144,55 @@ impl UserHandle {
         // Again: a read may have brought the row back into memory before it was removed.
         self.entry.leave();
         forgotten.map(|_| ())
+    }
+
+    /// Ends the user's stay: removes them here and from the store, and has the provider revoke their
+    /// tokens.
+    ///
+    /// They are served no more from the moment of the call here, and in other processes within
+    /// [`revalidate_after`](super::TokenManagerBuilder::revalidate_after), whether or not the provider
+    /// answers. A refresh under way is waited for, and what it brings is revoked too; one in another
+    /// process for as long as its lease lasts. Dropping the future cancels nothing. An enterprise
+    /// user, or the partner, is granted anew by the next read.
+    ///
+    /// `Ok` says that they are gone from here and from the store, and [`Disconnected`] what became
+    /// of their tokens. What is still to be revoked is written down in the store: should this
+    /// process end before it is, another one's
+    /// [`keep_alive`](super::TokenManager::keep_alive) does it. An error of kind
+    /// [`Store`](ErrorKind::Store) says that the user may be there still: call it again.
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::store::MemoryStore;
+    /// # use hurdlr_oauth2::testing::FakeHurdlr;
+    /// # use hurdlr_oauth2::{ApiVersion, Hurdlr, TokenManager, UserId};
+    /// use hurdlr_oauth2::manager::Disconnected;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let fake = FakeHurdlr::start().await?;
+    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    /// #     .environment(fake.base_url())
+    /// #     .api_version(ApiVersion::V6)
+    /// #     .build()?;
+    /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    /// # let user = manager.enterprise_user(&UserId::new("ann")?);
+    /// # user.token().await?;
+    /// match user.disconnect().await? {
+    ///     Disconnected::Revoked => println!("nothing of theirs lives any more"),
+    ///     Disconnected::Pending(why) => println!("asked again in the background: {why}"),
+    ///     Disconnected::Unrevoked { until } => println!("API v4 and v5: lives until {until:?}"),
+    ///     _ => {}
+    /// }
+    /// # assert_eq!(fake.tokens_alive("ann"), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn disconnect(&self) -> Result<Disconnected, Error> {
+        let newest = self.entry.leave();
+        let inner = &self.entry.inner;
+        // In a task of its own: a caller who goes away must not leave it half done.
+        let ended = Arc::clone(inner).disconnect(Arc::clone(&self.entry), newest);
+        inner.spawn(ended).await.map_err(|source| abandoned().caused_by(source))?
     }
 
     /// Watches what changes about the user from now on.

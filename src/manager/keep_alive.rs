@@ -18,7 +18,7 @@ const UNREADABLE: usize = 1_000;
 /// What became of a user whom the store named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visit {
-    /// Due here too, and fresh now.
+    /// Due here too, and fresh now; or revoked at last.
     Renewed,
     /// Left alone after a failure, or due by the store alone, since a token was not saved or another
     /// policy stored it.
@@ -73,11 +73,8 @@ impl KeepAlive {
 impl TokenManager {
     /// Walks once, if no other process does or has just done.
     async fn walk(&self, interval: Duration) -> Result<(), Error> {
-        let Ok(nobody) = UserId::new("keep_alive") else {
-            return Ok(());
-        };
         let inner = &self.inner;
-        let key = inner.key(UserKind::Walk, &nobody);
+        let key = inner.key(UserKind::Walk, &UserId::of_nobody("keep_alive"));
         let lease_id = inner.random_id();
         let (lease, _) = inner.policy.lease_and_deadline();
         let mut total = 0_usize;
@@ -134,6 +131,20 @@ impl TokenManager {
 
     async fn renew(&self, key: &StoreKey) -> Visit {
         let inner = &self.inner;
+        if key.kind() == UserKind::Revocation {
+            return match inner.finish_revocation(key).await {
+                Ok(true) => Visit::Renewed,
+                Err(error) if error.kind() == ErrorKind::Store && !error.is_temporary() => {
+                    Visit::Unreadable
+                }
+                outcome => {
+                    if let Err(error) = outcome {
+                        tracing::warn!(error = %error.for_log(), "a token is not revoked yet");
+                    }
+                    Visit::Left
+                }
+            };
+        }
         let entry = self.users.entry(inner, key.kind(), key.subject());
         let is_fresh = || entry.current.load().is_fresh(inner.clock.now());
         if is_fresh() {

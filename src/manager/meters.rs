@@ -3,7 +3,7 @@
 //! | name | type | labels |
 //! |---|---|---|
 //! | `hurdlr_user_lookups_total` | counter | `result`: `hit`, `miss` (not in memory) |
-//! | `hurdlr_refreshes_total` | counter | `outcome`: `refreshed`, `adopted` (a peer's), or a kind of failure; `user`: `login`, `enterprise` |
+//! | `hurdlr_refreshes_total` | counter | `outcome`: `refreshed`, `adopted` (a peer's), or a kind of failure; `user`: `login`, `enterprise`, `partner` |
 //! | `hurdlr_refresh_seconds` | histogram | `user` |
 //! | `hurdlr_waiting_callers` | gauge | |
 //! | `hurdlr_unsaved_tokens` | gauge | |
@@ -35,7 +35,8 @@ mod by_facade {
     fn user(kind: UserKind) -> &'static str {
         match kind {
             UserKind::Enterprise => "enterprise",
-            UserKind::Login | UserKind::Walk => "login",
+            UserKind::Partner => "partner",
+            _ => "login",
         }
     }
 

@@ -166,6 +166,7 @@ impl Attempt {
                 continue;
             };
             if claimed.granted {
+                self.entry.begin_sending();
                 return Ok(Some(row));
             }
             if held.is_newer_than(row.version) {
@@ -209,6 +210,9 @@ impl Attempt {
                 .grant_within(Some(&self.entry.subject), left)
                 .await
                 .map(Token::without_refresh_token),
+            UserKind::Partner => {
+                hurdlr.grant_within(None, left).await.map(Token::without_refresh_token)
+            }
             _ => hurdlr.refresh_within(&held.token, left).await,
         }
     }
@@ -250,23 +254,26 @@ impl Attempt {
         });
     }
 
-    /// The row has moved on: a peer won, or the user was forgotten or came in anew. An error where
-    /// that is not known, or where the store was put back to an earlier day: then our token is the
-    /// newest.
-    async fn yield_to_store(&self, ours: &Held, consumed: Version) -> Result<Kept, Error> {
-        match self.read().await? {
+    /// The row has moved on: a peer won, or the user was forgotten or came in anew, and then nobody
+    /// is to have our token. An error where that is not known, or where the store was put back to an
+    /// earlier day: then our token is the newest.
+    async fn yield_to_store(&self, ours: &Arc<Held>, consumed: Version) -> Result<Kept, Error> {
+        let inner = &self.entry.inner;
+        let theirs = match self.read().await? {
             Some(row) if ours.is_newer_than(row.version) => {
                 return Err(Error::store("the store holds an earlier token"));
             }
             Some(row) if row.token.is_some() => {
-                self.adopt_from_store(row)?;
-                tracing::debug!(user = ?self.entry.subject, "a peer's token was there first");
+                tracing::debug!(user = ?self.entry.subject, "another's token was there first");
+                Some(self.adopt_from_store(row)?)
             }
             _ => {
                 tracing::debug!(user = ?self.entry.subject, "the user was forgotten meanwhile");
-                self.entry.clear(Some(consumed), &self.entry.inner.vacant);
+                self.entry.clear(Some(consumed), &inner.vacant);
+                None
             }
-        }
+        };
+        inner.drop_token(&self.entry, ours, theirs.as_deref()).await;
         Ok(Kept::Theirs)
     }
 
@@ -388,7 +395,7 @@ impl Inner {
         Arc::new(Held::new(token, version, &self.policy, entry.kind, &entry.subject))
     }
 
-    async fn read(&self, key: &StoreKey) -> Result<Option<Row>, Error> {
+    pub(super) async fn read(&self, key: &StoreKey) -> Result<Option<Row>, Error> {
         let asked = self.clock.now();
         let rows = self.store.read(std::slice::from_ref(key)).await?;
         Ok(self.aged(rows.into_iter().next().flatten(), asked))
@@ -454,7 +461,10 @@ impl Inner {
                 match inner.save_late(&key, &entry, &held, unsaved).await {
                     Ok(()) => break,
                     Err(_) if inner.is_past_closing() => {
-                        inner.gave_up_on(&entry.subject);
+                        inner.gave_up_on(
+                            &entry.subject,
+                            "a new token could not be saved before the end",
+                        );
                         break;
                     }
                     Err(error) => tracing::warn!(user = ?entry.subject, %error, "still not saved"),
@@ -465,7 +475,7 @@ impl Inner {
     }
 
     async fn save_late(
-        &self,
+        self: &Arc<Self>,
         key: &StoreKey,
         entry: &Entry,
         held: &Arc<Held>,
@@ -493,26 +503,32 @@ impl Inner {
             }
             return Err(Error::store("the row moves"));
         }
-        self.give_way(entry, held, row)
+        self.give_way(entry, held, row).await
     }
 
     /// Serves what the store has instead of a token that it will not have.
-    fn give_way(&self, entry: &Entry, gone: &Held, row: Option<Row>) -> Result<(), Error> {
-        let replacement = match row.and_then(|row| Some((row.version, row.token?))) {
+    async fn give_way(
+        self: &Arc<Self>,
+        entry: &Entry,
+        gone: &Arc<Held>,
+        row: Option<Row>,
+    ) -> Result<(), Error> {
+        let theirs = match row.and_then(|row| Some((row.version, row.token?))) {
             Some((version, stored)) => {
                 let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
-                self.hold(entry, token, version)
+                Some(self.hold(entry, token, version))
             }
-            None => Arc::clone(&self.vacant),
+            None => None,
         };
-        entry.clear(gone.version, &replacement);
+        entry.clear(gone.version, theirs.as_ref().unwrap_or(&self.vacant));
+        self.drop_token(entry, gone, theirs.as_deref()).await;
         Ok(())
     }
 
     /// Puts a login into the store that would not take it before, unless the user has left or come
     /// in anew since, here or elsewhere.
     async fn save_login(
-        &self,
+        self: &Arc<Self>,
         key: &StoreKey,
         entry: &Entry,
         login: &Arc<Held>,
@@ -538,7 +554,7 @@ impl Inner {
             self.store.put(key, version.incarnation, &stored, put).await?;
             tracing::debug!(user = ?entry.subject, "a login is saved at last");
         } else {
-            self.give_way(entry, login, row)?;
+            self.give_way(entry, login, row).await?;
         }
         entry.with(|troubles| {
             if troubles.unsaved(login).is_some() {

@@ -231,7 +231,7 @@ impl<E: Engine> Sql<E> {
         limit: usize,
     ) -> Result<Vec<(StoreKey, Row)>, Error> {
         let mut after = after.map_or_else(User::default, |after| {
-            (kind_name(after.kind).to_owned(), after.subject.as_str().to_owned())
+            (after.kind.name().to_owned(), after.subject.as_str().to_owned())
         });
         let mut rows = Vec::new();
         loop {
@@ -339,7 +339,7 @@ pub(super) fn key_texts(key: &StoreKey) -> [&str; 5] {
         realm.version.contract().name,
         &realm.environment,
         &realm.client_id,
-        kind_name(key.kind),
+        key.kind.name(),
         key.subject.as_str(),
     ]
 }
@@ -383,16 +383,8 @@ fn key_of(realm: &Arc<Realm>, (kind, subject): User) -> Option<StoreKey> {
     key.map(|(kind, subject)| StoreKey::new(realm.clone(), kind, subject))
 }
 
-fn kind_name(kind: UserKind) -> &'static str {
-    match kind {
-        UserKind::Login => "login",
-        UserKind::Enterprise => "enterprise",
-        UserKind::Walk => "walk",
-    }
-}
-
 fn kind_of(name: &str) -> Option<UserKind> {
-    [UserKind::Login, UserKind::Enterprise].into_iter().find(|kind| kind_name(*kind) == name)
+    UserKind::WITH_TOKENS.into_iter().find(|kind| kind.name() == name)
 }
 
 /// Makes a store of a type that has one of [`Sql`] in its field `sql`.

@@ -715,6 +715,7 @@ pub async fn users_of_other_kinds_and_realms_are_others<S: TokenStore>(store: &A
     let realms = [
         one.clone(),
         realm(ApiVersion::V5, at, "client"),
+        realm(ApiVersion::V6, at, "client"),
         realm(ApiVersion::V4, "https://one.example.com/", "client"),
         realm(ApiVersion::V4, "https://One.example.com", "client"),
         realm(ApiVersion::V4, at, "Client"),
@@ -724,26 +725,28 @@ pub async fn users_of_other_kinds_and_realms_are_others<S: TokenStore>(store: &A
         .iter()
         .map(|realm| StoreKey::new(realm.clone(), UserKind::Login, user.clone()))
         .collect();
-    keys.push(StoreKey::new(one.clone(), UserKind::Enterprise, user.clone()));
-    keys.push(StoreKey::new(one.clone(), UserKind::Walk, user.clone()));
+    for kind in [UserKind::Enterprise, UserKind::Partner, UserKind::Revocation, UserKind::Walk] {
+        keys.push(StoreKey::new(one.clone(), kind, user.clone()));
+    }
+    let walk = keys.len() - 1;
     for (place, key) in keys.iter().enumerate() {
         let claimed = claim(store, key, 1 + place as u64, LONG, None).await;
         assert!(claimed.granted, "{place} was taken for another");
     }
-    for (place, key) in keys.iter().enumerate().take(7) {
+    for (place, key) in keys.iter().enumerate().take(walk) {
         put(store, key, 100 + place as u64, "one").await;
     }
     for (place, row) in store.read(&keys).await.expect("read").iter().enumerate() {
         let row = row.as_ref().expect("each is there");
         let is = row.version.incarnation;
-        assert_eq!(is, if place == 7 { 8 } else { 100 + place as u64 });
+        assert_eq!(is, if place == walk { 1 } else { 100 } + place as u64);
     }
     let mut found = due(store, &one, 10).await;
     found.sort_by_key(StoreKey::kind);
-    assert_eq!(found, [keys[0].clone(), keys[6].clone()], "of one realm");
+    assert_eq!(found, [&keys[..1], &keys[realms.len()..walk]].concat(), "of one realm");
     assert!(store.forget(&keys[0]).await.expect("forget"));
     let rest = store.read(&keys).await.expect("read");
-    assert_eq!(rest.iter().filter(|row| row.is_some()).count(), 7);
+    assert_eq!(rest.iter().filter(|row| row.is_some()).count(), walk);
 }
 
 /// A read of many keys answers each in its place, known or not, and one asked for twice both times.
@@ -796,7 +799,7 @@ pub async fn due_finds_the_longest_due_first<S: TokenStore>(store: &Arc<S>) {
     let mut keys = Vec::new();
     for place in 0..5 {
         // Names and kinds in another order.
-        let kind = if place % 2 == 0 { UserKind::Login } else { UserKind::Enterprise };
+        let kind = [UserKind::Login, UserKind::Enterprise, UserKind::Partner][place % 3];
         let key = key_of(&realm, kind, &format!("user {}", place * 7 % 5));
         put(store, &key, 7, "one").await;
         // So that no clock is too coarse to tell the next from this one.
@@ -852,7 +855,8 @@ pub async fn a_scan_meets_every_token_once<S: TokenStore>(store: &Arc<S>) {
     let realm = some_realm();
     let mut keys = HashSet::new();
     for place in 0..9_u64 {
-        for kind in [UserKind::Login, UserKind::Enterprise] {
+        for kind in [UserKind::Login, UserKind::Enterprise, UserKind::Partner, UserKind::Revocation]
+        {
             let key = key_of(&realm, kind, &format!("user {place}"));
             put(store, &key, place, &format!("{kind:?} {place}")).await;
             keys.insert(key);

@@ -9,13 +9,14 @@ use std::time::Duration;
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::{MemoryStore, Realm, Row, StoreKey, TokenStore, UserKind};
 use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, StoreCall, StoreFault, TurnedClock};
-use hurdlr_oauth2::{Clock, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
+use hurdlr_oauth2::{ApiVersion, Clock, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A provider with one-hour tokens, and a store for as many managers as a test wants.
 pub(crate) struct Site<S = MemoryStore> {
+    pub(crate) version: ApiVersion,
     pub(crate) fake: FakeHurdlr,
     pub(crate) clock: TurnedClock,
     pub(crate) store: FaultyStore<S>,
@@ -23,20 +24,24 @@ pub(crate) struct Site<S = MemoryStore> {
 
 impl Site {
     pub(crate) fn new() -> Self {
+        Self::of(ApiVersion::V4)
+    }
+
+    pub(crate) fn of(version: ApiVersion) -> Self {
         let clock = TurnedClock::new();
-        Self::of(MemoryStore::with_clock(clock.clone()), clock)
+        Self::with(version, MemoryStore::with_clock(clock.clone()), clock)
     }
 }
 
 impl<S: TokenStore + Clone> Site<S> {
     /// With a store that has a clock of its own.
     pub(crate) fn on(store: S) -> Self {
-        Self::of(store, TurnedClock::new())
+        Self::with(ApiVersion::V4, store, TurnedClock::new())
     }
 
-    fn of(store: S, clock: TurnedClock) -> Self {
+    fn with(version: ApiVersion, store: S, clock: TurnedClock) -> Self {
         let fake = FakeHurdlr::builder().token_life(HOUR).in_memory();
-        Self { fake, clock, store: FaultyStore::new(store) }
+        Self { version, fake, clock, store: FaultyStore::new(store) }
     }
 
     pub(crate) fn hurdlr(&self) -> Hurdlr {
@@ -46,6 +51,7 @@ impl<S: TokenStore + Clone> Site<S> {
     pub(crate) fn hurdlr_by(&self, clock: impl Clock) -> Hurdlr {
         Hurdlr::builder(self.fake.client_id(), self.fake.client_secret())
             .environment(self.fake.base_url())
+            .api_version(self.version)
             .authorize_url(self.fake.authorize_url())
             .redirect_uri("https://app.example.com/callback")
             .http_client(self.fake.http_client())

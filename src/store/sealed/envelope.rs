@@ -26,7 +26,7 @@ use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 
 use super::key_ring::{KeyId, KeyRing};
 use crate::error::Error;
-use crate::store::{StoreKey, UserKind, Version};
+use crate::store::{StoreKey, Version};
 use crate::user::UserId;
 
 const FORMAT: u8 = 1;
@@ -293,14 +293,9 @@ impl<'a> Rest<'a> {
 }
 
 fn texts(key: &StoreKey) -> [&str; 5] {
-    let kind = match key.kind {
-        UserKind::Login => "login",
-        UserKind::Enterprise => "enterprise",
-        UserKind::Walk => "walk",
-    };
     let realm = &*key.realm;
     let version = realm.version.contract().name;
-    [version, &realm.environment, &realm.client_id, kind, key.subject.as_str()]
+    [version, &realm.environment, &realm.client_id, key.kind.name(), key.subject.as_str()]
 }
 
 fn length(bytes: usize) -> Result<[u8; 4], Error> {
