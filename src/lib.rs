@@ -90,3 +90,7 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/web-login-elsewhere.md")]
 struct WebLoginElsewhere;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/migration.md")]
+struct Migration;

@@ -1,7 +1,11 @@
 //! The end of a user's stay: no token of theirs lives on, whatever goes on meanwhile.
 
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is the failure of the test"
+)]
 
 #[path = "support/site.rs"]
 mod site;
@@ -117,7 +121,7 @@ async fn what_could_not_be_revoked_is_named_at_the_end_and_done_by_another_proce
     site.fake.clear_requests();
     let other = site.manager();
     let walk = other.keep_alive(Duration::from_secs(60));
-    site.fake.arrived(1).await;
+    tokio::time::timeout(HOUR, site.fake.arrived(1)).await.expect("the walk revokes it");
     tokio::time::sleep(SECOND).await;
     walk.stop().await;
     assert_gone(&site, &ann).await;
