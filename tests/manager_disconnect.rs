@@ -309,6 +309,29 @@ async fn a_store_that_fails_is_an_error_and_the_next_call_makes_up_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_does_not_keep_a_disconnected_users_token_alive() {
+    for saved in [false, true] {
+        let (site, manager, ann) = connected().await;
+        if saved {
+            site.store.go_down();
+        } else {
+            manager.user(&ann).disconnect().await.unwrap();
+            site.store.go_down();
+            manager.adopt(&ann, site.login(&ann).await).await.unwrap();
+        }
+        let error = manager.user(&ann).disconnect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Store);
+        assert!(manager.user(&ann).token_if_ready().is_none());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(site.fake.tokens_alive("ann"), 0, "saved: {saved}");
+        site.store.recover();
+        manager.user(&ann).disconnect().await.unwrap();
+        assert_gone(&site, &ann).await;
+        assert!(manager.shutdown().await.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revocation_that_cannot_be_written_down_is_made_all_the_same() {
     let (site, manager, ann) = connected().await;
     site.fail(StoreCall::Put, StoreFault::Before);

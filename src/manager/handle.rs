@@ -159,7 +159,8 @@ impl UserHandle {
     /// of their tokens. What is still to be revoked is written down in the store: should this
     /// process end before it is, another one's
     /// [`keep_alive`](super::TokenManager::keep_alive) does it. An error of kind
-    /// [`Store`](ErrorKind::Store) says that the user may be there still: call it again.
+    /// [`Store`](ErrorKind::Store) says that the user may be there still, though the token that was
+    /// served here is being revoked: call it again.
     ///
     /// ```
     /// # use hurdlr_oauth2::store::MemoryStore;

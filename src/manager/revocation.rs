@@ -68,7 +68,18 @@ impl Inner {
             return self.erase(&entry, &newest).await;
         }
         let turn = entry.turn().await;
-        let (kept, under_way) = self.mark(&entry).await?;
+        let (kept, under_way) = match self.mark(&entry).await {
+            Ok(marked) => marked,
+            Err(error) => {
+                // The user may be there still, and is not meant to be: what was served is to end. It
+                // may also be a login that nobody has any more, now that it has left memory.
+                if newest.has_token() {
+                    let dropped = self.put_aside(&entry, &newest).await;
+                    self.keep_revoking(&entry.subject, dropped, error.clone());
+                }
+                return Err(error);
+            }
+        };
         // A token that was not saved yet, or a login that the store never saw.
         let unsaved = match &kept {
             _ if !newest.has_token() => None,
