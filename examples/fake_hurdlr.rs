@@ -105,6 +105,11 @@ Each grant:
   curl {base}rest/v4/auth/token {client} -d grant_type=client_credentials -d userId=demo
   curl {base}rest/v4/auth/token {client} -d grant_type=refresh_token -d refresh_token=TOKEN
 
+Under v6, for the partner itself, and what ends a token:
+
+  curl {base}v6/auth/token -u {id}:{secret} -d grant_type=client_credentials
+  curl {base}v6/auth/revoke -u {id}:{secret} -d token=TOKEN
+
 The protected resource:
 
   curl {resource} -H 'Authorization: Bearer TOKEN'
