@@ -98,6 +98,8 @@ async fn a_revocation_that_fails_is_made_up_for_in_the_background() {
     let outcome = manager.user(&ann).disconnect().await.unwrap();
     assert!(matches!(outcome, Disconnected::Pending(_)), "{outcome:?}");
     assert_eq!(rows(&site).await, 1, "written down");
+    let again = manager.user(&ann).disconnect().await.unwrap();
+    assert!(matches!(again, Disconnected::Pending(_)), "still: {again:?}");
     // A new login meanwhile has nothing to do with it.
     manager.adopt(&ann, site.login(&ann).await).await.unwrap();
     let token = manager.user(&ann).token().await.unwrap().keep();
@@ -176,6 +178,28 @@ async fn a_disconnect_during_a_refresh_in_flight_leaves_no_live_token_behind() {
             assert_gone(&site, &ann).await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_a_refresh_in_flight_that_cannot_be_revoked_is_told() {
+    let (site, manager, ann) = connected().await;
+    site.turn(HOUR);
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let user = manager.user(&ann);
+    let refreshing = tokio::spawn(async move { user.token().await.map(|_| ()) });
+    site.fake.arrived(1).await;
+    let user = manager.user(&ann);
+    let leaving = tokio::spawn(async move { user.disconnect().await });
+    site.fake.arrived(2).await; // what was kept is revoked, and from now on nothing is
+    refuse_revocations(&site);
+    gate.open();
+    let outcome = leaving.await.unwrap().unwrap();
+    assert!(matches!(outcome, Disconnected::Pending(_)), "{outcome:?}");
+    let _ = refreshing.await.unwrap();
+    site.fake.clear_faults();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_gone(&site, &ann).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,9 +323,11 @@ async fn a_store_that_fails_is_an_error_and_the_next_call_makes_up_for_it() {
             let error = manager.user(&ann).disconnect().await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Store, "{call:?} {fault:?}");
             site.store.recover();
+            // What the first call began may not be over yet.
+            manager.user(&ann).disconnect().await.unwrap();
+            tokio::time::sleep(Duration::from_secs(60)).await;
             let outcome = manager.user(&ann).disconnect().await.unwrap();
             assert!(matches!(outcome, Disconnected::Revoked), "{outcome:?}");
-            tokio::time::sleep(Duration::from_secs(60)).await;
             assert_eq!(site.fake.tokens_alive("ann"), 0, "{call:?} {fault:?}");
             assert!(site.row(UserKind::Login, &ann).await.is_none());
         }

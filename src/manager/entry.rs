@@ -184,6 +184,8 @@ pub(super) struct Troubles {
     pub(super) unanswered: Option<(u64, Version)>,
     /// A lease that may be held by us, since the store's answer about it was lost.
     pub(super) doubtful_lease: Option<u64>,
+    /// How many tokens are still to be revoked, and why the last try failed.
+    pub(super) unrevoked: (usize, Option<Error>),
     /// How often in a row the API refused a token that was young.
     pub(super) refusals: u32,
     /// A login that the store has not taken yet. None again once the user left or came in anew.
@@ -243,6 +245,7 @@ impl Troubles {
             && self.backoff.since.is_none()
             && self.unanswered.is_none()
             && self.doubtful_lease.is_none()
+            && self.unrevoked.0 == 0
             && self.refusals == 0
             && self.unsaved_login.is_none()
             && self.look.is_none()

@@ -477,7 +477,7 @@ impl Inner {
     async fn save_late(
         self: &Arc<Self>,
         key: &StoreKey,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         held: &Arc<Held>,
         unsaved: Unsaved,
     ) -> Result<(), Error> {
@@ -509,7 +509,7 @@ impl Inner {
     /// Serves what the store has instead of a token that it will not have.
     async fn give_way(
         self: &Arc<Self>,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         gone: &Arc<Held>,
         row: Option<Row>,
     ) -> Result<(), Error> {
@@ -530,7 +530,7 @@ impl Inner {
     async fn save_login(
         self: &Arc<Self>,
         key: &StoreKey,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         login: &Arc<Held>,
     ) -> Result<(), Error> {
         let _turn = entry.turn().await;

@@ -75,7 +75,7 @@ impl Inner {
                 // may also be a login that nobody has any more, now that it has left memory.
                 if newest.has_token() {
                     let dropped = self.put_aside(&entry, &newest).await;
-                    self.keep_revoking(&entry.subject, dropped, error.clone());
+                    self.keep_revoking(&entry, dropped, error.clone());
                 }
                 return Err(error);
             }
@@ -91,9 +91,8 @@ impl Inner {
         entry.leave();
         drop(turn);
 
-        let mut outcome = Ok(());
         for dropped in kept.into_iter().chain(unsaved) {
-            outcome = self.revoke(&entry, dropped).await.and(outcome);
+            self.revoke(&entry, dropped).await;
         }
         // What it brings nobody takes, and so it is revoked by whoever runs it.
         match under_way {
@@ -105,7 +104,8 @@ impl Inner {
             None => {}
         }
         erased?;
-        Ok(outcome.map_or_else(Disconnected::Pending, |()| Disconnected::Revoked))
+        let (unrevoked, why) = entry.with(|troubles| troubles.unrevoked.clone());
+        Ok(why.filter(|_| unrevoked > 0).map_or(Disconnected::Revoked, Disconnected::Pending))
     }
 
     /// All that can be done where tokens cannot be revoked.
@@ -128,7 +128,7 @@ impl Inner {
     /// brings is not saved any more.
     async fn mark(
         self: &Arc<Self>,
-        entry: &Entry,
+        entry: &Arc<Entry>,
     ) -> Result<(Option<Dropped>, Option<UnderWay>), Error> {
         // Each round lost is a refresh by somebody else.
         const ROUNDS: u32 = 5;
@@ -162,7 +162,7 @@ impl Inner {
                 Ok(false) => self.clear_away(&dropped.key).await,
                 Err(error) => {
                     // It may be marked, and is to be revoked in any case.
-                    self.keep_revoking(&entry.subject, dropped, error.clone());
+                    self.keep_revoking(entry, dropped, error.clone());
                     return Err(error);
                 }
             }
@@ -187,7 +187,7 @@ impl Inner {
     /// so where `theirs` is its successor, or the same.
     pub(super) async fn drop_token(
         self: &Arc<Self>,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         ours: &Arc<Held>,
         theirs: Option<&Held>,
     ) {
@@ -196,8 +196,7 @@ impl Inner {
             return;
         }
         let dropped = self.put_aside(entry, ours).await;
-        // What comes of it is told in the log, and by `shutdown`.
-        let _ = self.revoke(entry, dropped).await;
+        self.revoke(entry, dropped).await;
     }
 
     /// Writes down that a token is to be revoked. Where the store fails this process alone knows.
@@ -221,13 +220,11 @@ impl Inner {
     }
 
     /// Has a token revoked; where that fails, again and again in the background.
-    async fn revoke(self: &Arc<Self>, entry: &Entry, dropped: Dropped) -> Result<(), Error> {
-        let revoked = self.try_to_revoke(&dropped).await;
-        if let Err(error) = &revoked {
+    async fn revoke(self: &Arc<Self>, entry: &Arc<Entry>, dropped: Dropped) {
+        if let Err(error) = self.try_to_revoke(&dropped).await {
             tracing::warn!(user = ?entry.subject, error = %error.for_log(), "a token is not revoked yet");
-            self.keep_revoking(&entry.subject, dropped, error.clone());
+            self.keep_revoking(entry, dropped, error);
         }
-        revoked
     }
 
     async fn try_to_revoke(&self, dropped: &Dropped) -> Result<(), Error> {
@@ -238,8 +235,12 @@ impl Inner {
         Ok(())
     }
 
-    fn keep_revoking(self: &Arc<Self>, subject: &UserId, dropped: Dropped, error: Error) {
-        let (inner, subject) = (Arc::clone(self), subject.clone());
+    fn keep_revoking(self: &Arc<Self>, entry: &Arc<Entry>, dropped: Dropped, error: Error) {
+        entry.with(|troubles| {
+            troubles.unrevoked.0 += 1;
+            troubles.unrevoked.1 = Some(error.clone());
+        });
+        let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
         self.spawn(async move {
             let mut failures = 0;
             let mut last = error;
@@ -250,12 +251,14 @@ impl Inner {
                 match inner.try_to_revoke(&dropped).await {
                     Ok(()) => break,
                     Err(_) if inner.is_past_closing() => {
-                        inner.gave_up_on(&subject, "a token could not be revoked before the end");
-                        break;
+                        let what = "a token could not be revoked before the end";
+                        inner.gave_up_on(&entry.subject, what);
+                        return;
                     }
                     Err(error) => last = error,
                 }
             }
+            entry.with(|troubles| troubles.unrevoked.0 -= 1);
         });
     }
 
