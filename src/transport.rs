@@ -363,23 +363,32 @@ impl Answer {
 
     /// When the provider sent the answer, by its own clock.
     pub(crate) fn date(&self) -> Option<SystemTime> {
-        httpdate::parse_http_date(self.headers.get(DATE)?.to_str().ok()?).ok()
+        date(&self.headers)
     }
 
-    /// The pause that was asked for, in seconds or as a date (RFC 9110 section 10.2.3); a day at the
-    /// most. A date counts from the answer's own `Date`, since both are of one clock, else from
-    /// `now`.
+    /// The pause that was asked for.
     pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
-        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            // More digits than a number holds is a long pause too.
-            let seconds = text.parse().unwrap_or(u64::MAX);
-            return Some(Duration::from_secs(seconds).min(LONGEST_PAUSE));
-        }
-        let until = httpdate::parse_http_date(text).ok()?;
-        let pause = until.duration_since(self.date().unwrap_or(now)).unwrap_or_default();
-        Some(pause.min(LONGEST_PAUSE))
+        retry_after(&self.headers, now)
     }
+}
+
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
+}
+
+/// The pause that an answer asks for, in seconds or as a date (RFC 9110 section 10.2.3); a day at
+/// the most. A date counts from the answer's own `Date`, since both are of one clock, else from
+/// `now`.
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than a number holds is a long pause too.
+        let seconds = text.parse().unwrap_or(u64::MAX);
+        return Some(Duration::from_secs(seconds).min(LONGEST_PAUSE));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let pause = until.duration_since(date(headers).unwrap_or(now)).unwrap_or_default();
+    Some(pause.min(LONGEST_PAUSE))
 }
 
 /// Copies the headers that are needed: a clone of one would keep the whole block alive that it was
