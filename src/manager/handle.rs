@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use super::entry::{Entry, Held};
 use super::meters::Gauged;
 use super::{Change, Disconnected, abandoned};
+#[cfg(any(feature = "middleware", feature = "tower"))]
+use crate::client::Hurdlr;
 use crate::error::{Error, ErrorKind};
 use crate::token::Token;
 use crate::user::UserId;
@@ -36,6 +38,12 @@ impl UserHandle {
     #[must_use]
     pub fn id(&self) -> &UserId {
         &self.entry.subject
+    }
+
+    /// The client that the user's tokens are obtained by.
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    pub(crate) fn hurdlr(&self) -> &Hurdlr {
+        &self.entry.inner.hurdlr
     }
 
     /// A living token: at once where there is one, else as soon as the refresh under way has
