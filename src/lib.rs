@@ -29,14 +29,16 @@
 //! * **Manager**: [`TokenManager`] keeps many users' tokens alive: refreshed once and before their
 //!   end, saved in a [`store`] before they are used. Its futures may be dropped at any time.
 //! * **Web** (feature `axum`): `web::login_routes`, the login of a web app's users as one router.
+//! * **Edges**: with the feature `middleware` calls by `reqwest` carry a user's token, with `tower`
+//!   those of hyper and tower stacks: `TokenMiddleware` and `TokenLayer`.
 //! * **Testing** (feature `testing`): `testing::FakeHurdlr`, the provider in your process, and
 //!   `TurnedClock` and `FaultyStore` for the app's own tests.
 //!
 //! # Semver
 //!
 //! Types of [`oauth2`], [`reqwest`], [`secrecy`], [`url`] and [`http`] are part of this
-//! crate's API and re-exported here, and so are those of `sqlx` and `axum` with the features that use
-//! them. A new major version of one of them makes one of ours.
+//! crate's API and re-exported here, and so are those of `sqlx`, `axum` and `reqwest-middleware` with
+//! the features that use them. A new major version of one of them makes one of ours.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
@@ -53,15 +55,31 @@ mod client;
 pub use client::{Hurdlr, HurdlrBuilder};
 mod clock;
 pub use clock::{Clock, Moment, SystemClock};
+#[cfg(any(feature = "middleware", feature = "tower"))]
+mod edge;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+pub use edge::CallPolicy;
 mod endpoint;
 pub use endpoint::{ApiVersion, Environment, Scope};
 mod error;
 pub use error::{CallbackProblem, Error, ErrorKind};
+#[cfg(feature = "tower")]
+pub mod layer;
+#[cfg(feature = "tower")]
+pub use layer::TokenLayer;
 mod login;
 pub use login::{Callback, PendingLogin};
 pub mod manager;
 pub use manager::TokenManager;
+#[cfg(feature = "middleware")]
+mod middleware;
+#[cfg(feature = "middleware")]
+pub use middleware::TokenMiddleware;
 mod object;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+mod partner;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+pub use partner::{Partner, PartnerUser};
 mod retry;
 pub use retry::RetryPolicy;
 pub mod store;
@@ -79,6 +97,8 @@ pub mod web;
 
 #[cfg(feature = "axum")]
 pub use axum;
+#[cfg(feature = "middleware")]
+pub use reqwest_middleware;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sqlx;
 pub use {http, oauth2, reqwest, secrecy, url};

@@ -1,0 +1,409 @@
+//! What both edges do with a call to the API, and with its answer.
+
+use std::future::Future;
+#[cfg(feature = "tower")]
+use std::pin::pin;
+use std::sync::Arc;
+#[cfg(feature = "tower")]
+use std::task::{Context, Poll, Waker};
+
+use http::header::AUTHORIZATION;
+use http::{Extensions, HeaderMap, Method, StatusCode};
+use url::Url;
+
+use crate::client::Hurdlr;
+use crate::clock::{Moment, SharedClock};
+use crate::endpoint::secret_bearing_url;
+use crate::error::Error;
+use crate::manager::{KeptToken, UserHandle};
+use crate::partner::{Partner, PartnerUser};
+use crate::retry::{Attempts, Cause, RequestType, RetryPolicy};
+use crate::transport::retry_after;
+use crate::user::UserId;
+
+/// Which calls are authorised, and what is done about an answer of 429.
+///
+/// An origin is a scheme, a host and a port. Calls to any other than the provider's own and those
+/// named here go out as they are, so that a pasted URL never carries a token elsewhere.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use hurdlr_oauth2::{CallPolicy, RetryPolicy};
+///
+/// let policy = CallPolicy::default()
+///     .origin("https://reports.example.com")
+///     .retry(RetryPolicy::default().total_time(Duration::from_secs(300)));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallPolicy {
+    origins: Vec<String>,
+    retry: RetryPolicy,
+    repeats_every_method: bool,
+}
+
+impl CallPolicy {
+    /// One more origin whose calls are authorised, by any of its URLs: `https`, or `http` on a
+    /// loopback host. The origin that tokens come from needs not be named.
+    #[must_use]
+    pub fn origin(mut self, url: impl Into<String>) -> Self {
+        self.origins.push(url.into());
+        self
+    }
+
+    /// How often a call is repeated that was answered 429, and how long it waits: as the answer's
+    /// `Retry-After` says, else by backoff. A pause that does not fit into
+    /// [`total_time`](RetryPolicy::total_time) is not begun: the caller gets the 429. By default
+    /// four attempts in 60 s; [`RetryPolicy::never`] hands out every 429.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Whether such calls are repeated whatever their method is; no by default. Then only those of
+    /// idempotent methods are (RFC 9110 section 9.2.2): not POST, nor PATCH.
+    #[must_use]
+    pub fn repeat_every_method(mut self, repeat: bool) -> Self {
+        self.repeats_every_method = repeat;
+        self
+    }
+}
+
+/// Where a token may travel to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ApiOrigin {
+    scheme: String,
+    host: String,
+    port: u16,
+}
+
+impl ApiOrigin {
+    fn of(url: &Url) -> Option<Self> {
+        let (scheme, host) = (url.scheme().to_owned(), url.host_str()?.to_owned());
+        Some(Self { scheme, host, port: url.port_or_known_default()? })
+    }
+}
+
+/// A [`CallPolicy`] that was judged.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// The first is where tokens come from.
+    origins: Vec<ApiOrigin>,
+    retry: RetryPolicy,
+    repeats_every_method: bool,
+    clock: SharedClock,
+}
+
+impl Rules {
+    pub(crate) fn new(home: &Url, clock: SharedClock) -> Self {
+        Self {
+            origins: ApiOrigin::of(home).into_iter().collect(),
+            retry: RetryPolicy::default(),
+            repeats_every_method: false,
+            clock,
+        }
+    }
+
+    /// The same home under another policy.
+    fn judged(&self, policy: CallPolicy) -> Result<Self, Error> {
+        let mut origins: Vec<_> = self.origins.first().cloned().into_iter().collect();
+        for text in &policy.origins {
+            origins.extend(ApiOrigin::of(&secret_bearing_url("origin", text)?));
+        }
+        let retry = policy.retry.judged()?;
+        let repeats_every_method = policy.repeats_every_method;
+        Ok(Self { origins, retry, repeats_every_method, clock: self.clock.clone() })
+    }
+
+    /// Whether a token may travel there. A host that is written otherwise than its URL's normal
+    /// form is none of ours.
+    fn admits(&self, scheme: &str, host: &str, port: u16) -> bool {
+        self.origins.iter().any(|origin| {
+            origin.port == port
+                && origin.scheme.eq_ignore_ascii_case(scheme)
+                && origin.host.eq_ignore_ascii_case(host)
+        })
+    }
+
+    #[cfg(feature = "middleware")]
+    pub(crate) fn admits_url(&self, url: &Url) -> bool {
+        url.host_str()
+            .zip(url.port_or_known_default())
+            .is_some_and(|(host, port)| self.admits(url.scheme(), host, port))
+    }
+
+    #[cfg(feature = "tower")]
+    pub(crate) fn admits_uri(&self, uri: &http::Uri) -> bool {
+        let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
+            return false;
+        };
+        let port = uri.port_u16().or(match scheme {
+            "https" => Some(443),
+            "http" => Some(80),
+            _ => None,
+        });
+        port.is_some_and(|port| self.admits(scheme, host, port))
+    }
+}
+
+/// Whom calls are made for.
+#[derive(Clone, Debug)]
+pub(crate) enum Who {
+    User(UserHandle),
+    Partner(PartnerUser),
+    /// The user whose handle is among the call's extensions.
+    UserOfEachCall,
+    /// The user whose id is.
+    PartnerOfEachCall(Partner),
+}
+
+/// What an edge is made of, whichever it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Edge {
+    who: Who,
+    pub(crate) rules: Arc<Rules>,
+}
+
+impl Edge {
+    pub(crate) fn of_user(user: &UserHandle) -> Self {
+        Self { who: Who::User(user.clone()), ..Self::of_each_call(user.hurdlr()) }
+    }
+
+    pub(crate) fn of_each_call(hurdlr: &Hurdlr) -> Self {
+        let rules = Rules::new(hurdlr.token_url(), hurdlr.clock().clone());
+        Self { who: Who::UserOfEachCall, rules: Arc::new(rules) }
+    }
+
+    pub(crate) fn of_partner(who: Who, home: &Url, clock: SharedClock) -> Self {
+        Self { who, rules: Arc::new(Rules::new(home, clock)) }
+    }
+
+    pub(crate) fn with_policy(self, policy: CallPolicy) -> Result<Self, Error> {
+        let rules = Arc::new(self.rules.judged(policy)?);
+        Ok(Self { rules, ..self })
+    }
+
+    /// A call to be authorised; none where the caller did that.
+    pub(crate) fn begin(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Option<Call>, Error> {
+        if headers.contains_key(AUTHORIZATION) {
+            return Ok(None);
+        }
+        let who = match &self.who {
+            Who::UserOfEachCall => {
+                let user = extensions.get::<UserHandle>().cloned();
+                Who::User(user.ok_or_else(|| nobody("UserHandle"))?)
+            }
+            Who::PartnerOfEachCall(partner) => {
+                let id = extensions.get::<UserId>().ok_or_else(|| nobody("UserId"))?;
+                Who::Partner(partner.user(id)?)
+            }
+            who => who.clone(),
+        };
+        Ok(Some(Call {
+            who,
+            rules: Arc::clone(&self.rules),
+            waits: self.rules.repeats_every_method || method.is_idempotent(),
+            began: self.rules.clock.now(),
+        }))
+    }
+}
+
+fn nobody(missing: &str) -> Error {
+    Error::config(format!(
+        "the call has no {missing} among its extensions: nobody knows whom it is made for"
+    ))
+}
+
+/// One call, from its first attempt to the answer that its caller gets.
+#[derive(Debug)]
+pub(crate) struct Call {
+    who: Who,
+    rules: Arc<Rules>,
+    /// Whether it may be repeated after a 429.
+    waits: bool,
+    began: Moment,
+}
+
+/// What authorised one attempt.
+#[derive(Debug)]
+pub(crate) enum Credential {
+    Token(KeptToken),
+    Partner,
+}
+
+/// How attempts of one call are sent.
+pub(crate) trait Wire: Send {
+    type Answer: Send;
+    type Error: Send;
+
+    /// Whether there is another copy of the request.
+    fn can_repeat(&self) -> bool;
+
+    /// Sends the request, with what authorises it.
+    fn send(
+        &mut self,
+        authorise: impl FnOnce(&mut HeaderMap) + Send,
+    ) -> impl Future<Output = Result<Self::Answer, Self::Error>> + Send;
+
+    fn status(answer: &Self::Answer) -> StatusCode;
+
+    fn headers(answer: &Self::Answer) -> &HeaderMap;
+
+    /// Whether it was the API that answered, and not some other server on the way.
+    fn is_of_api(&self, answer: &Self::Answer) -> bool;
+
+    /// What a caller is told who gets no answer for want of a token.
+    fn failed(error: Error) -> Self::Error;
+}
+
+impl Call {
+    pub(crate) async fn credential(&self) -> Result<Credential, Error> {
+        match &self.who {
+            Who::User(user) => Ok(Credential::Token(user.token().await?.keep())),
+            _ => Ok(Credential::Partner),
+        }
+    }
+
+    /// The credential, where nobody has to wait for it.
+    #[cfg(feature = "tower")]
+    pub(crate) fn credential_at_once(&self) -> Option<Credential> {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(self.credential()).poll(&mut context) {
+            Poll::Ready(credential) => credential.ok(),
+            Poll::Pending => None,
+        }
+    }
+
+    pub(crate) fn authorise(&self, credential: &Credential, headers: &mut HeaderMap) {
+        match (credential, &self.who) {
+            (Credential::Token(token), _) => {
+                headers.insert(AUTHORIZATION, token.authorization_header());
+            }
+            (Credential::Partner, Who::Partner(user)) => user.authorise(headers),
+            (Credential::Partner, _) => {}
+        }
+    }
+
+    /// Whether an answer of this status is not simply handed to the caller.
+    #[cfg(feature = "tower")]
+    pub(crate) fn judges(status: StatusCode) -> bool {
+        matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
+    }
+
+    fn refused(&self, credential: &Credential) {
+        if let (Credential::Token(token), Who::User(user)) = (credential, &self.who) {
+            user.refused(token);
+        }
+    }
+
+    /// Makes the whole call.
+    pub(crate) async fn make<W: Wire>(self, mut wire: W) -> Result<W::Answer, W::Error> {
+        let credential = self.credential().await.map_err(W::failed)?;
+        let answer = wire.send(|headers| self.authorise(&credential, headers)).await?;
+        self.finish(wire, credential, answer).await
+    }
+
+    /// Goes on from the first answer to the one that the caller gets.
+    ///
+    /// A token that was refused is replaced, and the call repeated with its successor, once. Where
+    /// there is none to be had, or the call cannot be repeated, the caller gets the 401; the user's
+    /// next call says what is wrong, or has the new token.
+    pub(crate) async fn finish<W: Wire>(
+        self,
+        mut wire: W,
+        mut credential: Credential,
+        mut answer: W::Answer,
+    ) -> Result<W::Answer, W::Error> {
+        let clock = &self.rules.clock;
+        // Of a pause that is asked for, all grants make the same.
+        let mut attempts = Attempts::new(&self.rules.retry, RequestType::ClientCredentials, None);
+        let mut is_renewed = matches!(credential, Credential::Partner);
+        loop {
+            attempts.begin(clock.now().since(self.began));
+            match W::status(&answer) {
+                StatusCode::UNAUTHORIZED if wire.is_of_api(&answer) => {
+                    self.refused(&credential);
+                    if is_renewed || !wire.can_repeat() {
+                        return Ok(answer);
+                    }
+                    is_renewed = true;
+                    let Ok(newer) = self.credential().await else {
+                        return Ok(answer);
+                    };
+                    credential = newer;
+                }
+                StatusCode::TOO_MANY_REQUESTS if self.waits && wire.can_repeat() => {
+                    let now = clock.now();
+                    let pause = retry_after(W::headers(&answer), now.wall());
+                    let again = attempts.again(Cause::Throttled(pause), now.since(self.began));
+                    let Some(pause) = again else {
+                        return Ok(answer);
+                    };
+                    // Its connection is of use to others meanwhile.
+                    drop(answer);
+                    clock.sleep(pause).await;
+                    // The token may have been replaced by then.
+                    credential = self.credential().await.map_err(W::failed)?;
+                }
+                _ => return Ok(answer),
+            }
+            answer = wire.send(|headers| self.authorise(&credential, headers)).await?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn rules(home: &str) -> Rules {
+        Rules::new(&home.parse().unwrap(), SharedClock::new(SystemClock))
+    }
+
+    #[test]
+    fn a_token_travels_to_its_origins_only() {
+        let policy = CallPolicy::default().origin("http://[::1]:81/x");
+        let rules = rules("https://api.example.com/rest/v4/auth/token").judged(policy).unwrap();
+        for (url, admitted) in [
+            ("https://api.example.com/rest/v4/me?x=1", true),
+            ("https://api.example.com:443/", true),
+            ("https://API.example.com/", true),
+            ("http://[::1]:81/", true),
+            ("http://api.example.com/", false),
+            ("http://api.example.com:443/", false),
+            ("https://api.example.com:444/", false),
+            ("https://api.example.com.evil.example/", false),
+            ("https://api.example.com@evil.example/", false),
+            ("https://evil.example/api.example.com", false),
+            ("https://example.com/", false),
+            ("http://[::1]/", false),
+        ] {
+            #[cfg(feature = "middleware")]
+            assert_eq!(rules.admits_url(&url.parse().unwrap()), admitted, "{url}");
+            #[cfg(feature = "tower")]
+            assert_eq!(rules.admits_uri(&url.parse().unwrap()), admitted, "{url}");
+        }
+        #[cfg(feature = "tower")]
+        assert!(!rules.admits_uri(&"/rest/v4/me".parse().unwrap()), "nobody knows whose path");
+    }
+
+    #[test]
+    fn a_policy_that_could_leak_or_never_send_is_refused_by_name() {
+        let rules = rules("https://api.example.com/");
+        let never = RetryPolicy::default().max_attempts(0);
+        for (policy, name) in [
+            (CallPolicy::default().origin("http://api.example.com"), "origin"),
+            (CallPolicy::default().origin("api.example.com"), "origin"),
+            (CallPolicy::default().retry(never), "max_attempts"),
+        ] {
+            assert!(rules.judged(policy).unwrap_err().to_string().contains(name));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Calls by `reqwest`: a middleware that authorises them.
+
+use std::sync::Arc;
+
+use http::{Extensions, HeaderMap, StatusCode};
+use reqwest::{Request, Response, redirect};
+use reqwest_middleware::{ClientBuilder, Middleware, Next};
+use url::Origin;
+
+use crate::edge::{CallPolicy, Edge, Rules, Wire};
+use crate::error::Error;
+use crate::manager::{TokenManager, UserHandle};
+use crate::partner::{Partner, PartnerUser};
+
+/// A `reqwest` client whose calls carry a user's token: [`UserHandle::middleware`],
+/// [`TokenManager::middleware`].
+///
+/// * A call to the provider's origin, or to another one of the [`CallPolicy`], gets the token, in a
+///   header that is marked sensitive. An `Authorization` that the call has already is left alone.
+/// * When the API answers 401, the manager learns which token was refused, and the call is sent once
+///   more with the newer or refreshed one, if its body can be sent again. Else the 401 is returned,
+///   and the token renewed for the next call.
+/// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
+/// * A redirect within the origin is followed. One that leads elsewhere is handed to the caller as it
+///   came.
+///
+/// Bodies that stream are not buffered, and so are sent once. Dropping a call cancels no refresh.
+///
+/// Without a token a call fails before it is sent. The cause is this crate's: `error.downcast_ref`
+/// on what [`reqwest_middleware::Error::Middleware`] holds.
+///
+/// ```
+/// use hurdlr_oauth2::store::MemoryStore;
+/// use hurdlr_oauth2::testing::FakeHurdlr;
+/// use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, reqwest};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let fake = FakeHurdlr::start().await?;
+/// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+///     .environment(fake.base_url())
+///     .build()?;
+/// let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+///
+/// let customer = manager.enterprise_user(&UserId::new("customer-4711")?);
+/// let api = customer.middleware().client(reqwest::Client::builder())?.build();
+/// let answer = api.get(fake.resource_url()).send().await?;
+/// assert_eq!(answer.status(), 200);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "it does nothing until a client is made with it"]
+#[derive(Clone, Debug)]
+pub struct TokenMiddleware {
+    edge: Edge,
+}
+
+impl UserHandle {
+    /// Calls by `reqwest` that are made for this user (feature `middleware`).
+    pub fn middleware(&self) -> TokenMiddleware {
+        TokenMiddleware { edge: Edge::of_user(self) }
+    }
+}
+
+impl TokenManager {
+    /// Calls by `reqwest` for many users with one client (feature `middleware`): each call has its
+    /// [`UserHandle`] as an extension. Without one, a call that would be
+    /// authorised fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::store::MemoryStore;
+    /// # use hurdlr_oauth2::testing::FakeHurdlr;
+    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, reqwest};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let fake = FakeHurdlr::start().await?;
+    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    /// #     .environment(fake.base_url())
+    /// #     .build()?;
+    /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    /// let api = manager.middleware().client(reqwest::Client::builder())?.build();
+    /// for id in ["ann", "bob"] {
+    ///     let user = manager.enterprise_user(&UserId::new(id)?);
+    ///     let answer = api.get(fake.resource_url()).with_extension(user).send().await?;
+    ///     assert!(answer.text().await?.contains(id));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn middleware(&self) -> TokenMiddleware {
+        TokenMiddleware { edge: Edge::of_each_call(self.hurdlr()) }
+    }
+}
+
+impl Partner {
+    /// Partner-level calls by `reqwest` of many users (feature `middleware`): each call
+    /// has its [`UserId`](crate::UserId) as an extension. Without one it fails with
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
+    pub fn middleware(&self) -> TokenMiddleware {
+        TokenMiddleware { edge: self.edge() }
+    }
+}
+
+impl PartnerUser {
+    /// Partner-level calls by `reqwest` that are made for this user (feature `middleware`).
+    pub fn middleware(&self) -> TokenMiddleware {
+        TokenMiddleware { edge: self.edge() }
+    }
+}
+
+impl TokenMiddleware {
+    /// Which calls are authorised, and what is done about a 429; an
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names what cannot be used.
+    pub fn policy(self, policy: CallPolicy) -> Result<Self, Error> {
+        Ok(Self { edge: self.edge.with_policy(policy)? })
+    }
+
+    /// A client with this middleware, to which others can be added: those see each attempt.
+    ///
+    /// The client is made here because its redirect policy is part of the promise. `reqwest` takes
+    /// the token off when it follows a redirect to another origin, and puts it on again when that
+    /// one redirects to itself. So whatever policy the builder has is replaced: calls that are
+    /// authorised are followed within their origin only, all others as `reqwest` does it.
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where `reqwest` cannot build the client.
+    pub fn client(self, client: reqwest::ClientBuilder) -> Result<ClientBuilder, Error> {
+        let client = client.redirect(redirects(Arc::clone(&self.edge.rules))).build();
+        let client = client.map_err(|source| {
+            Error::config("the HTTP client cannot be built").caused_by(source.without_url())
+        })?;
+        Ok(ClientBuilder::new(client).with(Authorised { edge: self.edge }))
+    }
+}
+
+fn redirects(rules: Arc<Rules>) -> redirect::Policy {
+    let usual = redirect::Policy::default();
+    redirect::Policy::custom(move |attempt| match attempt.previous().first() {
+        Some(first) if rules.admits_url(first) && first.origin() != attempt.url().origin() => {
+            attempt.stop()
+        }
+        _ => usual.redirect(attempt),
+    })
+}
+
+/// The middleware itself. Nobody else has it, since any other client might follow a redirect with
+/// the token.
+struct Authorised {
+    edge: Edge,
+}
+
+#[async_trait::async_trait]
+impl Middleware for Authorised {
+    async fn handle(
+        &self,
+        request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let call = if self.edge.rules.admits_url(request.url()) {
+            self.edge.begin(request.method(), request.headers(), extensions).map_err(failed)?
+        } else {
+            None
+        };
+        let Some(call) = call else {
+            return next.run(request, extensions).await;
+        };
+        let origin = request.url().origin();
+        call.make(Chain { origin, request: Some(request), extensions, next }).await
+    }
+}
+
+fn failed(error: Error) -> reqwest_middleware::Error {
+    reqwest_middleware::Error::middleware(error)
+}
+
+/// The rest of the middlewares, and the request for as long as it can be sent.
+struct Chain<'a> {
+    origin: Origin,
+    request: Option<Request>,
+    extensions: &'a mut Extensions,
+    next: Next<'a>,
+}
+
+impl Wire for Chain<'_> {
+    type Answer = Response;
+    type Error = reqwest_middleware::Error;
+
+    fn can_repeat(&self) -> bool {
+        self.request.is_some()
+    }
+
+    async fn send(
+        &mut self,
+        authorise: impl FnOnce(&mut HeaderMap) + Send,
+    ) -> reqwest_middleware::Result<Response> {
+        let Some(mut request) = self.request.take() else {
+            return Err(failed(Error::config("the call cannot be sent again")));
+        };
+        self.request = request.try_clone();
+        authorise(request.headers_mut());
+        self.next.clone().run(request, self.extensions).await
+    }
+
+    fn status(answer: &Response) -> StatusCode {
+        answer.status()
+    }
+
+    fn headers(answer: &Response) -> &HeaderMap {
+        answer.headers()
+    }
+
+    fn is_of_api(&self, answer: &Response) -> bool {
+        answer.url().origin() == self.origin
+    }
+
+    fn failed(error: Error) -> reqwest_middleware::Error {
+        failed(error)
+    }
+}

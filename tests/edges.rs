@@ -1,0 +1,932 @@
+//! Both edges keep the same promises, on one table of cases and against real servers.
+
+#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
+
+#[path = "support/site.rs"]
+mod site;
+mod support;
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use hurdlr_oauth2::manager::{Change, UserHandle};
+use hurdlr_oauth2::reqwest_middleware::{self, ClientBuilder, ClientWithMiddleware, Next};
+use hurdlr_oauth2::store::MemoryStore;
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault, Gate, TurnedClock};
+use hurdlr_oauth2::{
+    CallPolicy, Clock, Error, ErrorKind, Moment, Partner, Token, TokenLayer, TokenManager,
+    TokenMiddleware, UserId, reqwest,
+};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use site::{HOUR, SECOND, Site, access};
+use support::{RawServer, Reply, everything_said};
+use tokio::sync::Barrier;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, Service, ServiceExt};
+use tower_http::follow_redirect::FollowRedirectLayer;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+const SHORT: Duration = Duration::from_secs(30);
+const HEADERS: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+
+/// A clock on which short waits are over at once. It remembers them.
+#[derive(Clone, Debug)]
+struct Hasty {
+    clock: TurnedClock,
+    waits: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl Clock for Hasty {
+    fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        if duration > SHORT {
+            return self.clock.sleep(duration);
+        }
+        self.waits.lock().unwrap().push(duration);
+        self.clock.turn(duration);
+        Box::pin(tokio::task::yield_now())
+    }
+}
+
+/// A user with a token that is two minutes old, and what is needed to look at it.
+struct Stage {
+    site: Site,
+    clock: Hasty,
+    manager: TokenManager,
+    user: UserHandle,
+    old: String,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let site = Site::new();
+        let clock = Hasty { clock: site.clock.clone(), waits: Arc::default() };
+        let manager = TokenManager::builder(site.hurdlr_by(clock.clone()), site.store.clone());
+        let (manager, ann) = (manager.build().unwrap(), UserId::new("ann").unwrap());
+        manager.adopt(&ann, site.login(&ann).await).await.unwrap();
+        site.turn(120 * SECOND);
+        site.fake.clear_requests();
+        let user = manager.user(&ann);
+        let old = access(&user.token().await.unwrap());
+        Self { site, clock, manager, user, old }
+    }
+
+    /// How long was waited for what is no refresh.
+    fn waits(&self) -> Vec<Duration> {
+        self.clock.waits.lock().unwrap().clone()
+    }
+}
+
+/// A body that can be sent again, or cannot, and counts how often it is read.
+#[derive(Debug, Default)]
+struct TestBody {
+    content: Full<Bytes>,
+    is_single: bool,
+    reads: Arc<AtomicUsize>,
+}
+
+impl TestBody {
+    fn of(content: Content) -> Self {
+        match content {
+            Content::None => Self::default(),
+            Content::Whole => Self { content: Full::from("content"), ..Self::default() },
+            Content::Single => {
+                Self { content: Full::from("content"), is_single: true, ..Self::default() }
+            }
+        }
+    }
+
+    fn copy(&self) -> Option<Self> {
+        let copy =
+            || Self { content: self.content.clone(), is_single: false, reads: Arc::default() };
+        (!self.is_single).then(copy)
+    }
+}
+
+impl Body for TestBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.content).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    None,
+    Whole,
+    Single,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Middleware,
+    Layer,
+}
+
+const KINDS: [Kind; 2] = [Kind::Middleware, Kind::Layer];
+
+/// What the tests call the API by.
+#[derive(Clone)]
+enum Edge {
+    Middleware(ClientWithMiddleware),
+    Layer(BoxCloneSyncService<Request<TestBody>, Response<String>, BoxError>),
+}
+
+impl Kind {
+    fn of_user(self, user: &UserHandle, policy: CallPolicy) -> Edge {
+        match self {
+            Self::Middleware => by_middleware(user.middleware(), policy),
+            Self::Layer => by_layer(user.layer(), policy),
+        }
+    }
+
+    fn of_manager(self, manager: &TokenManager, policy: CallPolicy) -> Edge {
+        match self {
+            Self::Middleware => by_middleware(manager.middleware(), policy),
+            Self::Layer => by_layer(manager.layer(), policy),
+        }
+    }
+}
+
+fn by_middleware(middleware: TokenMiddleware, policy: CallPolicy) -> Edge {
+    let middleware = middleware.policy(policy).unwrap();
+    Edge::Middleware(middleware.client(reqwest::Client::builder()).unwrap().build())
+}
+
+/// As a client would be built: redirects are followed around the layer.
+fn by_layer(layer: TokenLayer, policy: CallPolicy) -> Edge {
+    let layer = layer.policy(policy).unwrap().copy_body(TestBody::copy);
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let service = FollowRedirectLayer::new().layer(layer.layer(client));
+    Edge::Layer(BoxCloneSyncService::new(service.and_then(async |answer: Response<_>| {
+        let (parts, body) = answer.into_parts();
+        let bytes = BodyExt::collect(body).await?.to_bytes();
+        Ok(Response::from_parts(parts, String::from_utf8(bytes.to_vec())?))
+    })))
+}
+
+impl Edge {
+    /// Fails with what of this crate kept the call from being sent.
+    async fn send(self, mut request: Request<TestBody>) -> Result<Response<String>, Error> {
+        match self {
+            Self::Middleware(client) => {
+                let (parts, body) = request.into_parts();
+                let url = parts.uri.to_string();
+                let mut call = client.request(parts.method, url).headers(parts.headers);
+                if let Some(user) = parts.extensions.get::<UserHandle>() {
+                    call = call.with_extension(user.clone());
+                }
+                if let Some(id) = parts.extensions.get::<UserId>() {
+                    call = call.with_extension(id.clone());
+                }
+                if body.is_single {
+                    call = call.body(reqwest::Body::wrap(body));
+                } else if !body.is_end_stream() {
+                    call = call.body("content");
+                }
+                match call.send().await {
+                    Ok(answer) => {
+                        let mut response = Response::new(String::new());
+                        *response.status_mut() = answer.status();
+                        *response.headers_mut() = answer.headers().clone();
+                        *response.body_mut() = answer.text().await.unwrap();
+                        Ok(response)
+                    }
+                    Err(reqwest_middleware::Error::Middleware(error)) => {
+                        Err(error.downcast_ref::<Error>().unwrap().clone())
+                    }
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            Self::Layer(service) => {
+                *request.version_mut() = http::Version::HTTP_11;
+                let answer = service.oneshot(request).await;
+                answer.map_err(|error| error.downcast_ref::<Error>().unwrap().clone())
+            }
+        }
+    }
+
+    async fn call(&self, method: Method, url: &str, content: Content) -> u16 {
+        let request = Request::builder().method(method).uri(url);
+        let request = request.body(TestBody::of(content)).unwrap();
+        self.clone().send(request).await.unwrap().status().as_u16()
+    }
+
+    async fn get(&self, url: &str) -> u16 {
+        self.call(Method::GET, url, Content::None).await
+    }
+}
+
+/// The tokens of the requests that a server got, in order.
+fn bearers(server: &RawServer) -> Vec<String> {
+    server.requests().iter().map(|request| header(request, "authorization: ")).collect()
+}
+
+fn header(request: &str, name: &str) -> String {
+    let line = request.lines().find(|line| line.to_ascii_lowercase().starts_with(name));
+    line.map(|line| line[name.len()..].to_owned()).unwrap_or_default()
+}
+
+fn answer(status: u16) -> Reply {
+    Reply::answer(status, HEADERS, "answer")
+}
+
+fn limited(retry_after: &str) -> Reply {
+    Reply::answer(429, &format!("{HEADERS}{retry_after}"), "later")
+}
+
+/// What the calls of the table differ in, and what becomes of them.
+struct Case {
+    name: &'static str,
+    method: Method,
+    content: Content,
+    every_method: bool,
+    replies: Vec<Reply>,
+    status: u16,
+    /// By which token each attempt was authorised.
+    sent: &'static [Which],
+    /// The waits after a 429, in seconds; none where backoff says how long.
+    waits: Option<&'static [u64]>,
+    refreshes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Old,
+    New,
+}
+use Which::{New, Old};
+
+fn table() -> Vec<Case> {
+    let case = |name, method, content, replies: &[Reply], status, sent| Case {
+        name,
+        method,
+        content,
+        every_method: false,
+        replies: replies.to_vec(),
+        status,
+        sent,
+        waits: Some(&[]),
+        refreshes: u64::from(replies.iter().any(|reply| is(reply, 401))),
+    };
+    let (get, post, put) = (Method::GET, Method::POST, Method::PUT);
+    let (fine, refused) = (answer(200), answer(401));
+    let seven = limited("Retry-After: 7\r\n");
+    let date = limited("Retry-After: Sun, 06 Nov 1994 08:49:44 GMT\r\n");
+    let [nothing, whole, single] = [Content::None, Content::Whole, Content::Single];
+    vec![
+        case("success", get.clone(), nothing, &[fine.clone()], 200, &[Old]),
+        case(
+            "a refused token is replaced",
+            get.clone(),
+            nothing,
+            &[refused.clone(), fine.clone()],
+            200,
+            &[Old, New],
+        ),
+        case(
+            "with a body that can be sent again",
+            post.clone(),
+            whole,
+            &[refused.clone(), fine.clone()],
+            200,
+            &[Old, New],
+        ),
+        case(
+            "a body that cannot be is not sent twice",
+            post.clone(),
+            single,
+            &[refused.clone(), fine.clone()],
+            401,
+            &[Old],
+        ),
+        case(
+            "refused again",
+            get.clone(),
+            nothing,
+            &[refused.clone(), refused.clone()],
+            401,
+            &[Old, New],
+        ),
+        case("other refusals are the caller's", get.clone(), nothing, &[answer(403)], 403, &[Old]),
+        case("failures are the caller's", get.clone(), nothing, &[answer(503)], 503, &[Old]),
+        Case {
+            waits: Some(&[7]),
+            ..case(
+                "a pause in seconds",
+                get.clone(),
+                nothing,
+                &[seven.clone(), fine.clone()],
+                200,
+                &[Old, Old],
+            )
+        },
+        Case {
+            waits: Some(&[7]),
+            ..case("a pause as a date", put.clone(), whole, &[date, fine.clone()], 200, &[Old, Old])
+        },
+        Case {
+            waits: None,
+            ..case(
+                "a pause of no length",
+                get.clone(),
+                nothing,
+                &[limited(""), fine.clone()],
+                200,
+                &[Old, Old],
+            )
+        },
+        Case {
+            waits: Some(&[7, 7, 7]),
+            ..case(
+                "no end of pauses",
+                get.clone(),
+                nothing,
+                &[seven.clone()],
+                429,
+                &[Old, Old, Old, Old],
+            )
+        },
+        case(
+            "a pause that is too long",
+            get.clone(),
+            nothing,
+            &[limited("Retry-After: 61\r\n"), fine.clone()],
+            429,
+            &[Old],
+        ),
+        case(
+            "a pause before what may have had effect",
+            post.clone(),
+            whole,
+            &[seven.clone(), fine.clone()],
+            429,
+            &[Old],
+        ),
+        Case {
+            waits: Some(&[7]),
+            every_method: true,
+            ..case(
+                "the same, as configured",
+                post.clone(),
+                whole,
+                &[seven.clone(), fine.clone()],
+                200,
+                &[Old, Old],
+            )
+        },
+        Case {
+            every_method: true,
+            ..case(
+                "a pause before what cannot be repeated",
+                post,
+                single,
+                &[seven.clone(), fine.clone()],
+                429,
+                &[Old],
+            )
+        },
+        Case {
+            waits: Some(&[7]),
+            ..case(
+                "refused, then paused",
+                get,
+                nothing,
+                &[refused, seven, fine],
+                200,
+                &[Old, New, New],
+            )
+        },
+    ]
+}
+
+fn is(reply: &Reply, status: u16) -> bool {
+    matches!(reply, Reply::Bytes(bytes) if bytes.starts_with(format!("HTTP/1.1 {status}").as_bytes()))
+}
+
+#[tokio::test]
+async fn both_edges_pass_one_table_of_cases() {
+    for kind in KINDS {
+        for case in table() {
+            let name = format!("{kind:?}: {}", case.name);
+            let stage = Stage::new().await;
+            let api = RawServer::replying(case.replies).await;
+            let policy =
+                CallPolicy::default().origin(api.base_url()).repeat_every_method(case.every_method);
+            let edge = kind.of_user(&stage.user, policy);
+
+            // A token is refreshed in the background too, where nobody waits for it.
+            let mut changes = stage.user.subscribe();
+            let status = edge.call(case.method, &api.base_url(), case.content).await;
+            if case.refreshes > 0 {
+                assert_eq!(changes.next().await, Change::Token, "{name}");
+            }
+            let waits = stage.waits();
+            assert_eq!(status, case.status, "{name}");
+            let sent = bearers(&api);
+            let old = format!("Bearer {}", stage.old);
+            let which: Vec<_> =
+                sent.iter().map(|sent| if *sent == old { Old } else { New }).collect();
+            assert_eq!(which, case.sent, "{name}");
+            assert!(sent.iter().all(|sent| sent.starts_with("Bearer ")), "{name}");
+            let requests = api.requests();
+            assert!(
+                requests.iter().all(|request| request.ends_with(case.content.text())),
+                "{name}"
+            );
+            assert_eq!(stage.site.refreshes(), case.refreshes, "{name}");
+            match case.waits {
+                Some(expected) => {
+                    let expected: Vec<_> =
+                        expected.iter().map(|s| Duration::from_secs(*s)).collect();
+                    assert_eq!(waits, expected, "{name}");
+                }
+                None => assert!(waits.len() == 1 && waits[0] < SECOND, "{name}: {waits:?}"),
+            }
+        }
+    }
+}
+
+impl Content {
+    fn text(self) -> &'static str {
+        match self {
+            Self::None => "\r\n\r\n",
+            Self::Whole | Self::Single => "content",
+        }
+    }
+}
+
+/// A login of the embedded provider behind real sockets, who takes its token for expired soon.
+async fn by_sockets() -> (FakeHurdlr, TurnedClock, TokenManager, UserHandle) {
+    let (fake, clock) =
+        (FakeHurdlr::builder().token_life(HOUR).start().await.unwrap(), TurnedClock::new());
+    let hurdlr = support::of(&fake).clock(clock.clone()).build().unwrap();
+    let manager = TokenManager::builder(hurdlr, MemoryStore::with_clock(clock.clone()));
+    let (manager, ann) = (manager.build().unwrap(), UserId::new("ann").unwrap());
+    let hurdlr = manager.hurdlr();
+    let (url, pending) = hurdlr.begin_login().unwrap();
+    let callback = fake.consent(&url, "ann").await.unwrap();
+    let token: Token = hurdlr.complete_login(pending, &callback).await.unwrap();
+    manager.adopt(&ann, token).await.unwrap();
+    fake.clear_requests();
+    // The provider believes that the token is over, and we do not.
+    fake.turn_clock(HOUR);
+    clock.turn(120 * SECOND);
+    let user = manager.user(&ann);
+    (fake, clock, manager, user)
+}
+
+/// An API that has so many calls wait for each other before it refuses them all, by the token of the
+/// first; the others it answers.
+async fn refusing_all_at_once(calls: usize, old: &str) -> String {
+    let (barrier, refused) = (Arc::new(Barrier::new(calls)), format!("Bearer {old}"));
+    let api = axum::Router::new().fallback(move |headers: http::HeaderMap| {
+        let (barrier, refused) = (Arc::clone(&barrier), refused.clone());
+        async move {
+            if headers[AUTHORIZATION] != refused {
+                return http::StatusCode::OK;
+            }
+            barrier.wait().await;
+            http::StatusCode::UNAUTHORIZED
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, api).await });
+    url
+}
+
+#[tokio::test]
+async fn a_token_refused_once_is_refreshed_once_by_1000_concurrent_calls_that_all_got_401() {
+    const CALLS: usize = 1_000;
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let url = refusing_all_at_once(CALLS, &stage.old).await;
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(&url));
+        let calls: Vec<_> = (0..CALLS)
+            .map(|_| {
+                let (edge, url) = (edge.clone(), url.clone());
+                tokio::spawn(async move { edge.get(&url).await })
+            })
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), 200, "{kind:?}");
+        }
+        assert_eq!(stage.site.refreshes(), 1, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_cancels_no_refresh() {
+    for kind in KINDS {
+        let (fake, _, _manager, user) = by_sockets().await;
+        let edge = kind.of_user(&user, CallPolicy::default());
+        let (gate, mut changes) = (Gate::closed(), user.subscribe());
+        fake.fault_next(Fault::Hold(gate.clone()));
+        let (dropped, url) = (edge.clone(), fake.resource_url().to_string());
+        let call = tokio::spawn({
+            let url = url.clone();
+            async move { dropped.get(&url).await }
+        });
+        fake.arrived(1).await;
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+        gate.open();
+        assert_eq!(changes.next().await, Change::Token, "{kind:?}");
+        assert_eq!(edge.get(&url).await, 200, "{kind:?}");
+        assert_eq!(fake.count().grant("refresh_token"), 1, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let api = RawServer::replying([answer(401)]).await;
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        let mut failures = 0;
+        for _ in 0..50 {
+            let request = Request::get(api.base_url()).body(TestBody::default()).unwrap();
+            match edge.clone().send(request).await {
+                Ok(answer) => assert_eq!(answer.status(), 401),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Unavailable);
+                    failures += 1;
+                }
+            }
+        }
+        assert!(stage.site.refreshes() <= 3, "{kind:?}: {}", stage.site.refreshes());
+        assert!(failures > 40, "{kind:?}: {failures}");
+    }
+}
+
+#[tokio::test]
+async fn no_token_reaches_another_host_by_a_redirect_of_any_status() {
+    for kind in KINDS {
+        for status in [301, 302, 303, 307, 308] {
+            for method in [Method::GET, Method::POST, Method::PUT] {
+                let stage = Stage::new().await;
+                // The second hop within the other origin is where clients forget what they knew.
+                let location = "Location: /further\r\n";
+                let other =
+                    RawServer::replying([Reply::answer(status, location, ""), answer(200)]).await;
+                let port = other.port();
+                for there in
+                    [format!("http://127.0.0.1:{port}/"), format!("http://localhost:{port}/")]
+                {
+                    let location = format!("Location: {there}\r\n");
+                    let api = RawServer::replying([Reply::answer(status, &location, "")]).await;
+                    let policy = CallPolicy::default().origin(api.base_url());
+                    let edge = kind.of_user(&stage.user, policy);
+                    edge.call(method.clone(), &api.base_url(), Content::Whole).await;
+                    assert_eq!(bearers(&api), [format!("Bearer {}", stage.old)]);
+                }
+                let leaked = bearers(&other).into_iter().any(|header| !header.is_empty());
+                assert!(!leaked, "{kind:?} {method} {status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_stays_on_its_scheme_host_and_port() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let api = RawServer::replying([answer(401)]).await;
+        let origin = format!("http://localhost:{}", api.port());
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(origin));
+        // The same server by another name, and no token for it: its 401 means nothing.
+        assert_eq!(edge.get(&api.base_url()).await, 401);
+        assert_eq!(bearers(&api), [""], "{kind:?}");
+        assert_eq!(access(&stage.user.token().await.unwrap()), stage.old, "{kind:?}");
+        assert_eq!(stage.site.refreshes(), 0, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_within_the_origin_is_followed_with_the_token() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let api =
+            RawServer::replying([Reply::answer(302, "Location: /there\r\n", ""), answer(200)]);
+        let api = api.await;
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        assert_eq!(edge.get(&api.base_url()).await, 200);
+        let bearer = format!("Bearer {}", stage.old);
+        assert_eq!(bearers(&api), [bearer.clone(), bearer], "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_401_whose_final_url_is_another_origin_means_nothing() {
+    struct Elsewhere(String);
+
+    #[async_trait::async_trait]
+    impl reqwest_middleware::Middleware for Elsewhere {
+        async fn handle(
+            &self,
+            mut request: reqwest::Request,
+            extensions: &mut http::Extensions,
+            next: Next<'_>,
+        ) -> reqwest_middleware::Result<reqwest::Response> {
+            *request.url_mut() = self.0.parse().unwrap();
+            request.headers_mut().remove(AUTHORIZATION);
+            next.run(request, extensions).await
+        }
+    }
+
+    let other = RawServer::replying([answer(401)]).await;
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let location = format!("Location: {}\r\n", other.base_url());
+        let api = RawServer::replying([Reply::answer(302, &location, "")]).await;
+        let policy = CallPolicy::default().origin(api.base_url());
+        let edge = match kind {
+            Kind::Layer => kind.of_user(&stage.user, policy),
+            Kind::Middleware => {
+                let Edge::Middleware(client) = kind.of_user(&stage.user, policy) else {
+                    unreachable!("that is what it makes")
+                };
+                let client = ClientBuilder::from_client(client);
+                Edge::Middleware(client.with(Elsewhere(other.base_url())).build())
+            }
+        };
+        assert_eq!(edge.get(&api.base_url()).await, 401, "{kind:?}");
+        assert_eq!(access(&stage.user.token().await.unwrap()), stage.old, "{kind:?}");
+        assert_eq!(stage.site.refreshes(), 0, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_authorization_that_the_caller_set_is_left_alone() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let api = RawServer::replying([answer(401)]).await;
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        let request = Request::get(api.base_url()).header(AUTHORIZATION, "Bearer own");
+        let answer = edge.send(request.body(TestBody::default()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 401);
+        assert_eq!(bearers(&api), ["Bearer own"], "{kind:?}");
+        assert_eq!(stage.site.refreshes(), 0, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_client_serves_many_users_and_none_without_a_name() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let bob = stage.manager.enterprise_user(&UserId::new("bob").unwrap());
+        let api = RawServer::replying([answer(200)]).await;
+        let edge = kind.of_manager(&stage.manager, CallPolicy::default().origin(api.base_url()));
+        for user in [&stage.user, &bob] {
+            let request = Request::get(api.base_url()).extension(user.clone());
+            edge.clone().send(request.body(TestBody::default()).unwrap()).await.unwrap();
+        }
+        let tokens = [stage.old.clone(), access(&bob.token().await.unwrap())];
+        assert_eq!(bearers(&api), tokens.map(|token| format!("Bearer {token}")), "{kind:?}");
+
+        let request = Request::get(api.base_url()).body(TestBody::default()).unwrap();
+        let error = edge.send(request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert_eq!(bearers(&api).len(), 2, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_a_token_is_not_sent_and_says_why() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let nobody = stage.manager.user(&UserId::new("nobody").unwrap());
+        let api = RawServer::replying([answer(200)]).await;
+        let edge = kind.of_user(&nobody, CallPolicy::default().origin(api.base_url()));
+        let request = Request::get(api.base_url()).body(TestBody::default()).unwrap();
+        let error = edge.send(request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoginRequired, "{kind:?}");
+        assert!(api.requests().is_empty(), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_reaches_the_wire_unread_and_its_token_marked() {
+    /// Looks at what passes, and answers for the API.
+    async fn look(reads: &AtomicUsize, headers: &http::HeaderMap) {
+        assert_eq!(reads.load(Ordering::SeqCst), 0, "the body was read before it was sent");
+        assert!(headers[AUTHORIZATION].is_sensitive());
+    }
+
+    struct Looking(Arc<AtomicUsize>);
+
+    #[async_trait::async_trait]
+    impl reqwest_middleware::Middleware for Looking {
+        async fn handle(
+            &self,
+            request: reqwest::Request,
+            _: &mut http::Extensions,
+            _: Next<'_>,
+        ) -> reqwest_middleware::Result<reqwest::Response> {
+            look(&self.0, request.headers()).await;
+            Ok(Response::new("looked").into())
+        }
+    }
+
+    let stage = Stage::new().await;
+    let here = stage.site.fake.base_url().to_string();
+    let body = TestBody::of(Content::Single);
+    let reads = Arc::clone(&body.reads);
+    let client = stage.user.middleware().client(reqwest::Client::builder()).unwrap();
+    let client = client.with(Looking(Arc::clone(&reads))).build();
+    let answer = client.post(&here).body(reqwest::Body::wrap(body)).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "looked");
+
+    let body = TestBody::of(Content::Single);
+    let reads = Arc::clone(&body.reads);
+    let looking = tower::service_fn(move |request: Request<TestBody>| {
+        let reads = Arc::clone(&reads);
+        async move {
+            look(&reads, request.headers()).await;
+            Ok::<_, BoxError>(Response::new("looked"))
+        }
+    });
+    let service = stage.user.layer().copy_body(TestBody::copy).layer(looking);
+    let answer = service.oneshot(Request::post(here).body(body).unwrap()).await.unwrap();
+    assert_eq!(*answer.body(), "looked");
+}
+
+/// Fails whoever calls it without having asked this very instance whether it is ready.
+struct Strict {
+    is_ready: bool,
+    statuses: Arc<Mutex<Vec<u16>>>,
+}
+
+impl Clone for Strict {
+    fn clone(&self) -> Self {
+        Self { is_ready: false, statuses: Arc::clone(&self.statuses) }
+    }
+}
+
+impl Service<Request<TestBody>> for Strict {
+    type Response = Response<()>;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<Response<()>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.is_ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<TestBody>) -> Self::Future {
+        assert!(std::mem::take(&mut self.is_ready), "called before it was ready");
+        let mut response = Response::new(());
+        *response.status_mut() = self.statuses.lock().unwrap().remove(0).try_into().unwrap();
+        std::future::ready(Ok(response))
+    }
+}
+
+#[tokio::test]
+async fn the_layer_calls_a_service_only_after_that_one_said_it_is_ready() {
+    let stage = Stage::new().await;
+    let cold = stage.manager.enterprise_user(&UserId::new("cold").unwrap());
+    for user in [&stage.user, &cold] {
+        let statuses = Arc::new(Mutex::new(vec![401, 429, 200, 200, 404]));
+        let strict = Strict { is_ready: false, statuses: Arc::clone(&statuses) };
+        let mut service = user.layer().copy_body(TestBody::copy).layer(strict);
+        for (uri, expected) in [
+            (stage.site.fake.base_url().as_str(), 200),
+            (stage.site.fake.base_url().as_str(), 200),
+            ("http://elsewhere.example/", 404),
+        ] {
+            let request = Request::get(uri).body(TestBody::default()).unwrap();
+            let answer = service.ready().await.unwrap().call(request).await.unwrap();
+            assert_eq!(answer.status(), expected);
+        }
+        assert!(statuses.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_was_told_nothing_of_bodies_repeats_empty_ones_only() {
+    let stage = Stage::new().await;
+    for (content, expected) in [("", 200), ("content", 401)] {
+        let statuses = Arc::new(Mutex::new(vec![401, 200]));
+        let answered = Arc::clone(&statuses);
+        let service = tower::service_fn(move |_: Request<Full<Bytes>>| {
+            let mut response = Response::new(());
+            *response.status_mut() = answered.lock().unwrap().remove(0).try_into().unwrap();
+            std::future::ready(Ok::<_, BoxError>(response))
+        });
+        stage.site.turn(120 * SECOND); // a young token is not refreshed at once
+        let request = Request::post(stage.site.fake.base_url().as_str());
+        let request = request.body(Full::from(content)).unwrap();
+        let answer = stage.user.layer().layer(service).oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), expected);
+    }
+}
+
+#[tokio::test]
+async fn partner_level_calls_send_basic_and_the_user_and_neither_elsewhere() {
+    let secret = "secret-marker".into();
+    let ann = UserId::new("ann").unwrap();
+    for kind in KINDS {
+        for each_call in [false, true] {
+            let other = RawServer::replying([answer(200)]).await;
+            let location = format!("Location: {}\r\n", other.base_url());
+            let replies =
+                [answer(401), limited("Retry-After: 0\r\n"), Reply::answer(307, &location, "")];
+            let api = RawServer::replying(replies).await;
+            let clock = Hasty { clock: TurnedClock::new(), waits: Arc::default() };
+            let partner =
+                Partner::new("app", &secret, &api.base_url().into()).unwrap().clock(clock);
+            let user = partner.user(&ann).unwrap();
+            let policy = CallPolicy::default();
+            let edge = match (kind, each_call) {
+                (Kind::Middleware, false) => by_middleware(user.middleware(), policy),
+                (Kind::Middleware, true) => by_middleware(partner.middleware(), policy),
+                (Kind::Layer, false) => by_layer(user.layer(), policy),
+                (Kind::Layer, true) => by_layer(partner.layer(), policy),
+            };
+            let request = || {
+                let request = Request::get(api.base_url()).extension(ann.clone());
+                request.body(TestBody::default()).unwrap()
+            };
+            // There is nothing to refresh.
+            assert_eq!(edge.clone().send(request()).await.unwrap().status(), 401);
+            assert_eq!(api.requests().len(), 1);
+            let _ = edge.send(request()).await;
+
+            let requests = api.requests();
+            assert_eq!(requests.len(), 3);
+            for request in requests {
+                assert_eq!(header(&request, "authorization: "), "Basic YXBwOnNlY3JldC1tYXJrZXI=");
+                assert_eq!(header(&request, "userid: "), "ann");
+            }
+            for request in other.requests() {
+                assert!(!request.contains("YXBwOnNlY3JldC1tYXJrZXI") && !request.contains("ann"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn credentials_and_ids_that_basic_cannot_carry_are_refused_and_not_shown() {
+    let here = "http://localhost:1".into();
+    for (id, secret) in
+        [("", "s"), ("a:b", "s"), ("a\n", "s"), ("a", ""), ("a", "secret-marker\r\n")]
+    {
+        let error = Partner::new(id, &secret.into(), &here).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(!everything_said(&error).contains("secret-marker"));
+    }
+    let partner = Partner::new("app", &"secret-marker".into(), &here).unwrap();
+    for id in [" ann", "ann ", "ännchen"] {
+        assert_eq!(partner.user(&UserId::new(id).unwrap()).unwrap_err().kind(), ErrorKind::Config);
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_the_edges_shows_a_secret() {
+    let stage = Stage::new().await;
+    let partner =
+        Partner::new("app", &"secret-marker".into(), &"http://localhost:1".into()).unwrap();
+    let user = partner.user(&UserId::new("ann").unwrap()).unwrap();
+    let service = stage.user.layer().layer(());
+    let shown = format!(
+        "{:?} {:?} {:?} {partner:?} {user:?} {:?} {:?}",
+        stage.user.middleware(),
+        stage.manager.layer(),
+        service,
+        user.layer(),
+        partner.middleware(),
+    );
+    for secret in [stage.old.as_str(), "secret-marker", "c2VjcmV0", "ann"] {
+        assert!(!shown.contains(secret), "{secret}: {shown}");
+    }
+}
