@@ -261,24 +261,10 @@ fn answer(status: u16) -> Reply {
 }
 
 fn limited(retry_after: &str) -> Reply {
-    Reply::answer(429, &format!("{HEADERS}{retry_after}"), "later")
+    Reply::answer(429, &format!("{HEADERS}Retry-After: {retry_after}\r\n"), "later")
 }
 
-/// What the calls of the table differ in, and what becomes of them.
-struct Case {
-    name: &'static str,
-    method: Method,
-    content: Content,
-    every_method: bool,
-    replies: Vec<Reply>,
-    status: u16,
-    /// By which token each attempt was authorised.
-    sent: &'static [Which],
-    /// The waits after a 429, in seconds; none where backoff says how long.
-    waits: Option<&'static [u64]>,
-    refreshes: u64,
-}
-
+/// By which token an attempt is authorised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Which {
     Old,
@@ -286,191 +272,92 @@ enum Which {
 }
 use Which::{New, Old};
 
-fn table() -> Vec<Case> {
-    let case = |name, method, content, replies: &[Reply], status, sent| Case {
-        name,
-        method,
-        content,
-        every_method: false,
-        replies: replies.to_vec(),
-        status,
-        sent,
-        waits: Some(&[]),
-        refreshes: u64::from(replies.iter().any(|reply| is(reply, 401))),
-    };
-    let (get, post, put) = (Method::GET, Method::POST, Method::PUT);
-    let (fine, refused) = (answer(200), answer(401));
-    let seven = limited("Retry-After: 7\r\n");
-    let date = limited("Retry-After: Sun, 06 Nov 1994 08:49:44 GMT\r\n");
-    let [nothing, whole, single] = [Content::None, Content::Whole, Content::Single];
-    vec![
-        case("success", get.clone(), nothing, &[fine.clone()], 200, &[Old]),
-        case(
-            "a refused token is replaced",
-            get.clone(),
-            nothing,
-            &[refused.clone(), fine.clone()],
-            200,
-            &[Old, New],
-        ),
-        case(
-            "with a body that can be sent again",
-            post.clone(),
-            whole,
-            &[refused.clone(), fine.clone()],
-            200,
-            &[Old, New],
-        ),
-        case(
-            "a body that cannot be is not sent twice",
-            post.clone(),
-            single,
-            &[refused.clone(), fine.clone()],
-            401,
-            &[Old],
-        ),
-        case(
-            "refused again",
-            get.clone(),
-            nothing,
-            &[refused.clone(), refused.clone()],
-            401,
-            &[Old, New],
-        ),
-        case("other refusals are the caller's", get.clone(), nothing, &[answer(403)], 403, &[Old]),
-        case("failures are the caller's", get.clone(), nothing, &[answer(503)], 503, &[Old]),
-        Case {
-            waits: Some(&[7]),
-            ..case(
-                "a pause in seconds",
-                get.clone(),
-                nothing,
-                &[seven.clone(), fine.clone()],
-                200,
-                &[Old, Old],
-            )
-        },
-        Case {
-            waits: Some(&[7]),
-            ..case("a pause as a date", put.clone(), whole, &[date, fine.clone()], 200, &[Old, Old])
-        },
-        Case {
-            waits: None,
-            ..case(
-                "a pause of no length",
-                get.clone(),
-                nothing,
-                &[limited(""), fine.clone()],
-                200,
-                &[Old, Old],
-            )
-        },
-        Case {
-            waits: Some(&[7, 7, 7]),
-            ..case(
-                "no end of pauses",
-                get.clone(),
-                nothing,
-                &[seven.clone()],
-                429,
-                &[Old, Old, Old, Old],
-            )
-        },
-        case(
-            "a pause that is too long",
-            get.clone(),
-            nothing,
-            &[limited("Retry-After: 61\r\n"), fine.clone()],
-            429,
-            &[Old],
-        ),
-        case(
-            "a pause before what may have had effect",
-            post.clone(),
-            whole,
-            &[seven.clone(), fine.clone()],
-            429,
-            &[Old],
-        ),
-        Case {
-            waits: Some(&[7]),
-            every_method: true,
-            ..case(
-                "the same, as configured",
-                post.clone(),
-                whole,
-                &[seven.clone(), fine.clone()],
-                200,
-                &[Old, Old],
-            )
-        },
-        Case {
-            every_method: true,
-            ..case(
-                "a pause before what cannot be repeated",
-                post,
-                single,
-                &[seven.clone(), fine.clone()],
-                429,
-                &[Old],
-            )
-        },
-        Case {
-            waits: Some(&[7]),
-            ..case(
-                "refused, then paused",
-                get,
-                nothing,
-                &[refused, seven, fine],
-                200,
-                &[Old, New, New],
-            )
-        },
-    ]
-}
+/// A wait whose length backoff decides.
+const BACKOFF: u64 = u64::MAX;
 
-fn is(reply: &Reply, status: u16) -> bool {
-    matches!(reply, Reply::Bytes(bytes) if bytes.starts_with(format!("HTTP/1.1 {status}").as_bytes()))
+/// What it is about; the method, with its body and what is configured; the answers of the API, the
+/// last of them for ever; and what becomes of that: the status, the attempts, and the waits in
+/// seconds.
+type Case =
+    (&'static str, &'static str, &'static [&'static str], u16, &'static [Which], &'static [u64]);
+
+const TABLE: &[Case] = &[
+    ("success", "GET", &["200"], 200, &[Old], &[]),
+    ("a refused token is replaced", "GET", &["401", "200"], 200, &[Old, New], &[]),
+    ("a body goes out again", "POST whole", &["401", "200"], 200, &[Old, New], &[]),
+    ("unless it cannot", "POST single", &["401", "200"], 401, &[Old], &[]),
+    ("refused again", "GET", &["401"], 401, &[Old, New], &[]),
+    ("another refusal", "GET", &["403"], 403, &[Old], &[]),
+    ("a failure", "GET", &["503"], 503, &[Old], &[]),
+    ("a pause in seconds", "GET", &["429 7", "200"], 200, &[Old, Old], &[7]),
+    (
+        "a pause as a date",
+        "PUT whole",
+        &["429 Sun, 06 Nov 1994 08:49:44 GMT", "200"],
+        200,
+        &[Old, Old],
+        &[7],
+    ),
+    ("a pause of no length", "GET", &["429", "200"], 200, &[Old, Old], &[BACKOFF]),
+    ("no end of pauses", "GET", &["429 7"], 429, &[Old, Old, Old, Old], &[7, 7, 7]),
+    ("a pause that is too long", "GET", &["429 61", "200"], 429, &[Old], &[]),
+    ("no pause for a POST", "POST whole", &["429 7", "200"], 429, &[Old], &[]),
+    ("unless configured", "POST whole always", &["429 7", "200"], 200, &[Old, Old], &[7]),
+    ("and if it can be sent", "POST single always", &["429 7", "200"], 429, &[Old], &[]),
+    ("refused, then paused", "GET", &["401", "429 7", "200"], 200, &[Old, New, New], &[7]),
+];
+
+fn scripted(reply: &str) -> Reply {
+    match reply.split_once(' ') {
+        Some(("429", retry_after)) => limited(retry_after),
+        _ => answer(reply.parse().unwrap()),
+    }
 }
 
 #[tokio::test]
 async fn both_edges_pass_one_table_of_cases() {
     for kind in KINDS {
-        for case in table() {
-            let name = format!("{kind:?}: {}", case.name);
+        for (name, call, replies, status, attempts, pauses) in TABLE {
+            let name = format!("{kind:?}: {name}");
             let stage = Stage::new().await;
-            let api = RawServer::replying(case.replies).await;
-            let policy =
-                CallPolicy::default().origin(api.base_url()).repeat_every_method(case.every_method);
+            let api =
+                RawServer::replying(replies.iter().map(|it| scripted(it)).collect::<Vec<_>>());
+            let api = api.await;
+            let policy = CallPolicy::default().origin(api.base_url());
+            let policy = policy.repeat_every_method(call.ends_with("always"));
             let edge = kind.of_user(&stage.user, policy);
+            let content = match call {
+                call if call.contains("whole") => Content::Whole,
+                call if call.contains("single") => Content::Single,
+                _ => Content::None,
+            };
+            let method = call.split(' ').next().unwrap().parse().unwrap();
 
-            // A token is refreshed in the background too, where nobody waits for it.
             let mut changes = stage.user.subscribe();
-            let status = edge.call(case.method, &api.base_url(), case.content).await;
-            if case.refreshes > 0 {
+            assert_eq!(edge.call(method, &api.base_url(), content).await, *status, "{name}");
+            let refreshes = u64::from(replies.contains(&"401"));
+            if refreshes > 0 {
+                // In the background, where nobody waits for it.
                 assert_eq!(changes.next().await, Change::Token, "{name}");
             }
-            let waits = stage.waits();
-            assert_eq!(status, case.status, "{name}");
-            let sent = bearers(&api);
+            assert_eq!(stage.site.refreshes(), refreshes, "{name}");
+
             let old = format!("Bearer {}", stage.old);
+            let sent = bearers(&api);
             let which: Vec<_> =
                 sent.iter().map(|sent| if *sent == old { Old } else { New }).collect();
-            assert_eq!(which, case.sent, "{name}");
+            assert_eq!(which, *attempts, "{name}");
             assert!(sent.iter().all(|sent| sent.starts_with("Bearer ")), "{name}");
-            let requests = api.requests();
-            assert!(
-                requests.iter().all(|request| request.ends_with(case.content.text())),
-                "{name}"
-            );
-            assert_eq!(stage.site.refreshes(), case.refreshes, "{name}");
-            match case.waits {
-                Some(expected) => {
-                    let expected: Vec<_> =
-                        expected.iter().map(|s| Duration::from_secs(*s)).collect();
-                    assert_eq!(waits, expected, "{name}");
+            let whole = api.requests().iter().all(|request| request.ends_with(content.text()));
+            assert!(whole, "{name}");
+
+            let waits = stage.waits();
+            assert_eq!(waits.len(), pauses.len(), "{name}: {waits:?}");
+            for (wait, pause) in waits.iter().zip(*pauses) {
+                match *pause {
+                    BACKOFF => assert!(*wait < SECOND, "{name}: {wait:?}"),
+                    seconds => assert_eq!(wait.as_secs(), seconds, "{name}"),
                 }
-                None => assert!(waits.len() == 1 && waits[0] < SECOND, "{name}: {waits:?}"),
             }
         }
     }
@@ -738,7 +625,7 @@ async fn a_call_without_a_token_is_not_sent_and_says_why() {
 #[tokio::test]
 async fn a_body_reaches_the_wire_unread_and_its_token_marked() {
     /// Looks at what passes, and answers for the API.
-    async fn look(reads: &AtomicUsize, headers: &http::HeaderMap) {
+    fn look(reads: &AtomicUsize, headers: &http::HeaderMap) {
         assert_eq!(reads.load(Ordering::SeqCst), 0, "the body was read before it was sent");
         assert!(headers[AUTHORIZATION].is_sensitive());
     }
@@ -753,7 +640,7 @@ async fn a_body_reaches_the_wire_unread_and_its_token_marked() {
             _: &mut http::Extensions,
             _: Next<'_>,
         ) -> reqwest_middleware::Result<reqwest::Response> {
-            look(&self.0, request.headers()).await;
+            look(&self.0, request.headers());
             Ok(Response::new("looked").into())
         }
     }
@@ -770,11 +657,8 @@ async fn a_body_reaches_the_wire_unread_and_its_token_marked() {
     let body = TestBody::of(Content::Single);
     let reads = Arc::clone(&body.reads);
     let looking = tower::service_fn(move |request: Request<TestBody>| {
-        let reads = Arc::clone(&reads);
-        async move {
-            look(&reads, request.headers()).await;
-            Ok::<_, BoxError>(Response::new("looked"))
-        }
+        look(&reads, request.headers());
+        std::future::ready(Ok::<_, BoxError>(Response::new("looked")))
     });
     let service = stage.user.layer().copy_body(TestBody::copy).layer(looking);
     let answer = service.oneshot(Request::post(here).body(body).unwrap()).await.unwrap();
@@ -859,8 +743,7 @@ async fn partner_level_calls_send_basic_and_the_user_and_neither_elsewhere() {
         for each_call in [false, true] {
             let other = RawServer::replying([answer(200)]).await;
             let location = format!("Location: {}\r\n", other.base_url());
-            let replies =
-                [answer(401), limited("Retry-After: 0\r\n"), Reply::answer(307, &location, "")];
+            let replies = [answer(401), limited("0"), Reply::answer(307, &location, "")];
             let api = RawServer::replying(replies).await;
             let clock = Hasty { clock: TurnedClock::new(), waits: Arc::default() };
             let partner =
