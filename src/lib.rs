@@ -103,7 +103,13 @@ pub use reqwest_middleware;
 pub use sqlx;
 pub use {http, oauth2, reqwest, secrecy, url};
 
-#[cfg(all(doctest, feature = "axum", feature = "sealed"))]
+#[cfg(all(
+    doctest,
+    feature = "axum",
+    feature = "middleware",
+    feature = "sealed",
+    feature = "tower"
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

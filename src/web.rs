@@ -89,7 +89,7 @@ use crate::manager::TokenManager;
 /// |---|---|
 /// | `GET /hurdlr/connect` | begins a login, and sends the browser to the provider |
 /// | `GET` of the redirect URI's path | completes it: the token is [adopted](TokenManager::adopt) |
-/// | `POST /hurdlr/disconnect` | [forgets](crate::manager::UserHandle::forget) the user; for the app's own pages alone |
+/// | `POST /hurdlr/disconnect` | [disconnects](crate::manager::UserHandle::disconnect) the user; for the app's own pages alone |
 ///
 /// All of them end with a redirect to where the app wants the user to be, or with what the app
 /// shows of a [`LoginFailure`]. Every answer has `Cache-Control: no-store` and `Referrer-Policy:

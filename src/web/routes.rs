@@ -106,8 +106,9 @@ async fn disconnect(State(site): State<Arc<Login>>, request: Request) -> Respons
         Ok(user) => user,
         Err(response) => return response,
     };
-    match site.manager.user(&user).forget().await {
-        Ok(()) => Redirect::to(return_to.as_str()).into_response(),
+    match site.manager.user(&user).disconnect().await {
+        // What waits to be revoked is seen to by the manager.
+        Ok(_) => Redirect::to(return_to.as_str()).into_response(),
         Err(error) => site.failed(error.into(), Some(user), return_to).await,
     }
 }
