@@ -23,6 +23,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hurdlr_oauth2::manager::UserHandle;
+use hurdlr_oauth2::reqwest_middleware::ClientWithMiddleware;
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::{TokenManager, UserId, reqwest};
 use hyper_util::client::legacy::Client;
@@ -60,7 +61,16 @@ async fn measure(calls: usize) -> Outcome {
         api.get(url.clone()).send().await?.error_for_status()?.bytes().await?;
         Ok(())
     };
-    let (plain, middleware) = alternate(calls, by_hand, authorised).await?;
+    let (plain, middleware) = alternate(calls, &by_hand, authorised).await?;
+
+    // What of that is the wrapper's own, with nothing in it.
+    let wrapper = ClientWithMiddleware::from(client.clone());
+    let wrapped = async || -> Outcome {
+        let call = wrapper.get(url.clone()).header(AUTHORIZATION, header.clone());
+        call.send().await?.error_for_status()?.bytes().await?;
+        Ok(())
+    };
+    let (unwrapped, wrapped) = alternate(calls, by_hand, wrapped).await?;
 
     let request = || -> Outcome<Call> { Ok(Request::get(url.as_str()).body(Empty::new())?) };
     let client = || Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
@@ -84,6 +94,7 @@ async fn measure(calls: usize) -> Outcome {
     let allocations = allocations(&user, &header, &url)?;
     if calls > 1 {
         println!("a call by reqwest takes {plain:.1} us, one by hyper {bare:.1} us");
+        println!("an empty reqwest-middleware client adds {:.3} us", wrapped - unwrapped);
         figure("edges.middleware_overhead_us", middleware - plain, "us");
         figure("edges.middleware_vs_plain", middleware / plain, "ratio");
         figure("edges.layer_vs_plain", layer / bare, "ratio");

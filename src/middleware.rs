@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Extensions, HeaderMap, StatusCode};
 use reqwest::{Request, Response, redirect};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
-use url::Origin;
+use url::Url;
 
 use crate::edge::{CallPolicy, Edge, Rules, Wire};
 use crate::error::Error;
@@ -164,8 +164,7 @@ impl Middleware for Authorised {
         let Some(call) = call else {
             return next.run(request, extensions).await;
         };
-        let origin = request.url().origin();
-        call.make(Chain { origin, request: Some(request), extensions, next }).await
+        call.make(Chain { request: Some(request), sent_to: None, extensions, next }).await
     }
 }
 
@@ -175,8 +174,9 @@ fn failed(error: Error) -> reqwest_middleware::Error {
 
 /// The rest of the middlewares, and the request for as long as it can be sent.
 struct Chain<'a> {
-    origin: Origin,
     request: Option<Request>,
+    /// Where it went, if it cannot be sent again.
+    sent_to: Option<Url>,
     extensions: &'a mut Extensions,
     next: Next<'a>,
 }
@@ -197,6 +197,9 @@ impl Wire for Chain<'_> {
             return Err(failed(Error::config("the call cannot be sent again")));
         };
         self.request = request.try_clone();
+        if self.request.is_none() {
+            self.sent_to = Some(request.url().clone());
+        }
         authorise(request.headers_mut());
         self.next.clone().run(request, self.extensions).await
     }
@@ -210,7 +213,8 @@ impl Wire for Chain<'_> {
     }
 
     fn is_of_api(&self, answer: &Response) -> bool {
-        answer.url().origin() == self.origin
+        let sent_to = self.request.as_ref().map(Request::url).or(self.sent_to.as_ref());
+        sent_to.is_some_and(|url| url.origin() == answer.url().origin())
     }
 
     fn failed(error: Error) -> reqwest_middleware::Error {
