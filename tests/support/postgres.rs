@@ -23,17 +23,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The one of this process, for tests that leave it running.
+    /// The one of this process, for tests that leave it running. Its folder goes when the process
+    /// has ended.
     pub(crate) fn shared() -> &'static Self {
-        static SHARED: LazyLock<Server> = LazyLock::new(Server::start);
+        static SHARED: LazyLock<Server> = LazyLock::new(|| {
+            let folder = folder();
+            let finally = format!("rm -r {}", folder.path().display());
+            Server::start_in(folder, &finally)
+        });
         &SHARED
     }
 
     pub(crate) fn start() -> Self {
-        Self::start_in(tempfile::tempdir().expect("a folder"))
+        Self::start_in(folder(), ":")
     }
 
-    fn start_in(folder: TempDir) -> Self {
+    /// Runs `finally` when the server has stopped.
+    fn start_in(folder: TempDir, finally: &str) -> Self {
         let binaries = binaries();
         let data = folder.path().join("data");
         if !data.exists() {
@@ -55,7 +61,8 @@ impl Server {
         let log = fs::File::create(folder.path().join("log")).expect("a log");
         // `cat` ends when the pipe does: with us, even if we are killed.
         let mut child = as_unprivileged(Path::new("/bin/sh"))
-            .args(["-c", r#""$@" <&- & cat; kill -INT $!; wait $!"#, "sh"])
+            .args(["-c", r#"finally=$1; shift; "$@" <&- & cat; kill -INT $!; wait $!; $finally"#])
+            .args(["sh", finally])
             .arg(binaries.join("postgres"))
             .arg("-D")
             .arg(&data)
@@ -113,8 +120,8 @@ impl Server {
     /// Starts again with the data that is there.
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
-        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
-        Self::start_in(folder)
+        let folder = std::mem::replace(&mut self.folder, folder());
+        Self::start_in(folder, ":")
     }
 }
 
@@ -156,6 +163,10 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
 }
 
 fn binaries() -> &'static Path {
