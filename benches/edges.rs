@@ -64,9 +64,9 @@ async fn measure(calls: usize) -> Outcome {
     let (plain, middleware) = alternate(calls, &by_hand, authorised).await?;
 
     // What of that is the wrapper's own, with nothing in it.
-    let wrapper = ClientWithMiddleware::from(client.clone());
+    let bare_client = ClientWithMiddleware::from(client.clone());
     let wrapped = async || -> Outcome {
-        let call = wrapper.get(url.clone()).header(AUTHORIZATION, header.clone());
+        let call = bare_client.get(url.clone()).header(AUTHORIZATION, header.clone());
         call.send().await?.error_for_status()?.bytes().await?;
         Ok(())
     };
