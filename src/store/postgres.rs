@@ -59,12 +59,12 @@ const PARAMETERS: [&str; 20] = [
 ///
 /// ```no_run
 /// // Not run: it needs a server.
-/// use hurdlr_oauth2::store::PostgresStore;
+/// use hurdlr_oauth2::store::{KeyRing, PostgresStore};
 ///
-/// # async fn open() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn open(keys: KeyRing) -> Result<(), Box<dyn std::error::Error>> {
 /// let store = PostgresStore::at("postgres://app@db.example.com/app?sslmode=verify-full")
 ///     .schema("auth")
-///     .open_plaintext()
+///     .open_sealed(keys) // or `open_plaintext`, where the tokens may be read
 ///     .await?;
 /// store.migrate().await?; // makes the tables, or brings them up to this release
 /// # Ok(())

@@ -38,15 +38,18 @@ const READING_CONNECTIONS: u32 = 3;
 /// not work over a network.
 ///
 /// ```
-/// use hurdlr_oauth2::store::SqliteStore;
+/// use hurdlr_oauth2::secrecy::SecretString;
+/// use hurdlr_oauth2::store::{KeyRing, SealingKey, SqliteStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("tokens.db");
 /// # let url = format!("sqlite://{}", path.display());
-/// // such as "sqlite:///var/lib/app/tokens.db"
-/// let store = SqliteStore::at(url).open_plaintext().await?;
+/// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
+/// let keys = KeyRing::new(SealingKey::from_base64(&secret)?); // from where your secrets are
+/// // The URL is such as "sqlite:///var/lib/app/tokens.db".
+/// let store = SqliteStore::at(url).open_sealed(keys).await?; // or `open_plaintext`
 /// store.migrate().await?; // makes the tables, or brings them up to this release
 /// # Ok(())
 /// # }
