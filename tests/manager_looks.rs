@@ -170,6 +170,24 @@ async fn while_the_store_fails_living_tokens_are_served_and_it_is_asked_now_and_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_panics_ends_one_look_and_not_all_that_follow() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    user.token().await.unwrap();
+    site.store
+        .plan(|call| if call == StoreCall::Read { panic!("a bug of the store") } else { None });
+    site.turn(BOUND);
+    user.token().await.unwrap();
+    settled().await;
+    site.store.recover();
+    site.manager().user(&ann()).forget().await.unwrap();
+    user.token().await.unwrap();
+    settled().await;
+    assert!(user.token_if_ready().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_and_a_removal_during_a_look_are_not_undone_by_it() {
     for login_anew in [true, false] {
         let site = Site::new();

@@ -48,6 +48,17 @@ impl Looks {
     }
 }
 
+/// Whose looks are under way. Should a store panic, the next reader begins anew.
+struct Looking<'a>(&'a Looks);
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().state = State::Idle;
+        }
+    }
+}
+
 impl Inner {
     /// Has a user who is read looked up again, together with whoever else is to be, if it is time:
     /// at half the bound, so that who is read all the time is looked up within it.
@@ -67,6 +78,7 @@ impl Inner {
     }
 
     async fn look_around(self: Arc<Self>) {
+        let _looking = Looking(&self.looks);
         let mut failures = 0;
         while let Some(users) = self.looks.next_users() {
             let Err(error) = self.look_up(&users).await else {
