@@ -34,6 +34,7 @@ struct Key(Arc<Entry>);
 struct Sought<'a>(UserKind, &'a UserId);
 
 impl Hash for Sought<'_> {
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.0 as u8).hash(state);
         self.1.hash(state);
@@ -55,6 +56,7 @@ impl PartialEq for Key {
 impl Eq for Key {}
 
 impl Equivalent<Key> for Sought<'_> {
+    #[inline]
     fn equivalent(&self, key: &Key) -> bool {
         self.0 == key.0.kind && *self.1 == key.0.subject
     }

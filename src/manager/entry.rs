@@ -1,7 +1,7 @@
 //! One user in memory: the token that is served, and what is known beside it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,12 @@ use crate::store::{UserKind, Version};
 use crate::token::Token;
 use crate::user::UserId;
 
+/// No second: nobody has looked at the token yet.
+const NOT_SEEN: i64 = i64::MIN;
+
+/// No second: the API refused the token.
+const REJECTED: i64 = i64::MAX;
+
 /// A token with all that reading it needs.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -25,10 +31,9 @@ pub(super) struct Held {
     /// None for the place holder that stands for no token.
     pub(super) version: Option<Version>,
     windows: Windows,
-    /// The API refused it.
-    rejected: AtomicBool,
-    /// The second of the day's time in which glances do.
-    glanced_at: AtomicI64,
+    /// The second of the day's time in which glances do; [`REJECTED`] for good once the API
+    /// refused it.
+    glances_in: AtomicI64,
     /// How long it had been held, in milliseconds, when the store was last known to have it.
     seen_after: AtomicU64,
 }
@@ -54,8 +59,7 @@ impl Held {
             token,
             version,
             windows,
-            rejected: AtomicBool::new(false),
-            glanced_at: AtomicI64::new(i64::MIN),
+            glances_in: AtomicI64::new(NOT_SEEN),
             seen_after: AtomicU64::new(0),
         }
     }
@@ -107,7 +111,10 @@ impl Held {
     pub(super) fn allow_glances(&self, now: Moment, look_after: Duration) {
         let no_look_for = look_after.saturating_sub(self.unseen_for(now));
         if self.due_in(now).min(no_look_for) > Duration::from_secs(1) {
-            self.glanced_at.store(now.unix_seconds(), Ordering::Relaxed);
+            let second = now.unix_seconds();
+            let _ = self.glances_in.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| {
+                (at != REJECTED).then_some(second)
+            });
         }
     }
 
@@ -115,7 +122,7 @@ impl Held {
     /// is suspended.
     #[inline]
     pub(super) fn is_fresh_at_a_glance(&self, second: i64) -> bool {
-        self.glanced_at.load(Ordering::Relaxed) == second && !self.is_rejected()
+        self.glances_in.load(Ordering::Relaxed) == second
     }
 
     /// Served, whether or not it is time to renew it.
@@ -150,7 +157,7 @@ impl Held {
 
     #[inline]
     fn is_rejected(&self) -> bool {
-        self.rejected.load(Ordering::Relaxed)
+        self.glances_in.load(Ordering::Relaxed) == REJECTED
     }
 
     fn has_same_access_token(&self, other: &Self) -> bool {
@@ -160,7 +167,7 @@ impl Held {
 
     /// Serves it no more; says whether it was served till now.
     pub(super) fn reject(&self) -> bool {
-        !self.rejected.swap(true, Ordering::Relaxed)
+        self.glances_in.swap(REJECTED, Ordering::Relaxed) != REJECTED
     }
 }
 
@@ -548,5 +555,9 @@ mod tests {
         held.allow_glances(after_ms(1_000), LONG);
         assert!(held.reject());
         assert!(!held.is_fresh_at_a_glance(after_ms(1_000).unix_seconds()));
+        // By a reader who had seen it fresh just before.
+        held.allow_glances(after_ms(1_000), LONG);
+        assert!(!held.is_fresh_at_a_glance(after_ms(1_000).unix_seconds()));
+        assert!(!held.is_served(after_ms(1_000)));
     }
 }
