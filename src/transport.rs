@@ -134,23 +134,24 @@ impl HttpClient {
 
     /// Posts `form` to `url`, of this client's origin, and waits at most `limit` for all of the
     /// answer.
-    pub(crate) async fn post(
+    pub(crate) fn post(
         &self,
         url: &Url,
         form: Form,
         limit: Duration,
-    ) -> Result<Answer, HttpError> {
-        self.send(Method::POST, url.clone(), form.headers, form.body, limit).await
+    ) -> impl Future<Output = Result<Answer, HttpError>> + Send + use<> {
+        self.send(Method::POST, url.clone(), form.headers, form.body, limit)
     }
 
-    async fn send(
+    /// The request is made at once, so that nothing of it has a place in the future.
+    fn send(
         &self,
         method: Method,
         url: Url,
         headers: HeaderMap,
         body: Zeroizing<Vec<u8>>,
         limit: Duration,
-    ) -> Result<Answer, HttpError> {
+    ) -> impl Future<Output = Result<Answer, HttpError>> + Send + use<> {
         let form = Departure::new(body, limit);
         let mut patience = Patience::new(limit, &form);
         let sending = self
@@ -161,8 +162,10 @@ impl HttpClient {
             // The app's own would throw away what the last look may find.
             .timeout(Duration::MAX)
             .send();
-        let response = patience.wait(sending).await?;
-        Ok(Answer::read(response, &mut patience).await)
+        async move {
+            let response = patience.wait(sending).await?;
+            Ok(Answer::read(response, &mut patience).await)
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! One request to the provider: its fields, its way out, and the judgement of its answer.
 
 use std::cmp::Reverse;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -160,16 +162,17 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    pub(super) async fn send(
-        &self,
-        url: &Url,
+    /// Boxed, so that what is built around it stays small: a refresh is a task of its own.
+    pub(super) fn send<'a>(
+        &'a self,
+        url: &'a Url,
         form: Form,
         limit: Duration,
-    ) -> Result<Answer, HttpError> {
+    ) -> Pin<Box<dyn Future<Output = Result<Answer, HttpError>> + Send + 'a>> {
         match self {
-            Self::Http(client) => client.post(url, form, limit).await,
+            Self::Http(client) => Box::pin(client.post(url, form, limit)),
             #[cfg(feature = "testing")]
-            Self::Given(client) => client.post(url, form, limit).await,
+            Self::Given(client) => Box::pin(client.post(url, form, limit)),
         }
     }
 }
