@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quick_cache::DefaultHashBuilder;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
@@ -29,7 +30,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Kept {
-    rows: HashMap<StoreKey, Stored>,
+    rows: HashMap<StoreKey, Stored, DefaultHashBuilder>,
     redeemed: HashMap<[u8; 32], (Moment, Duration)>,
     /// How many states are looked through for those that are over.
     redeemed_at_sweep: usize,
@@ -191,11 +192,13 @@ impl TokenStore for MemoryStore {
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         self.step(move |kept, now| {
-            if claim.expected.is_none() && !kept.rows.contains_key(key) {
-                let version = Version { incarnation: claim.incarnation, revision: 0 };
-                kept.rows.insert(key.clone(), Stored::new(version));
-            }
-            match kept.rows.get_mut(key) {
+            let stored = match claim.expected {
+                Some(_) => kept.rows.get_mut(key),
+                None => Some(kept.rows.entry(key.clone()).or_insert_with(|| {
+                    Stored::new(Version { incarnation: claim.incarnation, revision: 0 })
+                })),
+            };
+            match stored {
                 Some(stored) => {
                     Claimed { granted: stored.claim(&claim, now), row: Some(stored.row(now)) }
                 }
