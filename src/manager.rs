@@ -20,13 +20,15 @@ mod looks;
 use looks::Looks;
 mod meters;
 mod permits;
-use permits::Permits;
+use permits::{Permits, Place};
 mod policy;
 pub use policy::RefreshPolicy;
 mod refresh;
 use refresh::Unsaved;
 mod revocation;
 pub use revocation::Disconnected;
+mod running;
+use running::{Counter, Landing};
 mod warm;
 pub use warm::{Warm, Warmed};
 
@@ -45,9 +47,6 @@ use crate::login::{LOGIN_LIFETIME, PendingLogin};
 use crate::store::{Put, Realm, StoreKey, TokenStore, UserKind};
 use crate::token::Token;
 use crate::user::UserId;
-
-/// How a refresh ended.
-type Landing = Result<(), Error>;
 
 /// Keeps the tokens of many users alive: cached, refreshed once, and saved before they are used.
 ///
@@ -117,36 +116,6 @@ struct ThreadRandomness;
 impl Randomness for ThreadRandomness {
     fn next_u64(&self) -> u64 {
         fastrand::u64(..)
-    }
-}
-
-/// Counts what goes on, and tells when nothing does.
-#[derive(Debug)]
-struct Counter(watch::Sender<usize>);
-
-/// One of those counted; until it is dropped.
-#[derive(Debug)]
-struct Counted(watch::Sender<usize>);
-
-impl Counter {
-    fn new() -> Self {
-        Self(watch::Sender::new(0))
-    }
-
-    fn count_one(&self) -> Counted {
-        self.0.send_modify(|count| *count += 1);
-        Counted(self.0.clone())
-    }
-
-    async fn none_left(&self) {
-        // The sender lives in `self`, so this cannot fail.
-        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -241,7 +210,7 @@ impl TokenManagerBuilder {
             clock,
             random: self.random,
             closing: watch::Sender::new(None),
-            running: Counter::new(),
+            running: Counter::default(),
             lost: Mutex::default(),
         });
         let manager = TokenManager { users, inner };
@@ -547,17 +516,15 @@ impl Inner {
     }
 
     /// Joins the refresh under way, or starts one; an error where it is not time for one.
-    fn join(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        urgent: bool,
-    ) -> Result<watch::Receiver<Option<Landing>>, Error> {
+    fn join(self: &Arc<Self>, entry: &Arc<Entry>, urgent: bool) -> Result<Landing, Error> {
         let now = self.clock.now();
         entry.with(|troubles| {
-            let under_way = troubles.flight.as_ref().filter(|flight| !flight.is_lost());
+            // One that has come and is still here was abandoned.
+            let under_way = troubles.flight.as_mut().filter(|flight| !flight.landing.has_come());
             if let Some(flight) = under_way {
-                if urgent {
-                    self.permits.hurry(flight.ticket);
+                flight.urgent |= urgent;
+                if let Some(ticket) = flight.ticket.filter(|_| urgent) {
+                    self.permits.hurry(ticket);
                 }
                 return Ok(flight.landing.clone());
             }
@@ -571,18 +538,28 @@ impl Inner {
                 let message = "the token manager is shutting down";
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
-            let (ticket, turn) = self.permits.enter(urgent);
-            let (sender, landing) = watch::channel(None);
-            troubles.flight =
-                Some(Flight { landing: landing.clone(), ticket, sends: false, overtaken: false });
+            let (lander, landing) = Landing::expected();
+            troubles.flight = Some(Flight::new(landing.clone(), urgent));
             let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
             self.runtime.spawn(async move {
-                let landed = inner.refresh(Arc::clone(&entry), pause, turn).await;
+                let landed = inner.refresh(Arc::clone(&entry), pause).await;
                 entry.with(|troubles| troubles.flight = None);
-                sender.send_replace(Some(landed));
+                lander.land(landed);
                 drop(counted);
             });
             Ok(landing)
+        })
+    }
+
+    /// Takes the refresh under way into the queue for a permit.
+    fn queue_up(&self, entry: &Entry) -> Place {
+        entry.with(|troubles| {
+            let urgent = troubles.flight.as_ref().is_some_and(|flight| flight.urgent);
+            let (ticket, place) = self.permits.enter(urgent);
+            if let Some(flight) = &mut troubles.flight {
+                flight.ticket = Some(ticket);
+            }
+            place
         })
     }
 
@@ -609,19 +586,12 @@ impl Inner {
     }
 }
 
-impl Flight {
-    /// Whether its task is gone without an outcome: the runtime was shut down.
-    fn is_lost(&self) -> bool {
-        self.landing.has_changed().is_err() && self.landing.borrow().is_none()
-    }
-}
-
 impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenManager")
             .field("realm", &self.inner.realm)
             .field("users", &self.users)
-            .field("running", &*self.inner.running.0.borrow())
+            .field("running", &self.inner.running)
             .finish_non_exhaustive()
     }
 }

@@ -875,6 +875,23 @@ async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
     assert!(order.iter().position(|user| user == "urgent").unwrap() <= 1, "{order:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_user_whose_next_try_is_not_due_yet_takes_no_permit_from_others() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .requests_at_once(1)
+        .build()
+        .unwrap();
+    let [ann, bob] = ["ann", "bob"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
+    let young = ann.token().await.unwrap();
+    ann.refused(&young);
+    tokio::task::yield_now().await; // her refresh begins, and pauses
+    bob.token().await.unwrap();
+    ann.token().await.unwrap();
+    let order: Vec<_> = site.fake.requests().iter().map(|r| r.user().unwrap().to_owned()).collect();
+    assert_eq!(order, ["ann", "bob", "ann"]);
+}
+
 #[test]
 fn without_a_runtime_building_says_so() {
     let hurdlr = Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");

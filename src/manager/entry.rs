@@ -215,12 +215,21 @@ pub(super) struct UnsavedLogin {
 
 #[derive(Debug)]
 pub(super) struct Flight {
-    pub(super) landing: watch::Receiver<Option<Landing>>,
-    pub(super) ticket: Ticket,
+    pub(super) landing: Landing,
+    /// Its place in the queue for a permit, once it has one.
+    pub(super) ticket: Option<Ticket>,
+    /// Somebody waits for it.
+    pub(super) urgent: bool,
     /// The lease is its own: its request may have been sent.
     pub(super) sends: bool,
     /// The user came in anew or was forgotten meanwhile: what comes of it is not taken.
     pub(super) overtaken: bool,
+}
+
+impl Flight {
+    pub(super) fn new(landing: Landing, urgent: bool) -> Self {
+        Self { landing, ticket: None, urgent, sends: false, overtaken: false }
+    }
 }
 
 /// When the next attempt may begin, and what callers are told until then.
@@ -404,7 +413,7 @@ impl Entry {
     }
 
     /// The end of the refresh under way, if its request may have been sent.
-    pub(super) fn refresh_that_sends(&self) -> Option<watch::Receiver<Option<Landing>>> {
+    pub(super) fn refresh_that_sends(&self) -> Option<Landing> {
         self.with(|troubles| {
             let flight = troubles.flight.as_ref().filter(|flight| flight.sends);
             flight.map(|flight| flight.landing.clone())
@@ -417,7 +426,7 @@ impl Entry {
         if held.version.is_some() {
             held.unseen_for(now)
         } else {
-            self.with(|troubles| troubles.backoff.unseen_for(now))
+            self.lock().as_ref().map_or(Duration::ZERO, |troubles| troubles.backoff.unseen_for(now))
         }
     }
 

@@ -277,10 +277,7 @@ impl UserHandle {
         let mut outcome = Ok(());
         for _ in 0..ROUNDS {
             outcome = match self.entry.inner.join(&self.entry, true) {
-                Ok(mut landing) => match landing.wait_for(Option::is_some).await {
-                    Ok(landed) => landed.clone().unwrap_or(Ok(())),
-                    Err(_) => Err(abandoned()),
-                },
+                Ok(landing) => landing.wait().await,
                 Err(error) => Err(error),
             };
             match self.alive() {

@@ -153,10 +153,7 @@ impl TokenManager {
         // The first may only bring the token in from the store.
         for _ in 0..2 {
             let landed = match inner.join(&entry, false) {
-                Ok(mut landing) => match landing.wait_for(Option::is_some).await {
-                    Ok(landed) => landed.clone().unwrap_or(Ok(())),
-                    Err(_) => return Visit::Left, // the runtime is gone
-                },
+                Ok(landing) => landing.wait().await,
                 Err(error) => Err(error),
             };
             match landed {

@@ -26,6 +26,26 @@ pub(super) struct Ticket(u64);
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Permits>);
 
+/// Where somebody stands who wants a permit.
+#[derive(Debug)]
+pub(super) enum Place {
+    Served(Permit),
+    Queued(oneshot::Receiver<()>, Arc<Permits>),
+}
+
+impl Place {
+    pub(super) async fn served(self) -> Permit {
+        match self {
+            Self::Served(permit) => permit,
+            Self::Queued(turn, permits) => {
+                // The sender is dropped with the queue alone, and that lives as long as we do.
+                let _ = turn.await;
+                Permit(permits)
+            }
+        }
+    }
+}
+
 impl Permits {
     pub(super) fn new(permits: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Queue {
@@ -40,16 +60,20 @@ impl Permits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the queue. What comes back is to be awaited by [`acquire`](Self::acquire).
-    pub(super) fn enter(&self, urgent: bool) -> (Ticket, oneshot::Receiver<()>) {
+    /// Takes a permit, or joins the queue for one.
+    pub(super) fn enter(self: &Arc<Self>, urgent: bool) -> (Ticket, Place) {
         let mut queue = self.queue();
         let ticket = Ticket(queue.next);
         queue.next += 1;
+        // While one is free, nobody is in the queue.
+        if queue.free > 0 {
+            queue.free -= 1;
+            return (ticket, Place::Served(Permit(Arc::clone(self))));
+        }
         let (sender, turn) = oneshot::channel();
         let waiting = if urgent { &mut queue.urgent } else { &mut queue.patient };
         waiting.insert(ticket, sender);
-        queue.serve();
-        (ticket, turn)
+        (ticket, Place::Queued(turn, Arc::clone(self)))
     }
 
     /// Puts a patient one among the urgent.
@@ -58,12 +82,6 @@ impl Permits {
         if let Some(sender) = queue.patient.remove(&ticket) {
             queue.urgent.insert(ticket, sender);
         }
-    }
-
-    pub(super) async fn acquire(self: &Arc<Self>, turn: oneshot::Receiver<()>) -> Permit {
-        // The sender is dropped with the queue alone, and that lives as long as we do.
-        let _ = turn.await;
-        Permit(Arc::clone(self))
     }
 }
 
@@ -92,38 +110,37 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn is_served(place: &mut Place) -> bool {
+        match place {
+            Place::Served(_) => true,
+            Place::Queued(turn, _) => turn.try_recv().is_ok(),
+        }
+    }
+
     #[tokio::test]
     async fn who_has_callers_waiting_goes_first_and_the_hurried_keep_their_place() {
         let permits = Permits::new(1);
-        let (_, turn) = permits.enter(false);
-        let held = permits.acquire(turn).await;
+        let held = permits.enter(false).1.served().await;
         let (_, mut patient) = permits.enter(false);
-        let (hurried, mut was_patient) = permits.enter(false);
+        let (hurried, was_patient) = permits.enter(false);
         let (_, mut urgent) = permits.enter(true);
         permits.hurry(hurried);
         drop(held);
-        assert!(was_patient.try_recv().is_ok());
-        assert!(urgent.try_recv().is_err());
-        drop(permits.acquire(urgent_turn(was_patient)).await);
-        assert!(urgent.try_recv().is_ok() && patient.try_recv().is_err());
-    }
-
-    /// A turn that has come.
-    fn urgent_turn(_: oneshot::Receiver<()>) -> oneshot::Receiver<()> {
-        let (sender, turn) = oneshot::channel();
-        let _ = sender.send(());
-        turn
+        assert!(!is_served(&mut urgent) && !is_served(&mut patient));
+        let held = was_patient.served().await;
+        assert!(!is_served(&mut urgent));
+        drop(held);
+        assert!(is_served(&mut urgent) && !is_served(&mut patient));
     }
 
     #[tokio::test]
     async fn one_that_gave_up_waiting_holds_no_permit() {
         let permits = Permits::new(1);
-        let (_, turn) = permits.enter(true);
-        let held = permits.acquire(turn).await;
+        let (_, held) = permits.enter(true);
         let (_, given_up) = permits.enter(true);
         drop(given_up);
         let (_, mut next) = permits.enter(false);
         drop(held);
-        assert!(next.try_recv().is_ok());
+        assert!(is_served(&mut next));
     }
 }

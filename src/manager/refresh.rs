@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio::sync::oneshot;
 
 use super::entry::{Backoff, Entry, Held};
 use super::meters::{self, Gauged, Source};
-use super::{Change, Inner, Landing};
+use super::{Change, Inner};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind};
 use crate::store::{Claim, Put, Release, Row, StoreKey, StoredToken, UserKind, Version};
@@ -48,25 +47,33 @@ impl Inner {
         self: Arc<Self>,
         entry: Arc<Entry>,
         pause: Duration,
-        turn: oneshot::Receiver<()>,
-    ) -> Landing {
+    ) -> Result<(), Error> {
+        // A pause takes no permit from those who could use it.
         if !pause.is_zero() {
             self.clock.sleep(pause).await;
         }
-        let _permit = self.permits.acquire(turn).await;
-        // A series of unanswered attempts goes on under its lease; and one that may be ours need
-        // not end first.
-        let lease_id = entry.with(|troubles| {
+        let _permit = self.queue_up(&entry).served().await;
+        let begun = entry.with(|troubles| {
+            if troubles.is_overtaken() {
+                return None;
+            }
+            // A series of unanswered attempts goes on under its lease; and one that may be ours
+            // need not end first.
             let doubtful = troubles.doubtful_lease.take();
-            troubles.unanswered.map(|(id, _)| id).or(doubtful)
+            let lease_id = troubles.unanswered.map(|(id, _)| id).or(doubtful);
+            let unsaved_login = troubles.unsaved_login.as_ref();
+            Some((lease_id, unsaved_login.map(|login| Arc::clone(&login.held))))
         });
+        let Some((lease_id, unsaved_login)) = begun else {
+            return Ok(());
+        };
         let attempt = Attempt {
             key: self.key(entry.kind, &entry.subject),
             started: self.clock.now(),
             lease_id: lease_id.unwrap_or_else(|| self.random_id()),
             entry: Arc::clone(&entry),
         };
-        let ended = attempt.run().await;
+        let ended = attempt.run(unsaved_login).await;
         let outcome = ended.as_ref().map(|source| *source).map_err(|failure| failure.error.kind());
         meters::ended(entry.kind, outcome, self.clock.now().since(attempt.started));
         match ended {
@@ -86,13 +93,10 @@ impl Inner {
 }
 
 impl Attempt {
-    async fn run(&self) -> Result<Source, Failure> {
-        if self.entry.is_overtaken() {
-            return Ok(Source::Adopted);
-        }
-        if let Some(login) = self.entry.with(|troubles| troubles.unsaved_login.clone()) {
+    async fn run(&self, unsaved_login: Option<Arc<Held>>) -> Result<Source, Failure> {
+        if let Some(login) = unsaved_login {
             // Till then the row is that of an earlier stay, or there is none.
-            self.entry.inner.save_login(&self.key, &self.entry, &login.held).await?;
+            self.entry.inner.save_login(&self.key, &self.entry, &login).await?;
         }
         let mut held = self.entry.current.load_full();
         if held.is_fresh(self.entry.inner.clock.now()) {
@@ -273,7 +277,8 @@ impl Attempt {
                 None
             }
         };
-        inner.drop_token(&self.entry, ours, theirs.as_deref()).await;
+        // Boxed, since it happens so rarely and revokes: refreshes need not have room for it.
+        Box::pin(inner.drop_token(&self.entry, ours, theirs.as_deref())).await;
         Ok(Kept::Theirs)
     }
 
@@ -521,7 +526,7 @@ impl Inner {
             None => None,
         };
         entry.clear(gone.version, theirs.as_ref().unwrap_or(&self.vacant));
-        self.drop_token(entry, gone, theirs.as_deref()).await;
+        Box::pin(self.drop_token(entry, gone, theirs.as_deref())).await;
         Ok(())
     }
 

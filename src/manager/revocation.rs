@@ -6,8 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
-
 use super::entry::{Entry, Held};
 use super::{Inner, Landing};
 use crate::error::Error;
@@ -44,7 +42,7 @@ struct Dropped {
 /// A refresh that may bring a token after the user has left.
 enum UnderWay {
     /// In this process.
-    Here(watch::Receiver<Option<Landing>>),
+    Here(Landing),
     /// In another, for so long at the most.
     Elsewhere(Duration),
 }
@@ -96,9 +94,9 @@ impl Inner {
         }
         // What it brings nobody takes, and so it is revoked by whoever runs it.
         match under_way {
-            Some(UnderWay::Here(mut landing)) => {
+            Some(UnderWay::Here(landing)) => {
                 // An error is its end too.
-                let _ = landing.wait_for(Option::is_some).await;
+                let _ = landing.wait().await;
             }
             Some(UnderWay::Elsewhere(lease)) => self.sleep_unless_closing(lease).await,
             None => {}
