@@ -283,7 +283,7 @@ impl Call {
     pub(crate) fn authorise(&self, credential: &Credential, headers: &mut HeaderMap) {
         match (credential, &self.who) {
             (Credential::Token(token), _) => {
-                headers.insert(AUTHORIZATION, token.authorization_header());
+                headers.insert(AUTHORIZATION, token.authorization());
             }
             (Credential::Partner, Who::Partner(user)) => user.authorise(headers),
             (Credential::Partner, _) => {}
@@ -291,7 +291,6 @@ impl Call {
     }
 
     /// Whether an answer of this status is not simply handed to the caller.
-    #[cfg(feature = "tower")]
     pub(crate) fn judges(status: StatusCode) -> bool {
         matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
     }
@@ -303,10 +302,14 @@ impl Call {
     }
 
     /// Makes the whole call.
-    pub(crate) async fn make<W: Wire>(self, mut wire: W) -> Result<W::Answer, W::Error> {
+    pub(crate) async fn make<W: Wire>(&self, wire: &mut W) -> Result<W::Answer, W::Error> {
         let credential = self.credential().await.map_err(W::failed)?;
         let answer = wire.send(|headers| self.authorise(&credential, headers)).await?;
-        self.finish(wire, credential, answer).await
+        if !Self::judges(W::status(&answer)) {
+            return Ok(answer);
+        }
+        // Boxed, so that no call has room for what so few need.
+        Box::pin(self.finish(wire, credential, answer)).await
     }
 
     /// Goes on from the first answer to the one that the caller gets.
@@ -315,8 +318,8 @@ impl Call {
     /// there is none to be had, or the call cannot be repeated, the caller gets the 401; the user's
     /// next call says what is wrong, or has the new token.
     pub(crate) async fn finish<W: Wire>(
-        self,
-        mut wire: W,
+        &self,
+        wire: &mut W,
         mut credential: Credential,
         mut answer: W::Answer,
     ) -> Result<W::Answer, W::Error> {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::{Future, poll_fn, ready};
 use std::mem;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{self, Context, Poll};
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -120,11 +121,12 @@ impl<C> TokenLayer<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for TokenLayer<C> {
+impl<S: Clone, C: Clone> Layer<S> for TokenLayer<C> {
     type Service = TokenService<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        TokenService { inner, edge: self.edge.clone(), copies: self.copies.clone() }
+        let another = Arc::new(Mutex::new(inner.clone()));
+        TokenService { inner, another, edge: self.edge.clone(), copies: self.copies.clone() }
     }
 }
 
@@ -160,6 +162,9 @@ impl<B, F: Fn(&B) -> Option<B>> CopyBody<B> for F {
 #[derive(Clone)]
 pub struct TokenService<S, C = EmptyBodies> {
     inner: S,
+    /// To clone for a second attempt. Cloning a service can cost as much as all else that is done
+    /// here, and most calls need none.
+    another: Arc<Mutex<S>>,
     edge: Edge,
     copies: C,
 }
@@ -198,18 +203,22 @@ where
                 return TokenCall { stage: Stage::Further { future } };
             }
         };
-        // It is this one that is ready, and no clone of it.
-        let clone = self.inner.clone();
-        let service = mem::replace(&mut self.inner, clone);
-        let mut stack = Stack { service, copies: self.copies.clone(), spare: None };
+        let copies = self.copies.clone();
         let Some(credential) = call.credential_at_once() else {
-            let future = Box::pin(call.make(Attempts { first: Some(request), stack }));
+            // It is this one that is ready, and no clone of it.
+            let clone = self.inner.clone();
+            let service = mem::replace(&mut self.inner, clone);
+            let stack = Stack { service, copies, spare: None };
+            let mut attempts = Attempts { first: Some(request), stack };
+            let future = Box::pin(async move { call.make(&mut attempts).await });
             return TokenCall { stage: Stage::Further { future } };
         };
-        stack.keep_spare(&request);
+        let spare = Spare::of(&request, &copies);
         call.authorise(&credential, request.headers_mut());
-        let future = stack.service.call(request);
-        TokenCall { stage: Stage::First { future, rest: Some(Rest { call, credential, stack }) } }
+        let future = self.inner.call(request);
+        let another = Arc::clone(&self.another);
+        let rest = Some(Rest { call, credential, spare, copies, another });
+        TokenCall { stage: Stage::First { future, rest } }
     }
 }
 
@@ -228,22 +237,24 @@ struct Spare<B> {
     uri: Uri,
     version: Version,
     /// A map is two allocations, of which a call that succeeds at once would have no use.
-    headers: SmallVec<[(HeaderName, HeaderValue); 6]>,
+    headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
     extensions: Extensions,
     body: B,
 }
 
 impl<B> Spare<B> {
-    fn of(request: &Request<B>, body: B) -> Self {
+    /// None where there is no other body.
+    fn of(request: &Request<B>, copies: &impl CopyBody<B>) -> Option<Self> {
+        let body = copies.copy_body(request.body())?;
         let headers = request.headers().iter();
-        Self {
+        Some(Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
             headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
             extensions: request.extensions().clone(),
             body,
-        }
+        })
     }
 
     fn into_request(self) -> Request<B> {
@@ -265,14 +276,6 @@ struct Stack<S, B, C> {
     service: S,
     copies: C,
     spare: Option<Spare<B>>,
-}
-
-impl<S, B, C: CopyBody<B>> Stack<S, B, C> {
-    /// Keeps a copy of the request if there can be one.
-    fn keep_spare(&mut self, request: &Request<B>) {
-        let body = self.copies.copy_body(request.body());
-        self.spare = body.map(|body| Spare::of(request, body));
-    }
 }
 
 /// What is sent through a [`Stack`], till there is an answer for the caller.
@@ -306,7 +309,7 @@ where
         let Some(mut request) = self.first.take().or_else(spare) else {
             return Err(Error::config("the call cannot be sent again").into());
         };
-        self.stack.keep_spare(&request);
+        self.stack.spare = Spare::of(&request, &self.stack.copies);
         authorise(request.headers_mut());
         poll_fn(|context| self.stack.service.poll_ready(context)).await.map_err(Into::into)?;
         let answer = self.stack.service.call(request);
@@ -335,7 +338,9 @@ where
 struct Rest<S, B, C> {
     call: Call,
     credential: Credential,
-    stack: Stack<S, B, C>,
+    spare: Option<Spare<B>>,
+    copies: C,
+    another: Arc<Mutex<S>>,
 }
 
 type Boxed<R> = Pin<Box<dyn Future<Output = Result<R, BoxError>> + Send>>;
@@ -372,7 +377,7 @@ impl<S: Service<Request<B>>, B, C> fmt::Debug for TokenCall<S, B, C> {
 
 impl<S, B, R, C> Future for TokenCall<S, B, C>
 where
-    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Into<BoxError> + Send,
     S::Future: Send,
     B: Send + 'static,
@@ -386,15 +391,22 @@ where
         let (rest, answer) = match stage.as_mut().project() {
             Project::First { future, rest } => {
                 let answer = task::ready!(future.poll(context)).map_err(Into::into)?;
+                if !Call::judges(answer.status()) {
+                    return Poll::Ready(Ok(answer));
+                }
                 match rest.take() {
-                    Some(rest) if Call::judges(answer.status()) => (rest, answer),
-                    _ => return Poll::Ready(Ok(answer)),
+                    Some(rest) => (rest, answer),
+                    None => return Poll::Ready(Ok(answer)),
                 }
             }
             Project::Further { future } => return future.as_mut().poll(context),
         };
-        let attempts = Attempts { first: None, stack: rest.stack };
-        let mut future: Boxed<_> = Box::pin(rest.call.finish(attempts, rest.credential, answer));
+        let Rest { call, credential, spare, copies, another } = rest;
+        let service = another.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stack = Stack { service, copies, spare };
+        let mut attempts = Attempts { first: None, stack };
+        let mut future: Boxed<_> =
+            Box::pin(async move { call.finish(&mut attempts, credential, answer).await });
         let polled = future.as_mut().poll(context);
         stage.set(Stage::Further { future });
         polled

@@ -1,5 +1,7 @@
 //! Calls by `reqwest`: a middleware that authorises them.
 
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, StatusCode};
@@ -148,25 +150,34 @@ struct Authorised {
     edge: Edge,
 }
 
-#[async_trait::async_trait]
 impl Middleware for Authorised {
-    async fn handle(
-        &self,
+    /// Written out, so that a call has one box, and that a small one.
+    fn handle<'edge, 'call, 'next, 'all>(
+        &'edge self,
         request: Request,
-        extensions: &mut Extensions,
-        next: Next<'_>,
-    ) -> reqwest_middleware::Result<Response> {
-        let call = if self.edge.rules.admits_url(request.url()) {
-            self.edge.begin(request.method(), request.headers(), extensions).map_err(failed)?
-        } else {
-            None
-        };
-        let Some(call) = call else {
-            return next.run(request, extensions).await;
-        };
-        call.make(Chain { request: Some(request), sent_to: None, extensions, next }).await
+        extensions: &'call mut Extensions,
+        next: Next<'next>,
+    ) -> Sending<'all>
+    where
+        'edge: 'all,
+        'call: 'all,
+        'next: 'all,
+    {
+        if !self.edge.rules.admits_url(request.url()) {
+            return next.run(request, extensions);
+        }
+        match self.edge.begin(request.method(), request.headers(), extensions) {
+            Ok(Some(call)) => {
+                let mut chain = Chain { request: Some(request), sent_to: None, extensions, next };
+                Box::pin(async move { call.make(&mut chain).await })
+            }
+            Ok(None) => next.run(request, extensions),
+            Err(error) => Box::pin(ready(Err(failed(error)))),
+        }
     }
 }
+
+type Sending<'a> = Pin<Box<dyn Future<Output = reqwest_middleware::Result<Response>> + Send + 'a>>;
 
 fn failed(error: Error) -> reqwest_middleware::Error {
     reqwest_middleware::Error::middleware(error)
@@ -176,9 +187,23 @@ fn failed(error: Error) -> reqwest_middleware::Error {
 struct Chain<'a> {
     request: Option<Request>,
     /// Where it went, if it cannot be sent again.
-    sent_to: Option<Url>,
+    sent_to: Option<Box<Url>>,
     extensions: &'a mut Extensions,
     next: Next<'a>,
+}
+
+impl Chain<'_> {
+    /// The request, of which a copy is kept if there can be one.
+    fn next_request(&mut self) -> reqwest_middleware::Result<Request> {
+        let request = self.request.take();
+        let request =
+            request.ok_or_else(|| failed(Error::config("the call cannot be sent again")))?;
+        self.request = request.try_clone();
+        if self.request.is_none() {
+            self.sent_to = Some(Box::new(request.url().clone()));
+        }
+        Ok(request)
+    }
 }
 
 impl Wire for Chain<'_> {
@@ -189,19 +214,15 @@ impl Wire for Chain<'_> {
         self.request.is_some()
     }
 
-    async fn send(
+    fn send(
         &mut self,
         authorise: impl FnOnce(&mut HeaderMap) + Send,
-    ) -> reqwest_middleware::Result<Response> {
-        let Some(mut request) = self.request.take() else {
-            return Err(failed(Error::config("the call cannot be sent again")));
-        };
-        self.request = request.try_clone();
-        if self.request.is_none() {
-            self.sent_to = Some(request.url().clone());
-        }
-        authorise(request.headers_mut());
-        self.next.clone().run(request, self.extensions).await
+    ) -> impl Future<Output = reqwest_middleware::Result<Response>> + Send {
+        let sending = self.next_request().map(|mut request| {
+            authorise(request.headers_mut());
+            self.next.clone().run(request, self.extensions)
+        });
+        async move { sending?.await }
     }
 
     fn status(answer: &Response) -> StatusCode {
@@ -213,7 +234,7 @@ impl Wire for Chain<'_> {
     }
 
     fn is_of_api(&self, answer: &Response) -> bool {
-        let sent_to = self.request.as_ref().map(Request::url).or(self.sent_to.as_ref());
+        let sent_to = self.request.as_ref().map(Request::url).or(self.sent_to.as_deref());
         sent_to.is_some_and(|url| url.origin() == answer.url().origin())
     }
 

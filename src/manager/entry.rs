@@ -6,6 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+use arc_swap::ArcSwapOption;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+use http::HeaderValue;
 use secrecy::ExposeSecret;
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -36,6 +40,8 @@ pub(super) struct Held {
     glances_in: AtomicI64,
     /// How long it had been held, in milliseconds, when the store was last known to have it.
     seen_after: AtomicU64,
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    authorization: ArcSwapOption<HeaderValue>,
 }
 
 impl Held {
@@ -61,7 +67,20 @@ impl Held {
             windows,
             glances_in: AtomicI64::new(NOT_SEEN),
             seen_after: AtomicU64::new(0),
+            #[cfg(any(feature = "middleware", feature = "tower"))]
+            authorization: ArcSwapOption::empty(),
         }
+    }
+
+    /// The header that calls share for as long as they are made with this token.
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    pub(super) fn authorization(&self) -> HeaderValue {
+        if let Some(made) = self.authorization.load().as_deref() {
+            return made.clone();
+        }
+        let made = self.token.authorization_header();
+        self.authorization.store(Some(Arc::new(made.clone())));
+        made
     }
 
     pub(super) fn is_newer_than(&self, version: Version) -> bool {

@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::Guard;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+use http::HeaderValue;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
@@ -380,6 +382,13 @@ impl fmt::Debug for LentToken {
 /// A token that is held on to. Cloning shares it; no secret is copied.
 #[derive(Clone)]
 pub struct KeptToken(Arc<Held>);
+
+#[cfg(any(feature = "middleware", feature = "tower"))]
+impl KeptToken {
+    pub(crate) fn authorization(&self) -> HeaderValue {
+        self.0.authorization()
+    }
+}
 
 impl Deref for KeptToken {
     type Target = Token;
