@@ -353,22 +353,32 @@ impl TokenManager {
     /// [`ErrorKind::Config`] where the token has no refresh token: it could not be kept alive.
     /// [`ErrorKind::Unavailable`] where the manager's runtime is gone.
     pub async fn adopt(&self, id: &UserId, token: Token) -> Result<(), Error> {
-        let inner = &self.inner;
+        // In a task of its own: a caller who goes away must not take the new login along.
+        let adopted = self.inner.runtime.spawn(self.adopting(id, token)?);
+        adopted.await.map_err(|source| abandoned().caused_by(source))
+    }
+
+    /// The work of [`adopt`](Self::adopt), for those who see to it that it comes to its end.
+    pub(crate) fn adopting(
+        &self,
+        id: &UserId,
+        token: Token,
+    ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
+        let inner = Arc::clone(&self.inner);
+        let counted = inner.running.count_one();
         let (entry, incarnation, held) = self.arrival(id, token)?;
         let key = inner.key(UserKind::Login, id);
-        // In a task of its own: a caller who goes away must not take the new login along.
-        let (owner, kept) = (Arc::clone(inner), Arc::clone(&held));
-        let saving = inner.spawn(async move {
+        Ok(async move {
             let _turn = entry.turn().await;
-            let stored = owner.stored(&kept);
-            let saved = owner.store.put(&key, incarnation, &stored, Put::Replace).await;
-            entry.take_over(&kept, saved.is_ok());
+            let stored = inner.stored(&held);
+            let saved = inner.store.put(&key, incarnation, &stored, Put::Replace).await;
+            entry.take_over(&held, saved.is_ok());
             if let Err(error) = saved {
                 tracing::warn!(user = ?entry.subject, %error, "a login is not saved yet");
-                owner.keep_saving(&entry, &kept, Unsaved::Login);
+                inner.keep_saving(&entry, &held, Unsaved::Login);
             }
-        });
-        saving.await.map_err(|source| abandoned().caused_by(source))
+            drop(counted);
+        })
     }
 
     /// Takes over a token from elsewhere, unless the user has one already; says whether it did.
@@ -542,9 +552,9 @@ impl Inner {
             troubles.flight = Some(Flight::new(landing.clone(), urgent));
             let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
             self.runtime.spawn(async move {
-                let landed = inner.refresh(Arc::clone(&entry), pause).await;
+                let outcome = inner.refresh(Arc::clone(&entry), pause).await;
                 entry.with(|troubles| troubles.flight = None);
-                lander.land(landed);
+                lander.land(outcome);
                 drop(counted);
             });
             Ok(landing)

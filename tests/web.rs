@@ -372,6 +372,19 @@ async fn a_cookie_that_was_tampered_with_is_unreadable() {
 }
 
 #[tokio::test]
+async fn a_cookie_that_another_site_of_the_domain_put_beside_ours_ends_no_login() {
+    let app = App::new();
+    for beside in ["planted; {name}={value}", "{value}; {name}=planted"] {
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        let (name, value) = ann.only_cookie();
+        let both = beside.replace("{name}", &name).replace("{value}", &value);
+        ann.cookies.insert(name, both);
+        assert_eq!(ann.get(&app, &callback).await.location(), "/home", "{beside}");
+    }
+}
+
+#[tokio::test]
 async fn a_login_left_for_too_long_is_over() {
     for (minutes, reason) in [(9, None), (11, Some("Expired"))] {
         let app = App::new();

@@ -31,7 +31,7 @@ struct Shared {
 #[derive(Default)]
 struct Kept {
     rows: HashMap<StoreKey, Stored, DefaultHashBuilder>,
-    redeemed: HashMap<[u8; 32], (Moment, Duration)>,
+    redeemed: HashMap<[u8; 32], (Moment, Duration), DefaultHashBuilder>,
     /// How many states are looked through for those that are over.
     redeemed_at_sweep: usize,
 }

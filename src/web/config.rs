@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use axum_extra::extract::cookie::Key;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::request::Parts;
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
@@ -182,8 +184,8 @@ pub(super) struct Login {
     pub(super) origin: String,
     /// Whether the browser reaches the app by https.
     pub(super) is_https: bool,
-    /// Of all settings of the provider that a login depends on.
-    pub(super) settings: [u8; 32],
+    /// A digest of all settings of the provider that a login depends on, in base64.
+    pub(super) settings: String,
 }
 
 impl Login {
@@ -242,7 +244,7 @@ impl Login {
             origin: redirect.origin().ascii_serialization(),
             is_https: redirect.scheme() == "https",
             redirect_uri,
-            settings: settings.into(),
+            settings: BASE64_URL_SAFE_NO_PAD.encode(settings),
             manager,
         })
     }

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 
 use axum_extra::extract::PrivateCookieJar;
-use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
+use axum_extra::extract::cookie::{Cookie, SameSite};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use cookie::time::Duration;
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
@@ -27,42 +29,57 @@ pub(super) struct Begun {
     pub(super) return_to: ReturnTarget,
 }
 
+/// The cookies that a browser sent.
+fn sent(headers: &HeaderMap) -> impl Iterator<Item = Cookie<'_>> {
+    let texts = headers.get_all(COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
+    texts.flat_map(Cookie::split_parse_encoded).filter_map(Result::ok)
+}
+
 impl Login {
-    /// Keeps a login in the browser. Of too many there, the oldest go.
-    pub(super) fn keep(&self, sent: CookieJar, begun: &Begun) -> (CookieJar, PrivateCookieJar) {
+    /// What keeps a login in the browser that sent `headers`: its cookie, and the ends of the oldest
+    /// ones where there are too many.
+    pub(super) fn keep(
+        &self,
+        headers: &HeaderMap,
+        begun: &Begun,
+    ) -> (Vec<HeaderValue>, PrivateCookieJar) {
         let prefix = self.cookie_prefix();
-        let ours = sent.iter().filter(|cookie| cookie.name().starts_with(prefix));
+        let ours = sent(headers).filter(|cookie| cookie.name().starts_with(prefix));
         let mut earlier: Vec<_> = ours
             .map(|cookie| {
+                let name = cookie.name().to_owned();
                 // What cannot be read goes first.
                 let since = self.opened(cookie).map_or(-1, |earlier| earlier.login.began());
-                (since, cookie.name().to_owned())
+                (since, name)
             })
             .collect();
         earlier.sort_unstable_by(|one, other| other.cmp(one));
         let too_many = earlier.into_iter().skip(AT_ONCE - 1);
-        let sent = too_many.fold(sent, |sent, (_, name)| self.remove(sent, name));
+        let ended = too_many.filter_map(|(_, name)| self.end(name)).collect();
 
         let name = self.cookie_name(begun.login.state().expose_secret());
         let kept = self.cookie(name, self.written(begun));
-        (sent, PrivateCookieJar::new(self.keys[0].clone()).add(kept))
+        (ended, PrivateCookieJar::new(self.keys[0].clone()).add(kept))
     }
 
-    /// Finds the login that a callback belongs to by its state. That it does is for
+    /// Finds the login that a callback belongs to by its state; none where the browser has no such
+    /// cookie. That it does belong to it is for
     /// [`complete_login`](crate::Hurdlr::complete_login) to prove.
-    pub(super) fn find(&self, sent: &CookieJar, name: &str) -> Result<Begun, FailureReason> {
-        let cookie = sent.get(name).ok_or(FailureReason::NotBegunHere)?;
-        self.opened(cookie)
+    pub(super) fn find(
+        &self,
+        headers: &HeaderMap,
+        name: &str,
+    ) -> Option<Result<Begun, FailureReason>> {
+        let named = sent(headers).filter(|cookie| cookie.name() == name);
+        // Another site of the same domain may have put one beside ours.
+        named.map(|cookie| self.opened(cookie)).reduce(Result::or)
     }
 
-    /// Removes a login from the browser, if it has it.
-    pub(super) fn remove(&self, sent: CookieJar, name: String) -> CookieJar {
-        if sent.get(&name).is_none() {
-            return sent;
-        }
+    /// The end of a login's cookie. Our names are always good for a header.
+    pub(super) fn end(&self, name: String) -> Option<HeaderValue> {
         let mut gone = self.cookie(name, "");
         gone.set_max_age(Duration::ZERO);
-        sent.add(gone)
+        HeaderValue::try_from(gone.to_string()).ok()
     }
 
     /// A `__Host-` cookie is taken from this host over https alone (RFC 6265bis section 4.1.3.2).
@@ -89,7 +106,7 @@ impl Login {
     /// One field a line: none of them can hold a line's end.
     fn written(&self, begun: &Begun) -> String {
         [
-            &BASE64_URL_SAFE_NO_PAD.encode(self.settings),
+            &self.settings,
             &begun.login.began().to_string(),
             begun.login.state().expose_secret(),
             begun.login.verifier().expose_secret(),
@@ -99,13 +116,14 @@ impl Login {
         .join("\n")
     }
 
-    fn opened(&self, cookie: &Cookie<'static>) -> Result<Begun, FailureReason> {
+    fn opened(&self, cookie: Cookie<'_>) -> Result<Begun, FailureReason> {
+        let cookie = cookie.into_owned();
         let unreadable = || Error::callback(CallbackProblem::Unreadable);
         let mut jars = self.keys.iter().map(|key| PrivateCookieJar::<_>::new(key.clone()));
         let opened = jars.find_map(|jar| jar.decrypt(cookie.clone())).ok_or_else(unreadable)?;
         let mut fields = opened.value().splitn(6, '\n');
         let mut field = || fields.next().ok_or_else(unreadable);
-        if field()? != BASE64_URL_SAFE_NO_PAD.encode(self.settings) {
+        if field()? != self.settings {
             return Err(FailureReason::OtherSettings);
         }
         let began = field()?.parse().map_err(|_| unreadable())?;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use axum_extra::extract::cookie::CookieJar;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY, SET_COOKIE,
+};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::runtime::Handle;
 use tracing::Instrument;
@@ -29,74 +29,100 @@ const LONGEST_QUERY: usize = 16 * 1024;
 pub(super) fn of<S: Clone + Send + Sync + 'static>(login: Login) -> Router<S> {
     let login = Arc::new(login);
     // A GET does something here. A HEAD, as link checkers send it, must not.
-    let no_head = async || StatusCode::METHOD_NOT_ALLOWED;
+    let get_alone = async || not_allowed("GET");
+    let post_alone = async || not_allowed("POST");
+    let connect = async |State(site), request| guarded(connect(site, request).await);
+    let callback = async |State(site), request| guarded(callback(site, request).await);
+    let disconnect = async |State(site), request| guarded(disconnect(site, request).await);
     Router::new()
-        .route(&login.connect_path, get(connect).head(no_head))
-        .route(&login.callback_path, get(callback).head(no_head))
-        .route(&login.disconnect_path, post(disconnect))
-        .layer(map_response(guarded))
+        .route(&login.connect_path, get(connect).head(get_alone).fallback(get_alone))
+        .route(&login.callback_path, get(callback).head(get_alone).fallback(get_alone))
+        .route(&login.disconnect_path, post(disconnect).fallback(post_alone))
         .with_state(login)
 }
 
+fn not_allowed(method: &'static str) -> Response {
+    guarded((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, method)]).into_response())
+}
+
 /// Nothing of a login stays in a cache, and its URLs, which hold a code, go nowhere as `Referer`.
-async fn guarded(mut response: Response) -> Response {
+fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
 }
 
-async fn connect(State(site): State<Arc<Login>>, request: Request) -> Response {
+async fn connect(site: Arc<Login>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let sent = CookieJar::from_headers(&parts.headers);
     let return_to = site.return_target(&parts.uri);
+    let headers = parts.headers.clone();
     let user = match (site.users)(parts).await {
         Ok(user) => user,
         Err(response) => return response,
     };
     match site.manager.hurdlr().begin_login() {
         Ok((url, login)) => {
-            let cookies = site.keep(sent, &Begun { login, user, return_to });
-            (cookies, Redirect::to(url.as_str())).into_response()
+            let (ended, kept) = site.keep(&headers, &Begun { login, user, return_to });
+            let mut response = (kept, Redirect::to(url.as_str())).into_response();
+            for cookie in ended {
+                response.headers_mut().append(SET_COOKIE, cookie);
+            }
+            response
         }
         Err(error) => site.failed(error.into(), Some(user), return_to).await,
     }
 }
 
-async fn callback(State(site): State<Arc<Login>>, request: Request) -> Response {
+async fn callback(site: Arc<Login>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let sent = CookieJar::from_headers(&parts.headers);
-    let callback = site.read(&parts.uri);
+    let callback = site.read(&parts.uri).map(|(callback, cookie)| {
+        let begun = site.find(&parts.headers, &cookie);
+        (callback, cookie, begun)
+    });
     let came_from_elsewhere = came_from_elsewhere(&parts.headers);
     let user = match (site.users)(parts).await {
         Ok(user) => user,
         Err(_) if came_from_elsewhere => return bounce(),
         Err(response) => return response,
     };
-    let (callback, cookie) = match callback {
+    let (callback, cookie, begun) = match callback {
         Ok(callback) => callback,
         Err(reason) => return site.failed(reason, Some(user), site.return_to.clone()).await,
     };
-    let begun = site.find(&sent, &cookie);
+    let is_there = begun.is_some();
+    let begun = begun.unwrap_or(Err(FailureReason::NotBegunHere));
     let return_to = begun.as_ref().map_or(&site.return_to, |begun| &begun.return_to).clone();
     let outcome = match begun {
         Ok(begun) if begun.user != user => Err(FailureReason::OtherUser),
-        Ok(begun) => Unstoppable::new(complete(Arc::clone(&site), begun, callback)).await,
+        Ok(Begun { login, user, .. }) => {
+            // The state is redeemed before its code is sent, once across all processes.
+            let manager = site.manager.clone();
+            Unstoppable::new(async move {
+                if !manager.redeem(&login).await? {
+                    return Err(FailureReason::AlreadyUsed);
+                }
+                let token = manager.hurdlr().complete_login(login, callback).await?;
+                manager.adopting(&user, token)?.await;
+                Ok(())
+            })
+            .await
+        }
         Err(reason) => Err(reason),
     };
-    let left = match outcome {
-        // It is there for the one who began.
-        Err(FailureReason::OtherUser) => sent,
-        _ => site.remove(sent, cookie),
-    };
-    let response = match outcome {
+    // Another user's is left to the one who began.
+    let is_over = is_there && !matches!(outcome, Err(FailureReason::OtherUser));
+    let mut response = match outcome {
         Ok(()) => Redirect::to(return_to.as_str()).into_response(),
         Err(reason) => site.failed(reason, Some(user), return_to).await,
     };
-    (left, response).into_response()
+    if let Some(end) = is_over.then(|| site.end(cookie)).flatten() {
+        response.headers_mut().append(SET_COOKIE, end);
+    }
+    response
 }
 
-async fn disconnect(State(site): State<Arc<Login>>, request: Request) -> Response {
+async fn disconnect(site: Arc<Login>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let return_to = site.return_target(&parts.uri);
     if !is_of_our_page(&parts.headers, &site.origin) {
@@ -111,15 +137,6 @@ async fn disconnect(State(site): State<Arc<Login>>, request: Request) -> Respons
         Ok(_) => Redirect::to(return_to.as_str()).into_response(),
         Err(error) => site.failed(error.into(), Some(user), return_to).await,
     }
-}
-
-/// Redeems the state, has the code exchanged, and keeps the token.
-async fn complete(site: Arc<Login>, begun: Begun, callback: Callback) -> Result<(), FailureReason> {
-    if !site.manager.redeem(&begun.login).await? {
-        return Err(FailureReason::AlreadyUsed);
-    }
-    let token = site.manager.hurdlr().complete_login(begun.login, callback).await?;
-    Ok(site.manager.adopt(&begun.user, token).await?)
 }
 
 /// Work that is gone on with in a task of its own if nobody waits for it any more. A callback spends
