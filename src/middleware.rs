@@ -193,15 +193,15 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// The request, of which a copy is kept if there can be one.
+    /// A copy of the request, or the request itself if there can be none.
     fn next_request(&mut self) -> reqwest_middleware::Result<Request> {
+        if let Some(copy) = self.request.as_ref().and_then(Request::try_clone) {
+            return Ok(copy);
+        }
         let request = self.request.take();
         let request =
             request.ok_or_else(|| failed(Error::config("the call cannot be sent again")))?;
-        self.request = request.try_clone();
-        if self.request.is_none() {
-            self.sent_to = Some(Box::new(request.url().clone()));
-        }
+        self.sent_to = Some(Box::new(request.url().clone()));
         Ok(request)
     }
 }
