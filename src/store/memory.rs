@@ -112,8 +112,8 @@ impl Stored {
         }
     }
 
-    fn with_token(version: Version, token: &StoredToken, now: Moment) -> Self {
-        Self { token: Some(Stamped::new(token, now)), ..Self::new(version) }
+    fn with_token(version: Version, token: Stamped) -> Self {
+        Self { token: Some(token), ..Self::new(version) }
     }
 
     fn leased_for(&self, now: Moment) -> Option<Duration> {
@@ -159,8 +159,8 @@ impl Stored {
 }
 
 impl Stamped {
-    fn new(token: &StoredToken, now: Moment) -> Self {
-        Self { payload: copied(&token.payload), age: token.age, due_in: token.due_in, at: now }
+    fn new(token: &StoredToken, payload: SecretBox<Vec<u8>>, now: Moment) -> Self {
+        Self { payload, age: token.age, due_in: token.due_in, at: now }
     }
 
     fn hand_out(&self, now: Moment) -> StoredToken {
@@ -213,9 +213,12 @@ impl TokenStore for MemoryStore {
         consumed: Version,
         token: &'a StoredToken,
     ) -> StoreFuture<'a, bool> {
+        // Copied before all others have to wait.
+        let payload = copied(&token.payload);
         self.step(move |kept, now| match kept.rows.get_mut(key) {
             Some(stored) if stored.version == consumed => {
-                *stored = Stored::with_token(consumed.next(), token, now);
+                let token = Stamped::new(token, payload, now);
+                *stored = Stored::with_token(consumed.next(), token);
                 true
             }
             _ => false,
@@ -229,6 +232,7 @@ impl TokenStore for MemoryStore {
         token: &'a StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool> {
+        let payload = copied(&token.payload);
         self.step(move |kept, now| {
             let held = kept.rows.get(key).filter(|stored| stored.token.is_some());
             if let Some(stored) = held {
@@ -240,7 +244,8 @@ impl TokenStore for MemoryStore {
                 }
             }
             let version = Version { incarnation, revision: 1 };
-            kept.rows.insert(key.clone(), Stored::with_token(version, token, now));
+            let token = Stamped::new(token, payload, now);
+            kept.rows.insert(key.clone(), Stored::with_token(version, token));
             true
         })
     }
