@@ -132,6 +132,20 @@ async fn of_more_than_four_logins_the_oldest_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_cookie_that_is_dropped_adds_nothing_to_the_answer_by_its_name() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    for number in 0..5 {
+        let name = format!("__Host-hurdlr_login_{number}%3B%20Domain%3Dexample.com%0D%0A");
+        ann.cookies.insert(name, "planted".into());
+    }
+    let began = ann.get(&app, "/hurdlr/connect").await;
+    assert_eq!(began.set_cookies().len(), 3, "two are dropped, one is kept");
+    assert!(began.set_cookies().iter().all(|cookie| !cookie.contains("; Domain")));
+    assert_eq!(ann.cookies.len(), 4);
+}
+
+#[tokio::test]
 async fn a_forged_state_is_not_completed() {
     let app = App::new();
     let mut ann = Browser::of("ann");

@@ -75,11 +75,12 @@ impl Login {
         named.map(|cookie| self.opened(cookie)).reduce(Result::or)
     }
 
-    /// The end of a login's cookie. Our names are always good for a header.
+    /// The end of a login's cookie, whose name may be whatever a browser was made to send: encoded,
+    /// it is always good for a header.
     pub(super) fn end(&self, name: String) -> Option<HeaderValue> {
         let mut gone = self.cookie(name, "");
         gone.set_max_age(Duration::ZERO);
-        HeaderValue::try_from(gone.to_string()).ok()
+        HeaderValue::try_from(gone.encoded().to_string()).ok()
     }
 
     /// A `__Host-` cookie is taken from this host over https alone (RFC 6265bis section 4.1.3.2).
