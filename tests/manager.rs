@@ -876,6 +876,30 @@ async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_in_the_background_goes_first_once_somebody_waits_for_it() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .requests_at_once(1)
+        .build()
+        .unwrap();
+    let users = ["ann", "bob", "eve"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
+    for user in &users {
+        user.token().await.unwrap();
+    }
+    site.turn(HOUR * 55 / 60);
+    site.fake.clear_requests();
+    site.fake.fault_plan(|_| Some(Fault::Delay(SECOND)));
+    for user in &users {
+        user.token().await.unwrap(); // due: each is renewed in the background
+    }
+    tokio::task::yield_now().await;
+    site.turn(HOUR);
+    users[2].token().await.unwrap();
+    let order: Vec<_> = site.fake.requests().iter().map(|r| r.user().unwrap().to_owned()).collect();
+    assert!(order.iter().position(|user| user == "eve").unwrap() <= 1, "{order:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_user_whose_next_try_is_not_due_yet_takes_no_permit_from_others() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())

@@ -251,6 +251,27 @@ async fn a_browser_that_goes_away_does_not_take_the_token_along() {
 }
 
 #[tokio::test]
+async fn a_browser_that_goes_away_while_the_token_is_saved_does_not_take_it_along() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let user = app.manager.user(&UserId::new("ann").unwrap());
+    let mut changes = user.subscribe();
+    app.site.store.delay(Duration::from_millis(100));
+    let saving = async {
+        while !app.site.store.calls().contains(&StoreCall::Put) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = ann.get(&app, &callback) => panic!("the store takes longer"),
+        () = saving => {}
+    }
+    tokio::time::timeout(MINUTE / 2, changes.next()).await.expect("the token is saved");
+    assert!(app.is_connected("ann").await);
+}
+
+#[tokio::test]
 async fn doubled_parameters_are_not_chosen_from() {
     for (more, reason) in [
         ("&state={state}", "StateDoubled"),
