@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The same call is made with a header that is set by hand. The sides alternate call by call, over a
-//! connection each, so that whatever else the machine does befalls both.
+//! connection each, so that whatever else the machine does befalls both. Connections differ by some
+//! thousandths, so the sides have new ones now and then.
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout)]
@@ -16,7 +17,7 @@ use harness::{Job, Outcome, Provider, figure};
 use std::future::{Future, ready};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
@@ -39,65 +40,93 @@ fn main() -> Outcome {
     if job == Job::Serve {
         return runtime.block_on(harness::serve());
     }
-    let calls = if job == Job::Measure { 20_000 } else { 1 };
-    runtime.block_on(measure(calls))
+    let amount = match job {
+        Job::Measure => Amount { connections: 20, calls: 2_000 },
+        _ => Amount { connections: 1, calls: 1 },
+    };
+    runtime.block_on(measure(amount))
 }
 
-async fn measure(calls: usize) -> Outcome {
+/// How many calls each side makes over how many connections, one after the other.
+#[derive(Clone, Copy)]
+struct Amount {
+    connections: usize,
+    calls: usize,
+}
+
+async fn measure(amount: Amount) -> Outcome {
     let provider = Provider::start()?;
     let manager = TokenManager::builder(provider.hurdlr()?, MemoryStore::new()).build()?;
     let user = manager.enterprise_user(&UserId::new("customer-4711")?);
     let header = user.token().await?.authorization_header();
     let url = manager.hurdlr().token_url().join("/rest/v4/me")?;
 
-    let client = reqwest::Client::new();
-    let by_hand = async || -> Outcome {
-        let call = client.get(url.clone()).header(AUTHORIZATION, header.clone());
-        call.send().await?.error_for_status()?.bytes().await?;
-        Ok(())
+    let by_hand = || {
+        let client = reqwest::Client::new();
+        let (url, header) = (&url, &header);
+        Ok(async move || {
+            let call = client.get(url.clone()).header(AUTHORIZATION, header.clone());
+            call.send().await?.error_for_status()?.bytes().await?;
+            Ok(())
+        })
     };
-    let api = user.middleware().client(reqwest::Client::builder())?.build();
-    let authorised = async || -> Outcome {
-        api.get(url.clone()).send().await?.error_for_status()?.bytes().await?;
-        Ok(())
+    let authorised = || {
+        let api = user.middleware().client(reqwest::Client::builder())?.build();
+        let url = &url;
+        Ok(async move || {
+            api.get(url.clone()).send().await?.error_for_status()?.bytes().await?;
+            Ok(())
+        })
     };
-    let (plain, middleware) = alternate(calls, &by_hand, authorised).await?;
+    let by_middleware = alternate(amount, by_hand, authorised).await?;
 
     // What of that is the wrapper's own, with nothing in it.
-    let bare_client = ClientWithMiddleware::from(client.clone());
-    let wrapped = async || -> Outcome {
-        let call = bare_client.get(url.clone()).header(AUTHORIZATION, header.clone());
-        call.send().await?.error_for_status()?.bytes().await?;
-        Ok(())
+    let wrapped = || {
+        let client = ClientWithMiddleware::from(reqwest::Client::new());
+        let (url, header) = (&url, &header);
+        Ok(async move || {
+            let call = client.get(url.clone()).header(AUTHORIZATION, header.clone());
+            call.send().await?.error_for_status()?.bytes().await?;
+            Ok(())
+        })
     };
-    let (unwrapped, wrapped) = alternate(calls, by_hand, wrapped).await?;
+    let by_wrapper = alternate(amount, by_hand, wrapped).await?;
 
     let request = || -> Outcome<Call> { Ok(Request::get(url.as_str()).body(Empty::new())?) };
     let client = || Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let (hyper, layered) = (client(), user.layer().layer(client()));
-    let by_hand = async || -> Outcome {
-        let mut call = request()?;
-        call.headers_mut().insert(AUTHORIZATION, header.clone());
-        let answer = hyper.clone().call(call).await?;
-        is_fine(answer.status())?;
-        answer.into_body().collect().await?;
-        Ok(())
+    let by_hand = || {
+        let (client, header) = (client(), &header);
+        Ok(async move || {
+            let mut call = request()?;
+            call.headers_mut().insert(AUTHORIZATION, header.clone());
+            let answer = client.clone().call(call).await?;
+            is_fine(answer.status())?;
+            answer.into_body().collect().await?;
+            Ok(())
+        })
     };
-    let authorised = async || -> Outcome {
-        let answer = layered.clone().call(request()?).await?;
-        is_fine(answer.status())?;
-        answer.into_body().collect().await?;
-        Ok(())
+    let authorised = || {
+        let api = user.layer().layer(client());
+        Ok(async move || {
+            let answer = api.clone().call(request()?).await?;
+            is_fine(answer.status())?;
+            answer.into_body().collect().await?;
+            Ok(())
+        })
     };
-    let (bare, layer) = alternate(calls, by_hand, authorised).await?;
+    let by_layer = alternate(amount, by_hand, authorised).await?;
 
     let allocations = allocations(&user, &header, &url)?;
-    if calls > 1 {
-        println!("a call by reqwest takes {plain:.1} us, one by hyper {bare:.1} us");
-        println!("an empty reqwest-middleware client adds {:.3} us", wrapped - unwrapped);
-        figure("edges.middleware_overhead_us", middleware - plain, "us");
-        figure("edges.middleware_vs_plain", middleware / plain, "ratio");
-        figure("edges.layer_vs_plain", layer / bare, "ratio");
+    if amount.calls > 1 {
+        println!(
+            "a call by reqwest takes {:.1} us, one by hyper {:.1} us; reqwest-middleware adds {:.1} us",
+            median_of(&by_middleware, |sides| sides.plain),
+            median_of(&by_layer, |sides| sides.plain),
+            median_of(&by_wrapper, Sides::overhead),
+        );
+        figure("edges.middleware_overhead_us", median_of(&by_middleware, Sides::overhead), "us");
+        figure("edges.middleware_vs_plain", median_of(&by_middleware, Sides::ratio), "ratio");
+        figure("edges.layer_vs_plain", median_of(&by_layer, Sides::ratio), "ratio");
         figure("edges.allocations_per_call", allocations, "allocations");
     }
     Ok(())
@@ -107,35 +136,66 @@ fn is_fine(status: http::StatusCode) -> Outcome {
     if status.is_success() { Ok(()) } else { Err(status.to_string().into()) }
 }
 
-/// How long each of two calls takes, as the median of so many, in microseconds.
-async fn alternate(
-    calls: usize,
-    one: impl AsyncFn() -> Outcome,
-    other: impl AsyncFn() -> Outcome,
-) -> Outcome<(f64, f64)> {
-    let (mut ones, mut others) = (Vec::with_capacity(calls), Vec::with_capacity(calls));
-    for round in 0..calls {
-        // Who goes first finds the caches as the other left them, so they take turns in that.
-        if round % 2 == 0 {
-            ones.push(time(&one).await?);
-            others.push(time(&other).await?);
-        } else {
-            others.push(time(&other).await?);
-            ones.push(time(&one).await?);
-        }
-    }
-    Ok((median(ones), median(others)))
+/// What the calls over one connection took, as medians, in microseconds.
+#[derive(Clone, Copy)]
+struct Sides {
+    plain: f64,
+    authorised: f64,
 }
 
-async fn time(call: &impl AsyncFn() -> Outcome) -> Outcome<Duration> {
+impl Sides {
+    fn overhead(self) -> f64 {
+        self.authorised - self.plain
+    }
+
+    fn ratio(self) -> f64 {
+        self.authorised / self.plain
+    }
+}
+
+async fn alternate<Plain, Authorised>(
+    amount: Amount,
+    plain: impl Fn() -> Outcome<Plain>,
+    authorised: impl Fn() -> Outcome<Authorised>,
+) -> Outcome<Vec<Sides>>
+where
+    Plain: AsyncFn() -> Outcome,
+    Authorised: AsyncFn() -> Outcome,
+{
+    let mut all = Vec::with_capacity(amount.connections);
+    for _ in 0..amount.connections {
+        let (plain, authorised) = (plain()?, authorised()?);
+        plain().await?;
+        authorised().await?;
+        let (mut ones, mut others) = (Vec::new(), Vec::new());
+        for round in 0..amount.calls {
+            // Who goes first finds the caches as the other left them, so they take turns in that.
+            if round % 2 == 0 {
+                ones.push(time(&plain).await?);
+                others.push(time(&authorised).await?);
+            } else {
+                others.push(time(&authorised).await?);
+                ones.push(time(&plain).await?);
+            }
+        }
+        all.push(Sides { plain: median(ones), authorised: median(others) });
+    }
+    Ok(all)
+}
+
+fn median_of(all: &[Sides], figure: impl Fn(Sides) -> f64) -> f64 {
+    median(all.iter().map(|&sides| figure(sides)).collect())
+}
+
+async fn time(call: &impl AsyncFn() -> Outcome) -> Outcome<f64> {
     let start = Instant::now();
     call().await?;
-    Ok(start.elapsed())
+    Ok(start.elapsed().as_secs_f64() * 1e6)
 }
 
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e6
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// What the layer allocates beyond what the call does with a header that is set by hand: on a call
