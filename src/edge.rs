@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, Method, StatusCode};
-use url::Url;
+use url::{Position, Url};
 
 use crate::client::Hurdlr;
 use crate::clock::{Moment, SharedClock};
@@ -70,18 +70,19 @@ impl CallPolicy {
     }
 }
 
-/// Where a token may travel to.
+/// Where a token may travel to: a URL up to its path, in its normal form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct ApiOrigin {
-    scheme: String,
-    host: String,
-    port: u16,
-}
+struct ApiOrigin(String);
 
 impl ApiOrigin {
-    fn of(url: &Url) -> Option<Self> {
-        let (scheme, host) = (url.scheme().to_owned(), url.host_str()?.to_owned());
-        Some(Self { scheme, host, port: url.port_or_known_default()? })
+    fn of(url: &Url) -> Self {
+        Self(url[..Position::BeforePath].to_owned())
+    }
+
+    #[cfg(feature = "tower")]
+    fn is_of(&self, scheme: &str, authority: &str) -> bool {
+        let rest = self.0.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
+        rest.is_some_and(|ours| ours.eq_ignore_ascii_case(authority))
     }
 }
 
@@ -98,7 +99,7 @@ pub(crate) struct Rules {
 impl Rules {
     pub(crate) fn new(home: &Url, clock: SharedClock) -> Self {
         Self {
-            origins: ApiOrigin::of(home).into_iter().collect(),
+            origins: vec![ApiOrigin::of(home)],
             retry: RetryPolicy::default(),
             repeats_every_method: false,
             clock,
@@ -109,41 +110,30 @@ impl Rules {
     fn judged(&self, policy: CallPolicy) -> Result<Self, Error> {
         let mut origins: Vec<_> = self.origins.first().cloned().into_iter().collect();
         for text in &policy.origins {
-            origins.extend(ApiOrigin::of(&secret_bearing_url("origin", text)?));
+            origins.push(ApiOrigin::of(&secret_bearing_url("origin", text)?));
         }
         let retry = policy.retry.judged()?;
         let repeats_every_method = policy.repeats_every_method;
         Ok(Self { origins, retry, repeats_every_method, clock: self.clock.clone() })
     }
 
-    /// Whether a token may travel there. A host that is written otherwise than its URL's normal
-    /// form is none of ours.
-    fn admits(&self, scheme: &str, host: &str, port: u16) -> bool {
-        self.origins.iter().any(|origin| {
-            origin.port == port
-                && origin.scheme.eq_ignore_ascii_case(scheme)
-                && origin.host.eq_ignore_ascii_case(host)
-        })
-    }
-
+    /// Whether a token may travel there.
     #[cfg(feature = "middleware")]
     pub(crate) fn admits_url(&self, url: &Url) -> bool {
-        url.host_str()
-            .zip(url.port_or_known_default())
-            .is_some_and(|(host, port)| self.admits(url.scheme(), host, port))
+        self.origins.iter().any(|origin| origin.0 == url[..Position::BeforePath])
     }
 
+    /// Whether a token may travel there. The usual port may be named; what else is written
+    /// otherwise than in a URL's normal form is none of ours.
     #[cfg(feature = "tower")]
     pub(crate) fn admits_uri(&self, uri: &http::Uri) -> bool {
-        let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return false;
         };
-        let port = uri.port_u16().or(match scheme {
-            "https" => Some(443),
-            "http" => Some(80),
-            _ => None,
-        });
-        port.is_some_and(|port| self.admits(scheme, host, port))
+        let authority = authority.as_str();
+        let usual = if scheme == "https" { ":443" } else { ":80" };
+        let authority = authority.strip_suffix(usual).unwrap_or(authority);
+        self.origins.iter().any(|origin| origin.is_of(scheme, authority))
     }
 }
 
@@ -151,11 +141,11 @@ impl Rules {
 #[derive(Clone, Debug)]
 pub(crate) enum Who {
     User(UserHandle),
-    Partner(PartnerUser),
+    Partner(Box<PartnerUser>),
     /// The user whose handle is among the call's extensions.
     UserOfEachCall,
     /// The user whose id is.
-    PartnerOfEachCall(Partner),
+    PartnerOfEachCall(Box<Partner>),
 }
 
 /// What an edge is made of, whichever it is.
@@ -194,23 +184,120 @@ impl Edge {
         if headers.contains_key(AUTHORIZATION) {
             return Ok(None);
         }
-        let who = match &self.who {
+        let named = match &self.who {
             Who::UserOfEachCall => {
                 let user = extensions.get::<UserHandle>().cloned();
-                Who::User(user.ok_or_else(|| nobody("UserHandle"))?)
+                Some(Who::User(user.ok_or_else(|| nobody("UserHandle"))?))
             }
             Who::PartnerOfEachCall(partner) => {
                 let id = extensions.get::<UserId>().ok_or_else(|| nobody("UserId"))?;
-                Who::Partner(partner.user(id)?)
+                Some(Who::Partner(Box::new(partner.user(id)?)))
             }
-            who => who.clone(),
+            Who::User(_) | Who::Partner(_) => None,
         };
-        Ok(Some(Call {
-            who,
-            rules: Arc::clone(&self.rules),
-            waits: self.rules.repeats_every_method || method.is_idempotent(),
-            began: self.rules.clock.now(),
-        }))
+        let waits = self.rules.repeats_every_method || method.is_idempotent();
+        Ok(Some(Call { named, waits, began: self.rules.clock.now() }))
+    }
+
+    fn who<'call>(&'call self, call: &'call Call) -> &'call Who {
+        call.named.as_ref().unwrap_or(&self.who)
+    }
+
+    pub(crate) async fn credential(&self, call: &Call) -> Result<Credential, Error> {
+        match self.who(call) {
+            Who::User(user) => Ok(Credential::Token(user.token().await?.keep())),
+            _ => Ok(Credential::Partner),
+        }
+    }
+
+    /// The credential, where nobody has to wait for it.
+    #[cfg(feature = "tower")]
+    pub(crate) fn credential_at_once(&self, call: &Call) -> Option<Credential> {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(self.credential(call)).poll(&mut context) {
+            Poll::Ready(credential) => credential.ok(),
+            Poll::Pending => None,
+        }
+    }
+
+    pub(crate) fn authorise(&self, call: &Call, credential: &Credential, headers: &mut HeaderMap) {
+        match (credential, self.who(call)) {
+            (Credential::Token(token), _) => {
+                headers.insert(AUTHORIZATION, token.authorization());
+            }
+            (Credential::Partner, Who::Partner(user)) => user.authorise(headers),
+            (Credential::Partner, _) => {}
+        }
+    }
+
+    fn refused(&self, call: &Call, credential: &Credential) {
+        if let (Credential::Token(token), Who::User(user)) = (credential, self.who(call)) {
+            user.refused(token);
+        }
+    }
+
+    /// Makes the whole call.
+    pub(crate) async fn make<W: Wire>(
+        &self,
+        call: &Call,
+        wire: &mut W,
+    ) -> Result<W::Answer, W::Error> {
+        let credential = self.credential(call).await.map_err(W::failed)?;
+        let answer = wire.send(|headers| self.authorise(call, &credential, headers)).await?;
+        if !Call::judges(W::status(&answer)) {
+            return Ok(answer);
+        }
+        // Boxed, so that no call has room for what so few need.
+        Box::pin(self.finish(call, wire, credential, answer)).await
+    }
+
+    /// Goes on from the first answer to the one that the caller gets.
+    ///
+    /// A token that was refused is replaced, and the call repeated with its successor, once. Where
+    /// there is none to be had, or the call cannot be repeated, the caller gets the 401; the user's
+    /// next call says what is wrong, or has the new token.
+    pub(crate) async fn finish<W: Wire>(
+        &self,
+        call: &Call,
+        wire: &mut W,
+        mut credential: Credential,
+        mut answer: W::Answer,
+    ) -> Result<W::Answer, W::Error> {
+        let clock = &self.rules.clock;
+        // Of a pause that is asked for, all grants make the same.
+        let mut attempts = Attempts::new(&self.rules.retry, RequestType::ClientCredentials, None);
+        let mut is_renewed = matches!(credential, Credential::Partner);
+        loop {
+            attempts.begin(clock.now().since(call.began));
+            match W::status(&answer) {
+                StatusCode::UNAUTHORIZED if wire.is_of_api(&answer) => {
+                    self.refused(call, &credential);
+                    if is_renewed || !wire.can_repeat() {
+                        return Ok(answer);
+                    }
+                    is_renewed = true;
+                    let Ok(newer) = self.credential(call).await else {
+                        return Ok(answer);
+                    };
+                    credential = newer;
+                }
+                StatusCode::TOO_MANY_REQUESTS if call.waits && wire.can_repeat() => {
+                    let now = clock.now();
+                    let pause = retry_after(W::headers(&answer), now.wall());
+                    let again = attempts.again(Cause::Throttled(pause), now.since(call.began));
+                    let Some(pause) = again else {
+                        return Ok(answer);
+                    };
+                    // Its connection is of use to others meanwhile.
+                    drop(answer);
+                    clock.sleep(pause).await;
+                    // The token may have been replaced by then.
+                    credential = self.credential(call).await.map_err(W::failed)?;
+                }
+                _ => return Ok(answer),
+            }
+            answer = wire.send(|headers| self.authorise(call, &credential, headers)).await?;
+        }
     }
 }
 
@@ -223,11 +310,18 @@ fn nobody(missing: &str) -> Error {
 /// One call, from its first attempt to the answer that its caller gets.
 #[derive(Debug)]
 pub(crate) struct Call {
-    who: Who,
-    rules: Arc<Rules>,
+    /// Whom it is made for, where each call says so.
+    named: Option<Who>,
     /// Whether it may be repeated after a 429.
     waits: bool,
     began: Moment,
+}
+
+impl Call {
+    /// Whether an answer of this status is not simply handed to the caller.
+    pub(crate) fn judges(status: StatusCode) -> bool {
+        matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
+    }
 }
 
 /// What authorised one attempt.
@@ -262,105 +356,6 @@ pub(crate) trait Wire: Send {
     fn failed(error: Error) -> Self::Error;
 }
 
-impl Call {
-    pub(crate) async fn credential(&self) -> Result<Credential, Error> {
-        match &self.who {
-            Who::User(user) => Ok(Credential::Token(user.token().await?.keep())),
-            _ => Ok(Credential::Partner),
-        }
-    }
-
-    /// The credential, where nobody has to wait for it.
-    #[cfg(feature = "tower")]
-    pub(crate) fn credential_at_once(&self) -> Option<Credential> {
-        let mut context = Context::from_waker(Waker::noop());
-        match pin!(self.credential()).poll(&mut context) {
-            Poll::Ready(credential) => credential.ok(),
-            Poll::Pending => None,
-        }
-    }
-
-    pub(crate) fn authorise(&self, credential: &Credential, headers: &mut HeaderMap) {
-        match (credential, &self.who) {
-            (Credential::Token(token), _) => {
-                headers.insert(AUTHORIZATION, token.authorization());
-            }
-            (Credential::Partner, Who::Partner(user)) => user.authorise(headers),
-            (Credential::Partner, _) => {}
-        }
-    }
-
-    /// Whether an answer of this status is not simply handed to the caller.
-    pub(crate) fn judges(status: StatusCode) -> bool {
-        matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
-    }
-
-    fn refused(&self, credential: &Credential) {
-        if let (Credential::Token(token), Who::User(user)) = (credential, &self.who) {
-            user.refused(token);
-        }
-    }
-
-    /// Makes the whole call.
-    pub(crate) async fn make<W: Wire>(&self, wire: &mut W) -> Result<W::Answer, W::Error> {
-        let credential = self.credential().await.map_err(W::failed)?;
-        let answer = wire.send(|headers| self.authorise(&credential, headers)).await?;
-        if !Self::judges(W::status(&answer)) {
-            return Ok(answer);
-        }
-        // Boxed, so that no call has room for what so few need.
-        Box::pin(self.finish(wire, credential, answer)).await
-    }
-
-    /// Goes on from the first answer to the one that the caller gets.
-    ///
-    /// A token that was refused is replaced, and the call repeated with its successor, once. Where
-    /// there is none to be had, or the call cannot be repeated, the caller gets the 401; the user's
-    /// next call says what is wrong, or has the new token.
-    pub(crate) async fn finish<W: Wire>(
-        &self,
-        wire: &mut W,
-        mut credential: Credential,
-        mut answer: W::Answer,
-    ) -> Result<W::Answer, W::Error> {
-        let clock = &self.rules.clock;
-        // Of a pause that is asked for, all grants make the same.
-        let mut attempts = Attempts::new(&self.rules.retry, RequestType::ClientCredentials, None);
-        let mut is_renewed = matches!(credential, Credential::Partner);
-        loop {
-            attempts.begin(clock.now().since(self.began));
-            match W::status(&answer) {
-                StatusCode::UNAUTHORIZED if wire.is_of_api(&answer) => {
-                    self.refused(&credential);
-                    if is_renewed || !wire.can_repeat() {
-                        return Ok(answer);
-                    }
-                    is_renewed = true;
-                    let Ok(newer) = self.credential().await else {
-                        return Ok(answer);
-                    };
-                    credential = newer;
-                }
-                StatusCode::TOO_MANY_REQUESTS if self.waits && wire.can_repeat() => {
-                    let now = clock.now();
-                    let pause = retry_after(W::headers(&answer), now.wall());
-                    let again = attempts.again(Cause::Throttled(pause), now.since(self.began));
-                    let Some(pause) = again else {
-                        return Ok(answer);
-                    };
-                    // Its connection is of use to others meanwhile.
-                    drop(answer);
-                    clock.sleep(pause).await;
-                    // The token may have been replaced by then.
-                    credential = self.credential().await.map_err(W::failed)?;
-                }
-                _ => return Ok(answer),
-            }
-            answer = wire.send(|headers| self.authorise(&credential, headers)).await?;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,6 +380,8 @@ mod tests {
             ("https://api.example.com.evil.example/", false),
             ("https://api.example.com@evil.example/", false),
             ("https://evil.example/api.example.com", false),
+            ("https://user@api.example.com/", false),
+            ("https://user:443@evil.example/", false),
             ("https://example.com/", false),
             ("http://[::1]/", false),
         ] {

@@ -125,8 +125,9 @@ impl<S: Clone, C: Clone> Layer<S> for TokenLayer<C> {
     type Service = TokenService<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let another = Arc::new(Mutex::new(inner.clone()));
-        TokenService { inner, another, edge: self.edge.clone(), copies: self.copies.clone() }
+        let another = Mutex::new(inner.clone());
+        let shared = Arc::new(Shared { edge: self.edge.clone(), another });
+        TokenService { inner, shared, copies: self.copies.clone() }
     }
 }
 
@@ -162,11 +163,15 @@ impl<B, F: Fn(&B) -> Option<B>> CopyBody<B> for F {
 #[derive(Clone)]
 pub struct TokenService<S, C = EmptyBodies> {
     inner: S,
+    shared: Arc<Shared<S>>,
+    copies: C,
+}
+
+struct Shared<S> {
+    edge: Edge,
     /// To clone for a second attempt. Cloning a service can cost as much as all else that is done
     /// here, and most calls need none.
-    another: Arc<Mutex<S>>,
-    edge: Edge,
-    copies: C,
+    another: Mutex<S>,
 }
 
 impl<S, B, R, C> Service<Request<B>> for TokenService<S, C>
@@ -187,8 +192,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let begun = if self.edge.rules.admits_uri(request.uri()) {
-            self.edge.begin(request.method(), request.headers(), request.extensions())
+        let edge = &self.shared.edge;
+        let begun = if edge.rules.admits_uri(request.uri()) {
+            edge.begin(request.method(), request.headers(), request.extensions())
         } else {
             Ok(None)
         };
@@ -204,20 +210,21 @@ where
             }
         };
         let copies = self.copies.clone();
-        let Some(credential) = call.credential_at_once() else {
+        let Some(credential) = edge.credential_at_once(&call) else {
             // It is this one that is ready, and no clone of it.
             let clone = self.inner.clone();
             let service = mem::replace(&mut self.inner, clone);
             let stack = Stack { service, copies, spare: None };
             let mut attempts = Attempts { first: Some(request), stack };
-            let future = Box::pin(async move { call.make(&mut attempts).await });
+            let shared = Arc::clone(&self.shared);
+            let future = Box::pin(async move { shared.edge.make(&call, &mut attempts).await });
             return TokenCall { stage: Stage::Further { future } };
         };
         let spare = Spare::of(&request, &copies);
-        call.authorise(&credential, request.headers_mut());
+        edge.authorise(&call, &credential, request.headers_mut());
         let future = self.inner.call(request);
-        let another = Arc::clone(&self.another);
-        let rest = Some(Rest { call, credential, spare, copies, another });
+        let shared = Arc::clone(&self.shared);
+        let rest = Some(Rest { shared, call, credential, spare, copies });
         TokenCall { stage: Stage::First { future, rest } }
     }
 }
@@ -226,7 +233,7 @@ impl<S: fmt::Debug, C> fmt::Debug for TokenService<S, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenService")
             .field("inner", &self.inner)
-            .field("edge", &self.edge)
+            .field("edge", &self.shared.edge)
             .finish_non_exhaustive()
     }
 }
@@ -336,11 +343,11 @@ where
 
 /// How the rest of a call goes on after its first attempt.
 struct Rest<S, B, C> {
+    shared: Arc<Shared<S>>,
     call: Call,
     credential: Credential,
     spare: Option<Spare<B>>,
     copies: C,
-    another: Arc<Mutex<S>>,
 }
 
 type Boxed<R> = Pin<Box<dyn Future<Output = Result<R, BoxError>> + Send>>;
@@ -401,12 +408,14 @@ where
             }
             Project::Further { future } => return future.as_mut().poll(context),
         };
-        let Rest { call, credential, spare, copies, another } = rest;
-        let service = another.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Rest { shared, call, credential, spare, copies } = rest;
+        let service = shared.another.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stack = Stack { service, copies, spare };
         let mut attempts = Attempts { first: None, stack };
         let mut future: Boxed<_> =
-            Box::pin(async move { call.finish(&mut attempts, credential, answer).await });
+            Box::pin(
+                async move { shared.edge.finish(&call, &mut attempts, credential, answer).await },
+            );
         let polled = future.as_mut().poll(context);
         stage.set(Stage::Further { future });
         polled

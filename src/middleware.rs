@@ -169,7 +169,7 @@ impl Middleware for Authorised {
         match self.edge.begin(request.method(), request.headers(), extensions) {
             Ok(Some(call)) => {
                 let mut chain = Chain { request: Some(request), sent_to: None, extensions, next };
-                Box::pin(async move { call.make(&mut chain).await })
+                Box::pin(async move { self.edge.make(&call, &mut chain).await })
             }
             Ok(None) => next.run(request, extensions),
             Err(error) => Box::pin(ready(Err(failed(error)))),

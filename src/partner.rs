@@ -92,7 +92,11 @@ impl Partner {
 
     /// The edge of calls that each say by an extension whom they are made for.
     pub(crate) fn edge(&self) -> Edge {
-        Edge::of_partner(Who::PartnerOfEachCall(self.clone()), &self.home, self.clock.clone())
+        Edge::of_partner(
+            Who::PartnerOfEachCall(Box::new(self.clone())),
+            &self.home,
+            self.clock.clone(),
+        )
     }
 
     /// Calls for this user.
@@ -129,7 +133,7 @@ pub struct PartnerUser {
 impl PartnerUser {
     pub(crate) fn edge(&self) -> Edge {
         let (home, clock) = (&self.partner.home, self.partner.clock.clone());
-        Edge::of_partner(Who::Partner(self.clone()), home, clock)
+        Edge::of_partner(Who::Partner(Box::new(self.clone())), home, clock)
     }
 
     pub(crate) fn authorise(&self, headers: &mut HeaderMap) {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 #[cfg(any(feature = "middleware", feature = "tower"))]
-use arc_swap::ArcSwapOption;
-#[cfg(any(feature = "middleware", feature = "tower"))]
 use http::HeaderValue;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+use once_cell::race::OnceBox;
 use secrecy::ExposeSecret;
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -41,7 +41,7 @@ pub(super) struct Held {
     /// How long it had been held, in milliseconds, when the store was last known to have it.
     seen_after: AtomicU64,
     #[cfg(any(feature = "middleware", feature = "tower"))]
-    authorization: ArcSwapOption<HeaderValue>,
+    authorization: OnceBox<HeaderValue>,
 }
 
 impl Held {
@@ -68,19 +68,14 @@ impl Held {
             glances_in: AtomicI64::new(NOT_SEEN),
             seen_after: AtomicU64::new(0),
             #[cfg(any(feature = "middleware", feature = "tower"))]
-            authorization: ArcSwapOption::empty(),
+            authorization: OnceBox::new(),
         }
     }
 
     /// The header that calls share for as long as they are made with this token.
     #[cfg(any(feature = "middleware", feature = "tower"))]
     pub(super) fn authorization(&self) -> HeaderValue {
-        if let Some(made) = self.authorization.load().as_deref() {
-            return made.clone();
-        }
-        let made = self.token.authorization_header();
-        self.authorization.store(Some(Arc::new(made.clone())));
-        made
+        self.authorization.get_or_init(|| Box::new(self.token.authorization_header())).clone()
     }
 
     pub(super) fn is_newer_than(&self, version: Version) -> bool {
