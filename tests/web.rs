@@ -132,17 +132,20 @@ async fn of_more_than_four_logins_the_oldest_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_is_dropped_adds_nothing_to_the_answer_by_its_name() {
+async fn a_cookie_that_cannot_be_a_login_goes_first_and_one_of_another_name_is_left_alone() {
     let app = App::new();
     let mut ann = Browser::of("ann");
+    let login = ann.begin(&app, "ann").await;
     for number in 0..5 {
-        let name = format!("__Host-hurdlr_login_{number}%3B%20Domain%3Dexample.com%0D%0A");
-        ann.cookies.insert(name, "planted".into());
+        ann.cookies.insert(format!("__Host-hurdlr_login_planted-{number}---"), "planted".into());
+        let forged = format!("__Host-hurdlr_login_{number}%3B%20Domain%3Dexample.com%0D%0A");
+        ann.cookies.insert(forged, "planted".into());
     }
     let began = ann.get(&app, "/hurdlr/connect").await;
-    assert_eq!(began.set_cookies().len(), 3, "two are dropped, one is kept");
-    assert!(began.set_cookies().iter().all(|cookie| !cookie.contains("; Domain")));
-    assert_eq!(ann.cookies.len(), 4);
+    assert_eq!(began.set_cookies().len(), 4, "three are dropped, one is kept");
+    assert!(began.set_cookies().iter().all(|cookie| !cookie.contains("Domain")));
+    assert_eq!(ann.cookies.len(), 4 + 5);
+    assert_eq!(ann.get(&app, &login).await.location(), "/home");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
 
 use super::failure::LoginFailure;
+use super::pending;
 use super::return_target::{self, ReturnTarget};
 use crate::endpoint::secret_bearing_url;
 use crate::error::Error;
@@ -184,6 +185,7 @@ pub(super) struct Login {
     pub(super) origin: String,
     /// Whether the browser reaches the app by https.
     pub(super) is_https: bool,
+    pub(super) end_of_cookie: String,
     /// A digest of all settings of the provider that a login depends on, in base64.
     pub(super) settings: String,
 }
@@ -233,6 +235,7 @@ impl Login {
             hurdlr.realm(),
             hurdlr.issuer().unwrap_or_default(),
         ));
+        let is_https = redirect.scheme() == "https";
         Ok(Self {
             keys,
             users: config.users,
@@ -242,7 +245,8 @@ impl Login {
             callback_path,
             disconnect_path: config.disconnect_path,
             origin: redirect.origin().ascii_serialization(),
-            is_https: redirect.scheme() == "https",
+            is_https,
+            end_of_cookie: pending::end_of_cookie(is_https),
             redirect_uri,
             settings: BASE64_URL_SAFE_NO_PAD.encode(settings),
             manager,

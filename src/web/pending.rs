@@ -29,10 +29,39 @@ pub(super) struct Begun {
     pub(super) return_to: ReturnTarget,
 }
 
-/// The cookies that a browser sent.
-fn sent(headers: &HeaderMap) -> impl Iterator<Item = Cookie<'_>> {
+/// A cookie as a browser sends it.
+#[derive(Clone, Copy)]
+struct Sent<'a> {
+    name: &'a str,
+    pair: &'a str,
+}
+
+fn sent(headers: &HeaderMap) -> impl Iterator<Item = Sent<'_>> {
     let texts = headers.get_all(COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
-    texts.flat_map(Cookie::split_parse_encoded).filter_map(Result::ok)
+    texts.flat_map(|cookies| cookies.split(';')).filter_map(|pair| {
+        let (name, _) = pair.split_once('=')?;
+        Some(Sent { name: name.trim(), pair })
+    })
+}
+
+fn cookie(
+    name: String,
+    value: impl Into<Cow<'static, str>>,
+    lifetime: Duration,
+    is_https: bool,
+) -> Cookie<'static> {
+    Cookie::build((name, value))
+        .path("/")
+        .http_only(true)
+        .secure(is_https)
+        .same_site(SameSite::Lax) // the provider's redirect comes from another site
+        .max_age(lifetime)
+        .build()
+}
+
+/// What ends a cookie, behind its name.
+pub(super) fn end_of_cookie(is_https: bool) -> String {
+    cookie(String::new(), "", Duration::ZERO, is_https).to_string()
 }
 
 impl Login {
@@ -43,14 +72,12 @@ impl Login {
         headers: &HeaderMap,
         begun: &Begun,
     ) -> (Vec<HeaderValue>, PrivateCookieJar) {
-        let prefix = self.cookie_prefix();
-        let ours = sent(headers).filter(|cookie| cookie.name().starts_with(prefix));
+        let ours = sent(headers).filter(|cookie| self.names_a_login(cookie.name));
         let mut earlier: Vec<_> = ours
             .map(|cookie| {
-                let name = cookie.name().to_owned();
                 // What cannot be read goes first.
                 let since = self.opened(cookie).map_or(-1, |earlier| earlier.login.began());
-                (since, name)
+                (since, cookie.name)
             })
             .collect();
         earlier.sort_unstable_by(|one, other| other.cmp(one));
@@ -58,7 +85,8 @@ impl Login {
         let ended = too_many.filter_map(|(_, name)| self.end(name)).collect();
 
         let name = self.cookie_name(begun.login.state().expose_secret());
-        let kept = self.cookie(name, self.written(begun));
+        let lifetime = Duration::seconds_f64(LOGIN_LIFETIME.as_secs_f64());
+        let kept = cookie(name, self.written(begun), lifetime, self.is_https);
         (ended, PrivateCookieJar::new(self.keys[0].clone()).add(kept))
     }
 
@@ -70,17 +98,14 @@ impl Login {
         headers: &HeaderMap,
         name: &str,
     ) -> Option<Result<Begun, FailureReason>> {
-        let named = sent(headers).filter(|cookie| cookie.name() == name);
+        let named = sent(headers).filter(|cookie| cookie.name == name);
         // Another site of the same domain may have put one beside ours.
         named.map(|cookie| self.opened(cookie)).reduce(Result::or)
     }
 
-    /// The end of a login's cookie, whose name may be whatever a browser was made to send: encoded,
-    /// it is always good for a header.
-    pub(super) fn end(&self, name: String) -> Option<HeaderValue> {
-        let mut gone = self.cookie(name, "");
-        gone.set_max_age(Duration::ZERO);
-        HeaderValue::try_from(gone.encoded().to_string()).ok()
+    /// The end of a login's cookie.
+    pub(super) fn end(&self, name: &str) -> Option<HeaderValue> {
+        HeaderValue::try_from([name, &self.end_of_cookie].concat()).ok()
     }
 
     /// A `__Host-` cookie is taken from this host over https alone (RFC 6265bis section 4.1.3.2).
@@ -94,14 +119,10 @@ impl Login {
         self.cookie_prefix().to_owned() + &BASE64_URL_SAFE_NO_PAD.encode(&digest[..9])
     }
 
-    fn cookie(&self, name: String, value: impl Into<Cow<'static, str>>) -> Cookie<'static> {
-        Cookie::build((name, value))
-            .path("/")
-            .http_only(true)
-            .secure(self.is_https)
-            .same_site(SameSite::Lax) // the provider's redirect comes from another site
-            .max_age(Duration::seconds_f64(LOGIN_LIFETIME.as_secs_f64()))
-            .build()
+    /// Whether a login's cookie can be named like that.
+    fn names_a_login(&self, name: &str) -> bool {
+        let rest = name.strip_prefix(self.cookie_prefix());
+        rest.is_some_and(|rest| BASE64_URL_SAFE_NO_PAD.decode(rest).is_ok())
     }
 
     /// One field a line: none of them can hold a line's end.
@@ -117,9 +138,9 @@ impl Login {
         .join("\n")
     }
 
-    fn opened(&self, cookie: Cookie<'_>) -> Result<Begun, FailureReason> {
-        let cookie = cookie.into_owned();
+    fn opened(&self, sent: Sent<'_>) -> Result<Begun, FailureReason> {
         let unreadable = || Error::callback(CallbackProblem::Unreadable);
+        let cookie = Cookie::parse_encoded(sent.pair.to_owned()).map_err(|_| unreadable())?;
         let mut jars = self.keys.iter().map(|key| PrivateCookieJar::<_>::new(key.clone()));
         let opened = jars.find_map(|jar| jar.decrypt(cookie.clone())).ok_or_else(unreadable)?;
         let mut fields = opened.value().splitn(6, '\n');

@@ -116,7 +116,7 @@ async fn callback(site: Arc<Login>, request: Request) -> Response {
         Ok(()) => Redirect::to(return_to.as_str()).into_response(),
         Err(reason) => site.failed(reason, Some(user), return_to).await,
     };
-    if let Some(end) = is_over.then(|| site.end(cookie)).flatten() {
+    if let Some(end) = is_over.then(|| site.end(&cookie)).flatten() {
         response.headers_mut().append(SET_COOKIE, end);
     }
     response
