@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A whole callback (router, user, cookie, redemption, exchange, adoption, redirect) alternates with a
-//! bare [`Hurdlr::complete_login`], and the medians are compared. The provider is a process of its own.
+//! bare [`Hurdlr::complete_login`], and the medians of each batch are compared. The provider is a process
+//! of its own.
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout)]
@@ -14,7 +15,7 @@ mod harness;
 use harness::{Job, Outcome, Provider, figure};
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -32,7 +33,7 @@ fn main() -> Outcome {
         Job::Serve => return runtime.block_on(harness::serve()),
         job => job == Job::Measure,
     };
-    runtime.block_on(measure(if measures { 3_000 } else { 1 }))
+    runtime.block_on(measure(if measures { 6_000 } else { 1 }))
 }
 
 /// How many people come back at a time.
@@ -50,8 +51,9 @@ async fn measure(rounds: usize) -> Outcome {
     let app = login_routes(manager.clone(), config)?;
     let person = Person::new()?;
 
-    let (mut whole, mut bare) = (Vec::new(), Vec::new());
+    let mut batches = Vec::new();
     for _ in 0..rounds.div_ceil(BATCH) {
+        let (mut whole, mut bare) = (Vec::new(), Vec::new());
         // What people do comes before all that is measured.
         let (mut callbacks, mut exchanges) = (Vec::new(), Vec::new());
         for _ in 0..BATCH.min(rounds) {
@@ -60,17 +62,17 @@ async fn measure(rounds: usize) -> Outcome {
         }
         for (number, (request, (pending, url))) in callbacks.into_iter().zip(exchanges).enumerate()
         {
-            let ours = async || -> Outcome<Duration> {
+            let ours = async || -> Outcome<f64> {
                 let start = Instant::now();
                 let answer = black_box(app.clone().oneshot(request).await?);
-                let taken = start.elapsed();
+                let taken = micros(start);
                 let is_done = answer.status() == StatusCode::SEE_OTHER;
                 if is_done { Ok(taken) } else { Err("no redirect".into()) }
             };
-            let theirs = async || -> Outcome<Duration> {
+            let theirs = async || -> Outcome<f64> {
                 let start = Instant::now();
                 black_box(hurdlr.complete_login(pending, &url).await?);
-                Ok(start.elapsed())
+                Ok(micros(start))
             };
             if number % 2 == 0 {
                 whole.push(ours().await?);
@@ -80,8 +82,10 @@ async fn measure(rounds: usize) -> Outcome {
                 whole.push(ours().await?);
             }
         }
+        batches.push((median(whole), median(bare)));
     }
-    let (whole, bare) = (median(whole), median(bare));
+    // The first ones are warming up.
+    batches.drain(..batches.len() / 10);
     // Each is encrypted anew, and some letters take three in a cookie.
     let mut longest = 0;
     for _ in 0..rounds {
@@ -91,9 +95,11 @@ async fn measure(rounds: usize) -> Outcome {
         longest = longest.max(cookie_of(&begin(&app, &user, &return_to).await?)?.len());
     }
     if rounds > 1 {
-        figure("web.callback_time", whole * 1e6, "us");
-        figure("web.exchange_time", bare * 1e6, "us");
-        figure("web.callback_vs_exchange", whole / bare, "x");
+        let over_batches =
+            |of: fn((f64, f64)) -> f64| median(batches.iter().map(|&batch| of(batch)).collect());
+        figure("web.callback_time", over_batches(|(whole, _)| whole), "us");
+        figure("web.exchange_time", over_batches(|(_, bare)| bare), "us");
+        figure("web.callback_vs_exchange", over_batches(|(whole, bare)| whole / bare), "x");
         println!("figure: web.state_bytes = {longest} bytes");
     }
     Ok(())
@@ -154,9 +160,11 @@ impl Person {
     }
 }
 
-/// In seconds, without the first tenth: that is warming up.
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.drain(..times.len() / 10);
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64()
+fn micros(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e6
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
 }
