@@ -19,18 +19,18 @@ pub use keep_alive::KeepAlive;
 mod looks;
 use looks::Looks;
 mod meters;
-mod permits;
-use permits::{Permits, Place};
 mod policy;
 pub use policy::RefreshPolicy;
 mod refresh;
-use refresh::Unsaved;
+use refresh::{Refresh, Unsaved};
 mod revocation;
 pub use revocation::Disconnected;
 mod running;
 use running::{Counter, Landing};
 mod warm;
 pub use warm::{Warm, Warmed};
+mod workers;
+use workers::{Place, Ticket, Workers};
 
 use std::fmt;
 use std::future::Future;
@@ -90,7 +90,7 @@ struct Inner {
     realm: Arc<Realm>,
     policy: RefreshPolicy,
     vacant: Arc<Held>,
-    permits: Arc<Permits>,
+    workers: Arc<Workers<Refresh>>,
     at_once: usize,
     looks: Looks,
     look_after: Duration,
@@ -202,7 +202,7 @@ impl TokenManagerBuilder {
             store: self.store,
             policy,
             vacant: Arc::new(Held::vacant(Token::vacant(&clock))),
-            permits: Permits::new(self.requests_at_once),
+            workers: Workers::new(self.requests_at_once),
             at_once: self.requests_at_once,
             looks: Looks::default(),
             look_after: self.revalidate_after / 2,
@@ -534,7 +534,7 @@ impl Inner {
             if let Some(flight) = under_way {
                 flight.urgent |= urgent;
                 if let Some(ticket) = flight.ticket.filter(|_| urgent) {
-                    self.permits.hurry(ticket);
+                    self.workers.hurry(ticket);
                 }
                 return Ok(flight.landing.clone());
             }
@@ -549,28 +549,49 @@ impl Inner {
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
             let (lander, landing) = Landing::expected();
-            troubles.flight = Some(Flight::new(landing.clone(), urgent));
-            let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
-            self.runtime.spawn(async move {
-                let outcome = inner.refresh(Arc::clone(&entry), pause).await;
-                entry.with(|troubles| troubles.flight = None);
-                lander.land(outcome);
-                drop(counted);
-            });
+            let refresh = Refresh { entry: Arc::clone(entry), lander, counted };
+            let ticket = if pause.is_zero() {
+                self.begin(refresh, urgent)
+            } else {
+                // A pause takes no worker from those who could use it.
+                let inner = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    inner.clock.sleep(pause).await;
+                    inner.begin_now(refresh);
+                });
+                None
+            };
+            troubles.flight = Some(Flight::new(landing.clone(), urgent, ticket));
             Ok(landing)
         })
     }
 
-    /// Takes the refresh under way into the queue for a permit.
-    fn queue_up(&self, entry: &Entry) -> Place {
-        entry.with(|troubles| {
-            let urgent = troubles.flight.as_ref().is_some_and(|flight| flight.urgent);
-            let (ticket, place) = self.permits.enter(urgent);
-            if let Some(flight) = &mut troubles.flight {
-                flight.ticket = Some(ticket);
+    /// Has a refresh done as soon as may be; its place in the queue, where it has to wait.
+    fn begin(self: &Arc<Self>, refresh: Refresh, urgent: bool) -> Option<Ticket> {
+        let (mut worker, mut refresh) = match self.workers.enter(refresh, urgent) {
+            Place::Queued(ticket) => return Some(ticket),
+            Place::New(worker, refresh) => (worker, refresh),
+        };
+        let inner = Arc::clone(self);
+        self.runtime.spawn(async move {
+            loop {
+                inner.refresh(refresh).await;
+                match worker.next().await {
+                    Some(next) => refresh = next,
+                    None => break,
+                }
             }
-            place
-        })
+        });
+        None
+    }
+
+    /// As [`begin`](Self::begin), for a refresh whose flight is known already.
+    fn begin_now(self: &Arc<Self>, refresh: Refresh) {
+        let entry = Arc::clone(&refresh.entry);
+        entry.with(|troubles| {
+            let Some(flight) = &mut troubles.flight else { return };
+            flight.ticket = self.begin(refresh, flight.urgent);
+        });
     }
 
     /// Waits before another try; near the end not for long.

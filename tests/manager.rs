@@ -900,7 +900,7 @@ async fn a_refresh_in_the_background_goes_first_once_somebody_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_whose_next_try_is_not_due_yet_takes_no_permit_from_others() {
+async fn a_user_whose_next_try_is_not_due_yet_keeps_no_worker_from_others() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .requests_at_once(1)

@@ -591,3 +591,53 @@ fn no_refresh_starts_behind_the_back_of_a_shutdown() {
         }
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_panics_ends_alone_and_those_behind_it_are_done() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
+        .requests_at_once(1)
+        .build()
+        .unwrap();
+    let mut claims = 0;
+    site.store.plan(move |call| {
+        claims += u32::from(call == StoreCall::Claim);
+        assert!(call != StoreCall::Claim || claims != 2, "a bug of the store");
+        None
+    });
+    let [ann, bob, eve] =
+        ["ann", "bob", "eve"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
+    let (first, second, third) = tokio::join!(ann.token(), bob.token(), eve.token());
+    assert!(first.is_ok() && third.is_ok());
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Unavailable);
+    bob.token().await.unwrap();
+    assert!(manager.shutdown().await.is_empty());
+}
+
+#[test]
+fn a_runtime_that_ends_leaves_nobody_waiting_in_the_queue_of_its_refreshes() {
+    let theirs = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let ours = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let site = Site::new();
+    site.fake.fault_plan(|_| Some(Fault::Delay(HOUR)));
+    let manager = theirs.block_on(async {
+        let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
+        builder.requests_at_once(1).build().unwrap()
+    });
+    let users = ["ann", "bob", "eve"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
+    let waiting = users
+        .clone()
+        .map(|user| ours.spawn(async move { user.token().await.map(|token| access(&token)) }));
+    ours.block_on(async {
+        while site.fake.count().total() == 0 {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+        theirs.shutdown_background();
+        for caller in waiting {
+            assert_eq!(caller.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+        for user in users {
+            assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+    });
+}

@@ -13,8 +13,8 @@ use once_cell::race::OnceBox;
 use secrecy::ExposeSecret;
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use super::permits::Ticket;
 use super::policy::{RefreshPolicy, Windows};
+use super::workers::Ticket;
 use super::{Change, Inner, Landing};
 use crate::clock::Moment;
 use crate::error::Error;
@@ -230,7 +230,7 @@ pub(super) struct UnsavedLogin {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) landing: Landing,
-    /// Its place in the queue for a permit, once it has one.
+    /// Its place in the queue for a worker, if it had to take one.
     pub(super) ticket: Option<Ticket>,
     /// Somebody waits for it.
     pub(super) urgent: bool,
@@ -241,8 +241,8 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(landing: Landing, urgent: bool) -> Self {
-        Self { landing, ticket: None, urgent, sends: false, overtaken: false }
+    pub(super) fn new(landing: Landing, urgent: bool, ticket: Option<Ticket>) -> Self {
+        Self { landing, ticket, urgent, sends: false, overtaken: false }
     }
 }
 

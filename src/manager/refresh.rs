@@ -1,13 +1,18 @@
-//! One refresh, from the permit to the saved token.
+//! One refresh, from the claim to the saved token.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
 use super::entry::{Backoff, Entry, Held};
 use super::meters::{self, Gauged, Source};
-use super::{Change, Inner};
+use super::running::{Counted, Lander};
+use super::{Change, Inner, abandoned};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind};
 use crate::store::{Claim, Put, Release, Row, StoreKey, StoredToken, UserKind, Version};
@@ -41,18 +46,30 @@ pub(super) struct Attempt {
     lease_id: u64,
 }
 
+/// A refresh that is to be done, whoever still waits for it. Dropped before its end, it is
+/// abandoned.
+pub(super) struct Refresh {
+    pub(super) entry: Arc<Entry>,
+    pub(super) lander: Lander,
+    pub(super) counted: Counted,
+}
+
 impl Inner {
-    /// Runs an attempt to its end, whoever still waits for it.
-    pub(super) async fn refresh(
-        self: Arc<Self>,
-        entry: Arc<Entry>,
-        pause: Duration,
-    ) -> Result<(), Error> {
-        // A pause takes no permit from those who could use it.
-        if !pause.is_zero() {
-            self.clock.sleep(pause).await;
-        }
-        let _permit = self.queue_up(&entry).served().await;
+    /// Does a refresh. One that panics ends by itself alone.
+    pub(super) async fn refresh(&self, refresh: Refresh) {
+        let Refresh { entry, lander, counted } = refresh;
+        let mut attempt = pin!(self.attempt(&entry));
+        let attempted = poll_fn(|context| {
+            let polled = catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(context)));
+            polled.unwrap_or_else(|_| Poll::Ready(Err(abandoned())))
+        });
+        let outcome = attempted.await;
+        entry.with(|troubles| troubles.flight = None);
+        lander.land(outcome);
+        drop(counted);
+    }
+
+    async fn attempt(&self, entry: &Arc<Entry>) -> Result<(), Error> {
         let begun = entry.with(|troubles| {
             if troubles.is_overtaken() {
                 return None;
@@ -71,7 +88,7 @@ impl Inner {
             key: self.key(entry.kind, &entry.subject),
             started: self.clock.now(),
             lease_id: lease_id.unwrap_or_else(|| self.random_id()),
-            entry: Arc::clone(&entry),
+            entry: Arc::clone(entry),
         };
         let ended = attempt.run(unsaved_login).await;
         let outcome = ended.as_ref().map(|source| *source).map_err(|failure| failure.error.kind());
