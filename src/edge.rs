@@ -25,6 +25,7 @@ use crate::user::UserId;
 ///
 /// An origin is a scheme, a host and a port. Calls to any other than the provider's own and those
 /// named here go out as they are, so that a pasted URL never carries a token elsewhere.
+/// So does one whose URL has user info: those are credentials of its own.
 ///
 /// ```
 /// use std::time::Duration;
