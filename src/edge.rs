@@ -24,8 +24,8 @@ use crate::user::UserId;
 /// Which calls are authorised, and what is done about an answer of 429.
 ///
 /// An origin is a scheme, a host and a port. Calls to any other than the provider's own and those
-/// named here go out as they are, so that a pasted URL never carries a token elsewhere.
-/// So does one whose URL has user info: those are credentials of its own.
+/// named here go out as they are, so that a pasted URL never carries a token elsewhere. So does a
+/// call whose URL has user info: that is credentials of its own.
 ///
 /// ```
 /// use std::time::Duration;

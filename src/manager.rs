@@ -30,7 +30,7 @@ use running::{Counter, Landing};
 mod warm;
 pub use warm::{Warm, Warmed};
 mod workers;
-use workers::{Place, Ticket, Workers};
+use workers::{Place, Workers};
 
 use std::fmt;
 use std::future::Future;
@@ -550,26 +550,33 @@ impl Inner {
             }
             let (lander, landing) = Landing::expected();
             let refresh = Refresh { entry: Arc::clone(entry), lander, counted };
-            let ticket = if pause.is_zero() {
-                self.begin(refresh, urgent)
-            } else {
-                // A pause takes no worker from those who could use it.
-                let inner = Arc::clone(self);
-                self.runtime.spawn(async move {
-                    inner.clock.sleep(pause).await;
-                    inner.begin_now(refresh);
+            let flight = troubles.flight.insert(Flight::new(landing.clone(), urgent));
+            if pause.is_zero() {
+                self.begin(flight, refresh);
+                return Ok(landing);
+            }
+            // A pause takes no worker from those who could use it.
+            let inner = Arc::clone(self);
+            self.runtime.spawn(async move {
+                inner.clock.sleep(pause).await;
+                let entry = Arc::clone(&refresh.entry);
+                entry.with(|troubles| {
+                    if let Some(flight) = &mut troubles.flight {
+                        inner.begin(flight, refresh);
+                    }
                 });
-                None
-            };
-            troubles.flight = Some(Flight::new(landing.clone(), urgent, ticket));
+            });
             Ok(landing)
         })
     }
 
-    /// Has a refresh done as soon as may be; its place in the queue, where it has to wait.
-    fn begin(self: &Arc<Self>, refresh: Refresh, urgent: bool) -> Option<Ticket> {
-        let (mut worker, mut refresh) = match self.workers.enter(refresh, urgent) {
-            Place::Queued(ticket) => return Some(ticket),
+    /// Has a refresh done as soon as there is a worker for it.
+    fn begin(self: &Arc<Self>, flight: &mut Flight, refresh: Refresh) {
+        let (mut worker, mut refresh) = match self.workers.enter(refresh, flight.urgent) {
+            Place::Queued(ticket) => {
+                flight.ticket = Some(ticket);
+                return;
+            }
             Place::New(worker, refresh) => (worker, refresh),
         };
         let inner = Arc::clone(self);
@@ -581,16 +588,6 @@ impl Inner {
                     None => break,
                 }
             }
-        });
-        None
-    }
-
-    /// As [`begin`](Self::begin), for a refresh whose flight is known already.
-    fn begin_now(self: &Arc<Self>, refresh: Refresh) {
-        let entry = Arc::clone(&refresh.entry);
-        entry.with(|troubles| {
-            let Some(flight) = &mut troubles.flight else { return };
-            flight.ticket = self.begin(refresh, flight.urgent);
         });
     }
 

@@ -619,7 +619,7 @@ fn a_runtime_that_ends_leaves_nobody_waiting_in_the_queue_of_its_refreshes() {
     let theirs = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let ours = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let site = Site::new();
-    site.fake.fault_plan(|_| Some(Fault::Delay(HOUR)));
+    site.fake.fault_next(Fault::HoldAfter(Gate::closed()));
     let manager = theirs.block_on(async {
         let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
         builder.requests_at_once(1).build().unwrap()
@@ -629,9 +629,7 @@ fn a_runtime_that_ends_leaves_nobody_waiting_in_the_queue_of_its_refreshes() {
         .clone()
         .map(|user| ours.spawn(async move { user.token().await.map(|token| access(&token)) }));
     ours.block_on(async {
-        while site.fake.count().total() == 0 {
-            tokio::time::sleep(SECOND / 100).await;
-        }
+        site.fake.arrived(1).await;
         theirs.shutdown_background();
         for caller in waiting {
             assert_eq!(caller.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);

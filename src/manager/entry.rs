@@ -241,8 +241,8 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(landing: Landing, urgent: bool, ticket: Option<Ticket>) -> Self {
-        Self { landing, ticket, urgent, sends: false, overtaken: false }
+    pub(super) fn new(landing: Landing, urgent: bool) -> Self {
+        Self { landing, ticket: None, urgent, sends: false, overtaken: false }
     }
 }
 
