@@ -609,7 +609,9 @@ async fn a_refresh_that_panics_ends_alone_and_those_behind_it_are_done() {
         ["ann", "bob", "eve"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
     let (first, second, third) = tokio::join!(ann.token(), bob.token(), eve.token());
     assert!(first.is_ok() && third.is_ok());
-    assert_eq!(second.unwrap_err().kind(), ErrorKind::Unavailable);
+    let error = second.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("panicked"), "{error}");
     bob.token().await.unwrap();
     assert!(manager.shutdown().await.is_empty());
 }

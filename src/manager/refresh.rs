@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 use super::entry::{Backoff, Entry, Held};
 use super::meters::{self, Gauged, Source};
 use super::running::{Counted, Lander};
-use super::{Change, Inner, abandoned};
+use super::{Change, Inner};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind};
 use crate::store::{Claim, Put, Release, Row, StoreKey, StoredToken, UserKind, Version};
@@ -61,7 +61,7 @@ impl Inner {
         let mut attempt = pin!(self.attempt(&entry));
         let attempted = poll_fn(|context| {
             let polled = catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(context)));
-            polled.unwrap_or_else(|_| Poll::Ready(Err(abandoned())))
+            polled.unwrap_or_else(|_| Poll::Ready(Err(unavailable("the refresh panicked"))))
         });
         let outcome = attempted.await;
         entry.with(|troubles| troubles.flight = None);
