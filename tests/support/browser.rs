@@ -43,6 +43,12 @@ struct Driver {
 
 impl Driver {
     fn start() -> Self {
+        // Of two that choose a free port at the same time one may find it taken, and ends.
+        let started = std::iter::repeat_with(Self::try_start).take(3).flatten().next();
+        started.expect("chromedriver says its port")
+    }
+
+    fn try_start() -> Option<Self> {
         let process = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -54,8 +60,11 @@ impl Driver {
             let (_, port) = line.split_once("successfully on port ")?;
             port.trim_end_matches('.').parse().ok()
         });
-        let port = port.expect("chromedriver says its port");
-        Self { process, port, profile: tempfile::tempdir().unwrap() }
+        let Some(port) = port else {
+            process.wait().unwrap();
+            return None;
+        };
+        Some(Self { process, port, profile: tempfile::tempdir().unwrap() })
     }
 
     async fn open(&self, look: Look) -> Client {
