@@ -367,14 +367,13 @@ impl TokenManager {
         let inner = Arc::clone(&self.inner);
         let counted = inner.running.count_one();
         let (entry, incarnation, held) = self.arrival(id, token)?;
-        let key = inner.key(UserKind::Login, id);
         Ok(async move {
             let _turn = entry.turn().await;
             let stored = inner.stored(&held);
-            let saved = inner.store.put(&key, incarnation, &stored, Put::Replace).await;
+            let saved = inner.store.put(&entry.key, incarnation, &stored, Put::Replace).await;
             entry.take_over(&held, saved.is_ok());
             if let Err(error) = saved {
-                tracing::warn!(user = ?entry.subject, %error, "a login is not saved yet");
+                tracing::warn!(user = ?entry.subject(), %error, "a login is not saved yet");
                 inner.keep_saving(&entry, &held, Unsaved::Login);
             }
             drop(counted);
@@ -390,13 +389,12 @@ impl TokenManager {
     pub async fn import_if_absent(&self, id: &UserId, token: Token) -> Result<bool, Error> {
         let inner = &self.inner;
         let (entry, incarnation, held) = self.arrival(id, token)?;
-        let key = inner.key(UserKind::Login, id);
         let _turn = entry.turn().await;
         if entry.with(|troubles| troubles.unsaved_login.is_some()) {
             return Ok(false); // of which the store does not know yet
         }
         let stored = inner.stored(&held);
-        let put = inner.store.put(&key, incarnation, &stored, Put::IfAbsent).await?;
+        let put = inner.store.put(&entry.key, incarnation, &stored, Put::IfAbsent).await?;
         if put {
             entry.take_over_if_vacant(&held);
         }

@@ -30,8 +30,15 @@ pub(super) struct Users {
 struct Key(Arc<Entry>);
 
 /// What a user is looked up by.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Sought<'a>(UserKind, &'a UserId);
+
+impl Key {
+    #[inline]
+    fn sought(&self) -> Sought<'_> {
+        Sought(self.0.kind(), self.0.subject())
+    }
+}
 
 impl Hash for Sought<'_> {
     #[inline]
@@ -43,13 +50,13 @@ impl Hash for Sought<'_> {
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Sought(self.0.kind, &self.0.subject).hash(state);
+        self.sought().hash(state);
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || Sought(self.0.kind, &self.0.subject).equivalent(other)
+        Arc::ptr_eq(&self.0, &other.0) || self.sought().equivalent(other)
     }
 }
 
@@ -58,7 +65,7 @@ impl Eq for Key {}
 impl Equivalent<Key> for Sought<'_> {
     #[inline]
     fn equivalent(&self, key: &Key) -> bool {
-        self.0 == key.0.kind && *self.1 == key.0.subject
+        *self == key.sought()
     }
 }
 
@@ -114,7 +121,7 @@ impl Users {
         if let Some(entry) = self.map.get(&sought) {
             return entry;
         }
-        let entry = Arc::new(Entry::new(inner, kind, subject.clone()));
+        let entry = Arc::new(Entry::new(inner, kind, subject));
         self.map.insert(Key(Arc::clone(&entry)), Arc::clone(&entry));
         entry
     }

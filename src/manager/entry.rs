@@ -18,7 +18,7 @@ use super::workers::Ticket;
 use super::{Change, Inner, Landing};
 use crate::clock::Moment;
 use crate::error::Error;
-use crate::store::{UserKind, Version};
+use crate::store::{StoreKey, UserKind, Version};
 use crate::token::Token;
 use crate::user::UserId;
 
@@ -49,10 +49,9 @@ impl Held {
         token: Token,
         version: Version,
         policy: &RefreshPolicy,
-        kind: UserKind,
-        subject: &UserId,
+        key: &StoreKey,
     ) -> Self {
-        let windows = policy.windows(&token, kind, subject);
+        let windows = policy.windows(&token, key.kind(), key.subject());
         Self::of(token, Some(version), windows)
     }
 
@@ -188,8 +187,8 @@ impl Held {
 /// A user's place in the cache. It is pinned there while anybody holds it.
 pub(super) struct Entry {
     pub(super) inner: Arc<Inner>,
-    pub(super) kind: UserKind,
-    pub(super) subject: UserId,
+    /// Whose it is, and where it stands in the store.
+    pub(super) key: StoreKey,
     pub(super) current: ArcSwap<Held>,
     /// Most users have nothing here most of the time.
     troubles: Mutex<Option<Box<Troubles>>>,
@@ -333,16 +332,25 @@ impl Drop for Turn<'_> {
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
-            .field("kind", &self.kind)
-            .field("user", &self.subject)
+            .field("kind", &self.kind())
+            .field("user", self.subject())
             .finish_non_exhaustive()
     }
 }
 
 impl Entry {
-    pub(super) fn new(inner: &Arc<Inner>, kind: UserKind, subject: UserId) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, kind: UserKind, subject: &UserId) -> Self {
         let current = ArcSwap::new(Arc::clone(&inner.vacant));
-        Self { inner: Arc::clone(inner), kind, subject, current, troubles: Mutex::new(None) }
+        let key = inner.key(kind, subject);
+        Self { inner: Arc::clone(inner), key, current, troubles: Mutex::new(None) }
+    }
+
+    pub(super) fn kind(&self) -> UserKind {
+        self.key.kind()
+    }
+
+    pub(super) fn subject(&self) -> &UserId {
+        self.key.subject()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Box<Troubles>>> {

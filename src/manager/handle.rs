@@ -39,7 +39,7 @@ impl UserHandle {
     /// The user's id.
     #[must_use]
     pub fn id(&self) -> &UserId {
-        &self.entry.subject
+        self.entry.subject()
     }
 
     /// The client that the user's tokens are obtained by.
@@ -135,7 +135,7 @@ impl UserHandle {
                 });
             }
         });
-        tracing::info!(user = ?self.entry.subject, young, "the API refused a token");
+        tracing::info!(user = ?self.entry.subject(), young, "the API refused a token");
         // Where it is not time yet, the next reader starts it.
         let _ = self.entry.inner.join(&self.entry, false);
     }
@@ -149,8 +149,7 @@ impl UserHandle {
     pub async fn forget(&self) -> Result<(), Error> {
         self.entry.leave();
         let _turn = self.entry.turn().await;
-        let key = self.entry.inner.key(self.entry.kind, &self.entry.subject);
-        let forgotten = self.entry.inner.store.forget(&key).await;
+        let forgotten = self.entry.inner.store.forget(&self.entry.key).await;
         // Again: a read may have brought the row back into memory before it was removed.
         self.entry.leave();
         forgotten.map(|_| ())
@@ -296,8 +295,8 @@ impl UserHandle {
 impl fmt::Debug for UserHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserHandle")
-            .field("kind", &self.entry.kind)
-            .field("user", &self.entry.subject)
+            .field("kind", &self.entry.kind())
+            .field("user", self.entry.subject())
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use super::Inner;
 use super::entry::Entry;
 use crate::clock::Moment;
 use crate::error::Error;
-use crate::store::{Row, StoreKey};
+use crate::store::Row;
 use crate::token::Token;
 
 /// How many users are looked up by one query.
@@ -101,7 +101,7 @@ impl Inner {
             match (damaged, users) {
                 (None, _) => {}
                 (Some(error), [user]) => {
-                    tracing::warn!(user = ?user.subject, %error, "a row cannot be read");
+                    tracing::warn!(user = ?user.subject(), %error, "a row cannot be read");
                     user.seen(self.clock.now());
                 }
                 // One damaged row must not hide the others.
@@ -120,17 +120,17 @@ impl Inner {
     /// Compares what is served with what the store has.
     async fn compare(&self, users: &[Arc<Entry>]) -> Result<(), Error> {
         let asked = self.clock.now();
-        let keys: Vec<StoreKey> = users
+        let keys: Vec<_> = users
             .iter()
             .map(|entry| {
                 entry.begin_look();
-                self.key(entry.kind, &entry.subject)
+                entry.key.clone()
             })
             .collect();
         let rows = self.store.read(&keys).await?;
-        for ((entry, key), row) in users.iter().zip(&keys).zip(rows) {
-            if let Err(error) = self.settle_look(entry, key, self.aged(row, asked), asked).await {
-                tracing::warn!(user = ?entry.subject, %error, "a look came to nothing");
+        for (entry, row) in users.iter().zip(rows) {
+            if let Err(error) = self.settle_look(entry, self.aged(row, asked), asked).await {
+                tracing::warn!(user = ?entry.subject(), %error, "a look came to nothing");
             }
         }
         Ok(())
@@ -139,7 +139,6 @@ impl Inner {
     async fn settle_look(
         &self,
         entry: &Entry,
-        key: &StoreKey,
         row: Option<Row>,
         asked: Moment,
     ) -> Result<(), Error> {
@@ -149,7 +148,7 @@ impl Inner {
         let instead = match row {
             Some(row) if held.version == Some(row.version) => None,
             Some(row) if held.is_newer_than(row.version) => {
-                self.write_back(key, entry, &held, row.version).await?;
+                self.write_back(entry, &held, row.version).await?;
                 None
             }
             Some(Row { version, token: Some(stored), .. }) => {
@@ -159,7 +158,7 @@ impl Inner {
             _ => held.version.map(|_| Arc::clone(&self.vacant)),
         };
         if entry.end_look(instead) {
-            tracing::debug!(user = ?entry.subject, "another process changed the user");
+            tracing::debug!(user = ?entry.subject(), "another process changed the user");
         }
         Ok(())
     }

@@ -41,7 +41,6 @@ enum Kept {
 /// One attempt to get a user a living token.
 pub(super) struct Attempt {
     entry: Arc<Entry>,
-    key: StoreKey,
     started: Moment,
     lease_id: u64,
 }
@@ -85,14 +84,13 @@ impl Inner {
             return Ok(());
         };
         let attempt = Attempt {
-            key: self.key(entry.kind, &entry.subject),
             started: self.clock.now(),
             lease_id: lease_id.unwrap_or_else(|| self.random_id()),
             entry: Arc::clone(entry),
         };
         let ended = attempt.run(unsaved_login).await;
         let outcome = ended.as_ref().map(|source| *source).map_err(|failure| failure.error.kind());
-        meters::ended(entry.kind, outcome, self.clock.now().since(attempt.started));
+        meters::ended(entry.kind(), outcome, self.clock.now().since(attempt.started));
         match ended {
             Ok(_) => {
                 attempt.recover();
@@ -113,14 +111,14 @@ impl Attempt {
     async fn run(&self, unsaved_login: Option<Arc<Held>>) -> Result<Source, Failure> {
         if let Some(login) = unsaved_login {
             // Till then the row is that of an earlier stay, or there is none.
-            self.entry.inner.save_login(&self.key, &self.entry, &login).await?;
+            self.entry.inner.save_login(&self.entry, &login).await?;
         }
         let mut held = self.entry.current.load_full();
         if held.is_fresh(self.entry.inner.clock.now()) {
             // Another refresh was over between the caller's look and the start of this one.
             return Ok(Source::Adopted);
         }
-        if held.version.is_none() && self.entry.kind == UserKind::Login {
+        if held.version.is_none() && self.entry.kind() == UserKind::Login {
             let row = self.read().await?.filter(|row| row.token.is_some());
             let row = row.ok_or_else(|| login_required("nobody has logged in as this user"))?;
             held = self.adopt_from_store(row)?;
@@ -134,7 +132,7 @@ impl Attempt {
         match self.send(&held, &row).await {
             Ok(token) => {
                 self.keep(token, row.version).await?;
-                tracing::debug!(user = ?self.entry.subject, "refresh finished");
+                tracing::debug!(user = ?self.entry.subject(), "refresh finished");
                 Ok(Source::Refreshed)
             }
             Err(error) => Err(self.settle(error, &held, &row).await),
@@ -148,7 +146,7 @@ impl Attempt {
     }
 
     async fn read(&self) -> Result<Option<Row>, Error> {
-        self.entry.inner.read(&self.key).await
+        self.entry.inner.read(&self.entry.key).await
     }
 
     /// Waits until the lease is ours. None where a peer's token makes it needless.
@@ -172,7 +170,7 @@ impl Attempt {
                 return Ok(None);
             }
             let asked = self.entry.inner.clock.now();
-            let claimed = self.entry.inner.store.claim(&self.key, claim).await;
+            let claimed = self.entry.inner.store.claim(&self.entry.key, claim).await;
             let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
             let row = self.entry.inner.aged(claimed.row, asked);
             // A row of another stay, for which nobody has a token yet, says as much as none.
@@ -180,7 +178,7 @@ impl Attempt {
                 row.filter(|row| row.token.is_some() || !held.is_of_another_stay(row.version));
             let Some(row) = row else {
                 self.entry.clear(held.version, &self.entry.inner.vacant);
-                if self.entry.kind == UserKind::Login {
+                if self.entry.kind() == UserKind::Login {
                     return Err(login_required("this user was forgotten").into());
                 }
                 *held = Arc::clone(&self.entry.inner.vacant);
@@ -193,7 +191,7 @@ impl Attempt {
             if held.is_newer_than(row.version) {
                 // Ours was not saved yet, or the store was put back to an earlier day.
                 let inner = &self.entry.inner;
-                let written = inner.write_back(&self.key, &self.entry, held, row.version).await?;
+                let written = inner.write_back(&self.entry, held, row.version).await?;
                 if let Some(written) = written {
                     *held = written;
                 }
@@ -201,7 +199,7 @@ impl Attempt {
             }
             if row.token.is_some() && held.version != Some(row.version) {
                 *held = self.adopt_from_store(row)?;
-                tracing::debug!(user = ?self.entry.subject, "adopted a peer's token");
+                tracing::debug!(user = ?self.entry.subject(), "adopted a peer's token");
                 if held.is_served(self.entry.inner.clock.now()) {
                     return Ok(None);
                 }
@@ -224,11 +222,11 @@ impl Attempt {
         let Some(left) = self.left() else {
             return Err(unavailable("the time for this refresh was over before it was sent"));
         };
-        tracing::debug!(user = ?self.entry.subject, revision = row.version.revision, "refresh started");
+        tracing::debug!(user = ?self.entry.subject(), revision = row.version.revision, "refresh started");
         let hurdlr = &self.entry.inner.hurdlr;
-        match self.entry.kind {
+        match self.entry.kind() {
             UserKind::Enterprise => hurdlr
-                .grant_within(Some(&self.entry.subject), left)
+                .grant_within(Some(self.entry.subject()), left)
                 .await
                 .map(Token::without_refresh_token),
             UserKind::Partner => {
@@ -243,7 +241,7 @@ impl Attempt {
         let inner = &self.entry.inner;
         let held = inner.hold(&self.entry, token, consumed.next());
         let stored = inner.stored(&held);
-        let saved = match inner.store.save(&self.key, consumed, &stored).await {
+        let saved = match inner.store.save(&self.entry.key, consumed, &stored).await {
             Ok(false) => self.yield_to_store(&held, consumed).await,
             saved => saved.map(|_| Kept::Ours),
         };
@@ -251,7 +249,7 @@ impl Attempt {
             Ok(Kept::Ours) => self.entry.serve(&held),
             Ok(Kept::Theirs) => return Ok(()),
             Err(error) => {
-                tracing::warn!(user = ?self.entry.subject, %error, "a new token is not saved yet");
+                tracing::warn!(user = ?self.entry.subject(), %error, "a new token is not saved yet");
                 self.entry.serve(&held);
                 inner.keep_saving(&self.entry, &held, Unsaved::Save(consumed));
             }
@@ -285,11 +283,11 @@ impl Attempt {
                 return Err(Error::store("the store holds an earlier token"));
             }
             Some(row) if row.token.is_some() => {
-                tracing::debug!(user = ?self.entry.subject, "another's token was there first");
+                tracing::debug!(user = ?self.entry.subject(), "another's token was there first");
                 Some(self.adopt_from_store(row)?)
             }
             _ => {
-                tracing::debug!(user = ?self.entry.subject, "the user was forgotten meanwhile");
+                tracing::debug!(user = ?self.entry.subject(), "the user was forgotten meanwhile");
                 self.entry.clear(Some(consumed), &inner.vacant);
                 None
             }
@@ -301,7 +299,7 @@ impl Attempt {
 
     /// Does what a failure asks for, in the store and in memory.
     async fn settle(&self, error: Error, held: &Held, row: &Row) -> Failure {
-        let login = self.entry.kind == UserKind::Login;
+        let login = self.entry.kind() == UserKind::Login;
         if let Some(refresh_token) = error.rescued_refresh_token().filter(|_| login) {
             let rescued = held.token.with_refresh_token(refresh_token);
             return self.keep(rescued, row.version).await.err().unwrap_or_else(|| error.into());
@@ -330,10 +328,10 @@ impl Attempt {
 
     async fn release(&self, version: Version, release: Release) {
         let released =
-            self.entry.inner.store.release(&self.key, version, self.lease_id, release).await;
+            self.entry.inner.store.release(&self.entry.key, version, self.lease_id, release).await;
         if let Err(error) = released {
             // The lease ends by itself; till then the others wait.
-            tracing::warn!(user = ?self.entry.subject, %error, "a lease is not released");
+            tracing::warn!(user = ?self.entry.subject(), %error, "a lease is not released");
             if !release.refused {
                 // A dead refresh token is not to be sent again any sooner.
                 self.doubt_lease();
@@ -363,7 +361,7 @@ impl Attempt {
             failure.pause.unwrap_or_else(|| self.next_backoff())
         };
         tracing::info!(
-            user = ?self.entry.subject,
+            user = ?self.entry.subject(),
             kind = ?failure.error.kind(),
             error = %failure.error.for_log(),
             next_try_ms = pause.as_millis(),
@@ -414,7 +412,7 @@ fn unavailable(message: &'static str) -> Error {
 
 impl Inner {
     pub(super) fn hold(&self, entry: &Entry, token: Token, version: Version) -> Arc<Held> {
-        Arc::new(Held::new(token, version, &self.policy, entry.kind, &entry.subject))
+        Arc::new(Held::new(token, version, &self.policy, &entry.key))
     }
 
     pub(super) async fn read(&self, key: &StoreKey) -> Result<Option<Row>, Error> {
@@ -436,14 +434,13 @@ impl Inner {
     /// Puts a token over the row of an earlier one. None where the row has moved meanwhile.
     pub(super) async fn write_back(
         &self,
-        key: &StoreKey,
         entry: &Entry,
         held: &Held,
         theirs: Version,
     ) -> Result<Option<Arc<Held>>, Error> {
         let stored = self.stored(held);
-        tracing::warn!(user = ?entry.subject, revision = theirs.revision, "written back");
-        if !self.store.save(key, theirs, &stored).await? {
+        tracing::warn!(user = ?entry.subject(), revision = theirs.revision, "written back");
+        if !self.store.save(&entry.key, theirs, &stored).await? {
             return Ok(None);
         }
         let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
@@ -471,7 +468,6 @@ impl Inner {
         let (inner, entry, held) = (Arc::clone(self), Arc::clone(entry), Arc::clone(held));
         let gauged = Gauged::unsaved_token();
         self.spawn(async move {
-            let key = inner.key(entry.kind, &entry.subject);
             let mut failures = 0;
             loop {
                 failures += 1;
@@ -480,16 +476,18 @@ impl Inner {
                     let pause = inner.policy.backoff(failures, inner.random.next_u64());
                     inner.sleep_unless_closing(pause).await;
                 }
-                match inner.save_late(&key, &entry, &held, unsaved).await {
+                match inner.save_late(&entry, &held, unsaved).await {
                     Ok(()) => break,
                     Err(_) if inner.is_past_closing() => {
                         inner.gave_up_on(
-                            &entry.subject,
+                            entry.subject(),
                             "a new token could not be saved before the end",
                         );
                         break;
                     }
-                    Err(error) => tracing::warn!(user = ?entry.subject, %error, "still not saved"),
+                    Err(error) => {
+                        tracing::warn!(user = ?entry.subject(), %error, "still not saved")
+                    }
                 }
             }
             drop(gauged);
@@ -498,29 +496,28 @@ impl Inner {
 
     async fn save_late(
         self: &Arc<Self>,
-        key: &StoreKey,
         entry: &Arc<Entry>,
         held: &Arc<Held>,
         unsaved: Unsaved,
     ) -> Result<(), Error> {
         let stored = self.stored(held);
         let saved = match unsaved {
-            Unsaved::Save(consumed) => self.store.save(key, consumed, &stored).await?,
-            Unsaved::Login => return self.save_login(key, entry, held).await,
+            Unsaved::Save(consumed) => self.store.save(&entry.key, consumed, &stored).await?,
+            Unsaved::Login => return self.save_login(entry, held).await,
         };
         if saved {
-            tracing::debug!(user = ?entry.subject, "a new token is saved at last");
+            tracing::debug!(user = ?entry.subject(), "a new token is saved at last");
             return Ok(());
         }
         // An earlier call that seemed to fail did save it, or the user has moved on.
-        let row = self.read(key).await?;
+        let row = self.read(&entry.key).await?;
         let theirs = row.as_ref().and_then(|row| row.token.as_ref());
         if theirs.is_some_and(|theirs| is_same(&stored, theirs)) {
             return Ok(());
         }
         if let Some(row) = row.as_ref().filter(|row| held.is_newer_than(row.version)) {
             // The store was put back to an earlier day.
-            if self.store.save(key, row.version, &stored).await? {
+            if self.store.save(&entry.key, row.version, &stored).await? {
                 return Ok(());
             }
             return Err(Error::store("the row moves"));
@@ -551,7 +548,6 @@ impl Inner {
     /// in anew since, here or elsewhere.
     async fn save_login(
         self: &Arc<Self>,
-        key: &StoreKey,
         entry: &Arc<Entry>,
         login: &Arc<Held>,
     ) -> Result<(), Error> {
@@ -560,11 +556,11 @@ impl Inner {
         let (Some(over), Some(version)) = (over, login.version) else {
             return Ok(());
         };
-        let row = self.read(key).await?.filter(|row| row.token.is_some());
+        let row = self.read(&entry.key).await?.filter(|row| row.token.is_some());
         let there = row.as_ref().map_or(0, |row| row.version.incarnation);
         let over = over.unwrap_or(there);
         if there == version.incarnation {
-            tracing::debug!(user = ?entry.subject, "a login was saved though it seemed not to be");
+            tracing::debug!(user = ?entry.subject(), "a login was saved though it seemed not to be");
         } else if there == over {
             entry.with(|troubles| {
                 if let Some(unsaved) = troubles.unsaved(login) {
@@ -573,8 +569,8 @@ impl Inner {
             });
             let stored = self.stored(login);
             let put = Put::Replace;
-            self.store.put(key, version.incarnation, &stored, put).await?;
-            tracing::debug!(user = ?entry.subject, "a login is saved at last");
+            self.store.put(&entry.key, version.incarnation, &stored, put).await?;
+            tracing::debug!(user = ?entry.subject(), "a login is saved at last");
         } else {
             self.give_way(entry, login, row).await?;
         }

@@ -84,7 +84,7 @@ impl Inner {
             Some(kept) if kept.held.is_no_older_than(&newest) => None,
             _ => Some(self.put_aside(&entry, &newest).await),
         };
-        let erased = self.store.forget(&self.key(entry.kind, &entry.subject)).await;
+        let erased = self.store.forget(&entry.key).await;
         // Again: a read may have brought the row back into memory before it was removed.
         entry.leave();
         drop(turn);
@@ -109,10 +109,9 @@ impl Inner {
     /// All that can be done where tokens cannot be revoked.
     async fn erase(&self, entry: &Entry, newest: &Held) -> Result<Disconnected, Error> {
         let _turn = entry.turn().await;
-        let key = self.key(entry.kind, &entry.subject);
-        let row = self.read(&key).await?;
+        let row = self.read(&entry.key).await?;
         let kept = self.held_by(entry, row)?;
-        self.store.forget(&key).await?;
+        self.store.forget(&entry.key).await?;
         entry.leave();
         let now = self.clock.now();
         let left = kept.map_or(Duration::ZERO, |(kept, _)| kept.alive_for(now));
@@ -130,10 +129,9 @@ impl Inner {
     ) -> Result<(Option<Dropped>, Option<UnderWay>), Error> {
         // Each round lost is a refresh by somebody else.
         const ROUNDS: u32 = 5;
-        let key = self.key(entry.kind, &entry.subject);
         let (lease, _) = self.policy.lease_and_deadline();
         for _ in 0..ROUNDS {
-            let row = self.read(&key).await?;
+            let row = self.read(&entry.key).await?;
             let leased_for = row.as_ref().and_then(|row| row.leased_for);
             let Some((held, version)) = self.held_by(entry, row)? else {
                 // A first grant may be under way all the same.
@@ -146,7 +144,7 @@ impl Inner {
                 expected: Some(version),
                 incarnation: self.random_id(),
             };
-            let claimed = self.store.claim(&key, claim).await?;
+            let claimed = self.store.claim(&entry.key, claim).await?;
             let leased_for = claimed.row.and_then(|row| row.leased_for);
             let under_way = UnderWay::of(entry, leased_for.filter(|_| !claimed.granted));
             let dropped = self.put_aside(entry, &held).await;
@@ -155,7 +153,7 @@ impl Inner {
                 age: Duration::ZERO,
                 due_in: Duration::MAX,
             };
-            match self.store.save(&key, version, &mark).await {
+            match self.store.save(&entry.key, version, &mark).await {
                 Ok(true) => return Ok((Some(dropped), under_way)),
                 Ok(false) => self.clear_away(&dropped.key).await,
                 Err(error) => {
@@ -205,7 +203,7 @@ impl Inner {
         let (due_in, _) = self.policy.lease_and_deadline();
         let stored = StoredToken { due_in, ..self.stored(held) };
         if let Err(error) = self.store.put(&key, self.random_id(), &stored, Put::Replace).await {
-            tracing::warn!(user = ?entry.subject, %error, "a revocation is not written down");
+            tracing::warn!(user = ?entry.subject(), %error, "a revocation is not written down");
         }
         Dropped { key, held: Arc::clone(held) }
     }
@@ -220,7 +218,7 @@ impl Inner {
     /// Has a token revoked; where that fails, again and again in the background.
     async fn revoke(self: &Arc<Self>, entry: &Arc<Entry>, dropped: Dropped) {
         if let Err(error) = self.try_to_revoke(&dropped).await {
-            tracing::warn!(user = ?entry.subject, error = %error.for_log(), "a token is not revoked yet");
+            tracing::warn!(user = ?entry.subject(), error = %error.for_log(), "a token is not revoked yet");
             self.keep_revoking(entry, dropped, error);
         }
     }
@@ -250,7 +248,7 @@ impl Inner {
                     Ok(()) => break,
                     Err(_) if inner.is_past_closing() => {
                         let what = "a token could not be revoked before the end";
-                        inner.gave_up_on(&entry.subject, what);
+                        inner.gave_up_on(entry.subject(), what);
                         return;
                     }
                     Err(error) => last = error,
