@@ -436,22 +436,11 @@ impl TokenStore for Nowhere {
         Box::pin(async { Ok(Claimed { granted: false, row: None }) })
     }
 
-    fn save<'a>(
-        &'a self,
-        _: &'a StoreKey,
-        _: Version,
-        _: &'a StoredToken,
-    ) -> StoreFuture<'a, bool> {
+    fn save<'a>(&'a self, _: &'a StoreKey, _: Version, _: StoredToken) -> StoreFuture<'a, bool> {
         Box::pin(async { Ok(true) })
     }
 
-    fn put<'a>(
-        &'a self,
-        _: &'a StoreKey,
-        _: u64,
-        _: &'a StoredToken,
-        _: Put,
-    ) -> StoreFuture<'a, bool> {
+    fn put<'a>(&'a self, _: &'a StoreKey, _: u64, _: StoredToken, _: Put) -> StoreFuture<'a, bool> {
         Box::pin(async { Ok(true) })
     }
 
@@ -491,7 +480,7 @@ impl TokenStore for Nowhere {
         _: &'a StoreKey,
         _: Version,
         _: &'a SecretBox<Vec<u8>>,
-        _: &'a SecretBox<Vec<u8>>,
+        _: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async { Ok(false) })
     }

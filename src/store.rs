@@ -49,6 +49,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Se
 /// it failed. One about a row that cannot be read is [`not_temporary`](Error::not_temporary), so that it
 /// hides no others. A manager waits for an answer for as long as it takes, so a store bounds its calls.
 ///
+/// What a store is to keep is handed over to it, and not lent: nobody has to copy a secret then.
+///
 /// [`claim`]: Self::claim
 /// [`save`]: Self::save
 /// [`put`]: Self::put
@@ -88,7 +90,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
-        token: &'a StoredToken,
+        token: StoredToken,
     ) -> StoreFuture<'a, bool>;
 
     /// Puts a token that came by another way than a refresh, under `incarnation` and revision 1,
@@ -101,7 +103,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         &'a self,
         key: &'a StoreKey,
         incarnation: u64,
-        token: &'a StoredToken,
+        token: StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool>;
 
@@ -150,7 +152,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         key: &'a StoreKey,
         version: Version,
         old: &'a SecretBox<Vec<u8>>,
-        new: &'a SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool>;
 }
 
@@ -387,7 +389,7 @@ impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
-        token: &'a StoredToken,
+        token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         (**self).save(key, consumed, token)
     }
@@ -396,7 +398,7 @@ impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
         &'a self,
         key: &'a StoreKey,
         incarnation: u64,
-        token: &'a StoredToken,
+        token: StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool> {
         (**self).put(key, incarnation, token, put)
@@ -438,7 +440,7 @@ impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
         key: &'a StoreKey,
         version: Version,
         old: &'a SecretBox<Vec<u8>>,
-        new: &'a SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
         (**self).rewrite(key, version, old, new)
     }

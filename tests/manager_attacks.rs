@@ -409,7 +409,7 @@ async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
         let key = site.key(UserKind::Login, &ann());
         site.store.forget(&key).await.unwrap();
         let (incarnation, token) = (first.version.incarnation, first.token.unwrap());
-        let put = site.store.put(&key, incarnation, &token, Put::Replace);
+        let put = site.store.put(&key, incarnation, token, Put::Replace);
         assert!(put.await.unwrap());
         if reads_fail {
             site.fail(StoreCall::Read, StoreFault::Before);

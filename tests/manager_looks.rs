@@ -107,7 +107,7 @@ async fn a_token_granted_elsewhere_is_known_though_the_provider_failed_here() {
     // Another process is past the pause that this one has for itself.
     let stored = stored_token(&site).await;
     let key = site.key(UserKind::Enterprise, &ann());
-    site.store.put(&key, 7, &stored, Put::Replace).await.unwrap();
+    site.store.put(&key, 7, stored, Put::Replace).await.unwrap();
     read_for(&site, &user, BOUND).await;
     assert!(user.token().await.is_ok());
 }
@@ -230,7 +230,7 @@ async fn a_store_put_back_to_an_earlier_day_gets_the_newer_token_again() {
     let key = site.key(UserKind::Login, &ann());
     site.store.forget(&key).await.unwrap();
     let backup = StoredToken { age: HOUR, ..backup };
-    site.store.put(&key, incarnation, &backup, Put::Replace).await.unwrap();
+    site.store.put(&key, incarnation, backup, Put::Replace).await.unwrap();
     assert_ne!(site.stored_refresh_token(&ann()).await.as_ref(), Some(&newer));
     read_for(&site, &user, BOUND).await;
     assert_eq!(site.stored_refresh_token(&ann()).await, Some(newer));
@@ -248,7 +248,7 @@ async fn a_row_that_cannot_be_read_keeps_no_living_token_back_and_is_not_overwri
         age: Duration::ZERO,
         due_in: HOUR,
     };
-    site.store.put(&key, 7, &garbage, Put::Replace).await.unwrap();
+    site.store.put(&key, 7, garbage, Put::Replace).await.unwrap();
     read_for(&site, &user, BOUND).await;
     assert_eq!(access(&user.token().await.unwrap()), token);
     assert_eq!(site.row(UserKind::Login, &ann()).await.unwrap().version.incarnation, 7);
@@ -274,7 +274,7 @@ async fn a_removal_during_a_look_is_not_undone_where_nothing_was_served_before()
     site.fake.fault_plan(|_| Some(Fault::Refuse));
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
     let key = site.key(UserKind::Enterprise, &ann());
-    site.store.put(&key, 7, &stored, Put::Replace).await.unwrap();
+    site.store.put(&key, 7, stored, Put::Replace).await.unwrap();
     site.store.delay(SECOND);
     site.turn(BOUND);
     assert!(user.token().await.is_err());

@@ -753,17 +753,18 @@ impl TokenStore for Spy {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
-        token: &'a StoredToken,
+        token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.count().await;
+            let refresh_token = refresh_token_of(&token);
             let saved = self.store.save(key, consumed, token).await?;
             self.world.known().setting_out -= 1;
             if saved {
                 let now = self.world.when();
                 let mut known = self.world.known();
                 known.changed.insert(subject(key), now);
-                known.holds(subject(key), consumed.next(), refresh_token_of(token));
+                known.holds(subject(key), consumed.next(), refresh_token);
             }
             Ok(saved)
         })
@@ -773,11 +774,12 @@ impl TokenStore for Spy {
         &'a self,
         key: &'a StoreKey,
         incarnation: u64,
-        token: &'a StoredToken,
+        token: StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.count().await;
+            let refresh_token = refresh_token_of(&token);
             let done = self.store.put(key, incarnation, token, put).await?;
             self.world.known().setting_out -= 1;
             if done {
@@ -785,7 +787,7 @@ impl TokenStore for Spy {
                 let mut known = self.world.known();
                 known.changed.insert(subject(key), now);
                 let version = Version { incarnation, revision: 1 };
-                known.holds(subject(key), version, refresh_token_of(token));
+                known.holds(subject(key), version, refresh_token);
             }
             Ok(done)
         })
@@ -855,7 +857,7 @@ impl TokenStore for Spy {
         key: &'a StoreKey,
         version: Version,
         old: &'a SecretBox<Vec<u8>>,
-        new: &'a SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
         self.store.rewrite(key, version, old, new)
     }

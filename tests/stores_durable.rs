@@ -82,15 +82,14 @@ fn claim(lease_id: u64, expected: Option<Version>) -> Claim {
 async fn errors_of_all_calls(store: &impl TokenStore) -> Vec<(&'static str, Error)> {
     let key = key("ann");
     let version = Version { incarnation: 7, revision: 1 };
-    let token = token();
     let mut errors = Vec::new();
     let mut note = |call, error: Option<Error>| errors.extend(error.map(|error| (call, error)));
     note("read", store.read(std::slice::from_ref(&key)).await.err());
     note("cold claim", store.claim(&key, claim(1, None)).await.err());
     note("claim", store.claim(&key, claim(1, Some(version))).await.err());
-    note("save", store.save(&key, version, &token).await.err());
+    note("save", store.save(&key, version, token()).await.err());
     for how in [Put::Replace, Put::IfAbsent] {
-        note("put", store.put(&key, 7, &token, how).await.err());
+        note("put", store.put(&key, 7, token(), how).await.err());
     }
     let release = Release { refused: true, ..Release::default() };
     note("release", store.release(&key, version, 1, release).await.err());
@@ -98,7 +97,8 @@ async fn errors_of_all_calls(store: &impl TokenStore) -> Vec<(&'static str, Erro
     note("redeem", store.redeem(&[7; 32], LEASE).await.err());
     note("due", store.due(key.realm(), 10).await.err());
     note("scan", store.scan(key.realm(), None, 10).await.err());
-    note("rewrite", store.rewrite(&key, version, &token.payload, &token.payload).await.err());
+    let [old, new] = [token(), token()].map(|token| token.payload);
+    note("rewrite", store.rewrite(&key, version, &old, new).await.err());
     errors
 }
 
@@ -168,14 +168,14 @@ async fn use_a_million(store: &impl TokenStore) {
         assert!(claimed.granted);
         store.release(&due[0], version, 1, Release::default()).await.unwrap();
         let [old, new] = ["x", SECRET].map(|text| SecretBox::new(Box::new(text.into())));
-        assert!(store.rewrite(&due[0], version, &old, &new).await.unwrap());
-        let later = StoredToken { due_in: LEASE, ..token() };
-        assert!(store.save(&due[0], version, &later).await.unwrap());
+        assert!(store.rewrite(&due[0], version, &old, new).await.unwrap());
+        let later = || StoredToken { due_in: LEASE, ..token() };
+        assert!(store.save(&due[0], version, later()).await.unwrap());
         let page = store.scan(&realm, Some(&due[0]), 1_000).await.unwrap();
         assert_eq!(page.len(), 1_000);
         let cold = key(&format!("cold {round}"));
         assert!(store.claim(&cold, claim(1, None)).await.unwrap().granted);
-        assert!(store.put(&cold, 7, &later, Put::IfAbsent).await.unwrap());
+        assert!(store.put(&cold, 7, later(), Put::IfAbsent).await.unwrap());
         assert!(store.forget(&cold).await.unwrap());
     }
 }
@@ -305,7 +305,7 @@ async fn a_process_of_another_test() {
             "save" => {
                 let rows = store.read(std::slice::from_ref(&key)).await.unwrap();
                 let version = rows[0].as_ref().unwrap().version;
-                println!("@{}", store.save(&key, version, &token()).await.unwrap());
+                println!("@{}", store.save(&key, version, token()).await.unwrap());
             }
             _ => panic!("{what}?"),
         }
@@ -384,7 +384,7 @@ async fn judge_a_clock_put_back(store: &impl TokenStore, put_back: impl AsyncFn(
     let at = Version { incarnation: 7, revision: 1 };
     let (age, due_in) = (Duration::from_secs(100), LEASE);
     let aged = StoredToken { age, due_in, ..token() };
-    assert!(store.put(ann, 7, &aged, Put::Replace).await.unwrap());
+    assert!(store.put(ann, 7, aged, Put::Replace).await.unwrap());
     assert!(store.claim(ann, claim(1, Some(at))).await.unwrap().granted);
     put_back().await;
     let judge = |row: Option<Row>| {
@@ -413,7 +413,8 @@ async fn judge_a_clock_put_back(store: &impl TokenStore, put_back: impl AsyncFn(
     assert_eq!(judge(other.row), (false, true));
 
     // A new token goes by the clock as it is now.
-    assert!(store.save(ann, at, &StoredToken { due_in: Duration::ZERO, ..aged }).await.unwrap());
+    let due = StoredToken { age, due_in: Duration::ZERO, ..token() };
+    assert!(store.save(ann, at, due).await.unwrap());
     assert_eq!(store.due(ann.realm(), 2).await.unwrap(), std::slice::from_ref(ann));
     assert!(store.claim(ann, claim(3, Some(at.next()))).await.unwrap().granted);
     // No pause is no pause.
@@ -457,7 +458,7 @@ async fn who_waited_for_another_is_told_no_more_than_the_lease() {
     let pool = pool_of(server).await;
     let ann = key("ann");
     let at = Version { incarnation: 7, revision: 1 };
-    assert!(store.put(&ann, 7, &token(), Put::Replace).await.unwrap());
+    assert!(store.put(&ann, 7, token(), Put::Replace).await.unwrap());
     let mut first = pool.begin().await.unwrap();
     let lock = "SELECT FROM waited.hurdlr_tokens FOR UPDATE";
     sqlx::query(lock).execute(&mut *first).await.unwrap();
@@ -534,7 +535,7 @@ async fn tables_of_a_later_release_are_refused() {
 async fn stores_of_two_prefixes_and_schemas_do_not_meet() {
     async fn judge(one: impl TokenStore, other: impl TokenStore) {
         let ann = key("ann");
-        one.put(&ann, 7, &token(), Put::Replace).await.unwrap();
+        one.put(&ann, 7, token(), Put::Replace).await.unwrap();
         assert!(other.read(&[ann]).await.unwrap()[0].is_none());
         for store in [&one as &dyn TokenStore, &other] {
             assert!(store.redeem(&[7; 32], LEASE).await.unwrap());
@@ -555,7 +556,7 @@ async fn stores_of_two_prefixes_and_schemas_do_not_meet() {
     let other = other.open_plaintext().await.unwrap();
     other.migrate().await.unwrap();
     one.forget(&key("ann")).await.unwrap();
-    other.put(&key("ann"), 7, &token(), Put::Replace).await.unwrap();
+    other.put(&key("ann"), 7, token(), Put::Replace).await.unwrap();
     assert!(one.read(&[key("ann")]).await.unwrap()[0].is_none());
 }
 
@@ -643,13 +644,13 @@ async fn connections_that_were_cut_are_replaced() {
     cut();
     crowd().await;
     cut();
-    assert!(store.put(&ann[0], 7, &token(), Put::Replace).await.unwrap());
+    assert!(store.put(&ann[0], 7, token(), Put::Replace).await.unwrap());
 
     let version = Version { incarnation: 7, revision: 1 };
     crowd().await;
     cut();
     let mut errors = Vec::new();
-    while let Err(error) = store.save(&ann[0], version, &token()).await {
+    while let Err(error) = store.save(&ann[0], version, token()).await {
         assert_says(&error, "could not save");
         errors.push(error);
         assert!(errors.len() < 20, "a dead connection is not used twice");
@@ -678,11 +679,11 @@ async fn a_claim_and_a_save_are_one_statement_each() {
     let cold = store.claim(&ann, claim(1, None)).await.unwrap();
     assert_eq!(sent().len(), before + 1, "{:?}", &sent()[before..]);
     let made = cold.row.unwrap().version;
-    assert!(store.save(&ann, made, &token()).await.unwrap());
+    assert!(store.save(&ann, made, token()).await.unwrap());
     assert_eq!(sent().len(), before + 2, "{:?}", &sent()[before..]);
     assert!(store.claim(&ann, claim(1, Some(made.next()))).await.unwrap().granted);
     assert!(!store.claim(&ann, claim(2, Some(made.next()))).await.unwrap().granted);
-    assert!(store.save(&ann, made.next(), &token()).await.unwrap());
+    assert!(store.save(&ann, made.next(), token()).await.unwrap());
     assert_eq!(sent().len(), before + 5, "{:?}", &sent()[before..]);
 }
 
@@ -768,7 +769,7 @@ async fn rows_of_other_types_are_errors() {
 
     // A number that cannot be.
     let store = postgres_in(server, "negative").await;
-    store.put(&key("ann"), 7, &token(), Put::Replace).await.unwrap();
+    store.put(&key("ann"), 7, token(), Put::Replace).await.unwrap();
     run(&pool, "UPDATE negative.hurdlr_tokens SET revision = -1").await;
     let error = store.read(&[key("ann")]).await.unwrap_err();
     assert_says(&error, "column revision");
@@ -778,23 +779,23 @@ async fn rows_of_other_types_are_errors() {
 async fn judge_a_corrupted_row(store: &impl TokenStore, column: &str) {
     let (ann, bob) = (&key("ann"), &key("bob"));
     let at = Version { incarnation: 7, revision: 1 };
-    let payload = &token().payload;
     for error in [
         store.read(std::slice::from_ref(ann)).await.unwrap_err(),
         store.claim(ann, claim(1, Some(at))).await.unwrap_err(),
         store.claim(ann, claim(1, None)).await.unwrap_err(),
-        store.put(ann, 8, &token(), Put::IfAbsent).await.unwrap_err(),
+        store.put(ann, 8, token(), Put::IfAbsent).await.unwrap_err(),
         store.scan(ann.realm(), None, 10).await.unwrap_err(),
     ] {
         assert_says(&error, "not as this crate writes it");
         assert!(everything_said(&error).contains(column), "{error:?}");
     }
-    assert!(!store.save(ann, at, &token()).await.unwrap());
-    assert!(!store.rewrite(ann, at, payload, payload).await.unwrap());
+    assert!(!store.save(ann, at, token()).await.unwrap());
+    let [old, new] = [token(), token()].map(|token| token.payload);
+    assert!(!store.rewrite(ann, at, &old, new).await.unwrap());
     store.release(ann, at, 1, Release { not_before: LEASE, refused: true }).await.unwrap();
 
     assert!(store.claim(bob, claim(1, Some(at))).await.unwrap().granted);
-    assert!(store.save(bob, at, &token()).await.unwrap());
+    assert!(store.save(bob, at, token()).await.unwrap());
 }
 
 #[tokio::test]
@@ -808,7 +809,7 @@ async fn a_corrupted_row_is_an_error_and_not_overwritten() {
     let store = sqlite_at(&path).await;
     let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
     for user in ["ann", "bob"] {
-        store.put(&key(user), 7, &token(), Put::Replace).await.unwrap();
+        store.put(&key(user), 7, token(), Put::Replace).await.unwrap();
     }
     let sql = AssertSqlSafe(format!("UPDATE hurdlr_tokens {corrupt}"));
     sqlx::query(sql).execute(&mut file).await.unwrap();
@@ -820,7 +821,7 @@ async fn a_corrupted_row_is_an_error_and_not_overwritten() {
     let server = Server::shared();
     let store = postgres_in(server, "corrupted").await;
     for user in ["ann", "bob"] {
-        store.put(&key(user), 7, &token(), Put::Replace).await.unwrap();
+        store.put(&key(user), 7, token(), Put::Replace).await.unwrap();
     }
     let pool = pool_of(server).await;
     run(&pool, format!("UPDATE corrupted.hurdlr_tokens {corrupt}")).await;
@@ -837,7 +838,7 @@ async fn users_nobody_can_ask_for_do_not_end_a_walk() {
     let store = postgres_in(server, "nobody").await;
     let users: Vec<_> = (0..6).map(|n| key(&format!("user {n}"))).collect();
     for user in &users {
-        store.put(user, 7, &token(), Put::Replace).await.unwrap();
+        store.put(user, 7, token(), Put::Replace).await.unwrap();
     }
     run(
         &pool_of(server).await,
@@ -862,10 +863,10 @@ async fn judge_a_full_disk(store: &impl TokenStore, users: &[StoreKey]) {
     let at = Version { incarnation: 7, revision: 1 };
     let much = || StoredToken { payload: SecretBox::new(Box::new(vec![0; 65_536])), ..token() };
     for user in users {
-        let error = store.save(user, at, &much()).await.unwrap_err();
+        let error = store.save(user, at, much()).await.unwrap_err();
         assert_says(&error, "disk is full");
     }
-    let error = store.put(&key("new"), 8, &much(), Put::Replace).await.unwrap_err();
+    let error = store.put(&key("new"), 8, much(), Put::Replace).await.unwrap_err();
     assert_says(&error, "disk is full");
     for row in store.read(users).await.unwrap() {
         let row = row.unwrap();
@@ -889,7 +890,7 @@ async fn a_full_disk_is_an_error_and_loses_nothing() {
     let store = SqliteStore::on(pool).open_plaintext().await.unwrap();
     store.migrate().await.unwrap();
     for user in &users {
-        store.put(user, 7, &token(), Put::Replace).await.unwrap();
+        store.put(user, 7, token(), Put::Replace).await.unwrap();
     }
     judge_a_full_disk(&store, &users).await;
 
@@ -897,7 +898,7 @@ async fn a_full_disk_is_an_error_and_loses_nothing() {
     let server = Server::shared();
     let store = postgres_in(server, "full").await;
     for user in &users {
-        store.put(user, 7, &token(), Put::Replace).await.unwrap();
+        store.put(user, 7, token(), Put::Replace).await.unwrap();
     }
     run(
         &pool_of(server).await,
@@ -965,7 +966,7 @@ async fn the_file_is_for_its_owner_only() {
     let made = folder.path().join("one/two");
     let path = made.join("tokens.db");
     let store = sqlite_at(&path).await;
-    store.put(&key("ann"), 7, &token(), Put::Replace).await.unwrap();
+    store.put(&key("ann"), 7, token(), Put::Replace).await.unwrap();
     let bits = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(bits(&folder.path().join("one")), 0o700);
     assert_eq!(bits(&made), 0o700);
@@ -987,7 +988,7 @@ async fn a_file_that_others_may_open_is_refused() {
     let at = |name: &str| folder.path().join(name);
     let path = at("tokens.db");
     let store = sqlite_at(&path).await;
-    store.put(&key("ann"), 7, &token(), Put::Replace).await.unwrap();
+    store.put(&key("ann"), 7, token(), Put::Replace).await.unwrap();
     let open = || SqliteStore::at(url_of(&path)).open_plaintext();
     for (name, mode, reason) in [
         ("tokens.db", 0o644, "mode 644"),
@@ -1085,7 +1086,7 @@ async fn a_damaged_file_is_an_error() {
     let store = sqlite_at(&path).await;
     for user in 0..100 {
         let key = key(&format!("user {user}"));
-        store.put(&key, 7, &token(), Put::Replace).await.unwrap();
+        store.put(&key, 7, token(), Put::Replace).await.unwrap();
     }
     store.close().await;
     let mut bytes = std::fs::read(&path).unwrap();

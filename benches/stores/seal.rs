@@ -67,35 +67,37 @@ pub(crate) async fn overhead(server: &Server, size: Size) -> Outcome {
     Ok(())
 }
 
+/// As long as the provider's example, which has a refresh token as long as its access token.
+fn token() -> StoredToken {
+    let secret = "0123456789abcdef".repeat(6);
+    let payload = format!(
+        r#"{{"access_token":"{secret}.","refresh_token":"{secret}.","expires_in":7776000,"created_at":1700000000}}"#
+    );
+    StoredToken {
+        payload: SecretBox::new(Box::new(payload.into_bytes())),
+        age: Duration::ZERO,
+        due_in: Duration::from_hours(24 * 60),
+    }
+}
+
 /// A user whose token is saved again and again.
 struct Saved<S> {
     store: S,
     key: StoreKey,
     version: Version,
-    token: StoredToken,
 }
 
 impl<S: TokenStore> Saved<S> {
     async fn new(store: S, user: &str) -> Outcome<Self> {
-        // As long as the provider's example, which has a refresh token as long as its access token.
-        let secret = "0123456789abcdef".repeat(6);
-        let payload = format!(
-            r#"{{"access_token":"{secret}.","refresh_token":"{secret}.","expires_in":7776000,"created_at":1700000000}}"#
-        );
-        let token = StoredToken {
-            payload: SecretBox::new(Box::new(payload.into_bytes())),
-            age: Duration::ZERO,
-            due_in: Duration::from_hours(24 * 60),
-        };
         let realm = Realm::new(ApiVersion::V4, "https://sandbox.hurdlr.com/", "client-id");
         let key = StoreKey::new(Arc::new(realm), UserKind::Login, UserId::new(user)?);
         let version = Version { incarnation: 1, revision: 1 };
-        store.put(&key, version.incarnation, &token, Put::Replace).await?;
-        Ok(Self { store, key, version, token })
+        store.put(&key, version.incarnation, token(), Put::Replace).await?;
+        Ok(Self { store, key, version })
     }
 
     async fn save(&mut self) -> Outcome {
-        if !self.store.save(&self.key, self.version, &self.token).await? {
+        if !self.store.save(&self.key, self.version, token()).await? {
             return Err("a token was not saved".into());
         }
         self.version = self.version.next();

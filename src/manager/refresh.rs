@@ -241,7 +241,7 @@ impl Attempt {
         let inner = &self.entry.inner;
         let held = inner.hold(&self.entry, token, consumed.next());
         let stored = inner.stored(&held);
-        let saved = match inner.store.save(&self.entry.key, consumed, &stored).await {
+        let saved = match inner.store.save(&self.entry.key, consumed, stored).await {
             Ok(false) => self.yield_to_store(&held, consumed).await,
             saved => saved.map(|_| Kept::Ours),
         };
@@ -439,11 +439,11 @@ impl Inner {
         theirs: Version,
     ) -> Result<Option<Arc<Held>>, Error> {
         let stored = self.stored(held);
+        let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
         tracing::warn!(user = ?entry.subject(), revision = theirs.revision, "written back");
-        if !self.store.save(&entry.key, theirs, &stored).await? {
+        if !self.store.save(&entry.key, theirs, stored).await? {
             return Ok(None);
         }
-        let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
         let held = self.hold(entry, token, theirs.next());
         entry.serve(&held);
         Ok(Some(held))
@@ -486,7 +486,7 @@ impl Inner {
                         break;
                     }
                     Err(error) => {
-                        tracing::warn!(user = ?entry.subject(), %error, "still not saved")
+                        tracing::warn!(user = ?entry.subject(), %error, "still not saved");
                     }
                 }
             }
@@ -500,9 +500,10 @@ impl Inner {
         held: &Arc<Held>,
         unsaved: Unsaved,
     ) -> Result<(), Error> {
-        let stored = self.stored(held);
         let saved = match unsaved {
-            Unsaved::Save(consumed) => self.store.save(&entry.key, consumed, &stored).await?,
+            Unsaved::Save(consumed) => {
+                self.store.save(&entry.key, consumed, self.stored(held)).await?
+            }
             Unsaved::Login => return self.save_login(entry, held).await,
         };
         if saved {
@@ -512,12 +513,12 @@ impl Inner {
         // An earlier call that seemed to fail did save it, or the user has moved on.
         let row = self.read(&entry.key).await?;
         let theirs = row.as_ref().and_then(|row| row.token.as_ref());
-        if theirs.is_some_and(|theirs| is_same(&stored, theirs)) {
+        if theirs.is_some_and(|theirs| is_same(&self.stored(held), theirs)) {
             return Ok(());
         }
         if let Some(row) = row.as_ref().filter(|row| held.is_newer_than(row.version)) {
             // The store was put back to an earlier day.
-            if self.store.save(&entry.key, row.version, &stored).await? {
+            if self.store.save(&entry.key, row.version, self.stored(held)).await? {
                 return Ok(());
             }
             return Err(Error::store("the row moves"));
@@ -568,8 +569,7 @@ impl Inner {
                 }
             });
             let stored = self.stored(login);
-            let put = Put::Replace;
-            self.store.put(&entry.key, version.incarnation, &stored, put).await?;
+            self.store.put(&entry.key, version.incarnation, stored, Put::Replace).await?;
             tracing::debug!(user = ?entry.subject(), "a login is saved at last");
         } else {
             self.give_way(entry, login, row).await?;

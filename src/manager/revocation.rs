@@ -153,7 +153,7 @@ impl Inner {
                 age: Duration::ZERO,
                 due_in: Duration::MAX,
             };
-            match self.store.save(&entry.key, version, &mark).await {
+            match self.store.save(&entry.key, version, mark).await {
                 Ok(true) => return Ok((Some(dropped), under_way)),
                 Ok(false) => self.clear_away(&dropped.key).await,
                 Err(error) => {
@@ -202,7 +202,7 @@ impl Inner {
         // This process comes first.
         let (due_in, _) = self.policy.lease_and_deadline();
         let stored = StoredToken { due_in, ..self.stored(held) };
-        if let Err(error) = self.store.put(&key, self.random_id(), &stored, Put::Replace).await {
+        if let Err(error) = self.store.put(&key, self.random_id(), stored, Put::Replace).await {
             tracing::warn!(user = ?entry.subject(), %error, "a revocation is not written down");
         }
         Dropped { key, held: Arc::clone(held) }

@@ -159,14 +159,14 @@ impl Stored {
 }
 
 impl Stamped {
-    fn new(token: &StoredToken, payload: SecretBox<Vec<u8>>, now: Moment) -> Self {
-        Self { payload, age: token.age, due_in: token.due_in, at: now }
+    fn new(token: StoredToken, now: Moment) -> Self {
+        Self { payload: token.payload, age: token.age, due_in: token.due_in, at: now }
     }
 
     fn hand_out(&self, now: Moment) -> StoredToken {
         let passed = now.since(self.at);
         StoredToken {
-            payload: copied(&self.payload),
+            payload: SecretBox::new(Box::new(self.payload.expose_secret().clone())),
             age: self.age + passed,
             due_in: self.due_in.saturating_sub(passed),
         }
@@ -176,11 +176,6 @@ impl Stamped {
 /// Where a user of a realm is met in a walk.
 fn place(key: &StoreKey) -> (UserKind, &UserId) {
     (key.kind(), key.subject())
-}
-
-/// A store keeps a copy of its own, as a database would.
-fn copied(payload: &SecretBox<Vec<u8>>) -> SecretBox<Vec<u8>> {
-    SecretBox::new(Box::new(payload.expose_secret().clone()))
 }
 
 impl TokenStore for MemoryStore {
@@ -211,13 +206,11 @@ impl TokenStore for MemoryStore {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
-        token: &'a StoredToken,
+        token: StoredToken,
     ) -> StoreFuture<'a, bool> {
-        // Copied before all others have to wait.
-        let payload = copied(&token.payload);
         self.step(move |kept, now| match kept.rows.get_mut(key) {
             Some(stored) if stored.version == consumed => {
-                let token = Stamped::new(token, payload, now);
+                let token = Stamped::new(token, now);
                 *stored = Stored::with_token(consumed.next(), token);
                 true
             }
@@ -229,10 +222,9 @@ impl TokenStore for MemoryStore {
         &'a self,
         key: &'a StoreKey,
         incarnation: u64,
-        token: &'a StoredToken,
+        token: StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool> {
-        let payload = copied(&token.payload);
         self.step(move |kept, now| {
             let held = kept.rows.get(key).filter(|stored| stored.token.is_some());
             if let Some(stored) = held {
@@ -244,7 +236,7 @@ impl TokenStore for MemoryStore {
                 }
             }
             let version = Version { incarnation, revision: 1 };
-            let token = Stamped::new(token, payload, now);
+            let token = Stamped::new(token, now);
             kept.rows.insert(key.clone(), Stored::with_token(version, token));
             true
         })
@@ -332,13 +324,13 @@ impl TokenStore for MemoryStore {
         key: &'a StoreKey,
         version: Version,
         old: &'a SecretBox<Vec<u8>>,
-        new: &'a SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
         self.step(move |kept, _| {
             let held = kept.rows.get_mut(key).filter(|stored| stored.version == version);
             match held.and_then(|stored| stored.token.as_mut()) {
                 Some(token) if token.payload.expose_secret() == old.expose_secret() => {
-                    token.payload = copied(new);
+                    token.payload = new;
                     true
                 }
                 _ => false,

@@ -364,11 +364,11 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
-        token: &'a StoredToken,
+        token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let (key, token) = self.seal.seal_token(key, consumed.next(), token)?;
-            self.store.save(&key, consumed, &token).await
+            let (key, token) = self.seal.seal_token(key, consumed.next(), &token)?;
+            self.store.save(&key, consumed, token).await
         })
     }
 
@@ -376,13 +376,13 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         &'a self,
         key: &'a StoreKey,
         incarnation: u64,
-        token: &'a StoredToken,
+        token: StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             let version = Version { incarnation, revision: 1 };
-            let (key, token) = self.seal.seal_token(key, version, token)?;
-            self.store.put(&key, incarnation, &token, put).await
+            let (key, token) = self.seal.seal_token(key, version, &token)?;
+            self.store.put(&key, incarnation, token, put).await
         })
     }
 
@@ -464,7 +464,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         key: &'a StoreKey,
         version: Version,
         old: &'a SecretBox<Vec<u8>>,
-        new: &'a SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             let stored_key = self.seal.stored_key(key)?;
@@ -477,8 +477,8 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
             if !bool::from(payload.expose_secret().ct_eq(old.expose_secret())) {
                 return Ok(false);
             }
-            let new = self.seal.seal(&stored_key, version, new, &user)?;
-            self.store.rewrite(&stored_key, version, &sealed, &new).await
+            let new = self.seal.seal(&stored_key, version, &new, &user)?;
+            self.store.rewrite(&stored_key, version, &sealed, new).await
         })
     }
 }

@@ -144,11 +144,11 @@ impl<E: Engine> Sql<E> {
         &self,
         key: &StoreKey,
         consumed: Version,
-        token: &StoredToken,
+        token: StoredToken,
     ) -> Result<bool, Error> {
         let mut args = key_args(key).to_vec();
         args.extend(version_args(consumed)?);
-        args.extend(token_args(token));
+        args.extend(token_args(&token));
         let saved = self.execute("save", false, &self.statements().save, &args).await?;
         Ok(saved > 0)
     }
@@ -157,12 +157,12 @@ impl<E: Engine> Sql<E> {
         &self,
         key: &StoreKey,
         incarnation: u64,
-        token: &StoredToken,
+        token: StoredToken,
         put: Put,
     ) -> Result<bool, Error> {
         let mut args = key_args(key).to_vec();
         args.push(id(incarnation)?);
-        args.extend(token_args(token));
+        args.extend(token_args(&token));
         args.push(Arg::Flag(put == Put::Replace));
         for _ in 0..TRIES {
             let done = self.execute("put", true, &self.statements().put, &args).await?;
@@ -261,7 +261,7 @@ impl<E: Engine> Sql<E> {
         key: &StoreKey,
         version: Version,
         old: &SecretBox<Vec<u8>>,
-        new: &SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
     ) -> Result<bool, Error> {
         let mut args = key_args(key).to_vec();
         args.extend(version_args(version)?);
@@ -410,7 +410,7 @@ macro_rules! token_store_by_sql {
                 &'a self,
                 key: &'a $crate::store::StoreKey,
                 consumed: $crate::store::Version,
-                token: &'a $crate::store::StoredToken,
+                token: $crate::store::StoredToken,
             ) -> $crate::store::StoreFuture<'a, bool> {
                 Box::pin(self.sql.save(key, consumed, token))
             }
@@ -419,7 +419,7 @@ macro_rules! token_store_by_sql {
                 &'a self,
                 key: &'a $crate::store::StoreKey,
                 incarnation: u64,
-                token: &'a $crate::store::StoredToken,
+                token: $crate::store::StoredToken,
                 put: $crate::store::Put,
             ) -> $crate::store::StoreFuture<'a, bool> {
                 Box::pin(self.sql.put(key, incarnation, token, put))
@@ -473,7 +473,7 @@ macro_rules! token_store_by_sql {
                 key: &'a $crate::store::StoreKey,
                 version: $crate::store::Version,
                 old: &'a secrecy::SecretBox<Vec<u8>>,
-                new: &'a secrecy::SecretBox<Vec<u8>>,
+                new: secrecy::SecretBox<Vec<u8>>,
             ) -> $crate::store::StoreFuture<'a, bool> {
                 Box::pin(self.sql.rewrite(key, version, old, new))
             }

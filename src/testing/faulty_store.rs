@@ -154,7 +154,7 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
-        token: &'a StoredToken,
+        token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         self.faulty(StoreCall::Save, move || self.store.save(key, consumed, token))
     }
@@ -163,7 +163,7 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         &'a self,
         key: &'a StoreKey,
         incarnation: u64,
-        token: &'a StoredToken,
+        token: StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool> {
         self.faulty(StoreCall::Put, move || self.store.put(key, incarnation, token, put))
@@ -205,7 +205,7 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         key: &'a StoreKey,
         version: Version,
         old: &'a SecretBox<Vec<u8>>,
-        new: &'a SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
         self.faulty(StoreCall::Rewrite, move || self.store.rewrite(key, version, old, new))
     }

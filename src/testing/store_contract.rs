@@ -498,7 +498,7 @@ pub async fn a_repeated_put_changes_nothing<S: TokenStore>(store: &Arc<S>) {
     assert!(save(store, &key, version(7, 1), "two").await);
     assert!(claim(store, &key, 1, LONG, Some(version(7, 2))).await.granted);
     for put in [Put::Replace, Put::IfAbsent] {
-        let there = store.put(&key, 7, &token("one"), put).await.expect("put");
+        let there = store.put(&key, 7, token("one"), put).await.expect("put");
         assert!(there, "a repeated {put:?} counts as done");
         let row = read(store, &key).await.expect("the row");
         assert_eq!((row.version, text(&row)), (version(7, 2), "two"));
@@ -542,9 +542,9 @@ pub async fn forget_removes_the_row<S: TokenStore>(store: &Arc<S>) {
 pub async fn a_token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     let (age, due_in) = (Duration::from_micros(100_000_001), LONG);
-    let token = StoredToken { age, due_in, ..token("one") };
+    let aged = StoredToken { age, due_in, ..token("one") };
     let begun = Instant::now();
-    assert!(store.put(&key, 7, &token, Put::Replace).await.expect("put"));
+    assert!(store.put(&key, 7, aged, Put::Replace).await.expect("put"));
     let judge = |row: Row| {
         // The store counts in whole milliseconds, maybe, and by another clock.
         let slack = Duration::from_secs(1);
@@ -569,8 +569,8 @@ pub async fn a_token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
     let claimed = claim(store, &key, 1, LONG, Some(version(7, 1))).await;
     assert!(judge(claimed.row.expect("the row")) > SHORT, "in a claim too");
 
-    let token = StoredToken { due_in: Duration::ZERO, ..token };
-    assert!(store.save(&key, version(7, 1), &token).await.expect("save"));
+    let token = StoredToken { age, due_in: Duration::ZERO, ..token("one") };
+    assert!(store.save(&key, version(7, 1), token).await.expect("save"));
     let row = read(store, &key).await.expect("the row");
     let token = row.token.expect("the token");
     assert_eq!(token.due_in, Duration::ZERO, "never below zero");
@@ -582,11 +582,12 @@ pub async fn a_payload_is_kept_byte_for_byte<S: TokenStore>(store: &Arc<S>) {
     let all: Vec<u8> = (0..=255).collect();
     for payload in [vec![], vec![0], vec![0xff, 0xfe], all.clone(), all.repeat(256)] {
         let key = some_key();
-        let token = StoredToken { payload: SecretBox::new(Box::new(payload.clone())), ..token("") };
+        let payload_of = || SecretBox::new(Box::new(payload.clone()));
+        let token = || StoredToken { payload: payload_of(), ..token("") };
         for put in [Put::Replace, Put::IfAbsent] {
-            assert!(store.put(&key, 7, &token, put).await.expect("put"));
+            assert!(store.put(&key, 7, token(), put).await.expect("put"));
         }
-        assert!(store.save(&key, version(7, 1), &token).await.expect("save"));
+        assert!(store.save(&key, version(7, 1), token()).await.expect("save"));
         let row = read(store, &key).await.expect("the row");
         let kept = row.token.expect("an empty payload is a token too");
         assert!(
@@ -829,7 +830,7 @@ pub async fn due_leaves_out_who_cannot_be_refreshed<S: TokenStore>(store: &Arc<S
         put(store, &key(name), 7, "one").await;
     }
     let later = StoredToken { due_in: LONG, ..token("one") };
-    let put = store.put(&key("later"), 7, &later, Put::Replace).await;
+    let put = store.put(&key("later"), 7, later, Put::Replace).await;
     assert!(put.expect("put"));
     assert!(claim(store, &key("empty"), 1, SHORT, None).await.granted);
     let walk = key_of(&realm, UserKind::Walk, "walk");
@@ -901,13 +902,13 @@ pub async fn a_rewrite_changes_the_payload_and_nothing_else<S: TokenStore>(store
     let key = some_key();
     let rewrite = async |at: Version, old: &str, new: &str| {
         let [old, new] = [old, new].map(|text| token(text).payload);
-        store.rewrite(&key, at, &old, &new).await.expect("rewrite")
+        store.rewrite(&key, at, &old, new).await.expect("rewrite")
     };
     let at = version(7, 1);
     assert!(!rewrite(at, "one", "other").await, "there is no row");
     assert!(read(store, &key).await.is_none(), "a rewrite makes no row");
     let aged = StoredToken { age: LONG, due_in: LONG, ..token("one") };
-    assert!(store.put(&key, 7, &aged, Put::Replace).await.expect("put"));
+    assert!(store.put(&key, 7, aged, Put::Replace).await.expect("put"));
     for (at, old) in [
         (version(7, 0), "one"),
         (version(7, 2), "one"),
@@ -937,7 +938,7 @@ pub async fn a_rewrite_changes_the_payload_and_nothing_else<S: TokenStore>(store
     let empty = some_key();
     let made = claim(store, &empty, 1, LONG, None).await.row.expect("the row");
     let [old, new] = ["", "new"].map(|text| token(text).payload);
-    let done = store.rewrite(&empty, made.version, &old, &new).await.expect("rewrite");
+    let done = store.rewrite(&empty, made.version, &old, new).await.expect("rewrite");
     assert!(!done, "no token is not an empty one");
 }
 
@@ -964,7 +965,7 @@ pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: 
         assert!(!made.in_flight, "a repeated claim is of the same holder");
 
         lose(StoreCall::Save);
-        let saved = faulty.save(&key, made.version, &token("one")).await;
+        let saved = faulty.save(&key, made.version, token("one")).await;
         saved.expect_err("lost");
         let again = save(faulty, &key, made.version, "one").await;
         assert_eq!(again, !done, "a repeated save");
@@ -984,17 +985,17 @@ pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: 
         }
 
         lose(StoreCall::Rewrite);
-        let [old, new] = ["one", "other"].map(|text| token(text).payload);
-        let rewritten = faulty.rewrite(&key, row.version, &old, &new).await;
+        let [old, new, same] = ["one", "other", "other"].map(|text| token(text).payload);
+        let rewritten = faulty.rewrite(&key, row.version, &old, new).await;
         rewritten.expect_err("lost");
-        let again = faulty.rewrite(&key, row.version, &old, &new).await;
+        let again = faulty.rewrite(&key, row.version, &old, same).await;
         assert_eq!(again.expect("rewrite"), !done, "a repeated rewrite");
         assert_eq!(text(&read(faulty, &key).await.expect("the row")), "other");
 
         lose(StoreCall::Put);
-        let put = faulty.put(&key, 9, &token("two"), Put::Replace).await;
+        let put = faulty.put(&key, 9, token("two"), Put::Replace).await;
         put.expect_err("lost");
-        let put = faulty.put(&key, 9, &token("two"), Put::Replace).await;
+        let put = faulty.put(&key, 9, token("two"), Put::Replace).await;
         assert!(put.expect("put"), "a repeated put");
         let at = version(9, 1);
         assert!(claim(faulty, &key, 2, LONG, Some(at)).await.granted);
@@ -1035,7 +1036,7 @@ pub async fn many_users_are_kept<S: TokenStore>(store: &Arc<S>, count: usize) {
                     due_in: if late(place) { Duration::ZERO } else { LONG },
                     ..token(&subject)
                 };
-                let put = store.put(&key, place as u64, &token, Put::IfAbsent).await;
+                let put = store.put(&key, place as u64, token, Put::IfAbsent).await;
                 assert!(put.expect("put"), "{subject} was there");
             }
         });
@@ -1122,12 +1123,12 @@ async fn read<S: TokenStore>(store: &S, key: &StoreKey) -> Option<Row> {
 }
 
 async fn save<S: TokenStore>(store: &S, key: &StoreKey, at: Version, text: &str) -> bool {
-    store.save(key, at, &token(text)).await.expect("save")
+    store.save(key, at, token(text)).await.expect("save")
 }
 
 async fn put<S: TokenStore>(store: &S, key: &StoreKey, incarnation: u64, text: &str) {
     let token = token(text);
-    let put = store.put(key, incarnation, &token, Put::Replace).await;
+    let put = store.put(key, incarnation, token, Put::Replace).await;
     assert!(put.expect("put"), "a put that replaces is there");
 }
 
@@ -1138,7 +1139,7 @@ async fn put_if_absent<S: TokenStore>(
     text: &str,
 ) -> bool {
     let token = token(text);
-    let put = store.put(key, incarnation, &token, Put::IfAbsent).await;
+    let put = store.put(key, incarnation, token, Put::IfAbsent).await;
     put.expect("put")
 }
 

@@ -295,7 +295,7 @@ impl TokenStore for Stopping {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
-        token: &'a StoredToken,
+        token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.stops.reached(Point::Answered).await;
@@ -313,7 +313,7 @@ impl TokenStore for Stopping {
         &'a self,
         key: &'a StoreKey,
         incarnation: u64,
-        token: &'a StoredToken,
+        token: StoredToken,
         put: Put,
     ) -> StoreFuture<'a, bool> {
         self.store.put(key, incarnation, token, put)
@@ -355,7 +355,7 @@ impl TokenStore for Stopping {
         key: &'a StoreKey,
         version: Version,
         old: &'a SecretBox<Vec<u8>>,
-        new: &'a SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
         self.store.rewrite(key, version, old, new)
     }

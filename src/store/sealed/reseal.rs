@@ -151,7 +151,7 @@ impl<S: TokenStore> Sealed<S> {
             }
             Err(problem) => return Ok(ResealOutcome::Unreadable(problem.into())),
         };
-        Ok(if self.store.rewrite(key, row.version, &old, &new).await? {
+        Ok(if self.store.rewrite(key, row.version, &old, new).await? {
             ResealOutcome::Resealed
         } else {
             ResealOutcome::Overtaken
