@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::OccupiedEntry;
 use quick_cache::DefaultHashBuilder;
 use secrecy::{ExposeSecret, SecretBox};
 
@@ -30,33 +33,40 @@ struct Shared {
 
 #[derive(Default)]
 struct Kept {
-    rows: HashMap<StoreKey, Stored, DefaultHashBuilder>,
+    rows: Rows,
     redeemed: HashMap<[u8; 32], (Moment, Duration), DefaultHashBuilder>,
     /// How many states are looked through for those that are over.
     redeemed_at_sweep: usize,
+}
+
+/// The rows by their keys, each with its hash: a table that grows would look at all the ids again.
+#[derive(Default)]
+struct Rows {
+    table: HashTable<(u64, StoreKey, Stored)>,
+    hasher: DefaultHashBuilder,
 }
 
 /// A row by the store's clock.
 struct Stored {
     version: Version,
     token: Option<Stamped>,
-    lease: Option<Lease>,
-    not_before: Option<(Moment, Duration)>,
+    bar: Option<Bar>,
     refused: bool,
     in_flight: bool,
 }
 
+/// A token as it was when it came.
 struct Stamped {
-    payload: SecretBox<Vec<u8>>,
-    age: Duration,
-    due_in: Duration,
+    token: StoredToken,
     at: Moment,
 }
 
-struct Lease {
-    id: u64,
-    taken: Moment,
+/// What keeps others from claiming a row, for as long as it lasts.
+struct Bar {
+    since: Moment,
     lasts: Duration,
+    /// Of the lease that it is; none where it is the pause after one.
+    lease_id: Option<u64>,
 }
 
 impl Default for MemoryStore {
@@ -95,41 +105,73 @@ impl MemoryStore {
     }
 }
 
+impl Rows {
+    fn get(&self, key: &StoreKey) -> Option<&Stored> {
+        let hash = self.hasher.hash_one(key);
+        self.table.find(hash, |row| row.1 == *key).map(|row| &row.2)
+    }
+
+    fn get_mut(&mut self, key: &StoreKey) -> Option<&mut Stored> {
+        let hash = self.hasher.hash_one(key);
+        self.table.find_mut(hash, |row| row.1 == *key).map(|row| &mut row.2)
+    }
+
+    fn get_or_insert_with(&mut self, key: &StoreKey, make: impl FnOnce() -> Stored) -> &mut Stored {
+        let hash = self.hasher.hash_one(key);
+        let entry = self.table.entry(hash, |row| row.1 == *key, |row| row.0);
+        &mut entry.or_insert_with(|| (hash, key.clone(), make())).into_mut().2
+    }
+
+    fn remove(&mut self, key: &StoreKey) -> bool {
+        let hash = self.hasher.hash_one(key);
+        let found = self.table.find_entry(hash, |row| row.1 == *key);
+        found.map(OccupiedEntry::remove).is_ok()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&StoreKey, &Stored)> {
+        self.table.iter().map(|(_, key, stored)| (key, stored))
+    }
+}
+
 /// What is left of `span` since `start`; none when it has passed.
 fn left(start: Moment, span: Duration, now: Moment) -> Option<Duration> {
     span.checked_sub(now.since(start)).filter(|left| !left.is_zero())
 }
 
+impl Bar {
+    fn left(&self, now: Moment) -> Option<Duration> {
+        left(self.since, self.lasts, now)
+    }
+}
+
 impl Stored {
     fn new(version: Version) -> Self {
-        Self {
-            version,
-            token: None,
-            lease: None,
-            not_before: None,
-            refused: false,
-            in_flight: false,
-        }
+        Self { version, token: None, bar: None, refused: false, in_flight: false }
     }
 
-    fn with_token(version: Version, token: Stamped) -> Self {
-        Self { token: Some(token), ..Self::new(version) }
+    fn with_token(version: Version, token: StoredToken, now: Moment) -> Self {
+        Self { token: Some(Stamped { token, at: now }), ..Self::new(version) }
     }
 
-    fn leased_for(&self, now: Moment) -> Option<Duration> {
-        self.lease.as_ref().and_then(|lease| left(lease.taken, lease.lasts, now))
+    /// The lease that was taken last, and not released.
+    fn lease(&self) -> Option<&Bar> {
+        self.bar.as_ref().filter(|bar| bar.lease_id.is_some())
     }
 
-    fn not_before(&self, now: Moment) -> Option<Duration> {
-        self.not_before.and_then(|(from, span)| left(from, span, now))
+    fn pause(&self) -> Option<&Bar> {
+        self.bar.as_ref().filter(|bar| bar.lease_id.is_none())
+    }
+
+    fn is_free(&self, now: Moment) -> bool {
+        self.bar.as_ref().and_then(|bar| bar.left(now)).is_none()
     }
 
     fn row(&self, now: Moment) -> Row {
         Row {
             version: self.version,
             token: self.token.as_ref().map(|token| token.hand_out(now)),
-            leased_for: self.leased_for(now),
-            not_before: self.not_before(now),
+            leased_for: self.lease().and_then(|lease| lease.left(now)),
+            not_before: self.pause().and_then(|pause| pause.left(now)),
             refused: self.refused,
             in_flight: self.in_flight,
         }
@@ -140,35 +182,30 @@ impl Stored {
             Some(version) => version == self.version,
             None => self.token.is_none(),
         };
-        let ours = self.lease.as_ref().is_some_and(|lease| lease.id == claim.lease_id);
-        let free = ours || self.leased_for(now).is_none();
-        if !expected || !free || self.refused || self.not_before(now).is_some() {
+        let lease_id = Some(claim.lease_id);
+        let ours = self.lease().is_some_and(|lease| lease.lease_id == lease_id);
+        if !expected || self.refused || !(ours || self.is_free(now)) {
             return false;
         }
-        self.in_flight |= self.lease.is_some() && !ours;
-        self.lease = Some(Lease { id: claim.lease_id, taken: now, lasts: claim.lease });
+        self.in_flight |= self.lease().is_some() && !ours;
+        self.bar = Some(Bar { since: now, lasts: claim.lease, lease_id });
         true
     }
 
     fn is_due(&self, now: Moment) -> Option<Duration> {
-        let token = self.token.as_ref()?;
-        let over = now.since(token.at).checked_sub(token.due_in)?;
-        let free = self.leased_for(now).is_none() && self.not_before(now).is_none();
-        (free && !self.refused).then_some(over)
+        let Stamped { token, at } = self.token.as_ref()?;
+        let over = now.since(*at).checked_sub(token.due_in)?;
+        (self.is_free(now) && !self.refused).then_some(over)
     }
 }
 
 impl Stamped {
-    fn new(token: StoredToken, now: Moment) -> Self {
-        Self { payload: token.payload, age: token.age, due_in: token.due_in, at: now }
-    }
-
     fn hand_out(&self, now: Moment) -> StoredToken {
         let passed = now.since(self.at);
         StoredToken {
-            payload: SecretBox::new(Box::new(self.payload.expose_secret().clone())),
-            age: self.age + passed,
-            due_in: self.due_in.saturating_sub(passed),
+            payload: SecretBox::new(Box::new(self.token.payload.expose_secret().clone())),
+            age: self.token.age + passed,
+            due_in: self.token.due_in.saturating_sub(passed),
         }
     }
 }
@@ -189,7 +226,7 @@ impl TokenStore for MemoryStore {
         self.step(move |kept, now| {
             let stored = match claim.expected {
                 Some(_) => kept.rows.get_mut(key),
-                None => Some(kept.rows.entry(key.clone()).or_insert_with(|| {
+                None => Some(kept.rows.get_or_insert_with(key, || {
                     Stored::new(Version { incarnation: claim.incarnation, revision: 0 })
                 })),
             };
@@ -210,8 +247,7 @@ impl TokenStore for MemoryStore {
     ) -> StoreFuture<'a, bool> {
         self.step(move |kept, now| match kept.rows.get_mut(key) {
             Some(stored) if stored.version == consumed => {
-                let token = Stamped::new(token, now);
-                *stored = Stored::with_token(consumed.next(), token);
+                *stored = Stored::with_token(consumed.next(), token, now);
                 true
             }
             _ => false,
@@ -226,8 +262,9 @@ impl TokenStore for MemoryStore {
         put: Put,
     ) -> StoreFuture<'a, bool> {
         self.step(move |kept, now| {
-            let held = kept.rows.get(key).filter(|stored| stored.token.is_some());
-            if let Some(stored) = held {
+            let version = Version { incarnation, revision: 1 };
+            let stored = kept.rows.get_or_insert_with(key, || Stored::new(version));
+            if stored.token.is_some() {
                 if stored.version.incarnation == incarnation {
                     return true;
                 }
@@ -235,9 +272,7 @@ impl TokenStore for MemoryStore {
                     return false;
                 }
             }
-            let version = Version { incarnation, revision: 1 };
-            let token = Stamped::new(token, now);
-            kept.rows.insert(key.clone(), Stored::with_token(version, token));
+            *stored = Stored::with_token(version, token, now);
             true
         })
     }
@@ -254,15 +289,14 @@ impl TokenStore for MemoryStore {
                 return;
             };
             stored.refused |= release.refused;
-            if stored.lease.as_ref().is_some_and(|lease| lease.id == lease_id) {
-                stored.lease = None;
-                stored.not_before = Some((now, release.not_before));
+            if stored.lease().is_some_and(|lease| lease.lease_id == Some(lease_id)) {
+                stored.bar = Some(Bar { since: now, lasts: release.not_before, lease_id: None });
             }
         })
     }
 
     fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
-        self.step(move |kept, _| kept.rows.remove(key).is_some())
+        self.step(move |kept, _| kept.rows.remove(key))
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
@@ -329,7 +363,9 @@ impl TokenStore for MemoryStore {
         self.step(move |kept, _| {
             let held = kept.rows.get_mut(key).filter(|stored| stored.version == version);
             match held.and_then(|stored| stored.token.as_mut()) {
-                Some(token) if token.payload.expose_secret() == old.expose_secret() => {
+                Some(Stamped { token, .. })
+                    if token.payload.expose_secret() == old.expose_secret() =>
+                {
                     token.payload = new;
                     true
                 }
@@ -341,6 +377,6 @@ impl TokenStore for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore").field("rows", &self.kept().rows.len()).finish()
+        f.debug_struct("MemoryStore").field("rows", &self.kept().rows.table.len()).finish()
     }
 }
