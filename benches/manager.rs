@@ -390,7 +390,7 @@ async fn cold_round(hurdlr: &Hurdlr, users: usize, round: usize) -> Outcome<(f64
     let (mut our_time, mut their_time) = (Duration::ZERO, Duration::ZERO);
     for turn in 0..TURNS {
         let users = turn * users / TURNS..(turn + 1) * users / TURNS;
-        if (round + turn) % 2 == 0 {
+        if (round + turn).is_multiple_of(2) {
             our_time += grant_all(users.clone(), ours.clone()).await?;
             their_time += grant_all(users, theirs.clone()).await?;
         } else {

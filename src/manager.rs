@@ -525,7 +525,6 @@ impl Inner {
 
     /// Joins the refresh under way, or starts one; an error where it is not time for one.
     fn join(self: &Arc<Self>, entry: &Arc<Entry>, urgent: bool) -> Result<Landing, Error> {
-        let now = self.clock.now();
         entry.with(|troubles| {
             // One that has come and is still here was abandoned.
             let under_way = troubles.flight.as_mut().filter(|flight| !flight.landing.has_come());
@@ -536,7 +535,7 @@ impl Inner {
                 }
                 return Ok(flight.landing.clone());
             }
-            let pause = troubles.backoff.left(now);
+            let pause = troubles.backoff.left(&self.clock);
             if let Some(error) = troubles.backoff.error.as_ref().filter(|_| !pause.is_zero()) {
                 return Err(error.clone());
             }

@@ -169,7 +169,11 @@ impl Token {
     /// How old the token is: its age when it was received, and the time since.
     #[must_use]
     pub fn age(&self) -> Duration {
-        Duration::from_secs(self.age_when_received.into()) + self.clock.now().since(self.received)
+        self.age_at(self.clock.now())
+    }
+
+    pub(crate) fn age_at(&self, now: Moment) -> Duration {
+        Duration::from_secs(self.age_when_received.into()) + now.since(self.received)
     }
 
     /// What is left of the token's life; zero when it is over, none when nobody knows it.

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use super::policy::{RefreshPolicy, Windows};
 use super::workers::Ticket;
 use super::{Change, Inner, Landing};
-use crate::clock::Moment;
+use crate::clock::{Moment, SharedClock};
 use crate::error::Error;
 use crate::store::{StoreKey, UserKind, Version};
 use crate::token::Token;
@@ -257,8 +257,9 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn left(&self, now: Moment) -> Duration {
-        self.since.map_or(Duration::ZERO, |(from, pause)| pause.saturating_sub(now.since(from)))
+    pub(super) fn left(&self, clock: &SharedClock) -> Duration {
+        let left = |(from, pause): (_, Duration)| pause.saturating_sub(clock.now().since(from));
+        self.since.map_or(Duration::ZERO, left)
     }
 
     /// How long the store has not been looked at: not at all, where the next attempt will.

@@ -65,12 +65,16 @@ mod by_facade {
         metrics::counter!("hurdlr_user_lookups_total", "result" => result).increment(1);
     }
 
-    pub(in crate::manager) fn ended(kind: UserKind, outcome: Outcome, took: Duration) {
+    pub(in crate::manager) fn ended(
+        kind: UserKind,
+        outcome: Outcome,
+        took: impl FnOnce() -> Duration,
+    ) {
         let user = user(kind);
         let outcome = name(outcome);
         metrics::counter!("hurdlr_refreshes_total", "outcome" => outcome, "user" => user)
             .increment(1);
-        metrics::histogram!("hurdlr_refresh_seconds", "user" => user).record(took);
+        metrics::histogram!("hurdlr_refresh_seconds", "user" => user).record(took());
     }
 
     pub(in crate::manager) fn ending_within_a_day(users: usize) {
@@ -112,7 +116,7 @@ mod nothing {
 
     pub(in crate::manager) fn looked_up(_: bool) {}
 
-    pub(in crate::manager) fn ended(_: UserKind, _: Outcome, _: Duration) {}
+    pub(in crate::manager) fn ended(_: UserKind, _: Outcome, _: impl FnOnce() -> Duration) {}
 
     #[derive(Debug)]
     pub(in crate::manager) struct Gauged;

@@ -90,7 +90,7 @@ impl Inner {
         };
         let ended = attempt.run(unsaved_login).await;
         let outcome = ended.as_ref().map(|source| *source).map_err(|failure| failure.error.kind());
-        meters::ended(entry.kind(), outcome, self.clock.now().since(attempt.started));
+        meters::ended(entry.kind(), outcome, || self.clock.now().since(attempt.started));
         match ended {
             Ok(_) => {
                 attempt.recover();
@@ -114,7 +114,7 @@ impl Attempt {
             self.entry.inner.save_login(&self.entry, &login).await?;
         }
         let mut held = self.entry.current.load_full();
-        if held.is_fresh(self.entry.inner.clock.now()) {
+        if held.is_fresh(self.started) {
             // Another refresh was over between the caller's look and the start of this one.
             return Ok(Source::Adopted);
         }
@@ -139,10 +139,9 @@ impl Attempt {
         }
     }
 
-    fn left(&self) -> Option<Duration> {
+    fn left(&self, now: Moment) -> Option<Duration> {
         let (_, deadline) = self.entry.inner.policy.lease_and_deadline();
-        let passed = self.entry.inner.clock.now().since(self.started);
-        deadline.checked_sub(passed).filter(|left| !left.is_zero())
+        deadline.checked_sub(now.since(self.started)).filter(|left| !left.is_zero())
     }
 
     async fn read(&self) -> Result<Option<Row>, Error> {
@@ -153,7 +152,8 @@ impl Attempt {
     async fn claim(&self, held: &mut Arc<Held>) -> Result<Option<Row>, Failure> {
         let (lease, _) = self.entry.inner.policy.lease_and_deadline();
         loop {
-            let Some(left) = self.left() else {
+            let asked = self.entry.inner.clock.now();
+            let Some(left) = self.left(asked) else {
                 return Err(
                     unavailable("another process is refreshing this user, and slowly").into()
                 );
@@ -169,7 +169,6 @@ impl Attempt {
             if self.entry.is_overtaken() {
                 return Ok(None);
             }
-            let asked = self.entry.inner.clock.now();
             let claimed = self.entry.inner.store.claim(&self.entry.key, claim).await;
             let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
             let row = self.entry.inner.aged(claimed.row, asked);
@@ -219,7 +218,7 @@ impl Attempt {
     }
 
     async fn send(&self, held: &Held, row: &Row) -> Result<Token, Error> {
-        let Some(left) = self.left() else {
+        let Some(left) = self.left(self.entry.inner.clock.now()) else {
             return Err(unavailable("the time for this refresh was over before it was sent"));
         };
         tracing::debug!(user = ?self.entry.subject(), revision = row.version.revision, "refresh started");
@@ -450,10 +449,11 @@ impl Inner {
     }
 
     pub(super) fn stored(&self, held: &Held) -> StoredToken {
+        let now = self.clock.now();
         StoredToken {
             payload: held.token.payload(),
-            age: held.token.age(),
-            due_in: held.due_in(self.clock.now()),
+            age: held.token.age_at(now),
+            due_in: held.due_in(now),
         }
     }
 
