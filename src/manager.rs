@@ -530,7 +530,7 @@ impl Inner {
             let under_way = troubles.flight.as_mut().filter(|flight| !flight.landing.has_come());
             if let Some(flight) = under_way {
                 flight.urgent |= urgent;
-                if let Some(ticket) = flight.ticket.filter(|_| urgent) {
+                if urgent && let Some(ticket) = flight.ticket.take() {
                     self.workers.hurry(ticket);
                 }
                 return Ok(flight.landing.clone());
@@ -570,7 +570,8 @@ impl Inner {
     /// Has a refresh done as soon as there is a worker for it.
     fn begin(self: &Arc<Self>, flight: &mut Flight, refresh: Refresh) {
         let (mut worker, mut refresh) = match self.workers.enter(refresh, flight.urgent) {
-            Place::Queued(ticket) => {
+            Place::Urgent => return,
+            Place::Patient(ticket) => {
                 flight.ticket = Some(ticket);
                 return;
             }

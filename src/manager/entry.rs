@@ -229,7 +229,7 @@ pub(super) struct UnsavedLogin {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) landing: Landing,
-    /// Its place in the queue for a worker, if it had to take one.
+    /// Its place in the queue for a worker, while nobody waits for it.
     pub(super) ticket: Option<Ticket>,
     /// Somebody waits for it.
     pub(super) urgent: bool,

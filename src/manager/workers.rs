@@ -1,6 +1,6 @@
 //! The tasks that refreshes run in: how many at once, and who goes first when they are short.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,11 +17,11 @@ struct Queue<Job> {
     /// How many have nothing to do, and are about to look once more.
     lingering: usize,
     next: u64,
-    urgent: BTreeMap<Ticket, Job>,
+    urgent: VecDeque<Job>,
     patient: BTreeMap<Ticket, Job>,
 }
 
-/// A place in the queue; kept by whoever may have to hurry it up.
+/// A place among the patient; kept by whoever may have to hurry it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
@@ -34,7 +34,8 @@ pub(super) struct Worker<Job> {
 
 /// Where a job has gone.
 pub(super) enum Place<Job> {
-    Queued(Ticket),
+    Urgent,
+    Patient(Ticket),
     /// A worker is to be made for it.
     New(Worker<Job>, Job),
 }
@@ -52,7 +53,7 @@ impl<Job> Workers<Job> {
             free: at_once,
             lingering: 0,
             next: 0,
-            urgent: BTreeMap::new(),
+            urgent: VecDeque::new(),
             patient: BTreeMap::new(),
         })))
     }
@@ -68,18 +69,21 @@ impl<Job> Workers<Job> {
             queue.free -= 1;
             return Place::New(Worker { workers: Arc::clone(self), state: State::Busy }, job);
         }
+        if urgent {
+            queue.urgent.push_back(job);
+            return Place::Urgent;
+        }
         let ticket = Ticket(queue.next);
         queue.next += 1;
-        let waiting = if urgent { &mut queue.urgent } else { &mut queue.patient };
-        waiting.insert(ticket, job);
-        Place::Queued(ticket)
+        queue.patient.insert(ticket, job);
+        Place::Patient(ticket)
     }
 
-    /// Puts a patient one among the urgent.
+    /// Puts a patient one behind the urgent.
     pub(super) fn hurry(&self, ticket: Ticket) {
         let mut queue = self.queue();
         if let Some(job) = queue.patient.remove(&ticket) {
-            queue.urgent.insert(ticket, job);
+            queue.urgent.push_back(job);
         }
     }
 }
@@ -90,8 +94,7 @@ impl<Job> Queue<Job> {
     }
 
     fn pop(&mut self) -> Option<Job> {
-        let first = self.urgent.pop_first().or_else(|| self.patient.pop_first());
-        first.map(|(_, job)| job)
+        self.urgent.pop_front().or_else(|| self.patient.pop_first().map(|(_, job)| job))
     }
 }
 
@@ -151,9 +154,10 @@ mod tests {
 
     use super::*;
 
-    fn queued<Job>(workers: &Arc<Workers<Job>>, job: Job, urgent: bool) -> Ticket {
+    fn queued<Job>(workers: &Arc<Workers<Job>>, job: Job, urgent: bool) -> Option<Ticket> {
         match workers.enter(job, urgent) {
-            Place::Queued(ticket) => ticket,
+            Place::Urgent => None,
+            Place::Patient(ticket) => Some(ticket),
             Place::New(..) => panic!("it was to be queued"),
         }
     }
@@ -161,19 +165,19 @@ mod tests {
     fn employed<Job>(workers: &Arc<Workers<Job>>, job: Job) -> Worker<Job> {
         match workers.enter(job, false) {
             Place::New(worker, _) => worker,
-            Place::Queued(_) => panic!("it was to have a worker of its own"),
+            _ => panic!("it was to have a worker of its own"),
         }
     }
 
     #[tokio::test]
-    async fn what_callers_wait_for_goes_first_and_the_hurried_keep_their_place() {
+    async fn what_callers_wait_for_goes_first_and_the_hurried_go_behind_it() {
         let workers = Workers::new(1);
         let mut worker = employed(&workers, "first");
         queued(&workers, "patient", false);
-        let hurried = queued(&workers, "hurried", false);
+        let hurried = queued(&workers, "hurried", false).expect("a ticket");
         queued(&workers, "urgent", true);
         workers.hurry(hurried);
-        for expected in ["hurried", "urgent", "patient"] {
+        for expected in ["urgent", "hurried", "patient"] {
             assert_eq!(worker.next().await, Some(expected));
         }
         assert_eq!(worker.next().await, None);
