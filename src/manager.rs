@@ -84,6 +84,10 @@ pub struct TokenManager {
 }
 
 /// What keeping any user's token takes. Every entry has it, so that a handle is one reference.
+///
+/// Aligned, so that the count of those references, which each new user changes, lies in another
+/// cache line than what every thread reads all the time.
+#[repr(align(128))]
 struct Inner {
     hurdlr: Hurdlr,
     store: Arc<dyn TokenStore>,
