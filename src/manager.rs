@@ -374,7 +374,7 @@ impl TokenManager {
         Ok(async move {
             let _turn = entry.turn().await;
             let stored = inner.stored(&held);
-            let saved = inner.store.put(&entry.key, incarnation, stored, Put::Replace).await;
+            let saved = inner.store.put(&entry.key(), incarnation, stored, Put::Replace).await;
             entry.take_over(&held, saved.is_ok());
             if let Err(error) = saved {
                 tracing::warn!(user = ?entry.subject(), %error, "a login is not saved yet");
@@ -398,7 +398,7 @@ impl TokenManager {
             return Ok(false); // of which the store does not know yet
         }
         let stored = inner.stored(&held);
-        let put = inner.store.put(&entry.key, incarnation, stored, Put::IfAbsent).await?;
+        let put = inner.store.put(&entry.key(), incarnation, stored, Put::IfAbsent).await?;
         if put {
             entry.take_over_if_vacant(&held);
         }

@@ -55,39 +55,14 @@ pub struct Token {
     expires_in: Option<u32>,
     age_when_received: u32,
     received: Moment,
-    scope: Scope,
+    /// As almost all tokens have. What another scope costs must not make these any larger.
+    has_documented_scope: bool,
+    other_scope: Option<Box<Box<str>>>,
     clock: SharedClock,
 }
 
-/// The scopes of a token, as one text. Almost all tokens have the same; what others cost must not
-/// make these any larger.
-#[derive(Debug)]
-enum Scope {
-    Unknown,
-    Documented,
-    Other(Box<Box<str>>),
-}
-
-impl Scope {
-    /// What the reference's examples show.
-    const DOCUMENTED: &str = "token";
-
-    fn new(text: Option<String>) -> Self {
-        match text {
-            None => Self::Unknown,
-            Some(text) if text == Self::DOCUMENTED => Self::Documented,
-            Some(text) => Self::Other(Box::new(text.into())),
-        }
-    }
-
-    fn text(&self) -> Option<&str> {
-        match self {
-            Self::Unknown => None,
-            Self::Documented => Some(Self::DOCUMENTED),
-            Self::Other(text) => Some(text),
-        }
-    }
-}
+/// What the reference's examples show.
+const DOCUMENTED_SCOPE: &str = "token";
 
 impl Token {
     /// Takes over the answer to a request, and its `Date`. Its life is counted from the moment the
@@ -124,6 +99,8 @@ impl Token {
 
     fn with_age_at(answer: BasicTokenResponse, now: Option<i64>, clock: &SharedClock) -> Self {
         let parts = answer.into_parts();
+        let has_documented_scope = parts.scope.as_deref() == Some(DOCUMENTED_SCOPE);
+        let other_scope = parts.scope.filter(|_| !has_documented_scope);
         Self {
             age_when_received: age(parts.created_at, parts.expires_in, now),
             access_token: parts.access_token,
@@ -131,7 +108,8 @@ impl Token {
             created_at: parts.created_at.and_then(NonZeroI64::new),
             expires_in: parts.expires_in,
             received: clock.now(),
-            scope: Scope::new(parts.scope),
+            has_documented_scope,
+            other_scope: other_scope.map(|text| Box::new(text.into())),
             clock: clock.clone(),
         }
     }
@@ -163,7 +141,13 @@ impl Token {
 
     /// The scopes that were granted, where the provider listed them.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        self.scope.text().unwrap_or_default().split_ascii_whitespace()
+        self.scope().unwrap_or_default().split_ascii_whitespace()
+    }
+
+    /// All scopes as one text.
+    fn scope(&self) -> Option<&str> {
+        let documented = self.has_documented_scope.then_some(DOCUMENTED_SCOPE);
+        self.other_scope.as_ref().map(|text| &***text).or(documented)
     }
 
     /// How old the token is: its age when it was received, and the time since.
@@ -232,7 +216,7 @@ impl Token {
     fn written(&self, created_at: Option<i64>) -> SecretBox<Vec<u8>> {
         let refresh_token = self.refresh_token.as_ref().map(ExposeSecret::expose_secret);
         let access_token = self.access_token.expose_secret();
-        let scope = self.scope.text();
+        let scope = self.scope();
         // Room for all of it, escapes aside: a growing buffer would leave copies behind.
         let room = 128
             + access_token.len()
@@ -266,11 +250,6 @@ impl Token {
 
     /// The same access token with another refresh token: one that was rescued.
     pub(crate) fn with_refresh_token(&self, refresh_token: &SecretString) -> Self {
-        let scope = match &self.scope {
-            Scope::Unknown => Scope::Unknown,
-            Scope::Documented => Scope::Documented,
-            Scope::Other(text) => Scope::Other(text.clone()),
-        };
         Self {
             access_token: self.access_token.clone(),
             refresh_token: Some(refresh_token.clone()),
@@ -278,7 +257,8 @@ impl Token {
             expires_in: self.expires_in,
             age_when_received: self.age_when_received,
             received: self.received,
-            scope,
+            has_documented_scope: self.has_documented_scope,
+            other_scope: self.other_scope.clone(),
             clock: self.clock.clone(),
         }
     }
@@ -298,7 +278,8 @@ impl Token {
             expires_in: Some(0),
             age_when_received: 0,
             received: clock.now(),
-            scope: Scope::Unknown,
+            has_documented_scope: false,
+            other_scope: None,
             clock: clock.clone(),
         }
     }
@@ -376,7 +357,7 @@ impl fmt::Debug for Token {
             .field("refresh_token", &self.refresh_token)
             .field("created_at", &self.created_at())
             .field("remaining", &self.remaining())
-            .field("scope", &self.scope.text())
+            .field("scope", &self.scope())
             .finish_non_exhaustive()
     }
 }

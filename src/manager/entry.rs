@@ -49,9 +49,10 @@ impl Held {
         token: Token,
         version: Version,
         policy: &RefreshPolicy,
-        key: &StoreKey,
+        kind: UserKind,
+        subject: &UserId,
     ) -> Self {
-        let windows = policy.windows(&token, key.kind(), key.subject());
+        let windows = policy.windows(&token, kind, subject);
         Self::of(token, Some(version), windows)
     }
 
@@ -187,8 +188,8 @@ impl Held {
 /// A user's place in the cache. It is pinned there while anybody holds it.
 pub(super) struct Entry {
     pub(super) inner: Arc<Inner>,
-    /// Whose it is, and where it stands in the store.
-    pub(super) key: StoreKey,
+    kind: UserKind,
+    subject: UserId,
     pub(super) current: ArcSwap<Held>,
     /// Most users have nothing here most of the time.
     troubles: Mutex<Option<Box<Troubles>>>,
@@ -342,16 +343,21 @@ impl fmt::Debug for Entry {
 impl Entry {
     pub(super) fn new(inner: &Arc<Inner>, kind: UserKind, subject: &UserId) -> Self {
         let current = ArcSwap::new(Arc::clone(&inner.vacant));
-        let key = inner.key(kind, subject);
-        Self { inner: Arc::clone(inner), key, current, troubles: Mutex::new(None) }
+        let (inner, subject) = (Arc::clone(inner), subject.clone());
+        Self { inner, kind, subject, current, troubles: Mutex::new(None) }
     }
 
     pub(super) fn kind(&self) -> UserKind {
-        self.key.kind()
+        self.kind
     }
 
     pub(super) fn subject(&self) -> &UserId {
-        self.key.subject()
+        &self.subject
+    }
+
+    /// Where the user stands in the store. Made anew each time: entries are kept small.
+    pub(super) fn key(&self) -> StoreKey {
+        self.inner.key(self.kind, &self.subject)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Box<Troubles>>> {

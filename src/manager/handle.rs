@@ -149,7 +149,7 @@ impl UserHandle {
     pub async fn forget(&self) -> Result<(), Error> {
         self.entry.leave();
         let _turn = self.entry.turn().await;
-        let forgotten = self.entry.inner.store.forget(&self.entry.key).await;
+        let forgotten = self.entry.inner.store.forget(&self.entry.key()).await;
         // Again: a read may have brought the row back into memory before it was removed.
         self.entry.leave();
         forgotten.map(|_| ())

@@ -124,7 +124,7 @@ impl Inner {
             .iter()
             .map(|entry| {
                 entry.begin_look();
-                entry.key.clone()
+                entry.key()
             })
             .collect();
         let rows = self.store.read(&keys).await?;

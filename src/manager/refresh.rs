@@ -41,6 +41,7 @@ enum Kept {
 /// One attempt to get a user a living token.
 pub(super) struct Attempt {
     entry: Arc<Entry>,
+    key: StoreKey,
     started: Moment,
     lease_id: u64,
 }
@@ -84,6 +85,7 @@ impl Inner {
             return Ok(());
         };
         let attempt = Attempt {
+            key: entry.key(),
             started: self.clock.now(),
             lease_id: lease_id.unwrap_or_else(|| self.random_id()),
             entry: Arc::clone(entry),
@@ -145,7 +147,7 @@ impl Attempt {
     }
 
     async fn read(&self) -> Result<Option<Row>, Error> {
-        self.entry.inner.read(&self.entry.key).await
+        self.entry.inner.read(&self.key).await
     }
 
     /// Waits until the lease is ours. None where a peer's token makes it needless.
@@ -169,7 +171,7 @@ impl Attempt {
             if self.entry.is_overtaken() {
                 return Ok(None);
             }
-            let claimed = self.entry.inner.store.claim(&self.entry.key, claim).await;
+            let claimed = self.entry.inner.store.claim(&self.key, claim).await;
             let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
             let row = self.entry.inner.aged(claimed.row, asked);
             // A row of another stay, for which nobody has a token yet, says as much as none.
@@ -240,7 +242,7 @@ impl Attempt {
         let inner = &self.entry.inner;
         let held = inner.hold(&self.entry, token, consumed.next());
         let stored = inner.stored(&held);
-        let saved = match inner.store.save(&self.entry.key, consumed, stored).await {
+        let saved = match inner.store.save(&self.key, consumed, stored).await {
             Ok(false) => self.yield_to_store(&held, consumed).await,
             saved => saved.map(|_| Kept::Ours),
         };
@@ -327,7 +329,7 @@ impl Attempt {
 
     async fn release(&self, version: Version, release: Release) {
         let released =
-            self.entry.inner.store.release(&self.entry.key, version, self.lease_id, release).await;
+            self.entry.inner.store.release(&self.key, version, self.lease_id, release).await;
         if let Err(error) = released {
             // The lease ends by itself; till then the others wait.
             tracing::warn!(user = ?self.entry.subject(), %error, "a lease is not released");
@@ -411,7 +413,7 @@ fn unavailable(message: &'static str) -> Error {
 
 impl Inner {
     pub(super) fn hold(&self, entry: &Entry, token: Token, version: Version) -> Arc<Held> {
-        Arc::new(Held::new(token, version, &self.policy, &entry.key))
+        Arc::new(Held::new(token, version, &self.policy, entry.kind(), entry.subject()))
     }
 
     pub(super) async fn read(&self, key: &StoreKey) -> Result<Option<Row>, Error> {
@@ -440,7 +442,7 @@ impl Inner {
         let stored = self.stored(held);
         let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
         tracing::warn!(user = ?entry.subject(), revision = theirs.revision, "written back");
-        if !self.store.save(&entry.key, theirs, stored).await? {
+        if !self.store.save(&entry.key(), theirs, stored).await? {
             return Ok(None);
         }
         let held = self.hold(entry, token, theirs.next());
@@ -502,7 +504,7 @@ impl Inner {
     ) -> Result<(), Error> {
         let saved = match unsaved {
             Unsaved::Save(consumed) => {
-                self.store.save(&entry.key, consumed, self.stored(held)).await?
+                self.store.save(&entry.key(), consumed, self.stored(held)).await?
             }
             Unsaved::Login => return self.save_login(entry, held).await,
         };
@@ -511,14 +513,14 @@ impl Inner {
             return Ok(());
         }
         // An earlier call that seemed to fail did save it, or the user has moved on.
-        let row = self.read(&entry.key).await?;
+        let row = self.read(&entry.key()).await?;
         let theirs = row.as_ref().and_then(|row| row.token.as_ref());
         if theirs.is_some_and(|theirs| is_same(&self.stored(held), theirs)) {
             return Ok(());
         }
         if let Some(row) = row.as_ref().filter(|row| held.is_newer_than(row.version)) {
             // The store was put back to an earlier day.
-            if self.store.save(&entry.key, row.version, self.stored(held)).await? {
+            if self.store.save(&entry.key(), row.version, self.stored(held)).await? {
                 return Ok(());
             }
             return Err(Error::store("the row moves"));
@@ -557,7 +559,7 @@ impl Inner {
         let (Some(over), Some(version)) = (over, login.version) else {
             return Ok(());
         };
-        let row = self.read(&entry.key).await?.filter(|row| row.token.is_some());
+        let row = self.read(&entry.key()).await?.filter(|row| row.token.is_some());
         let there = row.as_ref().map_or(0, |row| row.version.incarnation);
         let over = over.unwrap_or(there);
         if there == version.incarnation {
@@ -569,7 +571,7 @@ impl Inner {
                 }
             });
             let stored = self.stored(login);
-            self.store.put(&entry.key, version.incarnation, stored, Put::Replace).await?;
+            self.store.put(&entry.key(), version.incarnation, stored, Put::Replace).await?;
             tracing::debug!(user = ?entry.subject(), "a login is saved at last");
         } else {
             self.give_way(entry, login, row).await?;

@@ -84,7 +84,7 @@ impl Inner {
             Some(kept) if kept.held.is_no_older_than(&newest) => None,
             _ => Some(self.put_aside(&entry, &newest).await),
         };
-        let erased = self.store.forget(&entry.key).await;
+        let erased = self.store.forget(&entry.key()).await;
         // Again: a read may have brought the row back into memory before it was removed.
         entry.leave();
         drop(turn);
@@ -109,9 +109,9 @@ impl Inner {
     /// All that can be done where tokens cannot be revoked.
     async fn erase(&self, entry: &Entry, newest: &Held) -> Result<Disconnected, Error> {
         let _turn = entry.turn().await;
-        let row = self.read(&entry.key).await?;
+        let row = self.read(&entry.key()).await?;
         let kept = self.held_by(entry, row)?;
-        self.store.forget(&entry.key).await?;
+        self.store.forget(&entry.key()).await?;
         entry.leave();
         let now = self.clock.now();
         let left = kept.map_or(Duration::ZERO, |(kept, _)| kept.alive_for(now));
@@ -131,7 +131,7 @@ impl Inner {
         const ROUNDS: u32 = 5;
         let (lease, _) = self.policy.lease_and_deadline();
         for _ in 0..ROUNDS {
-            let row = self.read(&entry.key).await?;
+            let row = self.read(&entry.key()).await?;
             let leased_for = row.as_ref().and_then(|row| row.leased_for);
             let Some((held, version)) = self.held_by(entry, row)? else {
                 // A first grant may be under way all the same.
@@ -144,7 +144,7 @@ impl Inner {
                 expected: Some(version),
                 incarnation: self.random_id(),
             };
-            let claimed = self.store.claim(&entry.key, claim).await?;
+            let claimed = self.store.claim(&entry.key(), claim).await?;
             let leased_for = claimed.row.and_then(|row| row.leased_for);
             let under_way = UnderWay::of(entry, leased_for.filter(|_| !claimed.granted));
             let dropped = self.put_aside(entry, &held).await;
@@ -153,7 +153,7 @@ impl Inner {
                 age: Duration::ZERO,
                 due_in: Duration::MAX,
             };
-            match self.store.save(&entry.key, version, mark).await {
+            match self.store.save(&entry.key(), version, mark).await {
                 Ok(true) => return Ok((Some(dropped), under_way)),
                 Ok(false) => self.clear_away(&dropped.key).await,
                 Err(error) => {
