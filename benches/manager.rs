@@ -170,7 +170,10 @@ async fn read_handle(size: Size) -> Outcome {
         let bare = ArcSwap::from_pointee(SystemClock.now());
         let rounds = async move {
             let mut times = Times::default();
-            for _ in 0..size.rounds {
+            for round in 1..=size.rounds {
+                if round.is_multiple_of(AT_A_STRETCH) {
+                    thread::sleep(Duration::from_secs(1));
+                }
                 start.barrier.wait();
                 if first {
                     times.alone.push(size.per_read(read(&handle, size.reads).await));
@@ -204,6 +207,10 @@ async fn read_handle(size: Size) -> Outcome {
     size.figure("manager.read_handle_scaling_bare", bare_scaling, "x");
     Ok(())
 }
+
+/// How many rounds are done without a pause: a machine can have two threads share one core for
+/// seconds, and the quartile is to be one of many such spans.
+const AT_A_STRETCH: usize = 400;
 
 /// Where two readers wait for each other.
 struct Start {
