@@ -44,9 +44,13 @@ fn main() -> Outcome {
     }
     let size = if job == Job::Measure { MEASURE } else { TRY };
     runtime.block_on(async {
-        read_handle(size).await?;
+        let mut readers = read_handle(size).await?;
         many_users(size).await?;
-        cold_users(size).await
+        readers.add(read_handle(size).await?);
+        cold_users(size).await?;
+        readers.add(read_handle(size).await?);
+        readers.figures(size);
+        Ok(())
     })
 }
 
@@ -159,7 +163,7 @@ fn read_bare(swap: &ArcSwap<Moment>, reads: u32) -> Duration {
 }
 
 /// Reading by a handle that is kept: on one thread, and on two at the same time.
-async fn read_handle(size: Size) -> Outcome {
+async fn read_handle(size: Size) -> Outcome<Readers> {
     let manager = manager_of(1).await?;
     let handle = Arc::new(manager.user(&user(0)));
     handle.token().await?;
@@ -170,7 +174,7 @@ async fn read_handle(size: Size) -> Outcome {
         let bare = ArcSwap::from_pointee(SystemClock.now());
         let rounds = async move {
             let mut times = Times::default();
-            for round in 1..=size.rounds {
+            for round in 1..=size.rounds.div_ceil(SITTINGS) {
                 if round.is_multiple_of(AT_A_STRETCH) {
                     thread::sleep(Duration::from_secs(1));
                 }
@@ -193,23 +197,42 @@ async fn read_handle(size: Size) -> Outcome {
     let (one, other) = tokio::task::spawn_blocking(|| (one.join(), other.join())).await?;
     let one = one.map_err(|_| "a reader panicked")??;
     let other = other.map_err(|_| "a reader panicked")??;
-    let beside = |one: Vec<f64>, other: Vec<f64>| {
-        let rounds = one.into_iter().zip(other);
-        quartile(rounds.map(|(one, other)| f64::midpoint(one, other)).collect(), 1)
-    };
-    let (alone, bare) = (quartile(one.alone, 1), quartile(one.bare, 1));
-    let scaling = beside(one.beside, other.beside) / alone;
-    // Two threads that have nothing in common: what the machine itself does to them.
-    let bare_scaling = beside(one.bare_beside, other.bare_beside) / bare;
-    size.figure("manager.read_handle_ns", alone, "ns");
-    size.figure("manager.read_handle_ns_bare", bare, "ns");
-    size.figure("manager.read_handle_scaling", scaling, "x");
-    size.figure("manager.read_handle_scaling_bare", bare_scaling, "x");
-    Ok(())
+    Ok(Readers { one, other })
 }
 
-/// How many rounds are done without a pause: a machine can have two threads share one core for
-/// seconds, and the quartile is to be one of many such spans.
+/// What both readers measured.
+struct Readers {
+    one: Times,
+    other: Times,
+}
+
+impl Readers {
+    fn add(&mut self, later: Self) {
+        self.one.add(later.one);
+        self.other.add(later.other);
+    }
+
+    fn figures(self, size: Size) {
+        let Self { one, other } = self;
+        let beside = |one: Vec<f64>, other: Vec<f64>| {
+            let rounds = one.into_iter().zip(other);
+            quartile(rounds.map(|(one, other)| f64::midpoint(one, other)).collect(), 1)
+        };
+        let (alone, bare) = (quartile(one.alone, 1), quartile(one.bare, 1));
+        let scaling = beside(one.beside, other.beside) / alone;
+        // Two threads that have nothing in common: what the machine itself does to them.
+        let bare_scaling = beside(one.bare_beside, other.bare_beside) / bare;
+        size.figure("manager.read_handle_ns", alone, "ns");
+        size.figure("manager.read_handle_ns_bare", bare, "ns");
+        size.figure("manager.read_handle_scaling", scaling, "x");
+        size.figure("manager.read_handle_scaling_bare", bare_scaling, "x");
+    }
+}
+
+/// How often the reads are measured, with all the rest in between, and how many rounds without a
+/// pause: a machine can have two threads share one core for seconds, and the quartile is to be one of
+/// many such spans.
+const SITTINGS: usize = 3;
 const AT_A_STRETCH: usize = 400;
 
 /// Where two readers wait for each other.
@@ -236,6 +259,15 @@ struct Times {
     bare: Vec<f64>,
     beside: Vec<f64>,
     bare_beside: Vec<f64>,
+}
+
+impl Times {
+    fn add(&mut self, later: Self) {
+        self.alone.extend(later.alone);
+        self.bare.extend(later.bare);
+        self.beside.extend(later.beside);
+        self.bare_beside.extend(later.bare_beside);
+    }
 }
 
 /// Runs `work` in a task of a runtime with one thread: this one.
