@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, panic};
 
 use fantoccini::elements::Element;
@@ -15,9 +15,13 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 const INSTALL: &str = "chromedriver is missing, so this test cannot run. Install it by \
                        `tests/install`, or: apt-get install --yes chromium chromium-driver";
+
+/// How long a page may take to come, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a window is to look.
 #[derive(Clone, Copy)]
@@ -128,16 +132,19 @@ impl Browser {
 
     /// Waits for the page with this heading, which must be as every page is to be; takes a picture.
     pub(crate) async fn sees(&self, heading: &str, picture: &str) {
-        let found = self
-            .client
-            .wait()
-            .at_most(Duration::from_secs(20))
-            .every(Duration::from_millis(25))
-            .for_element(Locator::XPath(&format!("//h1[normalize-space()=\"{heading}\"]")))
-            .await;
-        if found.is_err() {
-            let url = self.client.current_url().await.unwrap();
-            panic!("no {heading:?} at {}: {}", url.path(), self.text().await);
+        let sought = format!("//h1[normalize-space()=\"{heading}\"]");
+        let begun = Instant::now();
+        loop {
+            // A look waits for a page that loads, so one that outlasts the time is not yet the last.
+            let is_last = begun.elapsed() > PATIENCE;
+            // While one page takes the place of another, a look can fail in more ways than by
+            // finding nothing: the driver then speaks of nodes that are in no document.
+            let Err(error) = self.client.find(Locator::XPath(&sought)).await else { break };
+            if is_last {
+                let url = self.client.current_url().await.unwrap();
+                panic!("no {heading:?} at {}: {error}\n{}", url.path(), self.text().await);
+            }
+            sleep(Duration::from_millis(25)).await;
         }
         self.takes_picture(picture).await;
         self.assert_is_accessible(heading).await;
@@ -159,15 +166,18 @@ impl Browser {
     }
 
     async fn named(&self, name: &str) -> Element {
-        let path = format!("//main//*[self::a or self::button][normalize-space()=\"{name}\"]");
+        let path = format!("//*[self::a or self::button][normalize-space()=\"{name}\"]");
         self.client.find(Locator::XPath(&path)).await.unwrap()
     }
 
+    /// Clicks on what leads to another page.
     pub(crate) async fn clicks(&self, name: &str) {
-        self.named(name).await.click().await.unwrap();
+        let clicked = self.named(name).await;
+        clicked.click().await.unwrap();
+        leaves_the_page_of(&clicked).await;
     }
 
-    /// Goes there by the tabulator key, and presses Enter.
+    /// Goes by the tabulator key to what leads to another page, and presses Enter.
     pub(crate) async fn reaches_by_keyboard(&self, name: &str) {
         for _ in 0..12 {
             self.press(Key::Tab).await;
@@ -184,15 +194,17 @@ impl Browser {
             assert_eq!(focused[1], true, "the focus of {} can be seen", focused[0]);
             if focused[0] == name {
                 self.takes_picture(&format!("focus on {name}")).await;
-                return self.press(Key::Enter).await;
+                let pressed = self.press(Key::Enter).await;
+                return leaves_the_page_of(&pressed).await;
             }
         }
         panic!("{name} cannot be reached by keyboard");
     }
 
-    async fn press(&self, key: Key) {
+    async fn press(&self, key: Key) -> Element {
         let focused = self.client.active_element().await.unwrap();
         focused.send_keys(&String::from(char::from(key))).await.unwrap();
+        focused
     }
 
     /// What is true of every page: it fits, it has a language and one heading, what can be used has a
@@ -200,6 +212,15 @@ impl Browser {
     async fn assert_is_accessible(&self, page: &str) {
         let wrong = self.client.execute(include_str!("accessible.js"), vec![]).await.unwrap();
         assert_eq!(wrong, json!([]), "on the page {page:?}");
+    }
+}
+
+/// Waits until the page is gone that this is of: the next one may have the same heading.
+async fn leaves_the_page_of(element: &Element) {
+    let begun = Instant::now();
+    while element.tag_name().await.is_ok() {
+        assert!(begun.elapsed() < PATIENCE, "the page is left");
+        sleep(Duration::from_millis(25)).await;
     }
 }
 
