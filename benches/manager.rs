@@ -229,10 +229,11 @@ impl Readers {
     }
 }
 
-/// How often the reads are measured, with all the rest in between, and how many rounds without a
-/// pause: a machine can have two threads share one core for seconds, and the quartile is to be one of
-/// many such spans.
+/// How often the reads are measured, with all the rest in between: a machine can have two threads
+/// share one core for seconds, and the quartile is to be one of many such spans.
 const SITTINGS: usize = 3;
+
+/// How many rounds of reads go without a pause, for the same reason.
 const AT_A_STRETCH: usize = 400;
 
 /// Where two readers wait for each other.
