@@ -464,6 +464,7 @@ impl TokenManager {
         inner
             .closing
             .send_if_modified(|closing| closing.is_none() && closing.replace(now).is_none());
+        inner.running.close();
         inner.running.none_left().await;
         let lost = inner.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.clone()
@@ -543,12 +544,9 @@ impl Inner {
             if let Some(error) = troubles.backoff.error.as_ref().filter(|_| !pause.is_zero()) {
                 return Err(error.clone());
             }
-            // Counted before the look, so that a shutdown that is not seen here waits for this one.
-            let counted = self.running.count_one();
-            if self.closing.borrow().is_some() {
-                let message = "the token manager is shutting down";
-                return Err(Error::new(ErrorKind::Unavailable, message));
-            }
+            let counted = self.running.count_one_unless_closed().ok_or_else(|| {
+                Error::new(ErrorKind::Unavailable, "the token manager is shutting down")
+            })?;
             let (lander, landing) = Landing::expected();
             let refresh = Refresh { entry: Arc::clone(entry), lander, counted };
             let flight = troubles.flight.insert(Flight::new(landing.clone(), urgent));

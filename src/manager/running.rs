@@ -15,12 +15,22 @@ pub(super) struct Counter(Arc<Count>);
 
 #[derive(Default)]
 struct Count {
+    /// How many run, beside [`CLOSED`].
     running: AtomicUsize,
     none_left: Notify,
 }
 
+/// Set once nothing more is to begin.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
 /// One of those counted; until it is dropped.
 pub(super) struct Counted(Arc<Count>);
+
+impl Count {
+    fn left(&self) -> usize {
+        self.running.load(Ordering::Acquire) & !CLOSED
+    }
+}
 
 impl Counter {
     pub(super) fn count_one(&self) -> Counted {
@@ -28,11 +38,23 @@ impl Counter {
         Counted(Arc::clone(&self.0))
     }
 
+    /// As [`count_one`](Self::count_one), unless nothing more is to begin: in one step with the
+    /// count, so that who waits for none to be left waits for this one too.
+    pub(super) fn count_one_unless_closed(&self) -> Option<Counted> {
+        let before = self.0.running.fetch_add(1, Ordering::AcqRel);
+        let counted = Counted(Arc::clone(&self.0));
+        (before & CLOSED == 0).then_some(counted)
+    }
+
+    pub(super) fn close(&self) {
+        self.0.running.fetch_or(CLOSED, Ordering::AcqRel);
+    }
+
     pub(super) async fn none_left(&self) {
         loop {
             // It hears of what happens from now on, and not only once it is polled.
             let none_left = self.0.none_left.notified();
-            if self.0.running.load(Ordering::Acquire) == 0 {
+            if self.0.left() == 0 {
                 return;
             }
             none_left.await;
@@ -42,7 +64,7 @@ impl Counter {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.0.running.fetch_sub(1, Ordering::AcqRel) & !CLOSED == 1 {
             self.0.none_left.notify_waiters();
         }
     }
@@ -50,7 +72,7 @@ impl Drop for Counted {
 
 impl fmt::Debug for Counter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.running.fmt(f)
+        self.0.left().fmt(f)
     }
 }
 
