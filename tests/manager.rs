@@ -687,10 +687,12 @@ async fn shutdown_lets_refreshes_finish_and_starts_none() {
         tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) })
     };
     site.fake.arrived(1).await;
-    assert!(manager.shutdown().await.is_empty());
+    let cold = manager.enterprise_user(&UserId::new("bob").unwrap());
+    let (lost, meanwhile) = tokio::join!(biased; manager.shutdown(), cold.token());
+    assert!(lost.is_empty());
+    assert_eq!(meanwhile.unwrap_err().kind(), ErrorKind::Unavailable);
     let token = caller.await.unwrap().unwrap();
     assert_eq!(site.stored_refresh_token(&id).await, Some(token));
-    let cold = manager.enterprise_user(&UserId::new("bob").unwrap());
     assert_eq!(cold.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(site.fake.count().total(), 1);
 }

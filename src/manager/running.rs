@@ -112,3 +112,47 @@ impl Drop for Lander {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_before_the_close_is_over_when_none_is_left() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().build().expect("nothing it needs");
+        for round in 0..4_000 {
+            let counters: Vec<_> = std::iter::repeat_with(Counter::default).take(500).collect();
+            let done: Vec<_> = std::iter::repeat_with(AtomicBool::default).take(500).collect();
+            let start = Barrier::new(2);
+            thread::scope(|scope| {
+                let worker = scope.spawn(|| {
+                    start.wait();
+                    let rounds = counters.iter().zip(&done).map(|(counter, done)| {
+                        let counted = counter.count_one_unless_closed();
+                        done.store(true, Ordering::Relaxed);
+                        counted.is_some()
+                    });
+                    rounds.collect::<Vec<_>>()
+                });
+                start.wait();
+                let over: Vec<_> = runtime.block_on(async {
+                    let mut over = Vec::new();
+                    for (counter, done) in counters.iter().zip(&done) {
+                        counter.close();
+                        counter.none_left().await;
+                        over.push(done.load(Ordering::Relaxed));
+                    }
+                    over
+                });
+                let began = worker.join().expect("nothing panics there");
+                let behind = began.iter().zip(&over).filter(|(began, over)| **began && !**over);
+                assert_eq!(behind.count(), 0, "round {round}");
+            });
+        }
+    }
+}
