@@ -31,7 +31,7 @@ use hurdlr_oauth2::store::{
     Claim, Claimed, MemoryStore, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken,
     TokenStore, Version,
 };
-use hurdlr_oauth2::{Clock, Hurdlr, Moment, SystemClock, TokenManager, UserId};
+use hurdlr_oauth2::{Clock, Hurdlr, SystemClock, Timestamp, TokenManager, UserId};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Equivalent, OptionsBuilder, UnitWeighter};
 
@@ -153,7 +153,7 @@ async fn read(handle: &UserHandle, reads: u32) -> Duration {
 }
 
 /// The least that a read can be: one load, and one look at the clock.
-fn read_bare(swap: &ArcSwap<Moment>, reads: u32) -> Duration {
+fn read_bare(swap: &ArcSwap<Timestamp>, reads: u32) -> Duration {
     let start = Instant::now();
     for _ in 0..reads {
         let received = swap.load();
@@ -411,7 +411,7 @@ async fn cold_users(size: Size) -> Outcome {
 /// How long it takes to have all users granted: by a manager, and by the client alone, in seconds.
 async fn cold_round(hurdlr: &Hurdlr, users: usize, round: usize) -> Outcome<(f64, f64)> {
     let manager = TokenManager::builder(hurdlr.clone(), MemoryStore::new())
-        .requests_at_once(AT_ONCE)
+        .max_concurrent_refreshes(AT_ONCE)
         .build()?;
     let ours = {
         let manager = manager.clone();

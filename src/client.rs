@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::{Instrument, field};
 use url::Url;
 
-use crate::clock::{Moment, SharedClock};
+use crate::clock::{SharedClock, Timestamp};
 use crate::endpoint::{ApiVersion, Scope};
 use crate::error::{Error, ErrorKind};
 use crate::login::{Callback, PendingLogin};
@@ -363,7 +363,7 @@ impl Hurdlr {
         mut request: Request<'_>,
         deadline: Option<Duration>,
         judge: Judge<T>,
-    ) -> Result<(T, Moment), Error> {
+    ) -> Result<(T, Timestamp), Error> {
         let inner = &*self.0;
         let started = inner.clock.now();
         let mut attempts = Attempts::new(&inner.retry, request.request_type(), deadline);
@@ -398,7 +398,7 @@ impl Hurdlr {
         attempt: u32,
         left: Duration,
         judge: Judge<T>,
-    ) -> Result<(T, Moment), Failure> {
+    ) -> Result<(T, Timestamp), Failure> {
         let span = tracing::debug_span!(
             "token_request",
             grant = request.name(),
@@ -437,7 +437,8 @@ impl Hurdlr {
 }
 
 /// What makes of an answer what was asked for.
-type Judge<T> = fn(Result<Answer, HttpError>, &Request<'_>, &[&str], Moment) -> Result<T, Failure>;
+type Judge<T> =
+    fn(Result<Answer, HttpError>, &Request<'_>, &[&str], Timestamp) -> Result<T, Failure>;
 
 impl fmt::Debug for Hurdlr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,7 +19,7 @@ use rustix::time::ClockId;
 /// [`SystemClock`] is the one for production; tests bring their own and turn it.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The present, on both clocks.
-    fn now(&self) -> Moment;
+    fn now(&self) -> Timestamp;
 
     /// Completes after `duration`.
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
@@ -31,12 +31,12 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 /// clock goes on then but can be set. Elapsed time is the longer of the two spans: a token may be
 /// renewed early by that, and is never believed to live when it is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct Timestamp {
     monotonic_ms: i64,
     wall_ms: i64,
 }
 
-impl Moment {
+impl Timestamp {
     /// `monotonic` counts from any fixed start; `wall` is the time of day.
     #[must_use]
     pub fn new(monotonic: Duration, wall: SystemTime) -> Self {
@@ -93,21 +93,21 @@ impl Clock for SystemClock {
     /// cost a few nanoseconds.
     #[cfg(target_os = "linux")]
     #[inline]
-    fn now(&self) -> Moment {
+    fn now(&self) -> Timestamp {
         let read_ms = |clock| {
             let time = rustix::time::clock_gettime(clock);
             time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
         };
-        Moment {
+        Timestamp {
             monotonic_ms: read_ms(ClockId::MonotonicCoarse),
             wall_ms: read_ms(ClockId::RealtimeCoarse),
         }
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn now(&self) -> Moment {
+    fn now(&self) -> Timestamp {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        Moment::new(START.elapsed(), SystemTime::now())
+        Timestamp::new(START.elapsed(), SystemTime::now())
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -134,7 +134,7 @@ impl SharedClock {
     }
 
     #[inline]
-    pub(crate) fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> Timestamp {
         match self {
             Self::System(clock) => clock.now(),
             Self::Other(clock) => clock.now(),
@@ -164,8 +164,8 @@ impl SharedClock {
 mod tests {
     use super::*;
 
-    fn moment(monotonic: u64, wall: u64) -> Moment {
-        Moment::new(Duration::from_secs(monotonic), UNIX_EPOCH + Duration::from_secs(wall))
+    fn moment(monotonic: u64, wall: u64) -> Timestamp {
+        Timestamp::new(Duration::from_secs(monotonic), UNIX_EPOCH + Duration::from_secs(wall))
     }
 
     #[test]
@@ -186,6 +186,6 @@ mod tests {
     #[test]
     fn a_time_of_day_before_1970_is_kept() {
         let early = UNIX_EPOCH - Duration::from_secs(5);
-        assert_eq!(Moment::new(Duration::ZERO, early).wall(), early);
+        assert_eq!(Timestamp::new(Duration::ZERO, early).wall(), early);
     }
 }

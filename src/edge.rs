@@ -12,10 +12,10 @@ use http::{Extensions, HeaderMap, Method, StatusCode};
 use url::{Position, Url};
 
 use crate::client::Hurdlr;
-use crate::clock::{Moment, SharedClock};
+use crate::clock::{SharedClock, Timestamp};
 use crate::endpoint::secret_bearing_url;
 use crate::error::Error;
-use crate::manager::{KeptToken, UserHandle};
+use crate::manager::{SharedToken, UserHandle};
 use crate::partner::{Partner, PartnerUser};
 use crate::retry::{Attempts, Cause, RequestType, RetryPolicy};
 use crate::transport::retry_after;
@@ -34,7 +34,7 @@ use crate::user::UserId;
 ///
 /// let policy = CallPolicy::default()
 ///     .origin("https://reports.example.com")
-///     .retry(RetryPolicy::default().total_time(Duration::from_secs(300)));
+///     .retry(RetryPolicy::default().total_timeout(Duration::from_secs(300)));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallPolicy {
@@ -54,7 +54,7 @@ impl CallPolicy {
 
     /// How often a call is repeated that was answered 429, and how long it waits: as the answer's
     /// `Retry-After` says, else by backoff. A pause that does not fit into
-    /// [`total_time`](RetryPolicy::total_time) is not begun: the caller gets the 429. By default
+    /// [`total_timeout`](RetryPolicy::total_timeout) is not begun: the caller gets the 429. By default
     /// four attempts in 60 s; [`RetryPolicy::never`] hands out every 429.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
@@ -206,7 +206,7 @@ impl Edge {
 
     pub(crate) async fn credential(&self, call: &Call) -> Result<Credential, Error> {
         match self.who(call) {
-            Who::User(user) => Ok(Credential::Token(user.token().await?.keep())),
+            Who::User(user) => Ok(Credential::Token(user.token().await?.into_shared())),
             _ => Ok(Credential::Partner),
         }
     }
@@ -231,9 +231,9 @@ impl Edge {
         }
     }
 
-    fn refused(&self, call: &Call, credential: &Credential) {
+    fn report_unauthorized(&self, call: &Call, credential: &Credential) {
         if let (Credential::Token(token), Who::User(user)) = (credential, self.who(call)) {
-            user.refused(token);
+            user.report_unauthorized(token);
         }
     }
 
@@ -272,7 +272,7 @@ impl Edge {
             attempts.begin(clock.now().since(call.began));
             match W::status(&answer) {
                 StatusCode::UNAUTHORIZED if wire.is_of_api(&answer) => {
-                    self.refused(call, &credential);
+                    self.report_unauthorized(call, &credential);
                     if is_renewed || !wire.can_repeat() {
                         return Ok(answer);
                     }
@@ -315,7 +315,7 @@ pub(crate) struct Call {
     named: Option<Who>,
     /// Whether it may be repeated after a 429.
     waits: bool,
-    began: Moment,
+    began: Timestamp,
 }
 
 impl Call {
@@ -328,7 +328,7 @@ impl Call {
 /// What authorised one attempt.
 #[derive(Debug)]
 pub(crate) enum Credential {
-    Token(KeptToken),
+    Token(SharedToken),
     Partner,
 }
 

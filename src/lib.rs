@@ -32,7 +32,7 @@
 //! * **Edges**: with the feature `middleware` calls by `reqwest` carry a user's token, with `tower`
 //!   those of hyper and tower stacks: `TokenMiddleware` and `TokenLayer`.
 //! * **Testing** (feature `testing`): `testing::FakeHurdlr`, the provider in your process, and
-//!   `TurnedClock` and `FaultyStore` for the app's own tests.
+//!   `ManualClock` and `FaultyStore` for the app's own tests.
 //!
 //! # Semver
 //!
@@ -54,7 +54,7 @@ pub mod basic;
 mod client;
 pub use client::{Hurdlr, HurdlrBuilder};
 mod clock;
-pub use clock::{Clock, Moment, SystemClock};
+pub use clock::{Clock, SystemClock, Timestamp};
 #[cfg(any(feature = "middleware", feature = "tower"))]
 mod edge;
 #[cfg(any(feature = "middleware", feature = "tower"))]

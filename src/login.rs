@@ -15,7 +15,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::basic::BasicClient;
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::endpoint::{Scope, secret_bearing_url};
 use crate::error::{CallbackProblem, Error, readable_text};
 use crate::object::Object;
@@ -68,7 +68,7 @@ impl PendingLogin {
         authorize_url: &Url,
         redirect_uri: &str,
         scope: Option<Scope>,
-        now: Moment,
+        now: Timestamp,
     ) -> (Url, Self) {
         let client = BasicClient::new(ClientId::new(client_id.to_owned()))
             .set_auth_uri(AuthUrl::from_url(authorize_url.clone()));
@@ -161,7 +161,7 @@ impl PendingLogin {
         self,
         callback: &Callback,
         issuer: Option<&str>,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<AuthorizationCode, Error> {
         let age = now.unix_seconds().saturating_sub(self.began);
         if age.unsigned_abs() >= LOGIN_LIFETIME.as_secs() {
@@ -305,8 +305,8 @@ mod tests {
 
     use super::*;
 
-    fn at(seconds: u64) -> Moment {
-        Moment::new(Duration::ZERO, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::new(Duration::ZERO, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     fn begun() -> (Url, PendingLogin) {

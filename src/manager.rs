@@ -13,7 +13,7 @@ use cache::Users;
 mod entry;
 use entry::{Entry, Flight, Held};
 mod handle;
-pub use handle::{Changes, KeptToken, LentToken, TokenFuture, UserHandle};
+pub use handle::{SharedToken, TokenEvents, TokenFuture, TokenGuard, UserHandle};
 mod keep_alive;
 pub use keep_alive::KeepAlive;
 mod looks;
@@ -41,10 +41,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::client::Hurdlr;
-use crate::clock::{Moment, SharedClock};
+use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind};
 use crate::login::{LOGIN_LIFETIME, PendingLogin};
-use crate::store::{Put, Realm, StoreKey, TokenStore, UserKind};
+use crate::store::{Put, Realm, RowKind, StoreKey, TokenStore};
 use crate::token::Token;
 use crate::user::UserId;
 
@@ -100,24 +100,24 @@ struct Inner {
     look_after: Duration,
     runtime: Handle,
     clock: SharedClock,
-    random: Arc<dyn Randomness>,
+    random: Arc<dyn Rng>,
     /// Set once, when nothing new may start: the end of what still runs.
-    closing: watch::Sender<Option<Moment>>,
+    closing: watch::Sender<Option<Timestamp>>,
     running: Counter,
     lost: Mutex<Vec<UserId>>,
 }
 
 /// A source of random numbers: for jitter, and for ids that only have to differ.
-pub trait Randomness: fmt::Debug + Send + Sync + 'static {
+pub trait Rng: fmt::Debug + Send + Sync + 'static {
     /// The next number; all 64 bits are random.
     fn next_u64(&self) -> u64;
 }
 
 /// The generator of each thread, seeded by the operating system.
 #[derive(Clone, Copy, Debug, Default)]
-struct ThreadRandomness;
+struct ThreadRng;
 
-impl Randomness for ThreadRandomness {
+impl Rng for ThreadRng {
     fn next_u64(&self) -> u64 {
         fastrand::u64(..)
     }
@@ -131,9 +131,9 @@ pub struct TokenManagerBuilder {
     store: Arc<dyn TokenStore>,
     policy: RefreshPolicy,
     cache_capacity: usize,
-    requests_at_once: usize,
+    max_concurrent_refreshes: usize,
     revalidate_after: Duration,
-    random: Arc<dyn Randomness>,
+    random: Arc<dyn Rng>,
 }
 
 impl TokenManagerBuilder {
@@ -153,8 +153,8 @@ impl TokenManagerBuilder {
 
     /// How many users this manager refreshes at once, warming included; 64 by default. Users whose callers wait go before
     /// those who are renewed in the background.
-    pub fn requests_at_once(mut self, requests: usize) -> Self {
-        self.requests_at_once = requests;
+    pub fn max_concurrent_refreshes(mut self, requests: usize) -> Self {
+        self.max_concurrent_refreshes = requests;
         self
     }
 
@@ -172,7 +172,7 @@ impl TokenManagerBuilder {
 
     /// Where jitter and ids come from; a generator seeded by the operating system by default.
     /// Another is for tests: ids that repeat would let one process's lease pass for another's.
-    pub fn randomness(mut self, random: impl Randomness) -> Self {
+    pub fn rng(mut self, random: impl Rng) -> Self {
         self.random = Arc::new(random);
         self
     }
@@ -188,8 +188,10 @@ impl TokenManagerBuilder {
         if self.cache_capacity == 0 {
             return Err(Error::config("cache_capacity is 0: no user could be served"));
         }
-        if self.requests_at_once == 0 {
-            return Err(Error::config("requests_at_once is 0: no token could be refreshed"));
+        if self.max_concurrent_refreshes == 0 {
+            return Err(Error::config(
+                "max_concurrent_refreshes is 0: no token could be refreshed",
+            ));
         }
         if self.revalidate_after < Duration::from_millis(1) {
             return Err(Error::config(format!(
@@ -206,8 +208,8 @@ impl TokenManagerBuilder {
             store: self.store,
             policy,
             vacant: Arc::new(Held::vacant(Token::vacant(&clock))),
-            workers: Workers::new(self.requests_at_once),
-            at_once: self.requests_at_once,
+            workers: Workers::new(self.max_concurrent_refreshes),
+            at_once: self.max_concurrent_refreshes,
             looks: Looks::default(),
             look_after: self.revalidate_after / 2,
             runtime,
@@ -227,9 +229,9 @@ impl TokenManagerBuilder {
 /// What changed about a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Change {
+pub enum TokenEvent {
     /// There is another token: refreshed, adopted, or found in the store.
-    Token,
+    NewToken,
     /// The person has to log in again.
     LoginRequired,
     /// The person has to log in again, since an answer with their new refresh token was lost.
@@ -247,9 +249,9 @@ impl TokenManager {
             store: Arc::new(store),
             policy: RefreshPolicy::default(),
             cache_capacity: 100_000,
-            requests_at_once: 64,
+            max_concurrent_refreshes: 64,
             revalidate_after: Duration::from_secs(60),
-            random: Arc::new(ThreadRandomness),
+            random: Arc::new(ThreadRng),
         }
     }
 
@@ -270,7 +272,7 @@ impl TokenManager {
     #[must_use]
     #[inline]
     pub fn user(&self, id: &UserId) -> UserHandle {
-        UserHandle::new(self.users.entry(&self.inner, UserKind::Login, id))
+        UserHandle::new(self.users.entry(&self.inner, RowKind::Login, id))
     }
 
     /// A user whose token is granted by client credentials, whenever that is needed. Nothing is
@@ -278,7 +280,7 @@ impl TokenManager {
     #[must_use]
     #[inline]
     pub fn enterprise_user(&self, id: &UserId) -> UserHandle {
-        UserHandle::new(self.users.entry(&self.inner, UserKind::Enterprise, id))
+        UserHandle::new(self.users.entry(&self.inner, RowKind::Enterprise, id))
     }
 
     /// The partner itself, whose token no user stands behind. It is granted by client credentials
@@ -307,8 +309,8 @@ impl TokenManager {
     /// ```
     #[must_use]
     pub fn partner(&self) -> UserHandle {
-        let nobody = UserId::of_nobody("partner");
-        UserHandle::new(self.users.entry(&self.inner, UserKind::Partner, &nobody))
+        let nobody = UserId::internal("partner");
+        UserHandle::new(self.users.entry(&self.inner, RowKind::Partner, &nobody))
     }
 
     /// Redeems the state of a login: says whether this is the first time, in all processes that share
@@ -407,7 +409,7 @@ impl TokenManager {
 
     /// Gets tokens for many enterprise users: a stream of outcomes, in the order they come.
     ///
-    /// Only so many run at once as [`requests_at_once`](TokenManagerBuilder::requests_at_once)
+    /// Only so many run at once as [`max_concurrent_refreshes`](TokenManagerBuilder::max_concurrent_refreshes)
     /// allows. Users whose token lives cost no request, so a list that was broken off can simply
     /// be begun again. Dropping it ends the list, and not the refreshes under way.
     ///
@@ -442,7 +444,7 @@ impl TokenManager {
     /// Keeps the tokens of users alive whom nobody reads, so that people need not log in again:
     /// walks the store's due users every `interval`, until what it returns is stopped or dropped.
     /// A minute to an hour is good; it is at least the policy's
-    /// [`first_backoff`](RefreshPolicy::first_backoff), and up to a second of jitter is added.
+    /// [`initial_backoff`](RefreshPolicy::initial_backoff), and up to a second of jitter is added.
     ///
     /// Of all processes that share the store one walks at a time. It also has the tokens revoked that
     /// another process was to have [revoked](UserHandle::disconnect), and did not come to.
@@ -453,7 +455,7 @@ impl TokenManager {
 
     /// Ends the manager's work: no refresh starts any more, those under way finish and are saved,
     /// and what could not be saved or revoked is tried again until the
-    /// [`deadline`](RefreshPolicy::deadline) of a refresh has passed.
+    /// [`deadline`](RefreshPolicy::refresh_timeout) of a refresh has passed.
     ///
     /// Returns the users whose newest token could not be saved, and those of whom a token could not
     /// be revoked. A living token is served on
@@ -477,7 +479,7 @@ impl TokenManager {
                 "this token has no refresh token: a user who logged in could not be kept alive",
             ));
         }
-        let entry = self.users.entry(&self.inner, UserKind::Login, id);
+        let entry = self.users.entry(&self.inner, RowKind::Login, id);
         let incarnation = self.inner.random_id();
         let version = crate::store::Version { incarnation, revision: 1 };
         let held = self.inner.hold(&entry, token, version);
@@ -506,7 +508,7 @@ fn abandoned() -> Error {
 }
 
 impl Inner {
-    fn key(&self, kind: UserKind, subject: &UserId) -> StoreKey {
+    fn key(&self, kind: RowKind, subject: &UserId) -> StoreKey {
         StoreKey::new(Arc::clone(&self.realm), kind, subject.clone())
     }
 

@@ -16,15 +16,15 @@ use crate::error::Error;
 /// | 401, an expired or an invalid token, to a refresh that carried a Bearer header | | once, without it | |
 /// | any other answer | never | never | never |
 ///
-/// Waits double from [`first_backoff`](Self::first_backoff) to
-/// [`longest_backoff`](Self::longest_backoff), each drawn between zero and that bound ("full
+/// Waits double from [`initial_backoff`](Self::initial_backoff) to
+/// [`max_backoff`](Self::max_backoff), each drawn between zero and that bound ("full
 /// jitter"), so that many clients do not come back at the same moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     max_attempts: u32,
-    first_backoff: Duration,
-    longest_backoff: Duration,
-    total_time: Duration,
+    initial_backoff: Duration,
+    max_backoff: Duration,
+    total_timeout: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -32,9 +32,9 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             max_attempts: 4,
-            first_backoff: Duration::from_millis(250),
-            longest_backoff: Duration::from_secs(5),
-            total_time: Duration::from_secs(60),
+            initial_backoff: Duration::from_millis(250),
+            max_backoff: Duration::from_secs(5),
+            total_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -57,15 +57,15 @@ impl RetryPolicy {
 
     /// The bound of the first wait.
     #[must_use]
-    pub fn first_backoff(mut self, bound: Duration) -> Self {
-        self.first_backoff = bound;
+    pub fn initial_backoff(mut self, bound: Duration) -> Self {
+        self.initial_backoff = bound;
         self
     }
 
     /// The bound that no wait exceeds, save one the provider names.
     #[must_use]
-    pub fn longest_backoff(mut self, bound: Duration) -> Self {
-        self.longest_backoff = bound;
+    pub fn max_backoff(mut self, bound: Duration) -> Self {
+        self.max_backoff = bound;
         self
     }
 
@@ -73,21 +73,21 @@ impl RetryPolicy {
     /// asks for and that does not fit ends the call with
     /// [`retry_after`](crate::Error::retry_after) set.
     #[must_use]
-    pub fn total_time(mut self, bound: Duration) -> Self {
-        self.total_time = bound;
+    pub fn total_timeout(mut self, bound: Duration) -> Self {
+        self.total_timeout = bound;
         self
     }
 
     pub(crate) fn judged(self) -> Result<Self, Error> {
         if self.max_attempts == 0 {
             Err(Error::config("retry max_attempts is 0: use 1 for no repetition"))
-        } else if self.first_backoff > self.longest_backoff {
+        } else if self.initial_backoff > self.max_backoff {
             Err(Error::config(format!(
-                "retry first_backoff ({:?}) is longer than longest_backoff ({:?})",
-                self.first_backoff, self.longest_backoff
+                "retry initial_backoff ({:?}) is longer than max_backoff ({:?})",
+                self.initial_backoff, self.max_backoff
             )))
-        } else if self.total_time.is_zero() {
-            Err(Error::config("retry total_time is 0: no request could be sent"))
+        } else if self.total_timeout.is_zero() {
+            Err(Error::config("retry total_timeout is 0: no request could be sent"))
         } else {
             Ok(self)
         }
@@ -96,7 +96,7 @@ impl RetryPolicy {
     /// The wait after the `sent`-th attempt.
     fn backoff(&self, sent: u32) -> Duration {
         let doubled = 2_u32.checked_pow(sent.saturating_sub(1)).unwrap_or(u32::MAX);
-        let bound = self.first_backoff.saturating_mul(doubled).min(self.longest_backoff);
+        let bound = self.initial_backoff.saturating_mul(doubled).min(self.max_backoff);
         bound.mul_f64(fastrand::f64())
     }
 }
@@ -130,7 +130,7 @@ pub(crate) enum Cause {
 pub(crate) struct Attempts<'a> {
     policy: &'a RetryPolicy,
     request: RequestType,
-    total_time: Duration,
+    total_timeout: Duration,
     sent: u32,
     repeated_at_once: bool,
     unanswered: bool,
@@ -143,8 +143,9 @@ impl<'a> Attempts<'a> {
         request: RequestType,
         deadline: Option<Duration>,
     ) -> Self {
-        let total_time = deadline.map_or(policy.total_time, |own| own.min(policy.total_time));
-        Self { policy, request, total_time, sent: 0, repeated_at_once: false, unanswered: false }
+        let total_timeout =
+            deadline.map_or(policy.total_timeout, |own| own.min(policy.total_timeout));
+        Self { policy, request, total_timeout, sent: 0, repeated_at_once: false, unanswered: false }
     }
 
     pub(crate) fn request_type(&self) -> RequestType {
@@ -162,7 +163,7 @@ impl<'a> Attempts<'a> {
 
     /// The time left for one more request, if there is any, and counts it as sent.
     pub(crate) fn begin(&mut self, elapsed: Duration) -> Option<Duration> {
-        let left = self.total_time.checked_sub(elapsed).filter(|left| !left.is_zero())?;
+        let left = self.total_timeout.checked_sub(elapsed).filter(|left| !left.is_zero())?;
         self.sent += 1;
         Some(left)
     }
@@ -192,7 +193,7 @@ impl<'a> Attempts<'a> {
             (Cause::BearerDoubted, RequestType::RefreshToken) => Duration::ZERO,
             _ => return None,
         };
-        (elapsed.saturating_add(wait) < self.total_time).then_some(wait)
+        (elapsed.saturating_add(wait) < self.total_timeout).then_some(wait)
     }
 }
 
@@ -270,8 +271,8 @@ mod tests {
     fn contradictions_are_named() {
         for (policy, name) in [
             (RetryPolicy::default().max_attempts(0), "max_attempts"),
-            (RetryPolicy::default().first_backoff(Duration::from_secs(9)), "longest_backoff"),
-            (RetryPolicy::default().total_time(Duration::ZERO), "total_time"),
+            (RetryPolicy::default().initial_backoff(Duration::from_secs(9)), "max_backoff"),
+            (RetryPolicy::default().total_timeout(Duration::ZERO), "total_timeout"),
         ] {
             assert!(policy.judged().unwrap_err().to_string().contains(name));
         }

@@ -10,7 +10,7 @@ pub use postgres::{PostgresStore, PostgresStoreBuilder};
 mod sealed;
 #[cfg(feature = "sealed")]
 pub use sealed::{
-    Bound, KeyId, KeyRing, Reseal, ResealOutcome, Resealed, SealProblem, Sealed, SealingKey,
+    Bound, KeyId, KeyRing, OpenError, Reseal, ResealOutcome, Resealed, Sealed, SealingKey,
     UserHashKey,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -127,7 +127,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
 
     /// Finds up to `limit` rows of `realm` that hold a token and are due, the longest due first:
     /// not refused, without a living lease, past their `not_before`. Never one of
-    /// [`UserKind::Walk`].
+    /// [`RowKind::KeepAliveLock`].
     fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>>;
 
     /// Walks the rows of `realm` that hold a token, in an order of the store's own that stays: up
@@ -202,25 +202,26 @@ impl fmt::Debug for Realm {
 /// Whose token: by how it was obtained, since that is how it is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum UserKind {
+pub enum RowKind {
     /// By an authorization code, or imported. Renewed by the refresh token, the only copy of
     /// which may be the one that is kept.
     Login,
     /// By client credentials with `userId`. Renewed by the same grant again.
     Enterprise,
     /// Nobody's: the row by which processes agree who walks the due users. It never has a token.
-    Walk,
+    KeepAliveLock,
     /// By client credentials without a user: the partner itself. Renewed by the same grant again.
     Partner,
     /// Nobody's: a token that is to be revoked, under a name of its own. Not renewed by anybody, and
     /// due once the process that put it there has had its time.
-    Revocation,
+    PendingRevocation,
 }
 
-impl UserKind {
+impl RowKind {
     /// Those whose rows may have a token.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    const WITH_TOKENS: [Self; 4] = [Self::Login, Self::Enterprise, Self::Partner, Self::Revocation];
+    const WITH_TOKENS: [Self; 4] =
+        [Self::Login, Self::Enterprise, Self::Partner, Self::PendingRevocation];
 
     /// What a store writes down, and reads as the same for ever.
     #[cfg(any(feature = "postgres", feature = "sealed", feature = "sqlite"))]
@@ -228,9 +229,9 @@ impl UserKind {
         match self {
             Self::Login => "login",
             Self::Enterprise => "enterprise",
-            Self::Walk => "walk",
+            Self::KeepAliveLock => "keep_alive_lock",
             Self::Partner => "partner",
-            Self::Revocation => "revocation",
+            Self::PendingRevocation => "pending_revocation",
         }
     }
 }
@@ -239,7 +240,7 @@ impl UserKind {
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreKey {
     realm: Arc<Realm>,
-    kind: UserKind,
+    kind: RowKind,
     subject: UserId,
 }
 
@@ -254,7 +255,7 @@ impl Hash for StoreKey {
 impl StoreKey {
     /// The key of `subject` as a user of this kind in `realm`.
     #[must_use]
-    pub fn new(realm: Arc<Realm>, kind: UserKind, subject: UserId) -> Self {
+    pub fn new(realm: Arc<Realm>, kind: RowKind, subject: UserId) -> Self {
         Self { realm, kind, subject }
     }
 
@@ -266,7 +267,7 @@ impl StoreKey {
 
     /// How the user's token is renewed.
     #[must_use]
-    pub fn kind(&self) -> UserKind {
+    pub fn kind(&self) -> RowKind {
         self.kind
     }
 

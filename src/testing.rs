@@ -34,12 +34,12 @@ mod in_memory;
 mod journal;
 mod ledger;
 mod listener;
+mod manual_clock;
 mod provider;
 mod resource;
 pub mod store_contract;
 mod token_endpoint;
-mod turned_clock;
-pub use turned_clock::TurnedClock;
+pub use manual_clock::ManualClock;
 mod version;
 
 pub use answer::ErrorStyle;

@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox, SecretString};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::clock::{Moment, SharedClock};
+use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind};
 use crate::object::Object;
 
@@ -54,7 +54,7 @@ pub struct Token {
     /// In seconds, as is what follows: a manager may hold a million of these.
     expires_in: Option<u32>,
     age_when_received: u32,
-    received: Moment,
+    received: Timestamp,
     /// As almost all tokens have. What another scope costs must not make these any larger.
     has_documented_scope: bool,
     other_scope: Option<Box<Box<str>>>,
@@ -70,7 +70,7 @@ impl Token {
     pub(crate) fn received(
         answer: BasicTokenResponse,
         date: Option<SystemTime>,
-        sent_at: Moment,
+        sent_at: Timestamp,
         clock: &SharedClock,
     ) -> Self {
         let sent = date
@@ -156,7 +156,7 @@ impl Token {
         self.age_at(self.clock.now())
     }
 
-    pub(crate) fn age_at(&self, now: Moment) -> Duration {
+    pub(crate) fn age_at(&self, now: Timestamp) -> Duration {
         Duration::from_secs(self.age_when_received.into()) + now.since(self.received)
     }
 
@@ -204,7 +204,7 @@ impl Token {
 
     /// When it was received, and how old it was then.
     #[inline]
-    pub(crate) fn arrival(&self) -> (Moment, Duration) {
+    pub(crate) fn arrival(&self) -> (Timestamp, Duration) {
         (self.received, Duration::from_secs(self.age_when_received.into()))
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::clock::{Clock, Moment, SystemClock};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::endpoint;
 use crate::error::{BasicErrorResponse, Error};
 use crate::token::BasicTokenResponse;
@@ -173,7 +173,7 @@ impl HttpClient {
 /// stopped while it connected must not send on waking what another process has sent since.
 struct Departure {
     form: Option<Bytes>,
-    begun: Moment,
+    begun: Timestamp,
     limit: Duration,
     /// Whether the connection has it.
     left: Arc<AtomicBool>,

@@ -49,7 +49,7 @@ impl UserId {
     }
 
     /// The name of something that is no user, and stands where a user's id does.
-    pub(crate) fn of_nobody(name: impl Into<Box<str>>) -> Self {
+    pub(crate) fn internal(name: impl Into<Box<str>>) -> Self {
         Self(name.into())
     }
 

@@ -26,7 +26,7 @@ use axum::middleware::{Next, from_fn};
 use axum::serve::Listener;
 use browser::{Browser, Look};
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{FakeHurdlr, TurnedClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
 use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 use site::{Provider, Site};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,7 +40,7 @@ use tokio_rustls::server::TlsStream;
 #[derive(Clone)]
 struct World {
     fake: FakeHurdlr,
-    clock: TurnedClock,
+    clock: ManualClock,
     manager: TokenManager,
     home: String,
     callbacks: Arc<Mutex<Vec<Callback>>>,
@@ -70,7 +70,7 @@ impl World {
     async fn over(scheme: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let home = format!("{scheme}://localhost:{}/", listener.local_addr().unwrap().port());
-        let (fake, clock) = (FakeHurdlr::start().await.unwrap(), TurnedClock::new());
+        let (fake, clock) = (FakeHurdlr::start().await.unwrap(), ManualClock::new());
         let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
             .environment(fake.base_url())
             .authorize_url(fake.authorize_url())
@@ -112,7 +112,7 @@ impl World {
     }
 
     fn is_connected(&self, user: &str) -> bool {
-        self.manager.user(&UserId::new(user).unwrap()).token_if_ready().is_some()
+        self.manager.user(&UserId::new(user).unwrap()).try_token().is_some()
     }
 
     async fn signs_in(&self, it: &Browser, user: &str) {
@@ -333,7 +333,7 @@ async fn a_login_left_for_11_minutes_has_to_be_begun_again() {
     Browser::used_by("late", Look::DarkPhone, |it| async move {
         world.signs_in(&it, "Ann").await;
         world.begins(&it).await;
-        world.clock.turn(Duration::from_secs(11 * 60));
+        world.clock.advance(Duration::from_secs(11 * 60));
         it.clicks("Allow").await;
         it.sees("This login is no longer valid", "04-too-late").await;
         assert_eq!(world.exchanges(), 0);

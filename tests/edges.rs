@@ -19,12 +19,12 @@ use http::header::AUTHORIZATION;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use hurdlr_oauth2::manager::{Change, UserHandle};
+use hurdlr_oauth2::manager::{TokenEvent, UserHandle};
 use hurdlr_oauth2::reqwest_middleware::{self, ClientBuilder, ClientWithMiddleware, Next};
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{FakeHurdlr, Fault, Gate, TurnedClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault, Gate, ManualClock};
 use hurdlr_oauth2::{
-    CallPolicy, Clock, Error, ErrorKind, Moment, Partner, Token, TokenLayer, TokenManager,
+    CallPolicy, Clock, Error, ErrorKind, Partner, Timestamp, Token, TokenLayer, TokenManager,
     TokenMiddleware, UserId, reqwest,
 };
 use hyper_util::client::legacy::Client;
@@ -44,12 +44,12 @@ const HEADERS: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 /// A clock on which short waits are over at once. It remembers them.
 #[derive(Clone, Debug)]
 struct Hasty {
-    clock: TurnedClock,
+    clock: ManualClock,
     waits: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Clock for Hasty {
-    fn now(&self) -> Moment {
+    fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
@@ -58,7 +58,7 @@ impl Clock for Hasty {
             return self.clock.sleep(duration);
         }
         self.waits.lock().unwrap().push(duration);
-        self.clock.turn(duration);
+        self.clock.advance(duration);
         Box::pin(tokio::task::yield_now())
     }
 }
@@ -79,7 +79,7 @@ impl Stage {
         let manager = TokenManager::builder(site.hurdlr_by(clock.clone()), site.store.clone());
         let (manager, ann) = (manager.build().unwrap(), UserId::new("ann").unwrap());
         manager.adopt(&ann, site.login(&ann).await).await.unwrap();
-        site.turn(120 * SECOND);
+        site.advance(120 * SECOND);
         site.fake.clear_requests();
         let user = manager.user(&ann);
         let old = access(&user.token().await.unwrap());
@@ -338,7 +338,7 @@ async fn both_edges_pass_one_table_of_cases() {
             let refreshes = u64::from(replies.contains(&"401"));
             if refreshes > 0 {
                 // In the background, where nobody waits for it.
-                assert_eq!(changes.next().await, Change::Token, "{name}");
+                assert_eq!(changes.next().await, TokenEvent::NewToken, "{name}");
             }
             assert_eq!(stage.site.refreshes(), refreshes, "{name}");
 
@@ -373,9 +373,9 @@ impl Content {
 }
 
 /// A login of the embedded provider behind real sockets, who takes its token for expired soon.
-async fn by_sockets() -> (FakeHurdlr, TurnedClock, TokenManager, UserHandle) {
+async fn by_sockets() -> (FakeHurdlr, ManualClock, TokenManager, UserHandle) {
     let (fake, clock) =
-        (FakeHurdlr::builder().token_life(HOUR).start().await.unwrap(), TurnedClock::new());
+        (FakeHurdlr::builder().token_life(HOUR).start().await.unwrap(), ManualClock::new());
     let hurdlr = support::of(&fake).clock(clock.clone()).build().unwrap();
     let manager = TokenManager::builder(hurdlr, MemoryStore::with_clock(clock.clone()));
     let (manager, ann) = (manager.build().unwrap(), UserId::new("ann").unwrap());
@@ -386,8 +386,8 @@ async fn by_sockets() -> (FakeHurdlr, TurnedClock, TokenManager, UserHandle) {
     manager.adopt(&ann, token).await.unwrap();
     fake.clear_requests();
     // The provider believes that the token is over, and we do not.
-    fake.turn_clock(HOUR);
-    clock.turn(120 * SECOND);
+    fake.advance_clock(HOUR);
+    clock.advance(120 * SECOND);
     let user = manager.user(&ann);
     (fake, clock, manager, user)
 }
@@ -448,7 +448,7 @@ async fn a_call_that_is_dropped_cancels_no_refresh() {
         call.abort();
         assert!(call.await.unwrap_err().is_cancelled());
         gate.open();
-        assert_eq!(changes.next().await, Change::Token, "{kind:?}");
+        assert_eq!(changes.next().await, TokenEvent::NewToken, "{kind:?}");
         assert_eq!(edge.get(&url).await, 200, "{kind:?}");
         assert_eq!(fake.count().grant("refresh_token"), 1, "{kind:?}");
     }
@@ -727,7 +727,7 @@ async fn a_layer_that_was_told_nothing_of_bodies_repeats_empty_ones_only() {
             *response.status_mut() = answered.lock().unwrap().remove(0).try_into().unwrap();
             std::future::ready(Ok::<_, BoxError>(response))
         });
-        stage.site.turn(120 * SECOND); // a young token is not refreshed at once
+        stage.site.advance(120 * SECOND); // a young token is not refreshed at once
         let request = Request::post(stage.site.fake.base_url().as_str());
         let request = request.body(Full::from(content)).unwrap();
         let answer = stage.user.layer().layer(service).oneshot(request).await.unwrap();
@@ -745,7 +745,7 @@ async fn partner_level_calls_send_basic_and_the_user_and_neither_elsewhere() {
             let location = format!("Location: {}\r\n", other.base_url());
             let replies = [answer(401), limited("0"), Reply::answer(307, &location, "")];
             let api = RawServer::replying(replies).await;
-            let clock = Hasty { clock: TurnedClock::new(), waits: Arc::default() };
+            let clock = Hasty { clock: ManualClock::new(), waits: Arc::default() };
             let partner =
                 Partner::new("app", &secret, &api.base_url().into()).unwrap().clock(clock);
             let user = partner.user(&ann).unwrap();

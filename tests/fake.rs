@@ -237,11 +237,11 @@ async fn no_answer_may_be_cached() {
 }
 
 #[tokio::test]
-async fn the_date_is_the_providers_own_and_follows_its_turned_clock() {
+async fn the_date_is_the_providers_own_and_follows_its_manual_clock() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = socket_client();
     let before = SystemTime::now();
-    fake.turn_clock(Duration::from_hours(24 * 365));
+    fake.advance_clock(Duration::from_hours(24 * 365));
     let socket = whole(send_by_socket(&client, &fake, "ann").await.unwrap()).await.unwrap();
     for answer in [socket, grant(&fake, "ann").await] {
         assert_eq!(answer.headers.get_all(header::DATE).iter().count(), 1);
@@ -258,8 +258,8 @@ async fn the_date_is_the_providers_own_and_follows_its_turned_clock() {
 #[tokio::test]
 async fn the_clock_can_be_turned_to_its_end_and_still_prints_a_date() {
     let fake = FakeHurdlr::in_memory();
-    fake.turn_clock(Duration::MAX);
-    fake.turn_clock(Duration::MAX);
+    fake.advance_clock(Duration::MAX);
+    fake.advance_clock(Duration::MAX);
     assert_eq!(grant(&fake, "ann").await.status, 200);
 }
 
@@ -424,9 +424,9 @@ async fn a_code_used_twice_is_refused_and_kills_what_the_first_use_got() {
 async fn a_code_lives_ten_minutes_by_the_providers_clock() {
     let fake = FakeHurdlr::in_memory();
     let (young, old) = (code(&fake, "ann", &[]).await, code(&fake, "ann", &[]).await);
-    fake.turn_clock(seconds(590));
+    fake.advance_clock(seconds(590));
     assert_eq!(redeem(&fake, &young, &[]).await.status, 200);
-    fake.turn_clock(seconds(11));
+    fake.advance_clock(seconds(11));
     assert_eq!(redeem(&fake, &old, &[]).await.refusal(), refusal(400, "INVALID_VALUE", "code"));
 }
 
@@ -486,7 +486,7 @@ async fn an_unknown_or_expired_refresh_token_is_told_apart() {
     let token = grant(&fake, "ann").await.get("refresh_token");
     let unknown = refresh(&fake, &token.to_uppercase()).await;
     assert_eq!(unknown.refusal(), refusal(400, "INVALID_TOKEN", "refresh_token"));
-    fake.turn_clock(seconds(100));
+    fake.advance_clock(seconds(100));
     assert!(!fake.refresh_is_alive(&token));
     let expired = refresh(&fake, &token).await;
     assert_eq!(expired.refusal(), refusal(400, "EXPIRED_TOKEN", "refresh_token"));
@@ -514,7 +514,7 @@ async fn a_bearer_header_on_a_refresh_is_looked_at_only_when_asked_to() {
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
             request
         };
-        fake.turn_clock(seconds(11));
+        fake.advance_clock(seconds(11));
         let answer = call(&fake, request(&token.get("access_token"))).await.unwrap();
         assert_eq!(answer.status.as_u16(), status);
         if checked {
@@ -557,11 +557,11 @@ async fn a_grace_window_repeats_the_very_same_answer_and_then_closes() {
     let fake = FakeHurdlr::builder().rotation(Rotation::Grace(seconds(30))).in_memory();
     let first = grant(&fake, "ann").await;
     let second = refresh(&fake, &first.get("refresh_token")).await;
-    fake.turn_clock(seconds(29));
+    fake.advance_clock(seconds(29));
     let repeated = refresh(&fake, &first.get("refresh_token")).await;
     assert_eq!(second.text(), repeated.text());
     assert_eq!(fake.tokens_alive("ann"), 2);
-    fake.turn_clock(seconds(1));
+    fake.advance_clock(seconds(1));
     let late = refresh(&fake, &first.get("refresh_token")).await;
     assert_eq!(late.refusal(), refusal(400, "INVALID_TOKEN", "refresh_token"));
     assert_eq!(refresh(&fake, &second.get("refresh_token")).await.status, 200);
@@ -707,7 +707,7 @@ async fn a_v6_token_lives_an_hour_and_only_a_code_brings_a_refresh_token() {
     let fields = [("grant_type", "refresh_token"), ("refresh_token", &*login)];
     let newer = post_basic(&fake, V6, &fields).await;
     assert_ne!(newer.get("refresh_token"), login);
-    fake.turn_clock(Duration::from_hours(1));
+    fake.advance_clock(Duration::from_hours(1));
     assert!(!fake.is_alive(&newer.get("access_token")));
 }
 
@@ -804,7 +804,7 @@ async fn the_resource_tells_a_dead_token_from_an_expired_one() {
     let unknown = resource(&fake, "nonsense").await;
     assert_eq!(unknown.refusal(), refusal(401, "INVALID_TOKEN", "access_token"));
     assert!(unknown.header(header::WWW_AUTHENTICATE).starts_with("Bearer"));
-    fake.turn_clock(seconds(60));
+    fake.advance_clock(seconds(60));
     let expired = resource(&fake, &token).await;
     assert_eq!(expired.refusal(), refusal(401, "EXPIRED_TOKEN", "access_token"));
     assert!(!fake.is_alive(&token));

@@ -19,7 +19,7 @@ use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::{Error, ErrorKind, Hurdlr, RetryPolicy, Token};
 use proptest::prelude::*;
-use support::{RawServer, Reply, TurnedClock};
+use support::{ManualClock, RawServer, Reply};
 use tokio::runtime::Runtime;
 
 /// Answers every request alike.
@@ -52,7 +52,7 @@ fn assert_sound(response: &HttpResponse) {
             .environment("https://api.example.com")
             .authorize_url("https://connect.example.com/authorize")
             .redirect_uri(support::REDIRECT_URI)
-            .clock(TurnedClock::at(SystemTime::now()))
+            .clock(ManualClock::at(SystemTime::now()))
             .http_client(Always(response.clone()))
             .build()
             .unwrap();

@@ -15,12 +15,12 @@ use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Outcome};
 use hurdlr_oauth2::url::Url;
 use hurdlr_oauth2::{Callback, CallbackProblem, Error, ErrorKind, Hurdlr, PendingLogin};
-use support::TurnedClock;
+use support::ManualClock;
 
 const ISSUER: &str = "https://connect.example.com";
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn provider() -> (FakeHurdlr, Hurdlr, TurnedClock) {
+fn provider() -> (FakeHurdlr, Hurdlr, ManualClock) {
     let fake = FakeHurdlr::in_memory();
     let (builder, clock) = support::in_memory(&fake);
     (fake, builder.issuer(ISSUER).build().unwrap(), clock)
@@ -149,7 +149,7 @@ async fn a_login_ends_after_ten_minutes() {
         let (fake, hurdlr, clock) = provider();
         let (pending, callback) = sent_back(&fake, &hurdlr, "ann").await;
         let kept = pending.to_secret();
-        clock.turn(waited);
+        clock.advance(waited);
         let pending = PendingLogin::from_secret(&kept).unwrap();
         match hurdlr.complete_login(pending, &callback).await {
             Ok(_) => assert!(alive, "{waited:?}"),
@@ -166,7 +166,7 @@ async fn a_login_that_began_in_the_future_is_over() {
     let fake = FakeHurdlr::in_memory();
     let at = |wall| {
         support::of(&fake)
-            .clock(TurnedClock::at(wall))
+            .clock(ManualClock::at(wall))
             .http_client(fake.http_client())
             .build()
             .unwrap()

@@ -9,10 +9,10 @@ mod site;
 
 use std::time::Duration;
 
-use hurdlr_oauth2::manager::{Change, RefreshPolicy};
-use hurdlr_oauth2::store::{Claim, MemoryStore, Release, TokenStore, UserKind};
+use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent};
+use hurdlr_oauth2::store::{Claim, MemoryStore, Release, RowKind, TokenStore};
 use hurdlr_oauth2::testing::{
-    FakeHurdlr, Fault, Gate, Rotation, StoreCall, StoreFault, TurnedClock,
+    FakeHurdlr, Fault, Gate, ManualClock, Rotation, StoreCall, StoreFault,
 };
 use hurdlr_oauth2::{ErrorKind, Hurdlr, TokenManager, UserId};
 use site::{HOUR, SECOND, Site, access, refresh};
@@ -56,7 +56,7 @@ async fn callers_of_a_due_user_send_one_refresh_and_none_of_them_waits() {
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     let old = access(&user.token().await.unwrap());
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     site.fake.fault_next(Fault::Delay(SECOND));
     for _ in 0..10_000 {
         // Ready at once: the future is never pending.
@@ -64,7 +64,7 @@ async fn callers_of_a_due_user_send_one_refresh_and_none_of_them_waits() {
         assert_eq!(access(&ready.unwrap()), old);
     }
     let mut changes = user.subscribe();
-    assert_eq!(changes.next().await, Change::Token);
+    assert_eq!(changes.next().await, TokenEvent::NewToken);
     assert_ne!(access(&user.token().await.unwrap()), old);
     assert_eq!(site.refreshes(), 1);
 }
@@ -83,7 +83,7 @@ fn polled_once<F: Future>(future: F) -> Option<F::Output> {
 async fn ten_thousand_callers_of_an_expired_user_send_one_refresh() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_next(Fault::Delay(SECOND));
     let tokens = all_of(10_000, || {
         let user = manager.user(&id);
@@ -99,7 +99,7 @@ async fn a_refresh_of_one_user_delays_no_read_of_another() {
     let site = Site::new();
     let (manager, ann) = logged_in(&site, "ann").await;
     let bob = UserId::new("bob").unwrap();
-    site.turn(HOUR);
+    site.advance(HOUR);
     manager.adopt(&bob, site.login(&UserId::new("bob").unwrap()).await).await.unwrap();
     site.fake.clear_requests();
     let gate = Gate::closed();
@@ -120,7 +120,7 @@ async fn whatever_is_dropped_at_whatever_point_the_rotated_token_is_in_the_store
         let site = Site::new();
         let (manager, id) = logged_in(&site, "ann").await;
         let before = site.stored_refresh_token(&id).await.unwrap();
-        site.turn(HOUR);
+        site.advance(HOUR);
         // Each call of the store and the provider takes a while, so that every step of 5 ms of the
         // refresh is a different await point.
         site.store.delay(Duration::from_millis(20));
@@ -157,7 +157,7 @@ async fn a_living_token_is_served_however_often_its_refresh_fails() {
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     let old = access(&user.token().await.unwrap());
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     site.fake.fault_plan(|_| Some(Fault::status(500)));
     for _ in 0..20 {
         assert_eq!(access(&user.token().await.unwrap()), old);
@@ -165,9 +165,9 @@ async fn a_living_token_is_served_however_often_its_refresh_fails() {
     }
     assert!(site.refreshes() > 1);
     // To its very end, past the margin.
-    site.turn(Duration::from_secs(60 * 5 - 200 - 10));
+    site.advance(Duration::from_secs(60 * 5 - 200 - 10));
     assert_eq!(access(&user.token().await.unwrap()), old);
-    site.turn(10 * SECOND);
+    site.advance(10 * SECOND);
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
@@ -175,7 +175,7 @@ async fn a_living_token_is_served_however_often_its_refresh_fails() {
 async fn during_the_backoff_callers_are_told_at_once_and_the_provider_is_left_alone() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
     let user = manager.user(&id);
     let error = user.token().await.unwrap_err();
@@ -197,7 +197,7 @@ async fn during_the_backoff_callers_are_told_at_once_and_the_provider_is_left_al
 async fn a_pause_holds_for_every_process() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_plan(|_| Some(Fault::rate_limited_for(Duration::from_secs(90))));
     assert!(manager.user(&id).token().await.is_err());
     let sent = site.fake.count().total();
@@ -223,11 +223,11 @@ async fn a_dead_refresh_token_asks_for_a_login_and_an_enterprise_user_is_granted
     manager.enterprise_user(&bob).token().await.unwrap();
     site.fake.revoke_everything("ann");
     site.fake.revoke_everything("bob");
-    site.turn(HOUR);
+    site.advance(HOUR);
     let user = manager.user(&ann);
     let mut changes = user.subscribe();
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
-    assert_eq!(changes.next().await, Change::LoginRequired);
+    assert_eq!(changes.next().await, TokenEvent::LoginRequired);
     assert!(manager.enterprise_user(&bob).token().await.is_ok());
     // Asked once, whoever asks again: here, later, and in another process.
     let sent = site.refreshes();
@@ -247,13 +247,13 @@ async fn the_old_access_token_of_a_dead_login_is_served_to_its_end() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     site.fake.fault_plan(|_| Some(Fault::answer(400, r#"{"error":"invalid_grant"}"#)));
     let mut changes = user.subscribe();
     assert!(user.token().await.is_ok());
-    assert_eq!(changes.next().await, Change::LoginRequired);
+    assert_eq!(changes.next().await, TokenEvent::LoginRequired);
     assert!(user.token().await.is_ok());
-    site.turn(HOUR);
+    site.advance(HOUR);
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
 }
 
@@ -264,7 +264,7 @@ async fn processes_that_share_a_store_refresh_once_at_a_family_killing_server() 
     let (first, id) = logged_in(&site, "ann").await;
     let fleet: Vec<_> = std::iter::once(first).chain((1..16).map(|_| site.manager())).collect();
     for round in 1..=5 {
-        site.turn(HOUR);
+        site.advance(HOUR);
         site.fake.fault_next(Fault::Delay(Duration::from_millis(300)));
         let callers: Vec<_> = fleet
             .iter()
@@ -303,7 +303,7 @@ async fn a_lost_answer_heals_where_the_provider_repeats_it() {
     let site = Site::new();
     site.fake.set_rotation(Rotation::Grace(Duration::from_secs(60)));
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_next(Fault::DropAfter);
     let token = access(&manager.user(&id).token().await.unwrap());
     assert!(site.fake.is_alive(&token));
@@ -314,7 +314,7 @@ async fn a_lost_answer_heals_where_the_provider_repeats_it() {
 async fn a_lost_rotation_is_told_as_such() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_next(Fault::DropAfter);
     let error = manager.user(&id).token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RotationLost);
@@ -329,23 +329,23 @@ async fn two_502_in_a_row_log_nobody_out() {
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     let mut changes = user.subscribe();
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_next(Fault::status(502));
     site.fake.fault_next(Fault::status(502));
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(site.refreshes(), 2);
     tokio::time::sleep(2 * SECOND).await;
     assert!(user.token().await.is_ok());
-    assert_eq!(changes.next().await, Change::Token);
+    assert_eq!(changes.next().await, TokenEvent::NewToken);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_lost_by_a_holder_that_fell_silent_is_told_by_the_one_that_takes_over() {
     let site = Site::new();
     let (_gone, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     // Another process claims, sends, and is never heard of again.
-    let key = site.key(UserKind::Login, &id);
+    let key = site.key(RowKind::Login, &id);
     let row = site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
     let claim = Claim {
         lease_id: 7,
@@ -375,7 +375,7 @@ impl Site {
 async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_mark() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     // Paused after the provider rotated.
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
@@ -384,7 +384,7 @@ async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_m
         tokio::spawn(async move { user.token().await.map(|token| access(&token)) })
     };
     site.fake.arrived(1).await;
-    let key = site.key(UserKind::Login, &id);
+    let key = site.key(RowKind::Login, &id);
     let row = site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
     // A peer took over and was refused.
     let release = Release { refused: true, ..Release::default() };
@@ -403,7 +403,7 @@ async fn a_refresh_token_beside_a_defect_is_rescued_and_used_next() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let old = access(&manager.user(&id).token().await.unwrap());
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     site.fake.reshape(|answer| {
         answer.insert("token_type".into(), "mac".into());
     });
@@ -430,7 +430,7 @@ async fn a_refresh_token_that_the_answer_omits_is_kept() {
         answer.remove("refresh_token");
     });
     for _ in 0..3 {
-        site.turn(HOUR);
+        site.advance(HOUR);
         assert!(manager.user(&id).token().await.is_ok());
         assert_eq!(site.stored_refresh_token(&id).await, before);
     }
@@ -440,7 +440,7 @@ async fn a_refresh_token_that_the_answer_omits_is_kept() {
 async fn nobody_forgotten_during_a_refresh_is_resurrected() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
     let user = manager.user(&id);
@@ -452,7 +452,7 @@ async fn nobody_forgotten_during_a_refresh_is_resurrected() {
     user.forget().await.unwrap();
     gate.open();
     assert_eq!(caller.await.unwrap().unwrap_err().kind(), ErrorKind::LoginRequired);
-    assert!(user.token_if_ready().is_none());
+    assert!(user.try_token().is_none());
     assert_eq!(site.stored_refresh_token(&id).await, None);
 }
 
@@ -460,7 +460,7 @@ async fn nobody_forgotten_during_a_refresh_is_resurrected() {
 async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
     let caller = {
@@ -481,7 +481,7 @@ async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
 async fn a_login_elsewhere_during_a_refresh_is_neither_overwritten_nor_missed() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
     let caller = {
@@ -519,16 +519,16 @@ async fn a_401_about_the_current_token_refreshes_once_and_one_about_an_older_tok
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
-    let old = user.token().await.unwrap().keep();
-    site.turn(Duration::from_secs(120));
+    let old = user.token().await.unwrap().into_shared();
+    site.advance(Duration::from_secs(120));
     for _ in 0..1_000 {
-        user.refused(&old);
+        user.report_unauthorized(&old);
     }
-    assert!(user.token_if_ready().is_none(), "a refused token is not served");
-    let newer = user.token().await.unwrap().keep();
+    assert!(user.try_token().is_none(), "a refused token is not served");
+    let newer = user.token().await.unwrap().into_shared();
     assert_ne!(access(&newer), access(&old));
     assert_eq!(site.refreshes(), 1);
-    user.refused(&old);
+    user.report_unauthorized(&old);
     assert_eq!(access(&user.token().await.unwrap()), access(&newer));
     assert_eq!(site.refreshes(), 1);
 }
@@ -540,7 +540,7 @@ async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
     let user = manager.user(&id);
     for _ in 0..3_600 {
         if let Ok(token) = user.token().await {
-            user.refused(&token);
+            user.report_unauthorized(&token);
         }
         tokio::time::sleep(SECOND).await;
     }
@@ -579,7 +579,7 @@ async fn a_user_whose_refresh_is_under_way_is_not_evicted() {
     let id = UserId::new("ann").unwrap();
     manager.adopt(&id, site.login(&UserId::new("ann").unwrap()).await).await.unwrap();
     site.fake.clear_requests();
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
     let caller = {
@@ -615,9 +615,9 @@ async fn a_store_that_fails_to_read_is_an_error_only_without_a_living_token() {
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
     site.store.go_down();
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     assert!(user.token().await.is_ok());
-    site.turn(HOUR);
+    site.advance(HOUR);
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Store);
     let cold = manager.enterprise_user(&UserId::new("bob").unwrap());
     assert_eq!(cold.token().await.unwrap_err().kind(), ErrorKind::Store);
@@ -629,7 +629,7 @@ async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
     for fault in [StoreFault::Before, StoreFault::After] {
         let site = Site::new();
         let (manager, id) = logged_in(&site, "ann").await;
-        site.turn(HOUR);
+        site.advance(HOUR);
         site.store.plan(move |call| (call == StoreCall::Save).then_some(fault));
         let token = refresh(&manager.user(&id).token().await.unwrap());
         assert!(site.fake.refresh_is_alive(&token));
@@ -646,11 +646,11 @@ async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
 async fn a_token_not_saved_yet_is_not_displaced_by_the_one_it_replaced() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
     let unsaved = refresh(&manager.user(&id).token().await.unwrap());
     // It falls due before it could be saved; then the store works again.
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.store.recover();
     let next = refresh(&manager.user(&id).token().await.unwrap());
     assert_ne!(next, unsaved);
@@ -680,7 +680,7 @@ async fn a_login_the_store_does_not_take_is_served_and_saved_later() {
 async fn shutdown_lets_refreshes_finish_and_starts_none() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_next(Fault::DelayAfter(5 * SECOND));
     let caller = {
         let user = manager.user(&id);
@@ -701,7 +701,7 @@ async fn shutdown_lets_refreshes_finish_and_starts_none() {
 async fn shutdown_says_whose_token_could_not_be_saved() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
     manager.user(&id).token().await.unwrap();
     assert_eq!(manager.shutdown().await, [id]);
@@ -711,7 +711,7 @@ async fn shutdown_says_whose_token_could_not_be_saved() {
 async fn shutdown_saves_what_the_store_takes_again_in_time() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let failures = std::sync::atomic::AtomicU32::new(0);
     site.store.plan(move |call| {
         let failed = failures
@@ -774,8 +774,11 @@ async fn strange_lives_and_dates_make_no_tight_loop_and_no_dead_token_is_served(
 async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the_most() {
     let day = HOUR * 24;
     for (name, turn) in [
-        ("forward", (|clock: &TurnedClock, by| clock.turn_wall(by)) as fn(&TurnedClock, Duration)),
-        ("back", |clock, by| clock.turn_wall_back(by)),
+        (
+            "forward",
+            (|clock: &ManualClock, by| clock.advance_wall(by)) as fn(&ManualClock, Duration),
+        ),
+        ("back", |clock, by| clock.set_wall_back(by)),
     ] {
         let site = Site::new();
         let (manager, id) = logged_in(&site, "ann").await;
@@ -787,7 +790,7 @@ async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the
         }
         assert!(site.refreshes() <= 1, "{name}: {}", site.refreshes());
         // And it still falls due by the other clock.
-        site.turn(HOUR);
+        site.advance(HOUR);
         assert!(site.fake.is_alive(&access(&user.token().await.unwrap())), "{name}");
     }
 }
@@ -796,13 +799,13 @@ async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the
 async fn a_caller_who_cannot_wait_ends_the_wait_and_not_the_refresh() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_next(Fault::DelayAfter(5 * SECOND));
     let user = manager.user(&id);
-    let error = user.token_within(SECOND).await.unwrap_err();
+    let error = user.token_timeout(SECOND).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     tokio::time::sleep(5 * SECOND).await;
-    assert!(user.token_if_ready().is_some());
+    assert!(user.try_token().is_some());
     assert_eq!(site.refreshes(), 1);
 }
 
@@ -843,13 +846,13 @@ async fn keep_alive_renews_those_whom_nobody_reads_and_one_process_walks() {
     let walks = [one.keep_alive(Duration::from_secs(60)), two.keep_alive(Duration::from_secs(60))];
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(site.refreshes(), 0, "nobody is due yet");
-    site.turn(HOUR * 52 / 60);
+    site.advance(HOUR * 52 / 60);
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert_eq!(site.refreshes(), 201);
     for walk in walks {
         walk.stop().await;
     }
-    site.turn(HOUR * 52 / 60);
+    site.advance(HOUR * 52 / 60);
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert_eq!(site.refreshes(), 201, "stopped");
 }
@@ -858,14 +861,14 @@ async fn keep_alive_renews_those_whom_nobody_reads_and_one_process_walks() {
 async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
-        .requests_at_once(1)
+        .max_concurrent_refreshes(1)
         .build()
         .unwrap();
     let due: Vec<_> = (0..20).map(|n| UserId::new(format!("due-{n}")).unwrap()).collect();
     for id in &due {
         manager.enterprise_user(id).token().await.unwrap();
     }
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     site.fake.clear_requests();
     site.fake.fault_plan(|_| Some(Fault::Delay(SECOND)));
     for id in &due {
@@ -881,21 +884,21 @@ async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
 async fn a_refresh_in_the_background_goes_first_once_somebody_waits_for_it() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
-        .requests_at_once(1)
+        .max_concurrent_refreshes(1)
         .build()
         .unwrap();
     let users = ["ann", "bob", "eve"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
     for user in &users {
         user.token().await.unwrap();
     }
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     site.fake.clear_requests();
     site.fake.fault_plan(|_| Some(Fault::Delay(SECOND)));
     for user in &users {
         user.token().await.unwrap(); // due: each is renewed in the background
     }
     tokio::task::yield_now().await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     users[2].token().await.unwrap();
     let order: Vec<_> = site.fake.requests().iter().map(|r| r.user().unwrap().to_owned()).collect();
     assert!(order.iter().position(|user| user == "eve").unwrap() <= 1, "{order:?}");
@@ -905,12 +908,12 @@ async fn a_refresh_in_the_background_goes_first_once_somebody_waits_for_it() {
 async fn a_user_whose_next_try_is_not_due_yet_keeps_no_worker_from_others() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
-        .requests_at_once(1)
+        .max_concurrent_refreshes(1)
         .build()
         .unwrap();
     let [ann, bob] = ["ann", "bob"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
     let young = ann.token().await.unwrap();
-    ann.refused(&young);
+    ann.report_unauthorized(&young);
     tokio::task::yield_now().await; // her refresh begins, and pauses
     bob.token().await.unwrap();
     ann.token().await.unwrap();
@@ -931,14 +934,14 @@ fn without_a_runtime_building_says_so() {
 async fn contradictions_are_named_when_building() {
     let site = Site::new();
     let builder = || TokenManager::builder(site.hurdlr(), site.store.clone());
-    let policy = RefreshPolicy::default().deadline(Duration::from_secs(90));
+    let policy = RefreshPolicy::default().refresh_timeout(Duration::from_secs(90));
     let message = builder().refresh_policy(policy).build().unwrap_err().to_string();
-    assert!(message.contains("deadline") && message.contains("lease"), "{message}");
+    assert!(message.contains("refresh_timeout") && message.contains("lease"), "{message}");
     assert!(
         builder().cache_capacity(0).build().unwrap_err().to_string().contains("cache_capacity")
     );
-    let message = builder().requests_at_once(0).build().unwrap_err().to_string();
-    assert!(message.contains("requests_at_once"));
+    let message = builder().max_concurrent_refreshes(0).build().unwrap_err().to_string();
+    assert!(message.contains("max_concurrent_refreshes"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -956,7 +959,7 @@ async fn what_is_lent_crosses_threads() {
     let (manager, id) = logged_in(&site, "ann").await;
     let token = manager.user(&id).token().await.unwrap();
     shared(&token);
-    shared(&token.keep());
+    shared(&token.into_shared());
     assert_eq!(size_of::<hurdlr_oauth2::manager::TokenFuture<'_>>(), 24);
 }
 
@@ -974,7 +977,7 @@ enum Left {
 #[tokio::test(start_paused = true)]
 async fn every_row_of_the_request_table_as_the_manager_lives_it() {
     use ErrorKind::{InvalidResponse, LoginRequired, RateLimited, Rejected, Unavailable};
-    use UserKind::{Enterprise, Login};
+    use RowKind::{Enterprise, Login};
     let refused = |status, code: &str| Fault::answer(status, format!(r#"{{"error":"{code}"}}"#));
     // Two attempts are allowed by the retry policy of these tests.
     let rows = [
@@ -1005,7 +1008,7 @@ async fn every_row_of_the_request_table_as_the_manager_lives_it() {
             _ => manager.enterprise_user(&id),
         };
         user.token().await.unwrap();
-        site.turn(HOUR);
+        site.advance(HOUR);
         site.fake.clear_requests();
         let row = format!("{kind:?} {fault:?}");
         site.fake.fault_plan(move |_| Some(fault.clone()));

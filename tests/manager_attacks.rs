@@ -14,9 +14,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
-use hurdlr_oauth2::store::{Put, TokenStore, UserKind};
-use hurdlr_oauth2::testing::{Fault, Gate, StoreCall, StoreFault, TurnedClock};
-use hurdlr_oauth2::{Clock, ErrorKind, Moment, TokenManager, UserId};
+use hurdlr_oauth2::store::{Put, RowKind, TokenStore};
+use hurdlr_oauth2::testing::{Fault, Gate, ManualClock, StoreCall, StoreFault};
+use hurdlr_oauth2::{Clock, ErrorKind, Timestamp, TokenManager, UserId};
 use site::{HOUR, SECOND, Site, access, refresh};
 
 fn ann() -> UserId {
@@ -32,7 +32,7 @@ async fn nobody_is_resurrected_whose_login_was_not_saved_when_they_were_forgotte
     manager.user(&ann()).forget().await.unwrap();
     site.store.recover();
     tokio::time::sleep(600 * SECOND).await;
-    assert!(site.row(UserKind::Login, &ann()).await.is_none());
+    assert!(site.row(RowKind::Login, &ann()).await.is_none());
     let error = manager.user(&ann()).token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LoginRequired);
 }
@@ -66,9 +66,9 @@ async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_
         manager.adopt(&ann(), token).await.unwrap();
         site.fake.clear_requests();
         // Its access token ends before the store takes it.
-        site.turn(HOUR);
+        site.advance(HOUR);
         site.store.recover();
-        let token = manager.user(&ann()).token().await.unwrap().keep();
+        let token = manager.user(&ann()).token().await.unwrap().into_shared();
         let sent = site.fake.requests().remove(0);
         assert_eq!(sent.field("refresh_token"), Some(login));
         tokio::time::sleep(600 * SECOND).await;
@@ -138,11 +138,11 @@ async fn an_import_does_not_replace_a_login_that_is_not_saved_yet() {
 async fn a_refresh_that_waits_for_its_turn_does_not_spend_the_login_that_came_meanwhile() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
-        .requests_at_once(1)
+        .max_concurrent_refreshes(1)
         .build()
         .unwrap();
     manager.adopt(&ann(), site.login(&ann()).await).await.unwrap();
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::Hold(gate.clone()));
     let bob = UserId::new("bob").unwrap();
@@ -167,12 +167,12 @@ async fn a_refresh_that_waits_for_its_turn_does_not_spend_the_login_that_came_me
 async fn a_refresh_in_the_background_does_not_bring_a_forgotten_enterprise_user_back() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
-        .requests_at_once(1)
+        .max_concurrent_refreshes(1)
         .build()
         .unwrap();
     let user = manager.enterprise_user(&ann());
     user.token().await.unwrap();
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::Hold(gate.clone()));
     let bob = UserId::new("bob").unwrap();
@@ -184,7 +184,7 @@ async fn a_refresh_in_the_background_does_not_bring_a_forgotten_enterprise_user_
     gate.open();
     first.await.unwrap().unwrap();
     tokio::time::sleep(60 * SECOND).await;
-    assert!(site.row(UserKind::Enterprise, &ann()).await.is_none());
+    assert!(site.row(RowKind::Enterprise, &ann()).await.is_none());
     assert_eq!(site.fake.count().user("ann"), 1);
 }
 
@@ -199,8 +199,8 @@ async fn an_enterprise_user_who_was_forgotten_elsewhere_is_granted_anew() {
     site.fake.fault_next(Fault::html(403));
     let refused = elsewhere.enterprise_user(&ann()).token().await;
     assert!(refused.is_err());
-    site.turn(HOUR);
-    let token = user.token_within(SECOND).await.unwrap();
+    site.advance(HOUR);
+    let token = user.token_timeout(SECOND).await.unwrap();
     assert!(site.fake.is_alive(&access(&token)));
 }
 
@@ -210,7 +210,7 @@ async fn an_import_during_a_vain_look_is_what_the_caller_gets() {
     let manager = site.manager();
     let token = site.login(&ann()).await;
     // The access token is over; the refresh token lives.
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.store.delay(Duration::from_millis(20));
     let user = manager.user(&ann());
     let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
@@ -244,7 +244,7 @@ async fn a_walk_does_not_run_in_circles_around_a_user_who_is_left_alone() {
     let _keeps_her_in_memory = manager.user(&ann());
     end_circles(&site, |_| None);
     // Unanswered requests leave no pause in the store, and the lease ends before the backoff.
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     site.fake.fault_plan(|_| Some(Fault::status(500)));
     let walk = manager.keep_alive(SECOND * 10);
     tokio::time::sleep(SECOND * 900).await;
@@ -257,12 +257,12 @@ async fn a_walk_does_not_run_in_circles_around_a_user_who_is_due_elsewhere() {
     let site = Site::new();
     // An earlier release of the app, which renewed earlier, stored when the token is due.
     let early = TokenManager::builder(site.hurdlr(), site.store.clone())
-        .refresh_policy(RefreshPolicy::default().share(0.1).spread(0.0))
+        .refresh_policy(RefreshPolicy::default().refresh_fraction(0.1).refresh_jitter(0.0))
         .build()
         .unwrap();
     early.adopt(&ann(), site.login(&ann()).await).await.unwrap();
     end_circles(&site, |_| None);
-    site.turn(HOUR / 2);
+    site.advance(HOUR / 2);
     let walk = site.manager().keep_alive(SECOND * 10);
     tokio::time::sleep(SECOND * 100).await;
     walk.stop().await;
@@ -274,7 +274,7 @@ async fn a_walk_does_not_run_in_circles_around_a_token_the_store_does_not_take()
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     end_circles(&site, |call| (call == StoreCall::Save).then_some(StoreFault::Before));
-    site.turn(HOUR * 55 / 60);
+    site.advance(HOUR * 55 / 60);
     let walk = manager.keep_alive(SECOND * 10);
     tokio::time::sleep(SECOND * 300).await;
     walk.stop().await;
@@ -286,17 +286,17 @@ async fn a_token_the_api_refused_is_not_served_again_by_way_of_the_store() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fail(StoreCall::Save, StoreFault::Before);
-    let unsaved = user.token().await.unwrap().keep();
-    site.turn(SECOND * 120);
+    let unsaved = user.token().await.unwrap().into_shared();
+    site.advance(SECOND * 120);
     site.store.recover();
     let gate = Gate::closed();
     site.fake.fault_next(Fault::Hold(gate.clone()));
-    user.refused(&unsaved);
+    user.report_unauthorized(&unsaved);
     // What the store lacked is written back before its refresh token is sent.
     site.fake.arrived(2).await;
-    assert!(user.token_if_ready().is_none());
+    assert!(user.try_token().is_none());
     gate.open();
     assert_ne!(access(&user.token().await.unwrap()), access(&unsaved));
 }
@@ -309,14 +309,14 @@ async fn a_lost_answer_of_the_store_locks_nobody_out_for_a_lease() {
         let site = Site::new();
         let manager = site.logged_in(&ann()).await;
         let user = manager.user(&ann());
-        site.turn(HOUR);
+        site.advance(HOUR);
         site.fail(call, fault);
         site.fake.fault_plan(|_| Some(Fault::html(403)));
         assert!(user.token().await.is_err());
         site.store.recover();
         site.fake.clear_faults();
         tokio::time::sleep(2 * SECOND).await;
-        let token = user.token_within(SECOND).await.unwrap();
+        let token = user.token_timeout(SECOND).await.unwrap();
         assert!(site.fake.is_alive(&access(&token)));
     }
 }
@@ -330,7 +330,7 @@ async fn a_user_whose_token_is_not_saved_is_not_evicted() {
         .unwrap();
     let token = site.login(&ann()).await;
     manager.adopt(&ann(), token).await.unwrap();
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fail(StoreCall::Save, StoreFault::Before);
     let unsaved = refresh(&manager.user(&ann()).token().await.unwrap());
     for n in 0..5_000 {
@@ -340,7 +340,7 @@ async fn a_user_whose_token_is_not_saved_is_not_evicted() {
             drop(manager.user(&id));
         }
     }
-    let token = manager.user(&ann()).token_if_ready().unwrap();
+    let token = manager.user(&ann()).try_token().unwrap();
     assert_eq!(refresh(&token), unsaved);
 }
 
@@ -348,7 +348,7 @@ async fn a_user_whose_token_is_not_saved_is_not_evicted() {
 async fn a_refresh_token_that_may_be_in_flight_is_left_alone_by_others_for_the_lease() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     site.fake.fault_plan(|_| Some(Fault::DropBefore));
     assert!(manager.user(&ann()).token().await.is_err());
     let sent = site.fake.count().total();
@@ -356,7 +356,7 @@ async fn a_refresh_token_that_may_be_in_flight_is_left_alone_by_others_for_the_l
     site.fake.clear_faults();
     let start = tokio::time::Instant::now();
     while start.elapsed() < 50 * SECOND {
-        let error = other.token_within(SECOND).await.unwrap_err();
+        let error = other.token_timeout(SECOND).await.unwrap_err();
         assert!(!error.needs_login());
         assert_eq!(site.fake.count().total(), sent);
         tokio::time::sleep(SECOND).await;
@@ -371,7 +371,7 @@ async fn a_token_not_saved_yet_gives_way_to_what_the_store_learnt_elsewhere() {
         let site = Site::new();
         let manager = site.logged_in(&ann()).await;
         let user = manager.user(&ann());
-        site.turn(HOUR);
+        site.advance(HOUR);
         site.fail(StoreCall::Save, StoreFault::Before);
         user.token().await.unwrap();
         site.store.recover();
@@ -386,7 +386,7 @@ async fn a_token_not_saved_yet_gives_way_to_what_the_store_learnt_elsewhere() {
             Some(expected)
         };
         tokio::time::sleep(10 * SECOND).await;
-        assert_eq!(user.token_if_ready().map(|token| refresh(&token)), expected);
+        assert_eq!(user.try_token().map(|token| refresh(&token)), expected);
         assert_eq!(site.stored_refresh_token(&ann()).await, expected);
     }
 }
@@ -396,17 +396,17 @@ async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
     for reads_fail in [false, true] {
         let site = Site::new();
         let manager = site.logged_in(&ann()).await;
-        let first = site.row(UserKind::Login, &ann()).await.unwrap();
+        let first = site.row(RowKind::Login, &ann()).await.unwrap();
         let user = manager.user(&ann());
-        site.turn(HOUR);
+        site.advance(HOUR);
         user.token().await.unwrap();
-        site.turn(HOUR);
+        site.advance(HOUR);
         let gate = Gate::closed();
         site.fake.fault_next(Fault::HoldAfter(gate.clone()));
         let waiting = tokio::spawn(async move { user.token().await.map(|token| refresh(&token)) });
         site.fake.arrived(2).await;
         // To the backup of an earlier day: the same stay of the user, an earlier token.
-        let key = site.key(UserKind::Login, &ann());
+        let key = site.key(RowKind::Login, &ann());
         site.store.forget(&key).await.unwrap();
         let (incarnation, token) = (first.version.incarnation, first.token.unwrap());
         let put = site.store.put(&key, incarnation, token, Put::Replace);
@@ -439,7 +439,7 @@ async fn a_token_does_not_grow_younger_on_its_way_through_the_store() {
     }
     site.fake.fault_plan(|_| Some(Fault::status(500)));
     let (_manager, user) = last.unwrap();
-    site.turn(HOUR.checked_sub(Duration::from_millis(2_990)).unwrap());
+    site.advance(HOUR.checked_sub(Duration::from_millis(2_990)).unwrap());
     let dead = user.token().await;
     assert!(dead.is_err(), "{:?} are left", dead.map(|token| token.remaining()));
 }
@@ -452,7 +452,7 @@ async fn a_machine_that_was_suspended_while_an_answer_came_serves_no_dead_token(
     site.fake.fault_next(Fault::dripping(Duration::from_millis(20)));
     let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
     tokio::time::sleep(SECOND).await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     // Dead on arrival, so it is granted again, or nothing is served.
     if let Ok(token) = caller.await.unwrap() {
         assert!(site.fake.is_alive(&token));
@@ -468,7 +468,7 @@ async fn a_machine_that_was_suspended_while_the_store_answered_serves_no_dead_to
     site.store.delay(SECOND);
     let caller = tokio::spawn(async move { user.token().await.map(|token| access(&token)) });
     tokio::time::sleep(SECOND * 3 / 2).await; // read, and on its way
-    site.turn(HOUR);
+    site.advance(HOUR);
     // The time for this attempt is over too, so an error is right.
     if let Ok(token) = caller.await.unwrap() {
         assert!(site.fake.is_alive(&token));
@@ -487,10 +487,10 @@ async fn a_login_that_waited_for_its_turn_is_saved_at_the_age_it_has_by_then() {
     tokio::time::sleep(SECOND / 10).await;
     let two = tokio::spawn(async move { two.adopt(&ann(), second).await });
     tokio::time::sleep(SECOND / 10).await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     one.await.unwrap().unwrap();
     two.await.unwrap().unwrap();
-    let row = site.row(UserKind::Login, &ann()).await.unwrap();
+    let row = site.row(RowKind::Login, &ann()).await.unwrap();
     assert!(row.token.unwrap().age > HOUR);
 }
 
@@ -500,14 +500,14 @@ async fn a_caller_who_cannot_wait_gets_a_token_that_is_near_its_end() {
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());
     let old = access(&user.token().await.unwrap());
-    site.turn(SECOND * 3_580);
+    site.advance(SECOND * 3_580);
     site.fake.fault_next(Fault::Delay(10 * SECOND));
-    assert_eq!(access(&user.token_within(SECOND).await.unwrap()), old);
+    assert_eq!(access(&user.token_timeout(SECOND).await.unwrap()), old);
 }
 
 /// A clock that can hold a thread back where it looks at it.
 #[derive(Debug)]
-struct HoldingClock(TurnedClock);
+struct HoldingClock(ManualClock);
 
 thread_local! {
     /// How often this thread may look before it is held back, and until when.
@@ -515,7 +515,7 @@ thread_local! {
 }
 
 impl Clock for HoldingClock {
-    fn now(&self) -> Moment {
+    fn now(&self) -> Timestamp {
         let now = self.0.now();
         HELD_BACK.with_borrow_mut(|held_back| match held_back {
             Some((0, go_on)) => {
@@ -548,7 +548,7 @@ fn a_caller_who_was_held_back_looks_again_before_a_refresh() {
             manager.adopt(&ann(), token).await.unwrap();
             (site, manager.user(&ann()))
         });
-        site.turn(HOUR);
+        site.advance(HOUR);
         let (late, handle) = (user.clone(), runtime.handle().clone());
         let late = std::thread::spawn(move || {
             HELD_BACK.set(Some((looks, wait)));
@@ -596,7 +596,7 @@ fn no_refresh_starts_behind_the_back_of_a_shutdown() {
 async fn a_refresh_that_panics_ends_alone_and_those_behind_it_are_done() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
-        .requests_at_once(1)
+        .max_concurrent_refreshes(1)
         .build()
         .unwrap();
     let mut claims = 0;
@@ -624,7 +624,7 @@ fn a_runtime_that_ends_leaves_nobody_waiting_in_the_queue_of_its_refreshes() {
     site.fake.fault_next(Fault::HoldAfter(Gate::closed()));
     let manager = theirs.block_on(async {
         let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
-        builder.requests_at_once(1).build().unwrap()
+        builder.max_concurrent_refreshes(1).build().unwrap()
     });
     let users = ["ann", "bob", "eve"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
     let waiting = users

@@ -13,9 +13,9 @@ mod site;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hurdlr_oauth2::manager::{Change, Disconnected};
+use hurdlr_oauth2::manager::{Disconnected, TokenEvent};
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::store::{TokenStore, UserKind};
+use hurdlr_oauth2::store::{RowKind, TokenStore};
 use hurdlr_oauth2::testing::{Fault, Gate, Outcome, Rotation, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, ErrorKind, TokenManager, UserId};
 use site::{HOUR, SECOND, Site, access, refresh};
@@ -35,7 +35,7 @@ async fn rows(site: &Site) -> usize {
 
 async fn assert_gone(site: &Site, ann: &UserId) {
     assert_eq!(site.fake.tokens_alive("ann"), 0);
-    assert!(site.row(UserKind::Login, ann).await.is_none());
+    assert!(site.row(RowKind::Login, ann).await.is_none());
     assert_eq!(rows(site).await, 0);
 }
 
@@ -53,10 +53,10 @@ async fn a_disconnected_user_has_no_living_token_anywhere_and_may_come_back() {
     let (site, manager, ann) = connected().await;
     let user = manager.user(&ann);
     let mut changes = user.subscribe();
-    let token = user.token().await.unwrap().keep();
+    let token = user.token().await.unwrap().into_shared();
     let outcome = user.disconnect().await.unwrap();
     assert!(matches!(outcome, Disconnected::Revoked), "{outcome:?}");
-    assert_eq!(changes.next().await, Change::Forgotten);
+    assert_eq!(changes.next().await, TokenEvent::Forgotten);
     assert!(!site.fake.refresh_is_alive(&refresh(&token)));
     assert_gone(&site, &ann).await;
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
@@ -79,14 +79,14 @@ async fn a_provider_that_is_down_does_not_keep_a_disconnected_users_token_in_ser
     let outcome = user.disconnect().await.unwrap();
     let Disconnected::Pending(why) = outcome else { panic!("{outcome:?}") };
     assert_eq!(why.kind(), ErrorKind::Unavailable);
-    assert!(user.token_if_ready().is_none());
+    assert!(user.try_token().is_none());
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
 
     let mut changes = elsewhere.subscribe();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let _ = elsewhere.token().await;
-    assert_eq!(changes.next().await, Change::Forgotten);
-    assert!(elsewhere.token_if_ready().is_none());
+    assert_eq!(changes.next().await, TokenEvent::Forgotten);
+    assert!(elsewhere.try_token().is_none());
     assert_eq!(elsewhere.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
     assert_eq!(site.fake.tokens_alive("ann"), 1, "the provider has not heard of it");
 }
@@ -102,7 +102,7 @@ async fn a_revocation_that_fails_is_made_up_for_in_the_background() {
     assert!(matches!(again, Disconnected::Pending(_)), "still: {again:?}");
     // A new login meanwhile has nothing to do with it.
     manager.adopt(&ann, site.login(&ann).await).await.unwrap();
-    let token = manager.user(&ann).token().await.unwrap().keep();
+    let token = manager.user(&ann).token().await.unwrap().into_shared();
     site.fake.clear_faults();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(rows(&site).await, 1, "the new login's");
@@ -154,7 +154,7 @@ async fn a_disconnect_during_a_refresh_in_flight_leaves_no_live_token_behind() {
         for elsewhere in [false, true] {
             let (site, manager, ann) = connected().await;
             let other = if elsewhere { site.manager() } else { manager.clone() };
-            site.turn(HOUR);
+            site.advance(HOUR);
             let gate = Gate::closed();
             let hold = if acts_first { Fault::HoldAfter } else { Fault::Hold };
             site.fake.fault_next(hold(gate.clone()));
@@ -168,7 +168,7 @@ async fn a_disconnect_during_a_refresh_in_flight_leaves_no_live_token_behind() {
                 async move { user.disconnect().await }
             });
             site.fake.arrived(2).await; // revoked is what was kept
-            assert!(manager.user(&ann).token_if_ready().is_none());
+            assert!(manager.user(&ann).try_token().is_none());
             gate.open();
             let outcome = leaving.await.unwrap().unwrap();
             assert!(matches!(outcome, Disconnected::Revoked), "{outcome:?}");
@@ -183,7 +183,7 @@ async fn a_disconnect_during_a_refresh_in_flight_leaves_no_live_token_behind() {
 #[tokio::test(start_paused = true)]
 async fn a_token_of_a_refresh_in_flight_that_cannot_be_revoked_is_told() {
     let (site, manager, ann) = connected().await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
     let user = manager.user(&ann);
@@ -208,7 +208,7 @@ async fn a_disconnect_at_whatever_point_of_a_refresh_leaves_no_live_token_behind
         for elsewhere in [false, true] {
             let (site, manager, ann) = connected().await;
             let other = if elsewhere { site.manager() } else { manager.clone() };
-            site.turn(HOUR);
+            site.advance(HOUR);
             // Each call of the store and the provider takes a while, so that every step of 5 ms is
             // a different await point.
             site.store.delay(Duration::from_millis(20));
@@ -254,7 +254,7 @@ async fn a_token_that_nobody_takes_is_revoked_and_no_other() {
     // Forgotten, or logged in anew, while a refresh is in flight.
     for comes_back in [false, true] {
         let (site, manager, ann) = connected().await;
-        site.turn(HOUR);
+        site.advance(HOUR);
         let gate = Gate::closed();
         site.fake.fault_next(Fault::HoldAfter(gate.clone()));
         let user = manager.user(&ann);
@@ -279,7 +279,7 @@ async fn a_refresh_token_that_came_in_anew_is_not_revoked_for_an_earlier_refresh
     let (site, manager, ann) = connected().await;
     site.fake.set_rotation(Rotation::None);
     let same = manager.user(&ann).token().await.unwrap().to_secret();
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
     let user = manager.user(&ann);
@@ -301,7 +301,7 @@ async fn a_token_that_is_not_saved_yet_is_revoked_too() {
             site.fail(StoreCall::Put, StoreFault::Before);
             manager.adopt(&ann, site.login(&ann).await).await.unwrap();
         } else {
-            site.turn(HOUR);
+            site.advance(HOUR);
             site.fail(StoreCall::Save, StoreFault::Before);
             manager.user(&ann).token().await.unwrap();
         }
@@ -329,7 +329,7 @@ async fn a_store_that_fails_is_an_error_and_the_next_call_makes_up_for_it() {
             let outcome = manager.user(&ann).disconnect().await.unwrap();
             assert!(matches!(outcome, Disconnected::Revoked), "{outcome:?}");
             assert_eq!(site.fake.tokens_alive("ann"), 0, "{call:?} {fault:?}");
-            assert!(site.row(UserKind::Login, &ann).await.is_none());
+            assert!(site.row(RowKind::Login, &ann).await.is_none());
         }
     }
 }
@@ -347,7 +347,7 @@ async fn a_store_that_is_down_does_not_keep_a_disconnected_users_token_alive() {
         }
         let error = manager.user(&ann).disconnect().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Store);
-        assert!(manager.user(&ann).token_if_ready().is_none());
+        assert!(manager.user(&ann).try_token().is_none());
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(site.fake.tokens_alive("ann"), 0, "saved: {saved}");
         site.store.recover();
@@ -377,7 +377,7 @@ async fn without_revocation_a_disconnect_says_until_when_the_token_lives() {
         let Disconnected::Unrevoked { until: Some(until) } = outcome else { panic!("{outcome:?}") };
         let left = until.duration_since(site.fake.now()).unwrap();
         assert!(left <= HOUR && left + 5 * SECOND > HOUR, "{left:?}");
-        assert!(site.row(UserKind::Login, &ann).await.is_none());
+        assert!(site.row(RowKind::Login, &ann).await.is_none());
         assert_eq!(site.fake.count().total(), 0, "nothing to be sent");
         assert_eq!(site.fake.tokens_alive("ann"), 1);
 

@@ -20,18 +20,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hurdlr_oauth2::manager::{KeepAlive, KeptToken, Randomness, UserHandle};
+use hurdlr_oauth2::manager::{KeepAlive, Rng, SharedToken, UserHandle};
 use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, MemoryStore, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken,
-    TokenStore, UserKind, Version,
+    Claim, Claimed, MemoryStore, Put, Realm, Release, Row, RowKind, StoreFuture, StoreKey,
+    StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::{
-    FakeHurdlr, Fault, FaultyStore, Gate, InMemoryError, InMemoryHttpClient, Rotation, StoreCall,
-    StoreFault, TurnedClock,
+    FakeHurdlr, Fault, FaultyStore, Gate, InMemoryError, InMemoryHttpClient, ManualClock, Rotation,
+    StoreCall, StoreFault,
 };
-use hurdlr_oauth2::{Clock, Error, Hurdlr, Moment, RetryPolicy, Token, TokenManager, UserId, url};
+use hurdlr_oauth2::{
+    Clock, Error, Hurdlr, RetryPolicy, Timestamp, Token, TokenManager, UserId, url,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use tokio::task::JoinHandle;
@@ -236,7 +238,7 @@ impl AFault {
 /// All that the laws are checked against.
 struct World {
     fake: FakeHurdlr,
-    clock: TurnedClock,
+    clock: ManualClock,
     rotation: Rotation,
     known: Mutex<Known>,
 }
@@ -275,7 +277,7 @@ struct Known {
     turned: Duration,
     events: u64,
     /// Calls to the stores within one instant.
-    calls: Option<(Moment, u32)>,
+    calls: Option<(Timestamp, u32)>,
     puts_failed: HashMap<usize, u32>,
     /// Refresh tokens that a store has held, and processes whose store did not always work.
     saved: HashSet<String>,
@@ -284,7 +286,7 @@ struct Known {
     setting_out: u32,
 }
 
-type Subject = (UserKind, String);
+type Subject = (RowKind, String);
 
 struct Lease {
     process: usize,
@@ -297,13 +299,13 @@ struct Request {
     process: usize,
     user: String,
     refresh_token: Option<String>,
-    at: Moment,
+    at: Timestamp,
     when: When,
     in_flight: bool,
     /// It may have taken effect unseen.
     unanswered: bool,
     /// Not to be repeated before that has passed.
-    pause: Option<(Moment, Duration)>,
+    pause: Option<(Timestamp, Duration)>,
 }
 
 /// A place in the order of what happens, and when that is by a clock that nobody sets.
@@ -354,7 +356,7 @@ impl World {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Moment {
+    fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
@@ -371,7 +373,7 @@ impl World {
     }
 
     fn subject(user: usize) -> Subject {
-        let kind = if user < PEOPLE { UserKind::Login } else { UserKind::Enterprise };
+        let kind = if user < PEOPLE { RowKind::Login } else { RowKind::Enterprise };
         (kind, Self::name(user))
     }
 }
@@ -524,7 +526,7 @@ impl World {
             (user, broken)
         } else {
             let user = form.get("userId").cloned().unwrap_or_default();
-            let subject = (UserKind::Enterprise, user.clone());
+            let subject = (RowKind::Enterprise, user.clone());
             let broken = (!known.has_lease(&subject, process, when, |_| true))
                 .then(|| "a grant was sent without the lease".to_owned());
             (user, broken)
@@ -642,10 +644,10 @@ impl Known {
         process: usize,
         user: &str,
         token: &str,
-        (now, when): (Moment, When),
+        (now, when): (Timestamp, When),
         rotation: Rotation,
     ) -> Option<String> {
-        let subject = (UserKind::Login, user.to_owned());
+        let subject = (RowKind::Login, user.to_owned());
         let holds = |version: Version| {
             let content = self.contents.get(&(subject.clone(), version));
             content.is_some_and(|held| held.as_deref() == Some(token))
@@ -878,7 +880,7 @@ struct Process {
     _held: UserHandle,
     walk: Option<KeepAlive>,
     /// What callers were handed last.
-    last: Arc<Mutex<HashMap<usize, (KeptToken, When)>>>,
+    last: Arc<Mutex<HashMap<usize, (SharedToken, When)>>>,
 }
 
 #[derive(Default)]
@@ -906,7 +908,7 @@ impl Plan {
 #[derive(Debug)]
 struct Seeded(AtomicU64);
 
-impl Randomness for Seeded {
+impl Rng for Seeded {
     fn next_u64(&self) -> u64 {
         // SplitMix64.
         let mut z = self
@@ -945,7 +947,7 @@ fn handle(manager: &TokenManager, user: usize) -> UserHandle {
 
 impl Run {
     fn new(case: &Case) -> Self {
-        let clock = TurnedClock::new();
+        let clock = ManualClock::new();
         let fake = FakeHurdlr::builder()
             .token_life(Duration::from_secs(case.life))
             .rotation(case.rotation)
@@ -1032,8 +1034,8 @@ impl Run {
         let seed = self.seed ^ (number as u64).wrapping_mul(0x1234_5678_9abc_def1);
         let manager = TokenManager::builder(self.hurdlr(number), store.clone())
             .cache_capacity(CAPACITY)
-            .requests_at_once(2)
-            .randomness(Seeded(AtomicU64::new(seed)))
+            .max_concurrent_refreshes(2)
+            .rng(Seeded(AtomicU64::new(seed)))
             .build()
             .expect("settings that can be used");
         Process {
@@ -1089,17 +1091,17 @@ impl Run {
                 while self.world.known().setting_out > 0 {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                self.world.clock.turn(Duration::from_secs(seconds));
+                self.world.clock.advance(Duration::from_secs(seconds));
                 self.world.known().turned += Duration::from_secs(seconds);
-                self.world.fake.turn_clock(Duration::from_secs(seconds));
+                self.world.fake.advance_clock(Duration::from_secs(seconds));
             }
             Op::WallForward(seconds) => {
-                self.world.clock.turn_wall(Duration::from_secs(seconds));
+                self.world.clock.advance_wall(Duration::from_secs(seconds));
                 self.world.known().wall_moved = true;
             }
             Op::WallBack(seconds) => {
                 // What was forward before is, to what comes now, forward again later.
-                self.world.clock.turn_wall_back(Duration::from_secs(seconds));
+                self.world.clock.set_wall_back(Duration::from_secs(seconds));
                 self.world.known().wall_moved = true;
             }
             Op::Fault(fault, times) => {
@@ -1171,15 +1173,15 @@ impl Run {
             let call = async move {
                 let outcome = match how {
                     How::Token | How::DroppedAfter(_) => handle.token().await,
-                    How::Within(ms) => handle.token_within(Duration::from_millis(ms)).await,
-                    How::IfReady => match handle.token_if_ready() {
+                    How::Within(ms) => handle.token_timeout(Duration::from_millis(ms)).await,
+                    How::IfReady => match handle.try_token() {
                         Some(token) => Ok(token),
                         None => return,
                     },
                 };
                 match outcome {
                     Ok(token) => {
-                        let token = token.keep();
+                        let token = token.into_shared();
                         world.check_token(number, user, &token, began);
                         lock(&last).insert(user, (token, world.when()));
                     }
@@ -1296,7 +1298,7 @@ impl Run {
         };
         let place = (process.number, access(&token));
         self.world.known().refused.insert(place);
-        handle(&process.manager, user).refused(&token);
+        handle(&process.manager, user).report_unauthorized(&token);
     }
 
     async fn restart(&mut self, at: usize, graceful: bool) {
@@ -1329,7 +1331,7 @@ impl Run {
             self.world.fake.base_url().as_str(),
             hurdlr.client_id(),
         );
-        let key = StoreKey::new(Arc::new(realm), UserKind::Login, id(user));
+        let key = StoreKey::new(Arc::new(realm), RowKind::Login, id(user));
         let spy = Spy { process, world: Arc::clone(&self.world), store: self.store.clone() };
         let claim = Claim {
             lease_id: process as u64,
@@ -1395,7 +1397,7 @@ impl World {
         user: usize,
         error: &Error,
         began: When,
-        last: Option<&(KeptToken, When)>,
+        last: Option<&(SharedToken, When)>,
     ) {
         let mut known = self.known();
         let known = &mut *known;
@@ -1530,7 +1532,7 @@ impl Run {
         let process = self.at(at);
         let handle = handle(&process.manager, user);
         let began = self.world.when();
-        let outcome = handle.token_within(CALM).await;
+        let outcome = handle.token_timeout(CALM).await;
         let mut known = self.world.known();
         let here = match known.presence(user) {
             Presence::Here { login, .. } => Some(known.logins[login].newest.clone()),
@@ -1540,7 +1542,7 @@ impl Run {
         match outcome {
             Ok(token) => {
                 drop(known);
-                let token = token.keep();
+                let token = token.into_shared();
                 let world = &self.world;
                 world.check_token(process.number, user, &token, began);
                 lock(&process.last).insert(user, (token, world.when()));

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hurdlr_oauth2::manager::{Change, RefreshPolicy};
+use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent};
 use hurdlr_oauth2::secrecy::SecretSlice;
 use hurdlr_oauth2::store::{
-    KeyRing, PostgresStore, Sealed, SealingKey, SqliteStore, TokenStore, UserHashKey, UserKind,
+    KeyRing, PostgresStore, RowKind, Sealed, SealingKey, SqliteStore, TokenStore, UserHashKey,
 };
 use hurdlr_oauth2::testing::{Fault, Gate, Rotation, StoreCall};
 use hurdlr_oauth2::{Error, ErrorKind, TokenManager, UserId};
@@ -262,7 +262,7 @@ fn quick(site: &Days) -> TokenManager {
 
 fn quick_on(site: &Days, store: impl TokenStore) -> TokenManager {
     let (first, longest) = (Duration::from_millis(20), Duration::from_millis(100));
-    let policy = RefreshPolicy::default().first_backoff(first).longest_backoff(longest);
+    let policy = RefreshPolicy::default().initial_backoff(first).max_backoff(longest);
     TokenManager::builder(site.hurdlr(), store).refresh_policy(policy).build().unwrap()
 }
 
@@ -335,11 +335,11 @@ async fn what_happens_elsewhere_is_known_within_the_bound(place: Place) {
     let expected = access(&login);
     elsewhere.adopt(&users[0], login).await.unwrap();
     elsewhere.user(&users[1]).forget().await.unwrap();
-    site.turn(BOUND);
+    site.advance(BOUND);
     let theirs = elsewhere.user(&users[2]);
     theirs.token().await.unwrap();
-    site.turn(BOUND);
-    theirs.refused(&theirs.token().await.unwrap().keep());
+    site.advance(BOUND);
+    theirs.report_unauthorized(&theirs.token().await.unwrap().into_shared());
     let renewed = access(&theirs.token().await.unwrap());
     for user in [&ann, &bob, &carol] {
         user.token().await.unwrap();
@@ -348,9 +348,9 @@ async fn what_happens_elsewhere_is_known_within_the_bound(place: Place) {
     for changes in &mut changes {
         known.push(tokio::time::timeout(BOUND / 4, changes.next()).await.unwrap());
     }
-    assert_eq!(known, [Change::Token, Change::Forgotten, Change::Token]);
+    assert_eq!(known, [TokenEvent::NewToken, TokenEvent::Forgotten, TokenEvent::NewToken]);
     assert_eq!(access(&ann.token().await.unwrap()), expected);
-    assert!(bob.token_if_ready().is_none());
+    assert!(bob.try_token().is_none());
     assert_eq!(access(&carol.token().await.unwrap()), renewed);
     assert_eq!(site.refreshes(), 1);
 }
@@ -364,16 +364,16 @@ async fn whom_nobody_reads_is_kept_alive(place: Place) {
     quick(&site).enterprise_user(&granted).token().await.unwrap();
     site.fake.clear_requests();
     place.age(HOUR).await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     // Processes that know none of them.
     let managers = [quick(&site), quick_on(&site, place.store().await)];
     let walks = managers.each_ref().map(|manager| manager.keep_alive(Duration::from_millis(20)));
     until("all are renewed", async || {
         let mut renewed = true;
         for user in &users {
-            renewed &= site.row(UserKind::Login, user).await.unwrap().version.revision == 2;
+            renewed &= site.row(RowKind::Login, user).await.unwrap().version.revision == 2;
         }
-        let row = site.row(UserKind::Enterprise, &granted).await.unwrap();
+        let row = site.row(RowKind::Enterprise, &granted).await.unwrap();
         renewed && row.version.revision == 2
     })
     .await;
@@ -397,7 +397,7 @@ async fn who_runs_goes_on_under_a_later_schema_and_nobody_starts(place: Place) {
     assert_says(&place.store_by(ring(1)).await.unwrap_err(), false, "of a later release");
     // While processes are replaced one by one.
     log_in(&site, &manager, &[bob]).await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let newest = refresh(&manager.user(&ann).token().await.unwrap());
     assert_eq!(site.stored_refresh_token(&ann).await, Some(newest));
 }
@@ -417,7 +417,7 @@ async fn judge_a_bad_day(
     let manager = quick(site);
     site.fake.set_rotation(Rotation::KillFamily);
     log_in(site, &manager, &[ann.clone(), carol.clone()]).await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     log_in(site, &manager, std::slice::from_ref(&bob)).await;
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
@@ -459,7 +459,7 @@ async fn judge_a_bad_day(
 }
 
 async fn assert_not_saved(site: &Days) {
-    let row = site.row(UserKind::Login, &id("ann")).await.unwrap();
+    let row = site.row(RowKind::Login, &id("ann")).await.unwrap();
     assert_eq!(row.version.revision, 1);
 }
 
@@ -693,19 +693,19 @@ async fn judge_damage(place: &Place, damage: impl AsyncFnOnce(&Days), says: &str
     let [ann, bob] = [&ann, &bob].map(|user| here.user(user));
     let live = access(&ann.token().await.unwrap());
     let mut changes = bob.subscribe();
-    site.turn(BOUND);
+    site.advance(BOUND);
     for user in &others {
         here.user(user).token().await.unwrap();
     }
     ann.token().await.unwrap();
     bob.token().await.unwrap();
     let change = tokio::time::timeout(BOUND / 4, changes.next()).await;
-    assert_eq!(change, Ok(Change::Token), "one damaged row hides another");
+    assert_eq!(change, Ok(TokenEvent::NewToken), "one damaged row hides another");
     assert_eq!(refresh(&bob.token().await.unwrap()), expected);
     assert_eq!(access(&ann.token().await.unwrap()), live);
 
     // Nobody finds a token there, nor sends one, nor puts one in its place.
-    site.turn(HOUR);
+    site.advance(HOUR);
     assert_says(&ann.token().await.unwrap_err(), false, says);
     let restarted = quick(&site);
     assert_says(&restarted.user(ann.id()).token().await.unwrap_err(), false, says);
@@ -779,14 +779,14 @@ async fn rows_that_cannot_be_read_do_not_keep_the_others_from_being_kept_alive()
         let damage = "UPDATE {tokens} SET revision = -1, due_at = due_at - 1000000 \
                       WHERE subject < 'user 6'";
         place.run(damage).await;
-        site.turn(2 * HOUR);
+        site.advance(2 * HOUR);
         let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
-        let manager = builder.requests_at_once(2).build().unwrap();
+        let manager = builder.max_concurrent_refreshes(2).build().unwrap();
         let _walk = manager.keep_alive(HOUR);
         until("the others are renewed", async || {
             let mut renewed = true;
             for user in &users[6..] {
-                renewed &= site.row(UserKind::Login, user).await.unwrap().version.revision == 2;
+                renewed &= site.row(RowKind::Login, user).await.unwrap().version.revision == 2;
             }
             renewed
         })
@@ -807,7 +807,7 @@ async fn a_plain_row_without_a_token_in_it_is_mended_by_who_has_one_and_by_nobod
         assert_says(&error, false, "not a token");
         assert_eq!(site.fake.count().total(), 0);
         assert_eq!(place.row(&ann).await.2, b"garbage");
-        site.turn(HOUR);
+        site.advance(HOUR);
         let newest = refresh(&manager.user(&ann).token().await.unwrap());
         assert_eq!(site.stored_refresh_token(&ann).await, Some(newest));
     }
@@ -820,7 +820,7 @@ async fn judge_a_shutdown_without_a_database(site: &Days, bad: impl AsyncFnOnce(
     let [ann, bob, carol] = ["ann", "bob", "carol"].map(id);
     log_in(site, &manager, &[ann.clone(), bob]).await;
     let login = site.login(&carol).await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
     let user = manager.user(&ann);
@@ -832,7 +832,7 @@ async fn judge_a_shutdown_without_a_database(site: &Days, bad: impl AsyncFnOnce(
     gate.open();
     waiting.await.unwrap().unwrap();
     // The time that is left for a last try passes.
-    let (mut lost, ()) = tokio::join!(manager.shutdown(), async { site.turn(BOUND) });
+    let (mut lost, ()) = tokio::join!(manager.shutdown(), async { site.advance(BOUND) });
     lost.sort();
     assert_eq!(lost, [ann, carol]);
 }

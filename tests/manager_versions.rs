@@ -6,7 +6,7 @@
 #[path = "support/site.rs"]
 mod site;
 
-use hurdlr_oauth2::store::UserKind;
+use hurdlr_oauth2::store::RowKind;
 use hurdlr_oauth2::{ApiVersion, ErrorKind, UserId};
 use site::{HOUR, SECOND, Site, access};
 
@@ -20,12 +20,12 @@ async fn a_v6_token_of_client_credentials_is_granted_anew_when_it_is_due() {
         let mut changes = handle.subscribe();
         let first = access(&handle.token().await.unwrap());
         changes.next().await;
-        site.turn(HOUR * 55 / 60);
+        site.advance(HOUR * 55 / 60);
         assert_eq!(access(&handle.token().await.unwrap()), first, "due, and served");
         changes.next().await;
         let second = access(&handle.token().await.unwrap());
         assert!(second != first && site.fake.is_alive(&second));
-        site.turn(HOUR);
+        site.advance(HOUR);
         assert_ne!(access(&handle.token().await.unwrap()), second, "expired");
         assert_eq!(site.fake.count().grant("client_credentials"), granted + 2);
         assert_eq!(site.refreshes(), 0);
@@ -43,7 +43,7 @@ async fn the_partners_own_token_is_granted_once_for_all_processes() {
     let namesake = one.partner().id().clone();
     let theirs = access(&one.enterprise_user(&namesake).token().await.unwrap());
     assert_ne!(theirs, token);
-    assert!(site.row(UserKind::Partner, &namesake).await.is_some());
+    assert!(site.row(RowKind::Partner, &namesake).await.is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,7 +73,8 @@ async fn users_with_one_id_on_two_versions_are_two_users_of_one_store() {
 
     after.adopt(&ann, new.login(&ann).await).await.unwrap();
     let [one, other] = [before.user(&ann), after.user(&ann)];
-    let tokens = [one.token().await.unwrap().keep(), other.token().await.unwrap().keep()];
+    let tokens =
+        [one.token().await.unwrap().into_shared(), other.token().await.unwrap().into_shared()];
     assert_ne!(access(&tokens[0]), access(&tokens[1]));
     before.user(&ann).forget().await.unwrap();
     tokio::time::sleep(61 * SECOND).await;

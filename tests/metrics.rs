@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{FakeHurdlr, Fault, FaultyStore, StoreCall, StoreFault, TurnedClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault, FaultyStore, ManualClock, StoreCall, StoreFault};
 use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
@@ -36,7 +36,7 @@ fn look_ups_refreshes_and_gauges_are_counted_without_naming_a_user() {
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     metrics::with_local_recorder(&recorder, || {
         runtime.unwrap().block_on(async {
-            let clock = TurnedClock::new();
+            let clock = ManualClock::new();
             let life = Duration::from_secs(3_600);
             let fake = FakeHurdlr::builder().token_life(life).in_memory();
             let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
@@ -66,7 +66,7 @@ fn look_ups_refreshes_and_gauges_are_counted_without_naming_a_user() {
             fake.fault_next(Fault::Delay(Duration::from_secs(1)));
             store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
             let user = manager.enterprise_user(&UserId::new("bob").unwrap());
-            let _ = user.token_within(Duration::from_millis(100)).await;
+            let _ = user.token_timeout(Duration::from_millis(100)).await;
             assert_eq!(recorded(&snapshotter)["hurdlr_waiting_callers{}"], "0");
             user.token().await.unwrap();
             assert_eq!(recorded(&snapshotter)["hurdlr_unsaved_tokens{}"], "1");

@@ -115,7 +115,7 @@ async fn many_processes_fall_due_at_once_and_send_one_refresh(site: Site) {
         let gate = Gate::closed();
         site.fake.clear_requests();
         site.fake.fault_next(Fault::HoldAfter(gate.clone()));
-        site.turn(if is_due { DUE } else { EXPIRED }, &mut processes).await;
+        site.advance(if is_due { DUE } else { EXPIRED }, &mut processes).await;
         for process in &mut processes {
             process.forget_claims();
             process.tell(Order::Read(ann.clone(), CALLERS)).await;
@@ -192,7 +192,7 @@ async fn killed(site: &Site, who: &Who, there: Killed) -> ([Process; 2], [Result
         for process in others.iter_mut().chain([&mut holder]) {
             process.read(who).await.unwrap();
         }
-        site.turn(EXPIRED, others.iter_mut().chain([&mut holder])).await;
+        site.advance(EXPIRED, others.iter_mut().chain([&mut holder])).await;
     }
     match there {
         Killed::At(point) => holder.tell(Order::StopAt(point)).await,
@@ -252,7 +252,7 @@ async fn killed_and_lost(site: Site, there: Killed) {
     let mut late = site.process().await;
     // By the store's clock, which nobody turns, the token still lives.
     assert!(late.read(&ann).await.is_ok());
-    site.turn(EXPIRED, [&mut late]).await;
+    site.advance(EXPIRED, [&mut late]).await;
     assert_eq!(late.read(&ann).await, Err("RotationLost".to_owned()));
     assert_eq!(site.requests(), 1 + REFUSED);
     site.logged_in("ann").await;
@@ -312,7 +312,7 @@ async fn holder_and_peer(site: &Site, who: &Who) -> (Process, Process) {
     for process in [&mut holder, &mut peer] {
         process.read(who).await.unwrap();
     }
-    site.turn(EXPIRED, [&mut holder, &mut peer]).await;
+    site.advance(EXPIRED, [&mut holder, &mut peer]).await;
     (holder, peer)
 }
 
@@ -416,7 +416,7 @@ async fn stopped_before_sending_past_the_lease_a_peer_is_not_disturbed_on_waking
 /// hour or more, and so does the provider's.
 async fn clocks_that_differ_by_an_hour_change_nothing(site: Site) {
     const OLD: u64 = 30 * 60;
-    site.fake.turn_clock(Duration::from_secs(5 * HOUR));
+    site.fake.advance_clock(Duration::from_secs(5 * HOUR));
     // A token that was half an hour old when it came, by the provider's own clock.
     site.fake.reshape(|token| {
         let created_at = token["created_at"].as_u64().unwrap();
@@ -439,7 +439,7 @@ async fn clocks_that_differ_by_an_hour_change_nothing(site: Site) {
     assert_eq!(site.requests(), 0, "it is fresh");
 
     // Due by all of their clocks. While one of them has the lease, all others see that it lives.
-    site.turn(DUE - OLD, &mut processes).await;
+    site.advance(DUE - OLD, &mut processes).await;
     let gate = Gate::closed();
     site.fake.fault_next(Fault::HoldAfter(gate.clone()));
     for process in &mut processes {
@@ -458,7 +458,7 @@ async fn clocks_that_differ_by_an_hour_change_nothing(site: Site) {
 
     // Fresh for long, then expired by all of their clocks.
     for (seconds, requests) in [(OLD, 1), (EXPIRED - OLD, 2)] {
-        site.turn(seconds, &mut processes).await;
+        site.advance(seconds, &mut processes).await;
         for process in &mut processes {
             process.tell(Order::Read(ann.clone(), 1)).await;
         }
@@ -506,7 +506,7 @@ async fn many_replicas_that_import_the_same_table_replace_nothing(site: Site) {
         }
         assert_eq!(site.requests(), 0, "boot {boot}");
         if boot == 0 {
-            site.turn(EXPIRED, &mut replicas).await;
+            site.advance(EXPIRED, &mut replicas).await;
             for (id, _) in &table {
                 replicas[0].read(&Who::Login(id.clone())).await.unwrap();
             }
@@ -562,7 +562,7 @@ async fn a_disconnect_in_another_process_is_known_within_the_bound(site: Site) {
 async fn a_refresh_in_another_process_is_known_within_the_bound(site: Site) {
     let (ann, mut here, mut elsewhere, old) = two_readers(&site).await;
     // There an hour passes, and here it does not.
-    site.turn(EXPIRED, [&mut elsewhere]).await;
+    site.advance(EXPIRED, [&mut elsewhere]).await;
     let new = elsewhere.read(&ann).await.unwrap().access_token;
     assert_ne!(new, old);
     assert_eq!(change_within_the_bound(&mut here, &ann).await, "Token");

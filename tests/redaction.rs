@@ -65,7 +65,7 @@ impl Watched {
 
     fn builder(&self) -> HurdlrBuilder {
         support::of(&self.fake)
-            .retry(RetryPolicy::default().first_backoff(Duration::ZERO))
+            .retry(RetryPolicy::default().initial_backoff(Duration::ZERO))
             .request_timeout(Duration::from_secs(2))
     }
 

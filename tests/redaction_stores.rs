@@ -16,7 +16,7 @@ use std::time::Duration;
 use hurdlr_oauth2::manager::RefreshPolicy;
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretSlice};
 use hurdlr_oauth2::store::{
-    KeyRing, PostgresStore, Sealed, SealingKey, SqliteStore, TokenStore, UserKind,
+    KeyRing, PostgresStore, RowKind, Sealed, SealingKey, SqliteStore, TokenStore,
 };
 use hurdlr_oauth2::{TokenManager, UserId};
 use logged::Log;
@@ -42,25 +42,25 @@ fn shapes(secret: &[u8]) -> [String; 3] {
 async fn used(store: impl TokenStore + Clone, fail: impl AsyncFnOnce()) -> (Vec<Vec<u8>>, String) {
     let site = Site::on(store.clone());
     let pause = Duration::from_millis(20);
-    let policy = RefreshPolicy::default().first_backoff(pause).longest_backoff(pause);
+    let policy = RefreshPolicy::default().initial_backoff(pause).max_backoff(pause);
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone());
     let manager = manager.refresh_policy(policy).build().unwrap();
     let user = UserId::new(USER).unwrap();
     let login = site.login(&user).await;
     let mut secrets = vec![access(&login), refresh(&login)];
     manager.adopt(&user, login).await.unwrap();
-    site.turn(HOUR);
+    site.advance(HOUR);
     let ann = manager.user(&user);
     let token = ann.token().await.unwrap();
     secrets.extend([access(&token), refresh(&token)]);
     drop(token);
-    let payload = site.row(UserKind::Login, &user).await.unwrap().token.unwrap().payload;
+    let payload = site.row(RowKind::Login, &user).await.unwrap().token.unwrap().payload;
     let mut secrets: Vec<_> = secrets.into_iter().map(String::into_bytes).collect();
     // Any part of it would be too much.
     secrets.extend(payload.expose_secret().chunks_exact(16).map(<[u8]>::to_vec));
     let walk = manager.keep_alive(HOUR);
     fail().await;
-    site.turn(HOUR);
+    site.advance(HOUR);
     let error = everything_said(&ann.token().await.unwrap_err());
     walk.stop().await;
     (secrets, format!("{error} {store:?} {manager:?} {ann:?}"))

@@ -91,7 +91,7 @@ async fn failing(grant: Grant, fault: Fault) -> (Error, u64) {
     let (builder, clock) = support::in_memory(&fake);
     let hurdlr = builder
         .request_timeout(2 * SECOND)
-        .retry(RetryPolicy::default().total_time(600 * SECOND))
+        .retry(RetryPolicy::default().total_timeout(600 * SECOND))
         .build()
         .unwrap();
     let prepared = grant.prepare(&fake, &hurdlr).await;
@@ -320,8 +320,8 @@ async fn an_expired_access_token_does_not_keep_its_refresh_token_from_working() 
     let hurdlr = builder.build().unwrap();
     let token = logged_in(&fake, &hurdlr).await;
     fake.clear_requests();
-    fake.turn_clock(91 * 86_400 * SECOND);
-    clock.turn(91 * 86_400 * SECOND);
+    fake.advance_clock(91 * 86_400 * SECOND);
+    clock.advance(91 * 86_400 * SECOND);
     assert!(token.is_expired());
     let newer = hurdlr.refresh(&token).await.unwrap();
     assert!(!newer.is_expired());
@@ -364,7 +364,7 @@ async fn a_pause_named_in_seconds_is_kept() {
 async fn a_pause_named_as_a_date_is_of_the_providers_clock_and_not_of_ours() {
     let fake = FakeHurdlr::in_memory();
     for wrong_by in [0, 365 * 86_400] {
-        let clock = support::TurnedClock::at(fake.now() - wrong_by * SECOND);
+        let clock = support::ManualClock::at(fake.now() - wrong_by * SECOND);
         let hurdlr = support::of(&fake)
             .clock(clock.clone())
             .http_client(fake.http_client())
@@ -425,7 +425,7 @@ async fn no_call_lasts_longer_than_its_total_time() {
         for grant in GRANTS {
             let fake = FakeHurdlr::in_memory();
             let (builder, _) = support::in_memory(&fake);
-            let policy = RetryPolicy::default().max_attempts(attempts).total_time(10 * SECOND);
+            let policy = RetryPolicy::default().max_attempts(attempts).total_timeout(10 * SECOND);
             let hurdlr = builder.retry(policy).build().unwrap();
             let prepared = grant.prepare(&fake, &hurdlr).await;
             let plan = fault.clone();

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
-    Bound, Claim, KeyRing, MemoryStore, Put, Realm, ResealOutcome, Row, SealProblem, Sealed,
-    SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, UserKind, Version,
+    Bound, Claim, KeyRing, MemoryStore, OpenError, Put, Realm, ResealOutcome, Row, RowKind, Sealed,
+    SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
 };
 use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, Hurdlr, TokenManager, UserId};
@@ -35,7 +35,7 @@ fn realm() -> Arc<Realm> {
 }
 
 fn user(subject: &str) -> StoreKey {
-    StoreKey::new(realm(), UserKind::Login, UserId::new(subject).unwrap())
+    StoreKey::new(realm(), RowKind::Login, UserId::new(subject).unwrap())
 }
 
 fn at(revision: u64) -> Version {
@@ -66,15 +66,15 @@ async fn payload(store: &impl TokenStore, key: &StoreKey) -> Vec<u8> {
     row(store, key).await.token.unwrap().payload.expose_secret().clone()
 }
 
-fn problem_of(error: &Error) -> SealProblem {
+fn problem_of(error: &Error) -> OpenError {
     assert_eq!(error.kind(), ErrorKind::Store, "{error}");
     assert!(!error.is_temporary(), "nothing gets better by itself");
-    let problem = *error.source().unwrap().downcast_ref::<SealProblem>().unwrap();
+    let problem = *error.source().unwrap().downcast_ref::<OpenError>().unwrap();
     assert!(error.to_string().contains(&problem.to_string()), "the text says which: {error}");
     problem
 }
 
-async fn problem(store: &impl TokenStore, key: &StoreKey) -> SealProblem {
+async fn problem(store: &impl TokenStore, key: &StoreKey) -> OpenError {
     problem_of(&try_read(store, key).await.unwrap_err())
 }
 
@@ -130,12 +130,12 @@ async fn a_value_moved_to_another_row_is_refused_and_says_what_it_was_sealed_for
     let realm = |version, environment: &str, client: &str| {
         Arc::new(Realm::new(version, environment, client))
     };
-    let (environment, login) = ("https://api.example.com/", UserKind::Login);
+    let (environment, login) = ("https://api.example.com/", RowKind::Login);
     let id = ann.subject().clone();
     for (other, bound) in [
         (user("bob"), Bound::User),
         (user("ann "), Bound::User),
-        (StoreKey::new(ann.realm().clone(), UserKind::Enterprise, id.clone()), Bound::Kind),
+        (StoreKey::new(ann.realm().clone(), RowKind::Enterprise, id.clone()), Bound::Kind),
         (
             StoreKey::new(realm(ApiVersion::V5, environment, "client"), login, id.clone()),
             Bound::ApiVersion,
@@ -160,7 +160,7 @@ async fn a_value_moved_to_another_row_is_refused_and_says_what_it_was_sealed_for
     ] {
         let moved = token(sealed_payload.as_slice());
         assert!(inner.put(&other, 7, moved, Put::Replace).await.unwrap());
-        assert_eq!(problem(&sealed, &other).await, SealProblem::Moved(bound), "{other:?}");
+        assert_eq!(problem(&sealed, &other).await, OpenError::Moved(bound), "{other:?}");
     }
     let error = try_read(&sealed, &user("bob")).await.unwrap_err();
     assert!(!format!("{error:?} {error}").contains("bob"), "{error:?}");
@@ -176,10 +176,10 @@ async fn a_value_put_under_another_revision_or_stay_is_refused_and_says_so() {
     assert!(sealed.save(&ann, at(1), token("two")).await.unwrap());
     assert!(inner.save(&ann, at(2), token(first.as_slice())).await.unwrap());
     let bound = Bound::Revision { sealed: 1, row: 3 };
-    assert_eq!(problem(&sealed, &ann).await, SealProblem::Moved(bound));
+    assert_eq!(problem(&sealed, &ann).await, OpenError::Moved(bound));
 
     assert!(inner.put(&ann, 8, token(first), Put::Replace).await.unwrap());
-    assert_eq!(problem(&sealed, &ann).await, SealProblem::Moved(Bound::Incarnation));
+    assert_eq!(problem(&sealed, &ann).await, OpenError::Moved(Bound::Incarnation));
 }
 
 #[tokio::test]
@@ -200,8 +200,8 @@ async fn a_row_sealed_with_a_key_that_is_not_in_the_ring_names_the_key() {
     let inner = MemoryStore::new();
     let ann = user("ann");
     put(&Sealed::new(inner.clone(), ring(1)), &ann, "one").await;
-    let other = Sealed::new(inner.clone(), KeyRing::new(key(2)).and_opens(key(3)));
-    assert_eq!(problem(&other, &ann).await, SealProblem::UnknownKey(key(1).id()));
+    let other = Sealed::new(inner.clone(), KeyRing::new(key(2)).with_opening_key(key(3)));
+    assert_eq!(problem(&other, &ann).await, OpenError::UnknownKey(key(1).id()));
     let error = try_read(&other, &ann).await.unwrap_err();
     assert!(error.to_string().contains(&key(1).id().to_string()), "{error}");
 }
@@ -219,23 +219,23 @@ async fn what_was_cut_or_never_sealed_or_sealed_otherwise_says_so() {
         problem(&sealed, &ann).await
     };
     for length in 1..whole.len() {
-        assert_eq!(lay(&whole[..length]).await, SealProblem::Cut, "{length} bytes");
+        assert_eq!(lay(&whole[..length]).await, OpenError::Cut, "{length} bytes");
     }
-    assert_eq!(lay(&[&whole[..], b"x"].concat()).await, SealProblem::Cut);
-    assert_eq!(lay(b"").await, SealProblem::NotSealed);
-    assert_eq!(lay(br#"{"access_token":"a"}"#).await, SealProblem::NotSealed);
-    assert_eq!(lay(&[&[2], &whole[1..]].concat()).await, SealProblem::UnknownFormat(2));
+    assert_eq!(lay(&[&whole[..], b"x"].concat()).await, OpenError::Cut);
+    assert_eq!(lay(b"").await, OpenError::NotSealed);
+    assert_eq!(lay(br#"{"access_token":"a"}"#).await, OpenError::NotSealed);
+    assert_eq!(lay(&[&[2], &whole[1..]].concat()).await, OpenError::UnknownFormat(2));
     let mut changed = whole.clone();
     *changed.last_mut().unwrap() ^= 1;
-    assert_eq!(lay(&changed).await, SealProblem::Changed);
+    assert_eq!(lay(&changed).await, OpenError::Changed);
     // What it says of itself is believed only when it is proven.
     let mut renamed = whole.clone();
     let place = whole.windows(3).position(|window| window == b"ann").unwrap();
     renamed[place..place + 3].copy_from_slice(b"bob");
-    assert_eq!(lay(&renamed).await, SealProblem::Changed);
+    assert_eq!(lay(&renamed).await, OpenError::Changed);
     inner.forget(&user("bob")).await.unwrap();
     put(&inner, &user("bob"), renamed).await;
-    assert_eq!(problem(&sealed, &user("bob")).await, SealProblem::Changed);
+    assert_eq!(problem(&sealed, &user("bob")).await, OpenError::Changed);
 }
 
 fn run<F: Future>(test: F) -> F::Output {
@@ -243,7 +243,7 @@ fn run<F: Future>(test: F) -> F::Output {
 }
 
 fn any_key() -> impl Strategy<Value = StoreKey> {
-    let kinds = prop_oneof![Just(UserKind::Login), Just(UserKind::Enterprise)];
+    let kinds = prop_oneof![Just(RowKind::Login), Just(RowKind::Enterprise)];
     let versions = prop_oneof![Just(ApiVersion::V4), Just(ApiVersion::V5)];
     (versions, ".{0,40}", ".{0,40}", kinds, "\\PC{1,60}").prop_filter_map(
         "an id",
@@ -321,11 +321,11 @@ async fn a_key_is_changed_under_a_running_fleet_step_by_step() {
         put(&old, key, "one").await;
     }
     // 1. All open both, and still seal with the old one.
-    let both = Sealed::new(inner.clone(), KeyRing::new(key(1)).and_opens(key(2)));
+    let both = Sealed::new(inner.clone(), KeyRing::new(key(1)).with_opening_key(key(2)));
     assert!(both.save(&ann, at(1), token("two")).await.unwrap());
     assert_eq!(payload(&old, &ann).await, b"two", "who has not heard of it yet reads on");
     // 2. The new one seals; those of step 1 can read it.
-    let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).and_opens(key(1)));
+    let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).with_opening_key(key(1)));
     assert_eq!(payload(&new, &ann).await, b"two", "old rows are read with their key");
     assert!(new.save(&ann, at(2), token("three")).await.unwrap());
     assert_eq!(payload(&both, &ann).await, b"three");
@@ -364,7 +364,7 @@ async fn a_reseal_while_a_refresh_is_in_flight_does_not_cost_it_its_save() {
     put(&old, &ann, "one").await;
     assert!(claimed(&old, &ann, 1).await);
 
-    let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).and_opens(key(1)));
+    let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).with_opening_key(key(1)));
     let row_resealed = new.reseal(realm()).next().await.unwrap().unwrap();
     assert!(matches!(row_resealed.outcome, ResealOutcome::Resealed));
     let leased = row(&new, &ann).await;
@@ -395,7 +395,7 @@ async fn a_reseal_that_comes_after_a_save_leaves_what_was_saved() {
         }
         None
     });
-    let new = Sealed::new(faulty, KeyRing::new(key(2)).and_opens(key(1)));
+    let new = Sealed::new(faulty, KeyRing::new(key(2)).with_opening_key(key(1)));
     let mut walk = new.reseal(realm());
     let row = walk.next().await.unwrap().unwrap();
     assert!(matches!(row.outcome, ResealOutcome::Overtaken), "{row:?}");
@@ -434,7 +434,7 @@ async fn a_reseal_goes_on_where_the_store_failed() {
             _ => None,
         }
     });
-    let new = Sealed::new(faulty, KeyRing::new(key(2)).and_opens(key(1)));
+    let new = Sealed::new(faulty, KeyRing::new(key(2)).with_opening_key(key(1)));
     let mut walk = new.reseal(realm());
     let (mut met, mut failed) = (Vec::new(), 0);
     while let Some(row) = walk.next().await {
@@ -458,7 +458,7 @@ async fn a_reseal_goes_on_where_the_store_failed() {
 async fn a_reseal_goes_on_from_where_another_ended() {
     let inner = MemoryStore::new();
     let users = many_under_the_old_key(&inner).await;
-    let new = Sealed::new(inner, KeyRing::new(key(2)).and_opens(key(1)));
+    let new = Sealed::new(inner, KeyRing::new(key(2)).with_opening_key(key(1)));
     let mut walk = new.reseal(realm());
     let mut last = None;
     for _ in 0..120 {
@@ -480,7 +480,7 @@ async fn a_reseal_passes_by_what_cannot_be_opened_and_counts_it() {
     put(&Sealed::new(inner.clone(), ring(1)), &ann, "one").await;
     put(&Sealed::new(inner.clone(), ring(5)), &bob, "one").await;
     put(&inner, &eve, "{}").await;
-    let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).and_opens(key(1)));
+    let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).with_opening_key(key(1)));
     let mut walk = new.reseal(realm());
     let mut problems = Vec::new();
     while let Some(row) = walk.next().await {
@@ -488,12 +488,12 @@ async fn a_reseal_passes_by_what_cannot_be_opened_and_counts_it() {
             problems.push(problem_of(&error));
         }
     }
-    assert_eq!(problems, [SealProblem::UnknownKey(key(5).id()), SealProblem::NotSealed]);
+    assert_eq!(problems, [OpenError::UnknownKey(key(5).id()), OpenError::NotSealed]);
     assert_eq!((walk.current(), walk.left()), (1, 2));
     assert_eq!(payload(&inner, &eve).await, b"{}", "it is left as it is");
 
     // Moving from plaintext, for those who say so.
-    let mut walk = new.reseal(realm()).plaintext_too();
+    let mut walk = new.reseal(realm()).include_plaintext();
     while walk.next().await.is_some() {}
     assert_eq!((walk.current(), walk.left()), (2, 1));
     assert_eq!(payload(&new, &eve).await, b"{}");
@@ -517,8 +517,8 @@ async fn hashed_user_ids_are_in_no_part_of_a_row_and_come_back_as_they_were() {
     assert_eq!(sealed.scan(&realm(), None, 5).await.unwrap()[0].0, ann);
 
     // The hash does not change with the sealing key.
-    let new =
-        Sealed::new(inner.clone(), KeyRing::new(key(2)).and_opens(key(1))).hash_users(hash_key());
+    let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).with_opening_key(key(1)))
+        .hash_users(hash_key());
     let met = new.reseal(realm()).next().await.unwrap().unwrap();
     assert_eq!(met.key, stored, "a walk says nothing that the table does not");
     let only = Sealed::new(inner, ring(2)).hash_users(hash_key());
@@ -535,7 +535,7 @@ async fn a_hash_is_never_taken_for_a_user_id() {
     // provider for them.
     let plain = Sealed::new(inner.clone(), ring(1));
     let due = plain.due(&realm(), 5).await.unwrap();
-    assert_eq!(problem(&plain, &due[0]).await, SealProblem::OtherUserHash);
+    assert_eq!(problem(&plain, &due[0]).await, OpenError::OtherUserHash);
     let other = UserHashKey::from_bytes(&SecretSlice::from(vec![8; 32])).unwrap();
     let other = Sealed::new(inner, ring(1)).hash_users(other);
     assert!(try_read(&other, &user("ann")).await.unwrap().is_none());
@@ -589,7 +589,7 @@ async fn a_living_token_is_served_and_nothing_overwritten_where_its_row_cannot_b
     let ann = manager.enterprise_user(&id);
     ann.token().await.unwrap();
 
-    let key = StoreKey::new(Arc::new(hurdlr().realm()), UserKind::Enterprise, id.clone());
+    let key = StoreKey::new(Arc::new(hurdlr().realm()), RowKind::Enterprise, id.clone());
     let found = row(&inner, &key).await;
     let old = found.token.unwrap().payload;
     let mut damaged = old.expose_secret().clone();
@@ -655,7 +655,7 @@ async fn no_debug_shows_a_key_or_a_token() {
     let text = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMiEhISE=";
     let key = SealingKey::from_base64(&text.into()).unwrap();
     let hash = UserHashKey::from_base64(&text.into()).unwrap();
-    let ring = KeyRing::new(key.clone()).and_opens(key.clone());
+    let ring = KeyRing::new(key.clone()).with_opening_key(key.clone());
     let sealed = Sealed::new(MemoryStore::new(), ring.clone()).hash_users(hash.clone());
     put(&sealed, &user("ann"), "hunter2").await;
     let found = row(&sealed, &user("ann")).await;

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, PostgresStore, Put, Realm, Release, Row, SqliteStore, StoreKey, StoredToken, TokenStore,
-    UserKind, Version,
+    Claim, PostgresStore, Put, Realm, Release, Row, RowKind, SqliteStore, StoreKey, StoredToken,
+    TokenStore, Version,
 };
 use hurdlr_oauth2::testing::store_contract;
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, UserId};
@@ -63,7 +63,7 @@ async fn run(pool: &PgPool, sql: impl Into<String>) {
 fn key(subject: &str) -> StoreKey {
     let realm = Realm::new(ApiVersion::V4, "https://store.example.com", "client");
     let subject = UserId::new(subject).unwrap();
-    StoreKey::new(Arc::new(realm), UserKind::Login, subject)
+    StoreKey::new(Arc::new(realm), RowKind::Login, subject)
 }
 
 fn token() -> StoredToken {

@@ -14,15 +14,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::testing::{FakeHurdlr, Rotation};
 use hurdlr_oauth2::{Hurdlr, Token};
-use support::{RawServer, Reply, TurnedClock};
+use support::{ManualClock, RawServer, Reply};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
 /// What the reference's example lives: 7,776,000 seconds.
 const LIFE: Duration = Duration::from_secs(90 * 86_400);
 
-fn client_at(fake: &FakeHurdlr, wall: SystemTime) -> (Hurdlr, TurnedClock) {
-    let clock = TurnedClock::at(wall);
+fn client_at(fake: &FakeHurdlr, wall: SystemTime) -> (Hurdlr, ManualClock) {
+    let clock = ManualClock::at(wall);
     let hurdlr =
         support::of(fake).clock(clock.clone()).http_client(fake.http_client()).build().unwrap();
     (hurdlr, clock)
@@ -50,10 +50,10 @@ async fn a_token_ends_by_the_span_it_was_issued_for() {
     let fake = FakeHurdlr::in_memory();
     let (hurdlr, clock) = client_at(&fake, fake.now() - DAY);
     let token = granted(&hurdlr).await;
-    clock.turn(Duration::from_secs(7_775_999));
+    clock.advance(Duration::from_secs(7_775_999));
     assert_eq!(token.remaining(), Some(SECOND));
     assert!(!token.is_expired());
-    clock.turn(SECOND);
+    clock.advance(SECOND);
     assert!(token.is_expired());
     assert_eq!(token.remaining(), Some(Duration::ZERO));
 }
@@ -65,7 +65,7 @@ async fn a_token_that_is_handed_out_again_has_its_age() {
         let (hurdlr, _) = client_at(&fake, fake.now() - wrong_by);
         let login = granted(&hurdlr).await;
         let first = hurdlr.refresh(&login).await.unwrap();
-        fake.turn_clock(10 * DAY);
+        fake.advance_clock(10 * DAY);
         let again = hurdlr.refresh(&login).await.unwrap();
         assert_eq!(first.access_token().expose_secret(), again.access_token().expose_secret());
         assert_eq!(again.age(), 10 * DAY);
@@ -119,7 +119,7 @@ async fn a_life_nobody_can_know_never_counts_as_over() {
         let sent = expires_in.clone();
         fake.reshape(move |answer| drop(answer.insert("expires_in".into(), sent.clone())));
         let token = granted(&hurdlr).await;
-        clock.turn(3_650 * DAY);
+        clock.advance(3_650 * DAY);
         assert_eq!((token.expires_in(), token.remaining()), (None, None));
         assert!(!token.is_expired(), "{expires_in}");
     }
@@ -176,8 +176,8 @@ async fn without_a_date_that_can_be_read_a_token_is_brand_new() {
 struct StoppedClock;
 
 impl hurdlr_oauth2::Clock for StoppedClock {
-    fn now(&self) -> hurdlr_oauth2::Moment {
-        hurdlr_oauth2::Moment::new(Duration::ZERO, UNIX_EPOCH)
+    fn now(&self) -> hurdlr_oauth2::Timestamp {
+        hurdlr_oauth2::Timestamp::new(Duration::ZERO, UNIX_EPOCH)
     }
 
     fn sleep(&self, _: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -197,7 +197,7 @@ async fn an_imported_token_is_as_old_as_the_local_clock_says() {
         let (hurdlr, clock) = client_at(&FakeHurdlr::in_memory(), now);
         let token = hurdlr.import(include_str!("fixtures/v4_token.json")).unwrap();
         assert_eq!(token.age(), age);
-        clock.turn(DAY);
+        clock.advance(DAY);
         assert_eq!(token.age(), age + DAY);
     }
 }

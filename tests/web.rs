@@ -121,7 +121,7 @@ async fn of_more_than_four_logins_the_oldest_is_dropped() {
     let mut callbacks = Vec::new();
     for _ in 0..6 {
         callbacks.push(ann.begin(&app, "ann").await);
-        app.site.clock.turn(Duration::from_secs(1));
+        app.site.clock.advance(Duration::from_secs(1));
         assert!(ann.cookies.len() <= 4);
     }
     for (number, callback) in callbacks.iter().enumerate() {
@@ -428,7 +428,7 @@ async fn a_login_left_for_too_long_is_over() {
         let app = App::new();
         let mut ann = Browser::of("ann");
         let callback = ann.begin(&app, "ann").await;
-        app.site.clock.turn(minutes * MINUTE);
+        app.site.clock.advance(minutes * MINUTE);
         ann.get(&app, &callback).await;
         assert_eq!(app.failures().first().map(String::as_str), reason);
         assert_eq!(app.site.fake.count().total(), u64::from(reason.is_none()));

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hurdlr_oauth2::manager::{Change, Changes, RefreshPolicy, UserHandle};
+use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent, TokenEvents, UserHandle};
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::store::{PostgresStore, SqliteStore, StoreKey, TokenStore, UserKind};
+use hurdlr_oauth2::store::{PostgresStore, RowKind, SqliteStore, StoreKey, TokenStore};
 use hurdlr_oauth2::{Hurdlr, Token, TokenManager, UserId};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -161,12 +161,12 @@ async fn statements_sent(server: &Server, provider: &Provider, size: Size) -> Ou
 /// One whose users are always due: read, they are served and refreshed in the background.
 fn manager(hurdlr: &Hurdlr, store: impl TokenStore) -> Outcome<TokenManager> {
     let policy = RefreshPolicy::default()
-        .share(f64::MIN_POSITIVE)
-        .spread(0.0)
+        .refresh_fraction(f64::MIN_POSITIVE)
+        .refresh_jitter(0.0)
         // Otherwise so short a life would be refreshed once a second at most.
-        .first_backoff(Duration::from_millis(1));
+        .initial_backoff(Duration::from_millis(1));
     let manager = TokenManager::builder(hurdlr.clone(), store)
-        .requests_at_once(AT_ONCE)
+        .max_concurrent_refreshes(AT_ONCE)
         .refresh_policy(policy);
     Ok(manager.build()?)
 }
@@ -214,7 +214,7 @@ impl<U: Refresh> Fleet<U> {
 
 struct Managed {
     handle: UserHandle,
-    changes: Changes,
+    changes: TokenEvents,
 }
 
 impl Managed {
@@ -230,7 +230,7 @@ impl Refresh for Managed {
     async fn refresh(&mut self) -> Outcome {
         self.handle.token().await?;
         match self.changes.next().await {
-            Change::Token => Ok(()),
+            TokenEvent::NewToken => Ok(()),
             other => Err(format!("a refresh ended with {other:?}").into()),
         }
     }
@@ -262,7 +262,7 @@ async fn bare_user(
         "login".to_owned(),
         user.as_str().to_owned(),
     ];
-    let row = StoreKey::new(realm, UserKind::Login, user.clone());
+    let row = StoreKey::new(realm, RowKind::Login, user.clone());
     let row = store.read(&[row]).await?.pop().flatten().ok_or("no row")?;
     Ok(BareUser { shared: Arc::clone(shared), key, version: row.version, token: answer })
 }

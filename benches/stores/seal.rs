@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::{SecretBox, SecretString};
 use hurdlr_oauth2::store::{
-    KeyRing, MemoryStore, PostgresStore, Put, Realm, Sealed, SealingKey, StoreKey, StoredToken,
-    TokenStore, UserKind, Version,
+    KeyRing, MemoryStore, PostgresStore, Put, Realm, RowKind, Sealed, SealingKey, StoreKey,
+    StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::{ApiVersion, UserId};
 
@@ -90,7 +90,7 @@ struct Saved<S> {
 impl<S: TokenStore> Saved<S> {
     async fn new(store: S, user: &str) -> Outcome<Self> {
         let realm = Realm::new(ApiVersion::V4, "https://sandbox.hurdlr.com/", "client-id");
-        let key = StoreKey::new(Arc::new(realm), UserKind::Login, UserId::new(user)?);
+        let key = StoreKey::new(Arc::new(realm), RowKind::Login, UserId::new(user)?);
         let version = Version { incarnation: 1, revision: 1 };
         store.put(&key, version.incarnation, token(), Put::Replace).await?;
         Ok(Self { store, key, version })

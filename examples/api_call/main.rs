@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{FakeHurdlr, TurnedClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
 use hurdlr_oauth2::{CallPolicy, Hurdlr, TokenManager, UserId, reqwest};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -39,7 +39,7 @@ this machine. Tokens are shown by name, as <access token 1>."
     );
     let fake = FakeHurdlr::builder().token_life(HOUR).start().await?;
     let (api, api_url) = Api::start(&fake).await?;
-    let clock = TurnedClock::new();
+    let clock = ManualClock::new();
     let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
         .environment(fake.base_url())
         .clock(clock.clone())
@@ -80,7 +80,7 @@ this machine. Tokens are shown by name, as <access token 1>."
 struct World {
     fake: FakeHurdlr,
     api: Api,
-    clock: TurnedClock,
+    clock: ManualClock,
 }
 
 impl World {
@@ -92,8 +92,8 @@ impl World {
         println!(
             "\n  The provider ends that token before its time. The app calls, and knows of nothing."
         );
-        self.fake.turn_clock(HOUR);
-        self.clock.turn(2 * Duration::from_secs(60));
+        self.fake.advance_clock(HOUR);
+        self.clock.advance(2 * Duration::from_secs(60));
         self.fake.clear_requests();
         app_got(call().await?);
         println!("    Tokens asked for: {}.", self.fake.count().total());

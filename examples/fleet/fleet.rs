@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::store::{StoreKey, TokenStore, UserKind, Version};
+use hurdlr_oauth2::store::{RowKind, StoreKey, TokenStore, Version};
 use hurdlr_oauth2::testing::{
     FakeHurdlr, Fault, Gate, Outcome as Answered, RecordedRequest, Rotation,
 };
@@ -64,8 +64,7 @@ impl Fleet {
             .collect::<Result<_, _>>()?;
         let realm = Arc::new(manager.hurdlr().realm());
         let keys = people.iter();
-        let keys =
-            keys.map(|user| StoreKey::new(Arc::clone(&realm), UserKind::Login, user.clone()));
+        let keys = keys.map(|user| StoreKey::new(Arc::clone(&realm), RowKind::Login, user.clone()));
         let keys = keys.collect();
         Ok(Self { fake, manager, store, store_url: store_url.to_owned(), people, keys })
     }

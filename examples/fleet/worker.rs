@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hurdlr_oauth2::manager::{Change, RefreshPolicy, UserHandle};
+use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent, UserHandle};
 use hurdlr_oauth2::{Error, Hurdlr, TokenManager, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -44,11 +44,11 @@ pub(crate) enum News {
 /// process that dies: its lease ends before the token does.
 pub(crate) fn policy() -> RefreshPolicy {
     RefreshPolicy::default()
-        .share(0.4)
-        .spread(0.1)
-        .deadline(Duration::from_millis(1_500))
+        .refresh_fraction(0.4)
+        .refresh_jitter(0.1)
+        .refresh_timeout(Duration::from_millis(1_500))
         .lease(Duration::from_secs(2))
-        .first_backoff(Duration::from_millis(300))
+        .initial_backoff(Duration::from_millis(300))
 }
 
 /// Works until its standard input is closed.
@@ -105,11 +105,11 @@ async fn watch(user: UserHandle) {
     let mut is_first = true;
     loop {
         match changes.next().await {
-            Change::Token if is_first => is_first = false,
-            Change::Token => tell(&News::Token),
-            over @ (Change::LoginRequired | Change::RotationLost) => tell(&News::Lost {
+            TokenEvent::NewToken if is_first => is_first = false,
+            TokenEvent::NewToken => tell(&News::Token),
+            over @ (TokenEvent::LoginRequired | TokenEvent::RotationLost) => tell(&News::Lost {
                 user: user.id().as_str().to_owned(),
-                rotation_lost: over == Change::RotationLost,
+                rotation_lost: over == TokenEvent::RotationLost,
             }),
             _ => {}
         }

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 use std::{env, io};
 
-use hurdlr_oauth2::testing::{FakeHurdlr, Fault, TurnedClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault, ManualClock};
 use hurdlr_oauth2::{ErrorKind, Hurdlr, HurdlrBuilder, Token, UserId};
 use secrecy::ExposeSecret;
 
@@ -66,7 +66,7 @@ The three grants, with FakeHurdlr: a provider inside this program. Nothing
 leaves this machine. Secrets are shown by name, as <access token 1>."
     );
     let fake = FakeHurdlr::start().await?;
-    let clock = TurnedClock::new();
+    let clock = ManualClock::new();
     let narrator = Narrator::new(&fake.base_url())?;
     let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
         .environment(fake.base_url())
@@ -103,14 +103,14 @@ enum Person {
 /// A provider, and the clock of the app that uses it.
 struct World {
     fake: FakeHurdlr,
-    clock: TurnedClock,
+    clock: ManualClock,
 }
 
 impl World {
     /// Time passes, for both.
-    fn turn(&self, by: Duration) {
-        self.fake.turn_clock(by);
-        self.clock.turn(by);
+    fn advance(&self, by: Duration) {
+        self.fake.advance_clock(by);
+        self.clock.advance(by);
     }
 }
 
@@ -169,7 +169,7 @@ impl Story {
         }
         if let Person::Played(world) = &self.person {
             println!("\n  80 days later:");
-            world.turn(80 * DAY);
+            world.advance(80 * DAY);
         }
         let newer = self.hurdlr.refresh(&token).await?;
         show_life(&newer);
@@ -253,8 +253,8 @@ async fn with_the_providers_examples() -> Outcome {
     );
     let fake = FakeHurdlr::start().await?;
     let evening = httpdate::parse_http_date("Wed, 02 Sep 2020 20:00:00 GMT")?;
-    let clock = TurnedClock::new();
-    clock.turn_wall_back(SystemTime::now().duration_since(evening)?);
+    let clock = ManualClock::new();
+    clock.set_wall_back(SystemTime::now().duration_since(evening)?);
     let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
         .environment(fake.base_url())
         .http_client(Narrator::new(&fake.base_url())?)

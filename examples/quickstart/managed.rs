@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hurdlr_oauth2::manager::{LentToken, UserHandle};
+use hurdlr_oauth2::manager::{TokenGuard, UserHandle};
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{Fault, Gate};
 use hurdlr_oauth2::{Hurdlr, Token, TokenManager, UserId};
@@ -42,7 +42,7 @@ pub(crate) async fn through_its_life(
     let gate = Gate::closed();
     world.fake.fault_next(Fault::Hold(gate.clone()));
     let mut changes = ann.subscribe();
-    world.turn(80 * DAY);
+    world.advance(80 * DAY);
     let answers = ask(&ann, narrator).await?;
     world.fake.arrived(1).await;
     show(&answers);
@@ -54,7 +54,7 @@ pub(crate) async fn through_its_life(
     show(&ask(&ann, narrator).await?);
 
     println!("\n  EXPIRED: nobody asks for 90 days, then {CALLERS} callers do.");
-    world.turn(90 * DAY);
+    world.advance(90 * DAY);
     let answers = ask(&ann, narrator).await?;
     show(&answers);
     println!("  They all waited for the same answer.");
@@ -93,7 +93,7 @@ async fn ask(user: &UserHandle, narrator: &Narrator) -> Outcome<BTreeMap<String,
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let user = user.clone();
-        callers.spawn(async move { user.token().await.map(LentToken::keep) });
+        callers.spawn(async move { user.token().await.map(TokenGuard::into_shared) });
     }
     let mut answers = BTreeMap::new();
     while let Some(answer) = callers.join_next().await {

@@ -31,7 +31,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hurdlr_oauth2::secrecy::SecretSlice;
 use hurdlr_oauth2::store::{KeyRing, Sealed, SealingKey, SqliteStore};
-use hurdlr_oauth2::testing::{FakeHurdlr, TurnedClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
 use hurdlr_oauth2::{Hurdlr, TokenManager};
 use site::{Provider, Site};
 use tokio::net::TcpListener;
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let resource_url = resource_url.map(|url| url.parse()).transpose()?;
         (Hurdlr::from_env()?, Provider::Real { resource_url })
     } else {
-        let (fake, clock) = (FakeHurdlr::start().await?, TurnedClock::new());
+        let (fake, clock) = (FakeHurdlr::start().await?, ManualClock::new());
         let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
             .environment(fake.base_url())
             .authorize_url(fake.authorize_url())

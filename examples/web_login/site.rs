@@ -14,7 +14,7 @@ use axum::{Router, middleware};
 use axum_extra::extract::PrivateCookieJar;
 use axum_extra::extract::cookie::{Cookie, Key, SameSite};
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretSlice};
-use hurdlr_oauth2::testing::{FakeHurdlr, TurnedClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
 use hurdlr_oauth2::web::{LoginConfig, login_routes};
 use hurdlr_oauth2::{Clock, TokenManager, UserId};
 use reqwest::header::AUTHORIZATION;
@@ -31,7 +31,7 @@ const SESSION: &str = "session";
 /// Who is asked for consent, and where its clock is.
 pub(crate) enum Provider {
     /// In this process: its clock can be turned, together with the site's own.
-    Embedded { fake: FakeHurdlr, clock: TurnedClock },
+    Embedded { fake: FakeHurdlr, clock: ManualClock },
     /// Hurdlr itself, and a URL of its API to call.
     Real { resource_url: Option<Url> },
 }
@@ -132,7 +132,7 @@ impl Site {
     async fn connection(&self, user: &UserId) -> Connection {
         let (handle, now) = (self.0.manager.user(user), self.0.provider.now());
         // A page is not worth more of a wait than this.
-        let token = handle.token_within(Duration::from_secs(10)).await;
+        let token = handle.token_timeout(Duration::from_secs(10)).await;
         let mut since = self.0.since.lock().unwrap_or_else(PoisonError::into_inner);
         match token {
             Ok(token) => {
@@ -199,14 +199,14 @@ async fn status(State(site): State<Site>, SignedIn(user): SignedIn) -> Html<Stri
 /// Calls the protected resource with the kept token.
 async fn call(State(site): State<Site>, SignedIn(user): SignedIn) -> Redirect {
     let Some(url) = site.0.provider.resource_url() else { return Redirect::to("/") };
-    let token = match site.0.manager.user(&user).token_within(Duration::from_secs(10)).await {
-        Ok(token) => token.keep(),
+    let token = match site.0.manager.user(&user).token_timeout(Duration::from_secs(10)).await {
+        Ok(token) => token.into_shared(),
         Err(error) => return site.notice(user, format!("There is no token: {error}.")),
     };
     let request = site.0.api.get(url).header(AUTHORIZATION, token.authorization_header());
     let notice = match request.send().await {
         Ok(answer) if answer.status() == 401 => {
-            site.0.manager.user(&user).refused(&token);
+            site.0.manager.user(&user).report_unauthorized(&token);
             "Hurdlr refused the token. It is being replaced.".into()
         }
         Ok(answer) => format!("Hurdlr answered with status {}.", answer.status().as_u16()),
@@ -218,10 +218,10 @@ async fn call(State(site): State<Site>, SignedIn(user): SignedIn) -> Redirect {
 /// Has the time pass that the token lives, for the embedded provider and for the site.
 async fn turn(State(site): State<Site>, SignedIn(user): SignedIn) -> Redirect {
     let Provider::Embedded { fake, clock } = &site.0.provider else { return Redirect::to("/") };
-    let ends_in = site.0.manager.user(&user).token_if_ready().and_then(|token| token.remaining());
+    let ends_in = site.0.manager.user(&user).try_token().and_then(|token| token.remaining());
     let Some(ends_in) = ends_in else { return Redirect::to("/") };
     let by = ends_in + Duration::from_secs(60);
-    clock.turn(by);
-    fake.turn_clock(by);
+    clock.advance(by);
+    fake.advance_clock(by);
     site.notice(user, format!("{} went by, and the token expired.", pages::span(by)))
 }

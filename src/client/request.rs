@@ -14,7 +14,7 @@ use serde_json::Value;
 use url::{Url, form_urlencoded};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::endpoint::Scope;
 use crate::error::{BasicErrorResponse, Error, ErrorKind};
 use crate::object::Object;
@@ -214,7 +214,7 @@ pub(super) fn judge_grant(
     sent: Result<Answer, HttpError>,
     request: &Request<'_>,
     secrets: &[&str],
-    now: Moment,
+    now: Timestamp,
 ) -> Result<(BasicTokenResponse, Option<SystemTime>), Failure> {
     let answer = sent.map_err(unsent)?;
     let defect = match read_token(&answer.body) {
@@ -246,7 +246,7 @@ pub(super) fn judge_revocation(
     sent: Result<Answer, HttpError>,
     request: &Request<'_>,
     secrets: &[&str],
-    now: Moment,
+    now: Timestamp,
 ) -> Result<(), Failure> {
     let answer = sent.map_err(unsent)?;
     match read_error(&answer.body, secrets) {
@@ -390,7 +390,7 @@ fn refused(
     refusal: &BasicErrorResponse,
     answer: &Answer,
     request: &Request<'_>,
-    now: Moment,
+    now: Timestamp,
 ) -> Failure {
     let code = refusal.error().as_ref();
     let describe = |error: Error| {
@@ -421,7 +421,7 @@ fn refused(
 
 /// A failure without an explanation that can be read: from something on the way, more often than
 /// not. It never means that a refresh token is dead.
-fn unexplained(answer: Answer, request: &Request<'_>, now: Moment) -> Failure {
+fn unexplained(answer: Answer, request: &Request<'_>, now: Timestamp) -> Failure {
     let failure = by_status(&answer, now).unwrap_or_else(|| {
         let status = answer.status;
         if status == StatusCode::UNAUTHORIZED && request.bearer().is_some() {
@@ -440,7 +440,7 @@ fn unexplained(answer: Answer, request: &Request<'_>, now: Moment) -> Failure {
 }
 
 /// What the status decides by itself.
-fn by_status(answer: &Answer, now: Moment) -> Option<Failure> {
+fn by_status(answer: &Answer, now: Timestamp) -> Option<Failure> {
     let pause = answer.retry_after(now.wall());
     let (cause, kind, message) = match answer.status {
         StatusCode::TOO_MANY_REQUESTS => {

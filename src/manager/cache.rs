@@ -13,9 +13,9 @@ use super::Inner;
 use super::entry::Entry;
 use super::meters;
 #[cfg(feature = "metrics")]
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::store::UserKind;
+use crate::store::RowKind;
 use crate::user::UserId;
 
 /// Users by kind and id.
@@ -31,7 +31,7 @@ struct Key(Arc<Entry>);
 
 /// What a user is looked up by.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Sought<'a>(UserKind, &'a UserId);
+struct Sought<'a>(RowKind, &'a UserId);
 
 impl Key {
     #[inline]
@@ -108,14 +108,14 @@ impl Users {
 
     /// The user's entry, made where there is none.
     #[inline]
-    pub(super) fn entry(&self, inner: &Arc<Inner>, kind: UserKind, subject: &UserId) -> Arc<Entry> {
+    pub(super) fn entry(&self, inner: &Arc<Inner>, kind: RowKind, subject: &UserId) -> Arc<Entry> {
         let found = self.map.get(&Sought(kind, subject));
         meters::looked_up(found.is_some());
         found.unwrap_or_else(|| self.add(inner, kind, subject))
     }
 
     #[cold]
-    fn add(&self, inner: &Arc<Inner>, kind: UserKind, subject: &UserId) -> Arc<Entry> {
+    fn add(&self, inner: &Arc<Inner>, kind: RowKind, subject: &UserId) -> Arc<Entry> {
         let sought = Sought(kind, subject);
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = self.map.get(&sought) {
@@ -132,7 +132,7 @@ impl Users {
 
     /// How many users' tokens live, and not for longer than this.
     #[cfg(feature = "metrics")]
-    pub(super) fn ending_within(&self, span: Duration, now: Moment) -> usize {
+    pub(super) fn ending_within(&self, span: Duration, now: Timestamp) -> usize {
         self.map.iter().filter(|(_, entry)| entry.current.load().ends_within(span, now)).count()
     }
 }

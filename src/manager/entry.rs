@@ -15,10 +15,10 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::policy::{RefreshPolicy, Windows};
 use super::workers::Ticket;
-use super::{Change, Inner, Landing};
-use crate::clock::{Moment, SharedClock};
+use super::{Inner, Landing, TokenEvent};
+use crate::clock::{SharedClock, Timestamp};
 use crate::error::Error;
-use crate::store::{StoreKey, UserKind, Version};
+use crate::store::{RowKind, StoreKey, Version};
 use crate::token::Token;
 use crate::user::UserId;
 
@@ -49,7 +49,7 @@ impl Held {
         token: Token,
         version: Version,
         policy: &RefreshPolicy,
-        kind: UserKind,
+        kind: RowKind,
         subject: &UserId,
     ) -> Self {
         let windows = policy.windows(&token, kind, subject);
@@ -105,24 +105,24 @@ impl Held {
     }
 
     #[inline]
-    fn held_for(&self, now: Moment) -> u64 {
+    fn held_for(&self, now: Timestamp) -> u64 {
         now.millis_since(self.token.arrival().0)
     }
 
     /// Served, and nothing to be done.
-    pub(super) fn is_fresh(&self, now: Moment) -> bool {
+    pub(super) fn is_fresh(&self, now: Timestamp) -> bool {
         self.held_for(now) < self.windows.due && !self.is_rejected()
     }
 
     /// How long the store has not been looked at.
-    pub(super) fn unseen_for(&self, now: Moment) -> Duration {
+    pub(super) fn unseen_for(&self, now: Timestamp) -> Duration {
         let seen_after = self.seen_after.load(Ordering::Relaxed);
         Duration::from_millis(self.held_for(now).saturating_sub(seen_after))
     }
 
     /// Lets glances do for the rest of this second, if there is nothing to be done for longer: it is
     /// not due, nor is it time to look at the store, `look_after` the last time.
-    pub(super) fn allow_glances(&self, now: Moment, look_after: Duration) {
+    pub(super) fn allow_glances(&self, now: Timestamp, look_after: Duration) {
         let no_look_for = look_after.saturating_sub(self.unseen_for(now));
         if self.due_in(now).min(no_look_for) > Duration::from_secs(1) {
             let second = now.unix_seconds();
@@ -140,27 +140,27 @@ impl Held {
     }
 
     /// Served, whether or not it is time to renew it.
-    pub(super) fn is_served(&self, now: Moment) -> bool {
+    pub(super) fn is_served(&self, now: Timestamp) -> bool {
         self.held_for(now) < self.windows.expired && !self.is_rejected()
     }
 
     /// Good for a caller who could get nothing better.
-    pub(super) fn is_alive(&self, now: Moment) -> bool {
+    pub(super) fn is_alive(&self, now: Timestamp) -> bool {
         self.held_for(now) < self.windows.over && !self.is_rejected()
     }
 
     /// What is left of its life.
-    pub(super) fn alive_for(&self, now: Moment) -> Duration {
+    pub(super) fn alive_for(&self, now: Timestamp) -> Duration {
         Duration::from_millis(self.windows.over.saturating_sub(self.held_for(now)))
     }
 
     #[cfg(feature = "metrics")]
-    pub(super) fn ends_within(&self, span: Duration, now: Moment) -> bool {
+    pub(super) fn ends_within(&self, span: Duration, now: Timestamp) -> bool {
         let left = self.windows.over.saturating_sub(self.held_for(now));
         (1..=u64::try_from(span.as_millis()).unwrap_or(u64::MAX)).contains(&left)
     }
 
-    pub(super) fn due_in(&self, now: Moment) -> Duration {
+    pub(super) fn due_in(&self, now: Timestamp) -> Duration {
         Duration::from_millis(self.windows.due.saturating_sub(self.held_for(now)))
     }
 
@@ -188,7 +188,7 @@ impl Held {
 /// A user's place in the cache. It is pinned there while anybody holds it.
 pub(super) struct Entry {
     pub(super) inner: Arc<Inner>,
-    kind: UserKind,
+    kind: RowKind,
     subject: UserId,
     pub(super) current: ArcSwap<Held>,
     /// Most users have nothing here most of the time.
@@ -213,7 +213,7 @@ pub(super) struct Troubles {
     pub(super) unsaved_login: Option<UnsavedLogin>,
     /// Whose turn it is to put a login into the store or to remove the user.
     turns: Option<Arc<tokio::sync::Mutex<()>>>,
-    pub(super) changes: Option<watch::Sender<(u64, Change)>>,
+    pub(super) changes: Option<watch::Sender<(u64, TokenEvent)>>,
     /// What was served when the look at the store began that is under way; none again once the
     /// user left or came in anew.
     look: Option<Arc<Held>>,
@@ -250,11 +250,11 @@ impl Flight {
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     pub(super) failures: u32,
-    pub(super) since: Option<(Moment, Duration)>,
+    pub(super) since: Option<(Timestamp, Duration)>,
     /// None where there is nothing wrong, and an attempt only has to wait a moment.
     pub(super) error: Option<Error>,
     /// When the store was looked at last, if that was after the failure.
-    seen: Option<Moment>,
+    seen: Option<Timestamp>,
 }
 
 impl Backoff {
@@ -264,7 +264,7 @@ impl Backoff {
     }
 
     /// How long the store has not been looked at: not at all, where the next attempt will.
-    fn unseen_for(&self, now: Moment) -> Duration {
+    fn unseen_for(&self, now: Timestamp) -> Duration {
         let seen = self.seen.or(self.since.map(|(from, _)| from));
         seen.map_or(Duration::ZERO, |seen| now.since(seen))
     }
@@ -306,7 +306,7 @@ impl Troubles {
         }
     }
 
-    pub(super) fn tell(&self, change: Change) {
+    pub(super) fn tell(&self, change: TokenEvent) {
         if let Some(changes) = &self.changes {
             changes.send_modify(|(count, last)| {
                 *count += 1;
@@ -341,13 +341,13 @@ impl fmt::Debug for Entry {
 }
 
 impl Entry {
-    pub(super) fn new(inner: &Arc<Inner>, kind: UserKind, subject: &UserId) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, kind: RowKind, subject: &UserId) -> Self {
         let current = ArcSwap::new(Arc::clone(&inner.vacant));
         let (inner, subject) = (Arc::clone(inner), subject.clone());
         Self { inner, kind, subject, current, troubles: Mutex::new(None) }
     }
 
-    pub(super) fn kind(&self) -> UserKind {
+    pub(super) fn kind(&self) -> RowKind {
         self.kind
     }
 
@@ -416,7 +416,7 @@ impl Entry {
         troubles.unsaved_login =
             (!is_saved).then(|| UnsavedLogin { held: Arc::clone(held), over: None });
         self.current.store(Arc::clone(held));
-        troubles.tell(Change::Token);
+        troubles.tell(TokenEvent::NewToken);
     }
 
     /// Serves nothing for this user any more, nor what a refresh under way brings. Returns what was
@@ -426,7 +426,7 @@ impl Entry {
             troubles.overtake();
             let last = self.current.swap(Arc::clone(&self.inner.vacant));
             if last.version.is_some() {
-                troubles.tell(Change::Forgotten);
+                troubles.tell(TokenEvent::Forgotten);
             }
             last
         })
@@ -450,7 +450,7 @@ impl Entry {
     }
 
     /// How long the store has not been looked at for this user.
-    pub(super) fn unseen_for(&self, now: Moment) -> Duration {
+    pub(super) fn unseen_for(&self, now: Timestamp) -> Duration {
         let held = self.current.load();
         if held.version.is_some() {
             held.unseen_for(now)
@@ -471,7 +471,7 @@ impl Entry {
 
     /// What the store's answer is to be compared with, and when it was asked for. None where that
     /// says nothing any more: the user left or came in anew since, and the store may not know yet.
-    pub(super) fn seen(&self, asked: Moment) -> Option<Arc<Held>> {
+    pub(super) fn seen(&self, asked: Timestamp) -> Option<Arc<Held>> {
         self.with(|troubles| {
             let held = troubles.look.clone().filter(|_| troubles.unsaved_login.is_none())?;
             held.seen_after.store(held.held_for(asked), Ordering::Relaxed);
@@ -516,8 +516,8 @@ impl Entry {
         }
         match (last.version, instead.version) {
             (None, None) => {}
-            (Some(_), None) => troubles.tell(Change::Forgotten),
-            (_, Some(_)) => troubles.tell(Change::Token),
+            (Some(_), None) => troubles.tell(TokenEvent::Forgotten),
+            (_, Some(_)) => troubles.tell(TokenEvent::NewToken),
         }
     }
 }
@@ -538,7 +538,7 @@ mod tests {
     struct Stopped;
 
     impl Clock for Stopped {
-        fn now(&self) -> Moment {
+        fn now(&self) -> Timestamp {
             after(Duration::ZERO)
         }
 
@@ -548,11 +548,11 @@ mod tests {
     }
 
     /// So long after the token came, on both clocks.
-    fn after(span: Duration) -> Moment {
-        Moment::new(START + span, UNIX_EPOCH + START + span)
+    fn after(span: Duration) -> Timestamp {
+        Timestamp::new(START + span, UNIX_EPOCH + START + span)
     }
 
-    fn after_ms(millis: u64) -> Moment {
+    fn after_ms(millis: u64) -> Timestamp {
         after(Duration::from_millis(millis))
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::entry::{Entry, Held};
 use super::meters::Gauged;
-use super::{Change, Disconnected, abandoned};
+use super::{Disconnected, TokenEvent, abandoned};
 #[cfg(any(feature = "middleware", feature = "tower"))]
 use crate::client::Hurdlr;
 use crate::error::{Error, ErrorKind};
@@ -53,7 +53,7 @@ impl UserHandle {
     ///
     /// Dropping the future cancels nothing. What it gives is lent: use it and let it go. The wait
     /// can last as long as a refresh may, and its turn before that;
-    /// [`token_within`](Self::token_within) bounds it.
+    /// [`token_timeout`](Self::token_timeout) bounds it.
     ///
     /// [`ErrorKind::LoginRequired`] and [`ErrorKind::RotationLost`] where the person has to log in;
     /// [`ErrorKind::RateLimited`], [`ErrorKind::Unavailable`] and [`ErrorKind::Store`] where it can
@@ -66,7 +66,7 @@ impl UserHandle {
 
     /// As [`token`](Self::token), for a caller who can wait `patience` at the most: then it is
     /// [`ErrorKind::TimedOut`], and the refresh goes on.
-    pub async fn token_within(&self, patience: Duration) -> Result<LentToken, Error> {
+    pub async fn token_timeout(&self, patience: Duration) -> Result<TokenGuard, Error> {
         tokio::select! {
             biased;
             token = self.token() => token,
@@ -80,12 +80,12 @@ impl UserHandle {
     /// The token if it can be had at once. No refresh is begun, neither for a user without one nor
     /// for a token that is due.
     #[must_use]
-    pub fn token_if_ready(&self) -> Option<LentToken> {
+    pub fn try_token(&self) -> Option<TokenGuard> {
         let inner = &self.entry.inner;
         let held = self.entry.current.load();
         let now = inner.clock.now();
         inner.look_after(&self.entry, self.entry.unseen_for(now));
-        held.is_served(now).then_some(LentToken(held))
+        held.is_served(now).then_some(TokenGuard(held))
     }
 
     /// In how long the token in memory is due for renewal: zero where it is, none where there is no
@@ -110,7 +110,7 @@ impl UserHandle {
     /// that was created more than 60 s ago is refreshed at once; a younger one after a pause that
     /// grows, since an API that refuses every token must not have them all refreshed again and
     /// again.
-    pub fn refused(&self, token: &Token) {
+    pub fn report_unauthorized(&self, token: &Token) {
         const YOUNG: Duration = Duration::from_secs(60);
         let held = self.entry.current.load();
         let same =
@@ -208,7 +208,7 @@ impl UserHandle {
     /// Watches what changes about the user from now on.
     ///
     /// ```
-    /// # use hurdlr_oauth2::manager::Change;
+    /// # use hurdlr_oauth2::manager::TokenEvent;
     /// # use hurdlr_oauth2::store::MemoryStore;
     /// # use hurdlr_oauth2::testing::FakeHurdlr;
     /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
@@ -222,55 +222,55 @@ impl UserHandle {
     /// let user = manager.enterprise_user(&UserId::new("ann")?);
     /// let mut changes = user.subscribe();
     /// user.token().await?;
-    /// assert_eq!(changes.next().await, Change::Token);
+    /// assert_eq!(changes.next().await, TokenEvent::NewToken);
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn subscribe(&self) -> Changes {
+    pub fn subscribe(&self) -> TokenEvents {
         let receiver = self.entry.with(|troubles| {
             troubles
                 .changes
-                .get_or_insert_with(|| watch::Sender::new((0, Change::Token)))
+                .get_or_insert_with(|| watch::Sender::new((0, TokenEvent::NewToken)))
                 .subscribe()
         });
-        Changes { receiver, _pinned: Arc::clone(&self.entry) }
+        TokenEvents { receiver, _pinned: Arc::clone(&self.entry) }
     }
 
     /// Nearly every read there is. The clock comes first: that way nothing has to be put aside for
     /// it, and all of this fits into the caller.
     #[allow(clippy::inline_always, reason = "see `poll`")]
     #[inline(always)]
-    fn fresh(&self) -> Option<LentToken> {
+    fn fresh(&self) -> Option<TokenGuard> {
         let second = self.entry.inner.clock.glance()?;
         let held = self.entry.current.load();
-        held.is_fresh_at_a_glance(second).then_some(LentToken(held))
+        held.is_fresh_at_a_glance(second).then_some(TokenGuard(held))
     }
 
-    fn ready(&self) -> Option<LentToken> {
+    fn ready(&self) -> Option<TokenGuard> {
         let inner = &self.entry.inner;
         let held = self.entry.current.load();
         let now = inner.clock.now();
         inner.look_after(&self.entry, self.entry.unseen_for(now));
         if held.is_fresh(now) {
             held.allow_glances(now, inner.look_after);
-            return Some(LentToken(held));
+            return Some(TokenGuard(held));
         }
         if !held.is_served(now) {
             return None;
         }
         // Due: served all the same, while it is renewed in the background.
         let _ = inner.join(&self.entry, false);
-        Some(LentToken(held))
+        Some(TokenGuard(held))
     }
 
     /// What is left to hand out when nothing better can be had.
-    fn alive(&self) -> Option<LentToken> {
+    fn alive(&self) -> Option<TokenGuard> {
         let held = self.entry.current.load();
-        held.is_alive(self.entry.inner.clock.now()).then_some(LentToken(held))
+        held.is_alive(self.entry.inner.clock.now()).then_some(TokenGuard(held))
     }
 
-    async fn refreshed(&self) -> Result<LentToken, Error> {
+    async fn refreshed(&self) -> Result<TokenGuard, Error> {
         // A refresh may end without a token for us when the user comes in anew or is forgotten
         // meanwhile; more than a few of those in a row is nothing to wait for.
         const ROUNDS: u32 = 5;
@@ -301,7 +301,7 @@ impl fmt::Debug for UserHandle {
     }
 }
 
-type Waiting<'a> = Pin<Box<dyn Future<Output = Result<LentToken, Error>> + Send + 'a>>;
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<TokenGuard, Error>> + Send + 'a>>;
 
 /// The future of [`UserHandle::token`]. It takes no memory of its own while a token is ready.
 #[must_use = "futures do nothing unless awaited"]
@@ -312,7 +312,7 @@ pub struct TokenFuture<'a> {
 
 impl TokenFuture<'_> {
     #[cold]
-    fn poll_slowly(&mut self, context: &mut Context<'_>) -> Poll<Result<LentToken, Error>> {
+    fn poll_slowly(&mut self, context: &mut Context<'_>) -> Poll<Result<TokenGuard, Error>> {
         let handle = self.handle;
         if let Some(waiting) = &mut self.waiting {
             return waiting.as_mut().poll(context);
@@ -326,7 +326,7 @@ impl TokenFuture<'_> {
 }
 
 impl Future for TokenFuture<'_> {
-    type Output = Result<LentToken, Error>;
+    type Output = Result<TokenGuard, Error>;
 
     #[allow(
         clippy::inline_always,
@@ -353,18 +353,18 @@ impl fmt::Debug for TokenFuture<'_> {
 /// A token as it is read: lent without a copy, for as long as one request takes.
 ///
 /// Do not hoard these: many held on one thread make reading slower, and each keeps a token in
-/// memory after it was replaced. [`keep`](Self::keep) gives what can be held on to.
-pub struct LentToken(Guard<Arc<Held>>);
+/// memory after it was replaced. [`into_shared`](Self::into_shared) gives what can be held on to.
+pub struct TokenGuard(Guard<Arc<Held>>);
 
-impl LentToken {
+impl TokenGuard {
     /// Shares the token, for those who keep it.
     #[must_use]
-    pub fn keep(self) -> KeptToken {
-        KeptToken(Guard::into_inner(self.0))
+    pub fn into_shared(self) -> SharedToken {
+        SharedToken(Guard::into_inner(self.0))
     }
 }
 
-impl Deref for LentToken {
+impl Deref for TokenGuard {
     type Target = Token;
 
     fn deref(&self) -> &Token {
@@ -372,7 +372,7 @@ impl Deref for LentToken {
     }
 }
 
-impl fmt::Debug for LentToken {
+impl fmt::Debug for TokenGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }
@@ -380,16 +380,16 @@ impl fmt::Debug for LentToken {
 
 /// A token that is held on to. Cloning shares it; no secret is copied.
 #[derive(Clone)]
-pub struct KeptToken(Arc<Held>);
+pub struct SharedToken(Arc<Held>);
 
 #[cfg(any(feature = "middleware", feature = "tower"))]
-impl KeptToken {
+impl SharedToken {
     pub(crate) fn authorization(&self) -> HeaderValue {
         self.0.authorization()
     }
 }
 
-impl Deref for KeptToken {
+impl Deref for SharedToken {
     type Target = Token;
 
     fn deref(&self) -> &Token {
@@ -397,7 +397,7 @@ impl Deref for KeptToken {
     }
 }
 
-impl fmt::Debug for KeptToken {
+impl fmt::Debug for SharedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }
@@ -405,14 +405,14 @@ impl fmt::Debug for KeptToken {
 
 /// What changes about a user, from the moment of [`UserHandle::subscribe`].
 #[derive(Debug)]
-pub struct Changes {
-    receiver: watch::Receiver<(u64, Change)>,
+pub struct TokenEvents {
+    receiver: watch::Receiver<(u64, TokenEvent)>,
     _pinned: Arc<Entry>,
 }
 
-impl Changes {
+impl TokenEvents {
     /// Waits for the next change. If several came since the last call, the newest is returned.
-    pub async fn next(&mut self) -> Change {
+    pub async fn next(&mut self) -> TokenEvent {
         if self.receiver.changed().await.is_err() {
             // Only the end of the entry could close it, and that is held here.
             std::future::pending::<()>().await;

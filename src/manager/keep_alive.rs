@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::TokenManager;
 use crate::error::{Error, ErrorKind};
-use crate::store::{Claim, Release, StoreKey, UserKind};
+use crate::store::{Claim, Release, RowKind, StoreKey};
 use crate::user::UserId;
 
 /// So many rows that cannot be read are passed by in one walk.
@@ -74,7 +74,7 @@ impl TokenManager {
     /// Walks once, if no other process does or has just done.
     async fn walk(&self, interval: Duration) -> Result<(), Error> {
         let inner = &self.inner;
-        let key = inner.key(UserKind::Walk, &UserId::of_nobody("keep_alive"));
+        let key = inner.key(RowKind::KeepAliveLock, &UserId::internal("keep_alive"));
         let lease_id = inner.random_id();
         let (lease, _) = inner.policy.lease_and_deadline();
         let mut total = 0_usize;
@@ -131,7 +131,7 @@ impl TokenManager {
 
     async fn renew(&self, key: &StoreKey) -> Visit {
         let inner = &self.inner;
-        if key.kind() == UserKind::Revocation {
+        if key.kind() == RowKind::PendingRevocation {
             return match inner.finish_revocation(key).await {
                 Ok(true) => Visit::Renewed,
                 Err(error) if error.kind() == ErrorKind::Store && !error.is_temporary() => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::entry::Entry;
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::store::Row;
 use crate::token::Token;
@@ -140,7 +140,7 @@ impl Inner {
         &self,
         entry: &Entry,
         row: Option<Row>,
-        asked: Moment,
+        asked: Timestamp,
     ) -> Result<(), Error> {
         let Some(held) = entry.seen(asked) else {
             return Ok(()); // the user left or came in anew meanwhile

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use crate::error::ErrorKind;
-use crate::store::UserKind;
+use crate::store::RowKind;
 
 /// How a user got a token.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +30,12 @@ pub(super) type Outcome = Result<Source, ErrorKind>;
 
 #[cfg(feature = "metrics")]
 mod by_facade {
-    use super::{Duration, ErrorKind, Outcome, Source, UserKind};
+    use super::{Duration, ErrorKind, Outcome, RowKind, Source};
 
-    fn user(kind: UserKind) -> &'static str {
+    fn user(kind: RowKind) -> &'static str {
         match kind {
-            UserKind::Enterprise => "enterprise",
-            UserKind::Partner => "partner",
+            RowKind::Enterprise => "enterprise",
+            RowKind::Partner => "partner",
             _ => "login",
         }
     }
@@ -66,7 +66,7 @@ mod by_facade {
     }
 
     pub(in crate::manager) fn ended(
-        kind: UserKind,
+        kind: RowKind,
         outcome: Outcome,
         took: impl FnOnce() -> Duration,
     ) {
@@ -112,11 +112,11 @@ pub(super) use by_facade::{Gauged, ended, ending_within_a_day, looked_up};
 
 #[cfg(not(feature = "metrics"))]
 mod nothing {
-    use super::{Duration, Outcome, UserKind};
+    use super::{Duration, Outcome, RowKind};
 
     pub(in crate::manager) fn looked_up(_: bool) {}
 
-    pub(in crate::manager) fn ended(_: UserKind, _: Outcome, _: impl FnOnce() -> Duration) {}
+    pub(in crate::manager) fn ended(_: RowKind, _: Outcome, _: impl FnOnce() -> Duration) {}
 
     #[derive(Debug)]
     pub(in crate::manager) struct Gauged;

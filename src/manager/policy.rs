@@ -4,29 +4,29 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::store::UserKind;
+use crate::store::RowKind;
 use crate::token::Token;
 use crate::user::UserId;
 
 /// When a [`TokenManager`](super::TokenManager) refreshes tokens.
 ///
-/// A token of life L is *fresh* until L × ([`share`](Self::share) + h × [`spread`](Self::spread)),
+/// A token of life L is *fresh* until L × ([`refresh_fraction`](Self::refresh_fraction) + h × [`refresh_jitter`](Self::refresh_jitter)),
 /// h between 0 and 1 by a hash of the user, so that users who came together are not refreshed
 /// together. Then it is *due*: served, and refreshed in the background. From
-/// [`margin`](Self::margin) before L on it is *expired*: callers wait for the refresh.
+/// [`expiry_buffer`](Self::expiry_buffer) before L on it is *expired*: callers wait for the refresh.
 ///
 /// By default a token of 90 days is due between day 60 and day 75, one of an hour between minute 40
 /// and minute 50, and both are expired 30 s before their end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RefreshPolicy {
-    share: f64,
-    spread: f64,
-    margin: Duration,
-    assumed_life: Duration,
-    deadline: Duration,
+    refresh_fraction: f64,
+    refresh_jitter: f64,
+    expiry_buffer: Duration,
+    default_lifetime: Duration,
+    refresh_timeout: Duration,
     lease: Duration,
-    first_backoff: Duration,
-    longest_backoff: Duration,
+    initial_backoff: Duration,
+    max_backoff: Duration,
 }
 
 impl Default for RefreshPolicy {
@@ -34,14 +34,14 @@ impl Default for RefreshPolicy {
     /// 1 h; a deadline of 45 s within a lease of 60 s; backoff from 1 s to 5 min.
     fn default() -> Self {
         Self {
-            share: 2.0 / 3.0,
-            spread: 1.0 / 6.0,
-            margin: Duration::from_secs(30),
-            assumed_life: Duration::from_hours(1),
-            deadline: Duration::from_secs(45),
+            refresh_fraction: 2.0 / 3.0,
+            refresh_jitter: 1.0 / 6.0,
+            expiry_buffer: Duration::from_secs(30),
+            default_lifetime: Duration::from_hours(1),
+            refresh_timeout: Duration::from_secs(45),
             lease: Duration::from_secs(60),
-            first_backoff: Duration::from_secs(1),
-            longest_backoff: Duration::from_mins(5),
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_mins(5),
         }
     }
 }
@@ -49,37 +49,37 @@ impl Default for RefreshPolicy {
 impl RefreshPolicy {
     /// The share of its life after which a token can be due; more than 0, less than 1.
     #[must_use]
-    pub fn share(mut self, share: f64) -> Self {
-        self.share = share;
+    pub fn refresh_fraction(mut self, fraction: f64) -> Self {
+        self.refresh_fraction = fraction;
         self
     }
 
-    /// The further share over which users are spread; `share + spread` is at most 1.
+    /// The further share over which users are spread; `refresh_fraction + refresh_jitter` is at most 1.
     #[must_use]
-    pub fn spread(mut self, spread: f64) -> Self {
-        self.spread = spread;
+    pub fn refresh_jitter(mut self, jitter: f64) -> Self {
+        self.refresh_jitter = jitter;
         self
     }
 
     /// How long before its end a token counts as expired; a tenth of its life at the most.
     #[must_use]
-    pub fn margin(mut self, margin: Duration) -> Self {
-        self.margin = margin;
+    pub fn expiry_buffer(mut self, buffer: Duration) -> Self {
+        self.expiry_buffer = buffer;
         self
     }
 
     /// The life of a token whose answer names none.
     #[must_use]
-    pub fn assumed_life(mut self, life: Duration) -> Self {
-        self.assumed_life = life;
+    pub fn default_lifetime(mut self, life: Duration) -> Self {
+        self.default_lifetime = life;
         self
     }
 
     /// How long one refresh lasts at the most, from its turn on: claiming, sending, the answer.
     /// Shorter than the lease.
     #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+    pub fn refresh_timeout(mut self, timeout: Duration) -> Self {
+        self.refresh_timeout = timeout;
         self
     }
 
@@ -93,42 +93,44 @@ impl RefreshPolicy {
     /// The longest pause after a first failure; it doubles with each further one. A pause is drawn
     /// between half of that and all of it.
     #[must_use]
-    pub fn first_backoff(mut self, pause: Duration) -> Self {
-        self.first_backoff = pause;
+    pub fn initial_backoff(mut self, pause: Duration) -> Self {
+        self.initial_backoff = pause;
         self
     }
 
     /// The longest pause, save one that the provider names.
     #[must_use]
-    pub fn longest_backoff(mut self, pause: Duration) -> Self {
-        self.longest_backoff = pause;
+    pub fn max_backoff(mut self, pause: Duration) -> Self {
+        self.max_backoff = pause;
         self
     }
 
     pub(super) fn judged(self) -> Result<Self, Error> {
-        let problem = if !(self.share > 0.0 && self.share < 1.0) {
-            format!("share is {}: it must lie between 0 and 1", self.share)
-        } else if !(self.spread >= 0.0 && self.share + self.spread <= 1.0) {
+        let problem = if !(self.refresh_fraction > 0.0 && self.refresh_fraction < 1.0) {
+            format!("refresh_fraction is {}: it must lie between 0 and 1", self.refresh_fraction)
+        } else if !(self.refresh_jitter >= 0.0
+            && self.refresh_fraction + self.refresh_jitter <= 1.0)
+        {
             format!(
-                "share ({}) and spread ({}) must not exceed 1 together, and spread not be negative",
-                self.share, self.spread
+                "refresh_fraction ({}) and refresh_jitter ({}) must not exceed 1 together, and refresh_jitter not be negative",
+                self.refresh_fraction, self.refresh_jitter
             )
-        } else if self.assumed_life.is_zero() {
-            "assumed_life is 0: every token without a life would be dead".to_owned()
-        } else if self.deadline.is_zero() {
-            "deadline is 0: nothing could be sent".to_owned()
-        } else if self.deadline >= self.lease {
+        } else if self.default_lifetime.is_zero() {
+            "default_lifetime is 0: every token without a life would be dead".to_owned()
+        } else if self.refresh_timeout.is_zero() {
+            "refresh_timeout is 0: nothing could be sent".to_owned()
+        } else if self.refresh_timeout >= self.lease {
             format!(
-                "deadline ({:?}) must be shorter than lease ({:?}): a refresh has to be over \
+                "refresh_timeout ({:?}) must be shorter than lease ({:?}): a refresh has to be over \
                  before another process takes the user over",
-                self.deadline, self.lease
+                self.refresh_timeout, self.lease
             )
-        } else if self.first_backoff.is_zero() {
-            "first_backoff is 0: a failing provider would be asked without a pause".to_owned()
-        } else if self.first_backoff > self.longest_backoff {
+        } else if self.initial_backoff.is_zero() {
+            "initial_backoff is 0: a failing provider would be asked without a pause".to_owned()
+        } else if self.initial_backoff > self.max_backoff {
             format!(
-                "first_backoff ({:?}) is longer than longest_backoff ({:?})",
-                self.first_backoff, self.longest_backoff
+                "initial_backoff ({:?}) is longer than max_backoff ({:?})",
+                self.initial_backoff, self.max_backoff
             )
         } else {
             return Ok(self);
@@ -137,30 +139,30 @@ impl RefreshPolicy {
     }
 
     pub(super) fn lease_and_deadline(&self) -> (Duration, Duration) {
-        (self.lease, self.deadline)
+        (self.lease, self.refresh_timeout)
     }
 
     pub(super) fn shortest_pause(&self) -> Duration {
-        self.first_backoff
+        self.initial_backoff
     }
 
     pub(super) fn longest_pause(&self) -> Duration {
-        self.longest_backoff
+        self.max_backoff
     }
 
     /// The pause after `failures` in a row, between half its bound and the whole.
     pub(super) fn backoff(&self, failures: u32, random: u64) -> Duration {
         let doubled = 2_u32.checked_pow(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-        let bound = self.first_backoff.saturating_mul(doubled).min(self.longest_backoff);
+        let bound = self.initial_backoff.saturating_mul(doubled).min(self.max_backoff);
         bound.mul_f64(0.5 + 0.5 * fraction(random))
     }
 
     /// A token's windows, counted from the moment it was received.
-    pub(super) fn windows(&self, token: &Token, kind: UserKind, subject: &UserId) -> Windows {
-        let life = token.expires_in().unwrap_or(self.assumed_life);
+    pub(super) fn windows(&self, token: &Token, kind: RowKind, subject: &UserId) -> Windows {
+        let life = token.expires_in().unwrap_or(self.default_lifetime);
         let (_, age) = token.arrival();
-        let share = self.share + self.spread * place(kind, subject);
-        let margin = self.margin.min(life / 10);
+        let share = self.refresh_fraction + self.refresh_jitter * place(kind, subject);
+        let margin = self.expiry_buffer.min(life / 10);
         let from_arrival = |span: Duration| millis(span.saturating_sub(age));
         let expired = from_arrival(life.saturating_sub(margin));
         Windows {
@@ -181,7 +183,7 @@ pub(super) struct Windows {
 }
 
 /// A user's place in the spread: the same in every process.
-fn place(kind: UserKind, subject: &UserId) -> f64 {
+fn place(kind: RowKind, subject: &UserId) -> f64 {
     let mut hasher = DefaultHasher::new();
     (kind, subject).hash(&mut hasher);
     fraction(hasher.finish())
@@ -204,18 +206,30 @@ mod tests {
     fn contradictions_name_both_settings() {
         let second = Duration::from_secs(1);
         for (policy, names) in [
-            (RefreshPolicy::default().deadline(Duration::from_secs(60)), ["deadline", "lease"]),
-            (RefreshPolicy::default().lease(second), ["deadline", "lease"]),
-            (RefreshPolicy::default().share(0.9), ["share", "spread"]),
-            (RefreshPolicy::default().share(f64::NAN), ["share", "between"]),
-            (RefreshPolicy::default().spread(-0.1), ["share", "spread"]),
             (
-                RefreshPolicy::default().longest_backoff(Duration::from_millis(1)),
-                ["first_backoff", "longest_backoff"],
+                RefreshPolicy::default().refresh_timeout(Duration::from_secs(60)),
+                ["refresh_timeout", "lease"],
             ),
-            (RefreshPolicy::default().first_backoff(Duration::ZERO), ["first_backoff", "pause"]),
-            (RefreshPolicy::default().assumed_life(Duration::ZERO), ["assumed_life", "dead"]),
-            (RefreshPolicy::default().deadline(Duration::ZERO), ["deadline", "sent"]),
+            (RefreshPolicy::default().lease(second), ["refresh_timeout", "lease"]),
+            (
+                RefreshPolicy::default().refresh_fraction(0.9),
+                ["refresh_fraction", "refresh_jitter"],
+            ),
+            (RefreshPolicy::default().refresh_fraction(f64::NAN), ["refresh_fraction", "between"]),
+            (RefreshPolicy::default().refresh_jitter(-0.1), ["refresh_fraction", "refresh_jitter"]),
+            (
+                RefreshPolicy::default().max_backoff(Duration::from_millis(1)),
+                ["initial_backoff", "max_backoff"],
+            ),
+            (
+                RefreshPolicy::default().initial_backoff(Duration::ZERO),
+                ["initial_backoff", "pause"],
+            ),
+            (
+                RefreshPolicy::default().default_lifetime(Duration::ZERO),
+                ["default_lifetime", "dead"],
+            ),
+            (RefreshPolicy::default().refresh_timeout(Duration::ZERO), ["refresh_timeout", "sent"]),
         ] {
             let error = policy.judged().unwrap_err().to_string();
             assert!(names.iter().all(|name| error.contains(name)), "{error}");
@@ -226,7 +240,7 @@ mod tests {
     #[test]
     fn users_who_came_together_are_due_at_different_times() {
         let places: Vec<_> = (0..1_000)
-            .map(|n| place(UserKind::Login, &UserId::new(format!("user-{n}")).unwrap()))
+            .map(|n| place(RowKind::Login, &UserId::new(format!("user-{n}")).unwrap()))
             .collect();
         for tenth in 0..10_u32 {
             let from = f64::from(tenth) / 10.0;

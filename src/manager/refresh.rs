@@ -12,10 +12,10 @@ use secrecy::ExposeSecret;
 use super::entry::{Backoff, Entry, Held};
 use super::meters::{self, Gauged, Source};
 use super::running::{Counted, Lander};
-use super::{Change, Inner};
-use crate::clock::Moment;
+use super::{Inner, TokenEvent};
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
-use crate::store::{Claim, Put, Release, Row, StoreKey, StoredToken, UserKind, Version};
+use crate::store::{Claim, Put, Release, Row, RowKind, StoreKey, StoredToken, Version};
 use crate::token::Token;
 
 /// What an attempt ends with if not with a token.
@@ -42,7 +42,7 @@ enum Kept {
 pub(super) struct Attempt {
     entry: Arc<Entry>,
     key: StoreKey,
-    started: Moment,
+    started: Timestamp,
     lease_id: u64,
 }
 
@@ -120,7 +120,7 @@ impl Attempt {
             // Another refresh was over between the caller's look and the start of this one.
             return Ok(Source::Adopted);
         }
-        if held.version.is_none() && self.entry.kind() == UserKind::Login {
+        if held.version.is_none() && self.entry.kind() == RowKind::Login {
             let row = self.read().await?.filter(|row| row.token.is_some());
             let row = row.ok_or_else(|| login_required("nobody has logged in as this user"))?;
             held = self.adopt_from_store(row)?;
@@ -141,7 +141,7 @@ impl Attempt {
         }
     }
 
-    fn left(&self, now: Moment) -> Option<Duration> {
+    fn left(&self, now: Timestamp) -> Option<Duration> {
         let (_, deadline) = self.entry.inner.policy.lease_and_deadline();
         deadline.checked_sub(now.since(self.started)).filter(|left| !left.is_zero())
     }
@@ -179,7 +179,7 @@ impl Attempt {
                 row.filter(|row| row.token.is_some() || !held.is_of_another_stay(row.version));
             let Some(row) = row else {
                 self.entry.clear(held.version, &self.entry.inner.vacant);
-                if self.entry.kind() == UserKind::Login {
+                if self.entry.kind() == RowKind::Login {
                     return Err(login_required("this user was forgotten").into());
                 }
                 *held = Arc::clone(&self.entry.inner.vacant);
@@ -226,11 +226,11 @@ impl Attempt {
         tracing::debug!(user = ?self.entry.subject(), revision = row.version.revision, "refresh started");
         let hurdlr = &self.entry.inner.hurdlr;
         match self.entry.kind() {
-            UserKind::Enterprise => hurdlr
+            RowKind::Enterprise => hurdlr
                 .grant_within(Some(self.entry.subject()), left)
                 .await
                 .map(Token::without_refresh_token),
-            UserKind::Partner => {
+            RowKind::Partner => {
                 hurdlr.grant_within(None, left).await.map(Token::without_refresh_token)
             }
             _ => hurdlr.refresh_within(&held.token, left).await,
@@ -300,7 +300,7 @@ impl Attempt {
 
     /// Does what a failure asks for, in the store and in memory.
     async fn settle(&self, error: Error, held: &Held, row: &Row) -> Failure {
-        let login = self.entry.kind() == UserKind::Login;
+        let login = self.entry.kind() == RowKind::Login;
         if let Some(refresh_token) = error.rescued_refresh_token().filter(|_| login) {
             let rescued = held.token.with_refresh_token(refresh_token);
             return self.keep(rescued, row.version).await.err().unwrap_or_else(|| error.into());
@@ -376,8 +376,8 @@ impl Attempt {
             troubles.backoff.since = Some((now, pause));
             troubles.backoff.error = Some(failure.error.clone());
             match failure.error.kind() {
-                ErrorKind::LoginRequired => troubles.tell(Change::LoginRequired),
-                ErrorKind::RotationLost => troubles.tell(Change::RotationLost),
+                ErrorKind::LoginRequired => troubles.tell(TokenEvent::LoginRequired),
+                ErrorKind::RotationLost => troubles.tell(TokenEvent::RotationLost),
                 _ => {}
             }
         });
@@ -424,7 +424,7 @@ impl Inner {
 
     /// Adds what has passed since the store was asked: the machine may have been suspended while
     /// the answer was on its way.
-    pub(super) fn aged(&self, row: Option<Row>, asked: Moment) -> Option<Row> {
+    pub(super) fn aged(&self, row: Option<Row>, asked: Timestamp) -> Option<Row> {
         let mut row = row?;
         if let Some(token) = &mut row.token {
             token.age += self.clock.now().since(asked);

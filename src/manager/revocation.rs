@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::entry::{Entry, Held};
 use super::{Inner, Landing};
 use crate::error::Error;
-use crate::store::{Claim, Put, Release, Row, StoreKey, StoredToken, UserKind, Version};
+use crate::store::{Claim, Put, Release, Row, RowKind, StoreKey, StoredToken, Version};
 use crate::token::Token;
 use crate::user::UserId;
 
@@ -197,8 +197,8 @@ impl Inner {
 
     /// Writes down that a token is to be revoked. Where the store fails this process alone knows.
     async fn put_aside(&self, entry: &Entry, held: &Arc<Held>) -> Dropped {
-        let name = UserId::of_nobody(format!("{:016x}", self.random_id()));
-        let key = self.key(UserKind::Revocation, &name);
+        let name = UserId::internal(format!("{:016x}", self.random_id()));
+        let key = self.key(RowKind::PendingRevocation, &name);
         // This process comes first.
         let (due_in, _) = self.policy.lease_and_deadline();
         let stored = StoredToken { due_in, ..self.stored(held) };

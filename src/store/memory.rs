@@ -12,10 +12,10 @@ use quick_cache::DefaultHashBuilder;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
-    Claim, Claimed, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken, TokenStore,
-    UserKind, Version,
+    Claim, Claimed, Put, Realm, Release, Row, RowKind, StoreFuture, StoreKey, StoredToken,
+    TokenStore, Version,
 };
-use crate::clock::{Clock, Moment, SharedClock, SystemClock};
+use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
 use crate::user::UserId;
 
 /// Keeps tokens in this process's memory, for one process and for development. What it holds ends
@@ -34,7 +34,7 @@ struct Shared {
 #[derive(Default)]
 struct Kept {
     rows: Rows,
-    redeemed: HashMap<[u8; 32], (Moment, Duration), DefaultHashBuilder>,
+    redeemed: HashMap<[u8; 32], (Timestamp, Duration), DefaultHashBuilder>,
     /// How many states are looked through for those that are over.
     redeemed_at_sweep: usize,
 }
@@ -58,12 +58,12 @@ struct Stored {
 /// A token as it was when it came.
 struct Stamped {
     token: StoredToken,
-    at: Moment,
+    at: Timestamp,
 }
 
 /// What keeps others from claiming a row, for as long as it lasts.
 struct Bar {
-    since: Moment,
+    since: Timestamp,
     lasts: Duration,
     /// Of the lease that it is; none where it is the pause after one.
     lease_id: Option<u64>,
@@ -96,7 +96,7 @@ impl MemoryStore {
     /// Does one atomic step.
     fn step<'a, T: Send + 'a>(
         &'a self,
-        step: impl FnOnce(&mut Kept, Moment) -> T + Send + 'a,
+        step: impl FnOnce(&mut Kept, Timestamp) -> T + Send + 'a,
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
             let now = self.0.clock.now();
@@ -134,12 +134,12 @@ impl Rows {
 }
 
 /// What is left of `span` since `start`; none when it has passed.
-fn left(start: Moment, span: Duration, now: Moment) -> Option<Duration> {
+fn left(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
     span.checked_sub(now.since(start)).filter(|left| !left.is_zero())
 }
 
 impl Bar {
-    fn left(&self, now: Moment) -> Option<Duration> {
+    fn left(&self, now: Timestamp) -> Option<Duration> {
         left(self.since, self.lasts, now)
     }
 }
@@ -149,7 +149,7 @@ impl Stored {
         Self { version, token: None, bar: None, refused: false, in_flight: false }
     }
 
-    fn with_token(version: Version, token: StoredToken, now: Moment) -> Self {
+    fn with_token(version: Version, token: StoredToken, now: Timestamp) -> Self {
         Self { token: Some(Stamped { token, at: now }), ..Self::new(version) }
     }
 
@@ -162,11 +162,11 @@ impl Stored {
         self.bar.as_ref().filter(|bar| bar.lease_id.is_none())
     }
 
-    fn is_free(&self, now: Moment) -> bool {
+    fn is_free(&self, now: Timestamp) -> bool {
         self.bar.as_ref().and_then(|bar| bar.left(now)).is_none()
     }
 
-    fn row(&self, now: Moment) -> Row {
+    fn row(&self, now: Timestamp) -> Row {
         Row {
             version: self.version,
             token: self.token.as_ref().map(|token| token.hand_out(now)),
@@ -177,7 +177,7 @@ impl Stored {
         }
     }
 
-    fn claim(&mut self, claim: &Claim, now: Moment) -> bool {
+    fn claim(&mut self, claim: &Claim, now: Timestamp) -> bool {
         let expected = match claim.expected {
             Some(version) => version == self.version,
             None => self.token.is_none(),
@@ -192,7 +192,7 @@ impl Stored {
         true
     }
 
-    fn is_due(&self, now: Moment) -> Option<Duration> {
+    fn is_due(&self, now: Timestamp) -> Option<Duration> {
         let Stamped { token, at } = self.token.as_ref()?;
         let over = now.since(*at).checked_sub(token.due_in)?;
         (self.is_free(now) && !self.refused).then_some(over)
@@ -200,7 +200,7 @@ impl Stored {
 }
 
 impl Stamped {
-    fn hand_out(&self, now: Moment) -> StoredToken {
+    fn hand_out(&self, now: Timestamp) -> StoredToken {
         let passed = now.since(self.at);
         StoredToken {
             payload: SecretBox::new(Box::new(self.token.payload.expose_secret().clone())),
@@ -211,7 +211,7 @@ impl Stamped {
 }
 
 /// Where a user of a realm is met in a walk.
-fn place(key: &StoreKey) -> (UserKind, &UserId) {
+fn place(key: &StoreKey) -> (RowKind, &UserId) {
     (key.kind(), key.subject())
 }
 
@@ -302,7 +302,7 @@ impl TokenStore for MemoryStore {
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         self.step(move |kept, now| {
             let is_remembered =
-                |(since, keep): &(Moment, Duration)| left(*since, *keep, now).is_some();
+                |(since, keep): &(Timestamp, Duration)| left(*since, *keep, now).is_some();
             // As rarely as they double, so that a login does not cost more where there are many.
             if kept.redeemed.len() >= kept.redeemed_at_sweep {
                 kept.redeemed.retain(|_, redeemed| is_remembered(redeemed));
@@ -321,7 +321,7 @@ impl TokenStore for MemoryStore {
             let mut due: Vec<_> = kept
                 .rows
                 .iter()
-                .filter(|(key, _)| key.realm() == realm && key.kind() != UserKind::Walk)
+                .filter(|(key, _)| key.realm() == realm && key.kind() != RowKind::KeepAliveLock)
                 .filter_map(|(key, stored)| Some((stored.is_due(now)?, key)))
                 .collect();
             due.sort_unstable_by_key(|(over, _)| std::cmp::Reverse(*over));

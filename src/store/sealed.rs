@@ -1,7 +1,7 @@
 //! Any store, with the tokens in it encrypted.
 
 mod envelope;
-pub use envelope::{Bound, SealProblem};
+pub use envelope::{Bound, OpenError};
 mod key_ring;
 pub use key_ring::{KeyId, KeyRing, SealingKey, UserHashKey};
 mod reseal;
@@ -38,7 +38,7 @@ const NAMELESS: usize = 1_000;
 /// sealed them. A sealed value is bound to its place: format version, API version, environment,
 /// client, kind, user, incarnation and revision. One that was changed, or moved to another user or
 /// put under another revision, is refused with an error of kind [`Store`](crate::ErrorKind::Store)
-/// whose source is a [`SealProblem`], which says what is wrong; the manager serves what it has in
+/// whose source is a [`OpenError`], which says what is wrong; the manager serves what it has in
 /// memory then, and overwrites nothing.
 ///
 /// The store inside is not handed out: what is written past the seal would be in plaintext.
@@ -88,15 +88,15 @@ const NAMELESS: usize = 1_000;
 ///
 /// # Changing the key
 ///
-/// 1. Add the new key to the ring of every process: `KeyRing::new(old).and_opens(new)`.
-/// 2. When all have it, make it the first: `KeyRing::new(new).and_opens(old)`. What is saved from
+/// 1. Add the new key to the ring of every process: `KeyRing::new(old).with_opening_key(new)`.
+/// 2. When all have it, make it the first: `KeyRing::new(new).with_opening_key(old)`. What is saved from
 ///    now on is sealed with it.
 /// 3. When no process is left that seals with the old key, [`reseal`](Self::reseal) the rest, until
 ///    a whole walk has found [nothing left](Reseal::left).
 /// 4. Take the old key out of the ring. Backups that are older still need it.
 ///
 /// A process that lacks a key is no danger to what is sealed with it: it is told
-/// [`SealProblem::UnknownKey`], and goes on with what it has.
+/// [`OpenError::UnknownKey`], and goes on with what it has.
 pub struct Sealed<S> {
     store: Arc<S>,
     seal: Arc<Seal>,
@@ -111,7 +111,7 @@ struct Seal {
 
 impl<S: TokenStore> Sealed<S> {
     /// Seals what `store` keeps from now on. What it holds already in plaintext can not be read;
-    /// [`Reseal::plaintext_too`] seals it.
+    /// [`Reseal::include_plaintext`] seals it.
     #[must_use]
     pub fn new(store: S, keys: KeyRing) -> Self {
         Self { store: Arc::new(store), seal: Arc::new(Seal { keys, user_hash: None }) }
@@ -300,19 +300,19 @@ impl Seal {
         stored_key: &StoreKey,
         version: Version,
         sealed: &SecretBox<Vec<u8>>,
-    ) -> Result<(SecretBox<Vec<u8>>, UserId, KeyId), SealProblem> {
+    ) -> Result<(SecretBox<Vec<u8>>, UserId, KeyId), OpenError> {
         let opened = envelope::open(&self.keys, stored_key, version, sealed)?;
         let user = match (&self.user_hash, opened.user) {
             (None, None) => stored_key.subject.clone(),
             (Some(hash), Some(user)) if hashed(hash, &user) == stored_key.subject.as_str() => user,
             // One who goes by a hash as if it were an id would ask the provider for that user.
-            _ => return Err(SealProblem::OtherUserHash),
+            _ => return Err(OpenError::OtherUserHash),
         };
         Ok((opened.payload, user, opened.key_id))
     }
 
     /// Opens a row's token, if it has one, and says whose it is.
-    fn open_row(&self, stored_key: &StoreKey, row: Row) -> Result<(UserId, Row), SealProblem> {
+    fn open_row(&self, stored_key: &StoreKey, row: Row) -> Result<(UserId, Row), OpenError> {
         let Some(token) = row.token else {
             return Ok((stored_key.subject.clone(), row));
         };

@@ -19,7 +19,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
-    Claim, Claimed, Put, Realm, Release, Row, StoreKey, StoredToken, UserId, UserKind, Version,
+    Claim, Claimed, Put, Realm, Release, Row, RowKind, StoreKey, StoredToken, UserId, Version,
 };
 use crate::error::Error;
 
@@ -383,8 +383,8 @@ fn key_of(realm: &Arc<Realm>, (kind, subject): User) -> Option<StoreKey> {
     key.map(|(kind, subject)| StoreKey::new(realm.clone(), kind, subject))
 }
 
-fn kind_of(name: &str) -> Option<UserKind> {
-    UserKind::WITH_TOKENS.into_iter().find(|kind| kind.name() == name)
+fn kind_of(name: &str) -> Option<RowKind> {
+    RowKind::WITH_TOKENS.into_iter().find(|kind| kind.name() == name)
 }
 
 /// Makes a store of a type that has one of [`Sql`] in its field `sql`.

@@ -29,7 +29,7 @@ impl Clock {
         self.wall_at_start + self.start.elapsed() + turned
     }
 
-    pub(super) fn turn(&self, by: Duration) {
+    pub(super) fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let add = |turned: u64| Some(turned.saturating_add(by));
         // The closure always answers `Some`, so the update cannot fail.

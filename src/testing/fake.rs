@@ -124,8 +124,8 @@ impl FakeHurdlr {
     }
 
     /// Turns the provider's clock forward. Nobody else's clock moves.
-    pub fn turn_clock(&self, by: Duration) {
-        self.provider.clock.turn(by);
+    pub fn advance_clock(&self, by: Duration) {
+        self.provider.clock.advance(by);
     }
 
     /// The time by the provider's clock: that of its `Date` header, of `created_at` and of every

@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 use super::{FaultyStore, StoreCall, StoreFault};
 use crate::endpoint::ApiVersion;
 use crate::store::{
-    Claim, Claimed, Put, Realm, Release, Row, StoreKey, StoredToken, TokenStore, UserKind, Version,
+    Claim, Claimed, Put, Realm, Release, Row, RowKind, StoreKey, StoredToken, TokenStore, Version,
 };
 use crate::user::UserId;
 
@@ -687,7 +687,7 @@ pub async fn odd_user_ids_are_kept_apart<S: TokenStore>(store: &Arc<S>) {
     .chain(longest.iter().map(String::as_str));
     let realm = some_realm();
     let keys: Vec<_> = ids
-        .map(|id| StoreKey::new(realm.clone(), UserKind::Login, UserId::new(id).expect("an id")))
+        .map(|id| StoreKey::new(realm.clone(), RowKind::Login, UserId::new(id).expect("an id")))
         .collect();
     for (place, key) in keys.iter().enumerate() {
         let subject = key.subject().as_str();
@@ -724,9 +724,11 @@ pub async fn users_of_other_kinds_and_realms_are_others<S: TokenStore>(store: &A
     ];
     let mut keys: Vec<_> = realms
         .iter()
-        .map(|realm| StoreKey::new(realm.clone(), UserKind::Login, user.clone()))
+        .map(|realm| StoreKey::new(realm.clone(), RowKind::Login, user.clone()))
         .collect();
-    for kind in [UserKind::Enterprise, UserKind::Partner, UserKind::Revocation, UserKind::Walk] {
+    for kind in
+        [RowKind::Enterprise, RowKind::Partner, RowKind::PendingRevocation, RowKind::KeepAliveLock]
+    {
         keys.push(StoreKey::new(one.clone(), kind, user.clone()));
     }
     let walk = keys.len() - 1;
@@ -800,7 +802,7 @@ pub async fn due_finds_the_longest_due_first<S: TokenStore>(store: &Arc<S>) {
     let mut keys = Vec::new();
     for place in 0..5 {
         // Names and kinds in another order.
-        let kind = [UserKind::Login, UserKind::Enterprise, UserKind::Partner][place % 3];
+        let kind = [RowKind::Login, RowKind::Enterprise, RowKind::Partner][place % 3];
         let key = key_of(&realm, kind, &format!("user {}", place * 7 % 5));
         put(store, &key, 7, "one").await;
         // So that no clock is too coarse to tell the next from this one.
@@ -824,7 +826,7 @@ pub async fn due_finds_the_longest_due_first<S: TokenStore>(store: &Arc<S>) {
 /// Whoever has no token, a token that is not due, a lease, a pause or a refusal is not found.
 pub async fn due_leaves_out_who_cannot_be_refreshed<S: TokenStore>(store: &Arc<S>) {
     let realm = some_realm();
-    let key = |name| key_of(&realm, UserKind::Login, name);
+    let key = |name| key_of(&realm, RowKind::Login, name);
     let at = version(7, 1);
     for name in ["due", "leased", "paused", "refused"] {
         put(store, &key(name), 7, "one").await;
@@ -833,7 +835,7 @@ pub async fn due_leaves_out_who_cannot_be_refreshed<S: TokenStore>(store: &Arc<S
     let put = store.put(&key("later"), 7, later, Put::Replace).await;
     assert!(put.expect("put"));
     assert!(claim(store, &key("empty"), 1, SHORT, None).await.granted);
-    let walk = key_of(&realm, UserKind::Walk, "walk");
+    let walk = key_of(&realm, RowKind::KeepAliveLock, "walk");
     assert!(claim(store, &walk, 1, SHORT, None).await.granted);
     assert!(claim(store, &key("leased"), 1, LONG, Some(at)).await.granted);
     for (name, not_before, refused) in [("paused", LONG, false), ("refused", Duration::ZERO, true)]
@@ -856,21 +858,22 @@ pub async fn a_scan_meets_every_token_once<S: TokenStore>(store: &Arc<S>) {
     let realm = some_realm();
     let mut keys = HashSet::new();
     for place in 0..9_u64 {
-        for kind in [UserKind::Login, UserKind::Enterprise, UserKind::Partner, UserKind::Revocation]
+        for kind in
+            [RowKind::Login, RowKind::Enterprise, RowKind::Partner, RowKind::PendingRevocation]
         {
             let key = key_of(&realm, kind, &format!("user {place}"));
             put(store, &key, place, &format!("{kind:?} {place}")).await;
             keys.insert(key);
         }
     }
-    put(store, &key_of(&some_realm(), UserKind::Login, "user 1"), 7, "of another realm").await;
-    for kind in [UserKind::Login, UserKind::Walk] {
+    put(store, &key_of(&some_realm(), RowKind::Login, "user 1"), 7, "of another realm").await;
+    for kind in [RowKind::Login, RowKind::KeepAliveLock] {
         let empty = key_of(&realm, kind, "empty");
         assert!(claim(store, &empty, 1, LONG, None).await.granted);
     }
     // A walk keeps nobody back whom nobody can refresh.
     let refusal = Release { refused: true, ..Release::default() };
-    let refused = key_of(&realm, UserKind::Login, "user 3");
+    let refused = key_of(&realm, RowKind::Login, "user 3");
     assert!(claim(store, &refused, 1, LONG, Some(version(3, 1))).await.granted);
     release(store, &refused, version(3, 1), 1, refusal).await;
 
@@ -1023,7 +1026,7 @@ pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: 
 /// `count` users are kept, read back many at a time, and walked by who is due.
 pub async fn many_users_are_kept<S: TokenStore>(store: &Arc<S>, count: usize) {
     let realm = some_realm();
-    let key = |place: usize| key_of(&realm, UserKind::Enterprise, &format!("user {place}"));
+    let key = |place: usize| key_of(&realm, RowKind::Enterprise, &format!("user {place}"));
     let late = |place: usize| place % 1_000 == 7;
     let mut tasks = JoinSet::new();
     for worker in 0..CROWD {
@@ -1031,7 +1034,7 @@ pub async fn many_users_are_kept<S: TokenStore>(store: &Arc<S>, count: usize) {
         tasks.spawn(async move {
             for place in (worker..count).step_by(CROWD) {
                 let subject = format!("user {place}");
-                let key = key_of(&realm, UserKind::Enterprise, &subject);
+                let key = key_of(&realm, RowKind::Enterprise, &subject);
                 let token = StoredToken {
                     due_in: if late(place) { Duration::ZERO } else { LONG },
                     ..token(&subject)
@@ -1070,13 +1073,13 @@ fn some_realm() -> Arc<Realm> {
     Arc::new(Realm::new(ApiVersion::V4, "https://store.example.com", client_id))
 }
 
-fn key_of(realm: &Arc<Realm>, kind: UserKind, subject: &str) -> StoreKey {
+fn key_of(realm: &Arc<Realm>, kind: RowKind, subject: &str) -> StoreKey {
     let subject = UserId::new(subject).expect("an id");
     StoreKey::new(realm.clone(), kind, subject)
 }
 
 fn some_key() -> StoreKey {
-    key_of(&some_realm(), UserKind::Login, "ann")
+    key_of(&some_realm(), RowKind::Login, "ann")
 }
 
 fn some_state() -> [u8; 32] {

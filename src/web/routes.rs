@@ -244,6 +244,6 @@ impl Login {
     /// Whether the user has a token all the same.
     async fn is_connected(&self, user: &UserId) -> bool {
         const PATIENCE: Duration = Duration::from_secs(2);
-        self.manager.user(user).token_within(PATIENCE).await.is_ok()
+        self.manager.user(user).token_timeout(PATIENCE).await.is_ok()
     }
 }

@@ -134,12 +134,12 @@ impl Site {
     }
 
     /// So many seconds pass, for the provider and these processes.
-    pub(crate) async fn turn<'a>(
+    pub(crate) async fn advance<'a>(
         &self,
         seconds: u64,
         processes: impl IntoIterator<Item = &'a mut Process>,
     ) {
-        self.fake.turn_clock(Duration::from_secs(seconds));
+        self.fake.advance_clock(Duration::from_secs(seconds));
         for process in processes {
             process.tell(Order::Turn(seconds)).await;
         }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use hurdlr_oauth2::manager::{RefreshPolicy, UserHandle};
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, KeyRing, PostgresStore, Put, Realm, Release, Row, SealingKey, SqliteStore,
-    StoreFuture, StoreKey, StoredToken, TokenStore, UserKind, Version,
+    Claim, Claimed, KeyRing, PostgresStore, Put, Realm, Release, Row, RowKind, SealingKey,
+    SqliteStore, StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
-use hurdlr_oauth2::testing::TurnedClock;
+use hurdlr_oauth2::testing::ManualClock;
 use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
@@ -61,10 +61,10 @@ pub(crate) enum Who {
 }
 
 impl Who {
-    pub(crate) fn kind(&self) -> UserKind {
+    pub(crate) fn kind(&self) -> RowKind {
         match self {
-            Self::Login(_) => UserKind::Login,
-            Self::Enterprise(_) => UserKind::Enterprise,
+            Self::Login(_) => RowKind::Login,
+            Self::Enterprise(_) => RowKind::Enterprise,
         }
     }
 
@@ -157,19 +157,19 @@ fn say(what: &Said) {
 }
 
 struct Worker {
-    clock: TurnedClock,
+    clock: ManualClock,
     manager: TokenManager,
     stops: Arc<Stops>,
 }
 
 impl Worker {
     async fn start(setup: &Setup) -> Self {
-        let clock = TurnedClock::new();
+        let clock = ManualClock::new();
         let ahead = Duration::from_secs(setup.ahead.unsigned_abs());
         if setup.ahead < 0 {
-            clock.turn_wall_back(ahead);
+            clock.set_wall_back(ahead);
         } else {
-            clock.turn_wall(ahead);
+            clock.advance_wall(ahead);
         }
         let hurdlr = Hurdlr::builder(&setup.client_id, SecretString::from(&*setup.client_secret))
             .environment(&*setup.provider)
@@ -178,7 +178,7 @@ impl Worker {
             .unwrap();
         let stops = Arc::<Stops>::default();
         let store = Stopping { store: setup.store.open().await, stops: Arc::clone(&stops) };
-        let policy = RefreshPolicy::default().lease(setup.lease).deadline(setup.deadline);
+        let policy = RefreshPolicy::default().lease(setup.lease).refresh_timeout(setup.deadline);
         let manager = TokenManager::builder(hurdlr, store).refresh_policy(policy).build().unwrap();
         Self { clock, manager, stops }
     }
@@ -187,7 +187,7 @@ impl Worker {
     fn obey(&self, order: Order) {
         let manager = self.manager.clone();
         match order {
-            Order::Turn(seconds) => self.clock.turn(Duration::from_secs(seconds)),
+            Order::Turn(seconds) => self.clock.advance(Duration::from_secs(seconds)),
             Order::StopAt(point) => *self.stops.next.lock().unwrap() = Some(point),
             Order::Go => self.stops.go.notify_one(),
             Order::Read(who, callers) => {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use hurdlr_oauth2::testing::FakeHurdlr;
-use hurdlr_oauth2::{Clock, Hurdlr, HurdlrBuilder, Moment, RetryPolicy, UserId};
+use hurdlr_oauth2::{Clock, Hurdlr, HurdlrBuilder, RetryPolicy, Timestamp, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 pub(crate) const REDIRECT_URI: &str = "https://app.example.com/callback";
 
 /// A client of `fake`, by the in-memory way, with a clock of its own to turn.
-pub(crate) fn in_memory(fake: &FakeHurdlr) -> (HurdlrBuilder, TurnedClock) {
-    let clock = TurnedClock::at(fake.now());
+pub(crate) fn in_memory(fake: &FakeHurdlr) -> (HurdlrBuilder, ManualClock) {
+    let clock = ManualClock::at(fake.now());
     let builder = of(fake).clock(clock.clone()).http_client(fake.http_client());
     (builder, clock)
 }
@@ -40,7 +40,7 @@ pub(crate) fn impatient(base_url: &str) -> HurdlrBuilder {
         .environment(base_url)
         .authorize_url("https://connect.example.com/authorize")
         .redirect_uri(REDIRECT_URI)
-        .retry(RetryPolicy::default().first_backoff(Duration::ZERO))
+        .retry(RetryPolicy::default().initial_backoff(Duration::ZERO))
 }
 
 pub(crate) fn ann() -> UserId {
@@ -60,7 +60,7 @@ pub(crate) fn everything_said(error: &(dyn StdError + 'static)) -> String {
 
 /// A clock that a test turns. It follows tokio's, and remembers how long it was asked to wait.
 #[derive(Clone, Debug)]
-pub(crate) struct TurnedClock(Arc<Dial>);
+pub(crate) struct ManualClock(Arc<Dial>);
 
 #[derive(Debug)]
 struct Dial {
@@ -70,7 +70,7 @@ struct Dial {
     waits: Mutex<Vec<Duration>>,
 }
 
-impl TurnedClock {
+impl ManualClock {
     pub(crate) fn at(wall: SystemTime) -> Self {
         Self(Arc::new(Dial {
             start: tokio::time::Instant::now(),
@@ -80,7 +80,7 @@ impl TurnedClock {
         }))
     }
 
-    pub(crate) fn turn(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         *self.0.turned.lock().expect("no panic before") += by;
     }
 
@@ -89,10 +89,10 @@ impl TurnedClock {
     }
 }
 
-impl Clock for TurnedClock {
-    fn now(&self) -> Moment {
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
         let passed = self.0.start.elapsed() + *self.0.turned.lock().expect("no panic before");
-        Moment::new(passed, self.0.wall_at_start + passed)
+        Timestamp::new(passed, self.0.wall_at_start + passed)
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::store::{MemoryStore, Realm, Row, StoreKey, TokenStore, UserKind};
-use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, StoreCall, StoreFault, TurnedClock};
+use hurdlr_oauth2::store::{MemoryStore, Realm, Row, RowKind, StoreKey, TokenStore};
+use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, ManualClock, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, Clock, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
@@ -18,7 +18,7 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) struct Site<S = MemoryStore> {
     pub(crate) version: ApiVersion,
     pub(crate) fake: FakeHurdlr,
-    pub(crate) clock: TurnedClock,
+    pub(crate) clock: ManualClock,
     pub(crate) store: FaultyStore<S>,
 }
 
@@ -28,7 +28,7 @@ impl Site {
     }
 
     pub(crate) fn of(version: ApiVersion) -> Self {
-        let clock = TurnedClock::new();
+        let clock = ManualClock::new();
         Self::with(version, MemoryStore::with_clock(clock.clone()), clock)
     }
 }
@@ -36,10 +36,10 @@ impl Site {
 impl<S: TokenStore + Clone> Site<S> {
     /// With a store that has a clock of its own.
     pub(crate) fn on(store: S) -> Self {
-        Self::with(ApiVersion::V4, store, TurnedClock::new())
+        Self::with(ApiVersion::V4, store, ManualClock::new())
     }
 
-    fn with(version: ApiVersion, store: S, clock: TurnedClock) -> Self {
+    fn with(version: ApiVersion, store: S, clock: ManualClock) -> Self {
         let fake = FakeHurdlr::builder().token_life(HOUR).in_memory();
         Self { version, fake, clock, store: FaultyStore::new(store) }
     }
@@ -83,30 +83,30 @@ impl<S: TokenStore + Clone> Site<S> {
     }
 
     /// Time passes, for the app, its store and the provider.
-    pub(crate) fn turn(&self, by: Duration) {
-        self.clock.turn(by);
-        self.fake.turn_clock(by);
+    pub(crate) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        self.fake.advance_clock(by);
     }
 
     pub(crate) fn fail(&self, call: StoreCall, fault: StoreFault) {
         self.store.plan(move |it| (it == call).then_some(fault));
     }
 
-    pub(crate) fn key(&self, kind: UserKind, user: &UserId) -> StoreKey {
+    pub(crate) fn key(&self, kind: RowKind, user: &UserId) -> StoreKey {
         let hurdlr = self.hurdlr();
         let realm =
             Realm::new(hurdlr.api_version(), self.fake.base_url().as_str(), hurdlr.client_id());
         StoreKey::new(Arc::new(realm), kind, user.clone())
     }
 
-    pub(crate) async fn row(&self, kind: UserKind, user: &UserId) -> Option<Row> {
+    pub(crate) async fn row(&self, kind: RowKind, user: &UserId) -> Option<Row> {
         let key = self.key(kind, user);
         self.store.read(&[key]).await.unwrap().remove(0)
     }
 
     /// The refresh token that the store holds.
     pub(crate) async fn stored_refresh_token(&self, user: &UserId) -> Option<String> {
-        let payload = self.row(UserKind::Login, user).await?.token?.payload;
+        let payload = self.row(RowKind::Login, user).await?.token?.payload;
         let object: serde_json::Value = serde_json::from_slice(payload.expose_secret()).unwrap();
         Some(object["refresh_token"].as_str().unwrap().to_owned())
     }

@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request};
 use hurdlr_oauth2::secrecy::SecretSlice;
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, TurnedClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, ManualClock};
 use hurdlr_oauth2::web::{FailureReason, LoginConfig, LoginFailure, login_routes};
 use hurdlr_oauth2::{Hurdlr, HurdlrBuilder, TokenManager, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,14 +32,14 @@ pub(crate) const REDIRECT_URI: &str = "https://app.example.com/hurdlr/callback";
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) fake: FakeHurdlr,
-    pub(crate) clock: TurnedClock,
+    pub(crate) clock: ManualClock,
     pub(crate) store: FaultyStore<MemoryStore>,
 }
 
 impl Site {
     pub(crate) fn new() -> Self {
         Log::of_everything();
-        let clock = TurnedClock::new();
+        let clock = ManualClock::new();
         let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
         Self { fake: FakeHurdlr::in_memory(), clock, store }
     }

@@ -40,11 +40,11 @@ const TAG_BYTES: usize = 16;
 /// use std::error::Error as _;
 ///
 /// use hurdlr_oauth2::Error;
-/// use hurdlr_oauth2::store::SealProblem;
+/// use hurdlr_oauth2::store::OpenError;
 ///
 /// fn alert(error: &Error) {
-///     match error.source().and_then(|source| source.downcast_ref::<SealProblem>()) {
-///         Some(SealProblem::UnknownKey(id)) => println!("a process lacks the key {id}"),
+///     match error.source().and_then(|source| source.downcast_ref::<OpenError>()) {
+///         Some(OpenError::UnknownKey(id)) => println!("a process lacks the key {id}"),
 ///         Some(problem) => println!("somebody was at the table: {problem}"),
 ///         None => {}
 ///     }
@@ -52,7 +52,7 @@ const TAG_BYTES: usize = 16;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum SealProblem {
+pub enum OpenError {
     /// It was sealed by a key that is not in the ring.
     #[error("it was sealed with the key {0}, which is not in the key ring")]
     UnknownKey(KeyId),
@@ -117,8 +117,8 @@ impl fmt::Display for Bound {
     }
 }
 
-impl From<SealProblem> for Error {
-    fn from(problem: SealProblem) -> Self {
+impl From<OpenError> for Error {
+    fn from(problem: OpenError) -> Self {
         Self::store(format!("a sealed token cannot be opened: {problem}"))
             .caused_by(problem)
             .not_temporary()
@@ -184,30 +184,30 @@ pub(super) fn open(
     key: &StoreKey,
     version: Version,
     sealed: &SecretBox<Vec<u8>>,
-) -> Result<Opened, SealProblem> {
+) -> Result<Opened, OpenError> {
     let sealed = sealed.expose_secret();
     let (clear, secret) = Clear::read(sealed)?;
-    let opening = keys.get(clear.key_id).ok_or(SealProblem::UnknownKey(clear.key_id))?;
-    let (secret, tag) = secret.split_last_chunk::<TAG_BYTES>().ok_or(SealProblem::Cut)?;
+    let opening = keys.get(clear.key_id).ok_or(OpenError::UnknownKey(clear.key_id))?;
+    let (secret, tag) = secret.split_last_chunk::<TAG_BYTES>().ok_or(OpenError::Cut)?;
 
     let mut payload = SecretBox::new(Box::new(Vec::with_capacity(secret.len())));
     let bytes: &mut Vec<u8> = payload.expose_secret_mut();
     bytes.resize(secret.len(), 0);
-    let buffer = InOutBuf::new(secret, bytes).map_err(|_| SealProblem::Changed)?;
+    let buffer = InOutBuf::new(secret, bytes).map_err(|_| OpenError::Changed)?;
     opening
         .cipher()
         .decrypt_inout_detached(&clear.nonce.into(), clear.bytes, buffer, &Tag::from(*tag))
-        .map_err(|_| SealProblem::Changed)?;
+        .map_err(|_| OpenError::Changed)?;
     // Now what it says of itself is true.
     clear.judge(key, version)?;
 
-    let (rest, length) = bytes.split_last_chunk::<2>().ok_or(SealProblem::Changed)?;
+    let (rest, length) = bytes.split_last_chunk::<2>().ok_or(OpenError::Changed)?;
     let start =
-        rest.len().checked_sub(u16::from_be_bytes(*length).into()).ok_or(SealProblem::Changed)?;
+        rest.len().checked_sub(u16::from_be_bytes(*length).into()).ok_or(OpenError::Changed)?;
     let user = match std::str::from_utf8(&rest[start..]) {
         Ok("") => None,
-        Ok(user) => Some(UserId::new(user).map_err(|_| SealProblem::Changed)?),
-        Err(_) => return Err(SealProblem::Changed),
+        Ok(user) => Some(UserId::new(user).map_err(|_| OpenError::Changed)?),
+        Err(_) => return Err(OpenError::Changed),
     };
     bytes.truncate(start);
     Ok(Opened { payload, user, key_id: clear.key_id })
@@ -224,13 +224,13 @@ struct Clear<'a> {
 
 impl<'a> Clear<'a> {
     /// Takes a sealed value apart, into this and the ciphertext. None of it is known to be true.
-    fn read(sealed: &'a [u8]) -> Result<(Self, &'a [u8]), SealProblem> {
-        let (format, rest) = sealed.split_first().ok_or(SealProblem::NotSealed)?;
+    fn read(sealed: &'a [u8]) -> Result<(Self, &'a [u8]), OpenError> {
+        let (format, rest) = sealed.split_first().ok_or(OpenError::NotSealed)?;
         match *format {
             FORMAT => {}
             // A token in plaintext is a JSON object.
-            b'{' => return Err(SealProblem::NotSealed),
-            other => return Err(SealProblem::UnknownFormat(other)),
+            b'{' => return Err(OpenError::NotSealed),
+            other => return Err(OpenError::UnknownFormat(other)),
         }
         let mut rest = Rest(rest);
         let key_id = KeyId(*rest.chunk()?);
@@ -243,7 +243,7 @@ impl<'a> Clear<'a> {
         let revision = u64::from_be_bytes(*rest.chunk()?);
         let left = rest.length()?;
         if left != rest.0.len() {
-            return Err(SealProblem::Cut);
+            return Err(OpenError::Cut);
         }
         let bytes = &sealed[..sealed.len() - left];
         let version = Version { incarnation, revision };
@@ -251,20 +251,20 @@ impl<'a> Clear<'a> {
     }
 
     /// Whether this is the row it was sealed for.
-    fn judge(&self, key: &StoreKey, version: Version) -> Result<(), SealProblem> {
+    fn judge(&self, key: &StoreKey, version: Version) -> Result<(), OpenError> {
         const TEXTS: [Bound; 5] =
             [Bound::ApiVersion, Bound::Environment, Bound::ClientId, Bound::Kind, Bound::User];
         for ((bound, sealed), row) in TEXTS.into_iter().zip(self.texts).zip(texts(key)) {
             if sealed != row.as_bytes() {
-                return Err(SealProblem::Moved(bound));
+                return Err(OpenError::Moved(bound));
             }
         }
         if self.version.incarnation != version.incarnation {
-            return Err(SealProblem::Moved(Bound::Incarnation));
+            return Err(OpenError::Moved(Bound::Incarnation));
         }
         let (sealed, row) = (self.version.revision, version.revision);
         if sealed != row {
-            return Err(SealProblem::Moved(Bound::Revision { sealed, row }));
+            return Err(OpenError::Moved(Bound::Revision { sealed, row }));
         }
         Ok(())
     }
@@ -274,19 +274,19 @@ impl<'a> Clear<'a> {
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
-    fn chunk<const N: usize>(&mut self) -> Result<&'a [u8; N], SealProblem> {
-        let (chunk, rest) = self.0.split_first_chunk().ok_or(SealProblem::Cut)?;
+    fn chunk<const N: usize>(&mut self) -> Result<&'a [u8; N], OpenError> {
+        let (chunk, rest) = self.0.split_first_chunk().ok_or(OpenError::Cut)?;
         self.0 = rest;
         Ok(chunk)
     }
 
-    fn length(&mut self) -> Result<usize, SealProblem> {
-        usize::try_from(u32::from_be_bytes(*self.chunk()?)).map_err(|_| SealProblem::Cut)
+    fn length(&mut self) -> Result<usize, OpenError> {
+        usize::try_from(u32::from_be_bytes(*self.chunk()?)).map_err(|_| OpenError::Cut)
     }
 
-    fn text(&mut self) -> Result<&'a [u8], SealProblem> {
+    fn text(&mut self) -> Result<&'a [u8], OpenError> {
         let length = self.length()?;
-        let (text, rest) = self.0.split_at_checked(length).ok_or(SealProblem::Cut)?;
+        let (text, rest) = self.0.split_at_checked(length).ok_or(OpenError::Cut)?;
         self.0 = rest;
         Ok(text)
     }

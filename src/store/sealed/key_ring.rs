@@ -169,7 +169,7 @@ impl KeyRing {
 
     /// Adds a key that only opens: an earlier one, or the next.
     #[must_use]
-    pub fn and_opens(mut self, key: SealingKey) -> Self {
+    pub fn with_opening_key(mut self, key: SealingKey) -> Self {
         self.others.push(key);
         self
     }

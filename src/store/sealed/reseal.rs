@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 
-use super::{SealProblem, Sealed};
+use super::{OpenError, Sealed};
 use crate::error::Error;
 use crate::store::{Realm, Row, StoreFuture, StoreKey, TokenStore};
 
@@ -24,7 +24,7 @@ pub struct Reseal<S> {
     sealed: Sealed<S>,
     realm: Arc<Realm>,
     after: Option<StoreKey>,
-    plaintext_too: bool,
+    include_plaintext: bool,
     page: VecDeque<(StoreKey, Row)>,
     is_last_page: bool,
     step: Option<StoreFuture<'static, Step>>,
@@ -67,7 +67,7 @@ impl<S: TokenStore> Reseal<S> {
             sealed,
             realm,
             after: None,
-            plaintext_too: false,
+            include_plaintext: false,
             page: VecDeque::new(),
             is_last_page: false,
             step: None,
@@ -90,8 +90,8 @@ impl<S: TokenStore> Reseal<S> {
     /// for true, so say this once, on moving, and not when others may have written to the table.
     /// Not where user ids are hashed, since these rows' are not.
     #[must_use]
-    pub fn plaintext_too(mut self) -> Self {
-        self.plaintext_too = true;
+    pub fn include_plaintext(mut self) -> Self {
+        self.include_plaintext = true;
         self
     }
 
@@ -116,9 +116,9 @@ impl<S: TokenStore> Reseal<S> {
     fn next_step(&mut self) -> Option<StoreFuture<'static, Step>> {
         let sealed = self.sealed.clone();
         if let Some((key, row)) = self.page.pop_front() {
-            let plaintext_too = self.plaintext_too;
+            let include_plaintext = self.include_plaintext;
             return Some(Box::pin(async move {
-                let outcome = sealed.reseal_row(&key, row, plaintext_too).await?;
+                let outcome = sealed.reseal_row(&key, row, include_plaintext).await?;
                 Ok(Step::Row(Resealed { key, outcome }))
             }));
         }
@@ -137,7 +137,7 @@ impl<S: TokenStore> Sealed<S> {
         &self,
         key: &StoreKey,
         row: Row,
-        plaintext_too: bool,
+        include_plaintext: bool,
     ) -> Result<ResealOutcome, Error> {
         let Some(token) = row.token else {
             return Ok(ResealOutcome::Overtaken);
@@ -146,7 +146,7 @@ impl<S: TokenStore> Sealed<S> {
         let new = match seal.open(key, row.version, &old) {
             Ok((_, _, id)) if id == seal.keys.first().id() => return Ok(ResealOutcome::Current),
             Ok((payload, user, _)) => seal.seal(key, row.version, &payload, &user)?,
-            Err(SealProblem::NotSealed) if plaintext_too && seal.user_hash.is_none() => {
+            Err(OpenError::NotSealed) if include_plaintext && seal.user_hash.is_none() => {
                 seal.seal(key, row.version, &old, &key.subject)?
             }
             Err(problem) => return Ok(ResealOutcome::Unreadable(problem.into())),

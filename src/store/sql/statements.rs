@@ -116,7 +116,7 @@ const REDEEM: &str = "INSERT INTO {logins} AS held (state, keep_until) VALUES ($
      WHERE held.keep_until <= {now}";
 
 const DUE: &str = "SELECT kind, subject FROM {tokens} WHERE api_version = $1 \
-     AND environment = $2 AND client_id = $3 AND kind <> 'walk' \
+     AND environment = $2 AND client_id = $3 AND kind <> 'keep_alive_lock' \
      AND due_at <= {now} AND NOT refused \
      AND (leased_until IS NULL OR leased_until <= {present}) \
      AND (not_before IS NULL OR not_before <= {present}) ORDER BY due_at LIMIT $4";

@@ -7,15 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Timestamp};
 
 /// A [`Clock`] that tests turn, for [`HurdlrBuilder::clock`](crate::HurdlrBuilder::clock).
 ///
 /// It goes by tokio's clock, so that it stands where that is paused and waits are over at once
 /// there. Clones are the same clock. The provider has a clock of its own, turned beside this one by
-/// [`FakeHurdlr::turn_clock`](super::FakeHurdlr::turn_clock).
+/// [`FakeHurdlr::advance_clock`](super::FakeHurdlr::advance_clock).
 #[derive(Clone, Debug)]
-pub struct TurnedClock(Arc<Shared>);
+pub struct ManualClock(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -31,7 +31,7 @@ struct Turned {
     wall_back: Duration,
 }
 
-impl TurnedClock {
+impl ManualClock {
     /// A clock that shows the present. If tokio's time is paused, call it on that runtime.
     #[must_use]
     pub fn new() -> Self {
@@ -47,33 +47,33 @@ impl TurnedClock {
     }
 
     /// Time passes: both clocks go forward.
-    pub fn turn(&self, by: Duration) {
+    pub fn advance(&self, by: Duration) {
         self.turned().both += by;
     }
 
     /// The time of day is set forward, or the machine was suspended: the wall clock alone moves.
-    pub fn turn_wall(&self, by: Duration) {
+    pub fn advance_wall(&self, by: Duration) {
         self.turned().wall_forward += by;
     }
 
     /// The time of day is set back.
-    pub fn turn_wall_back(&self, by: Duration) {
+    pub fn set_wall_back(&self, by: Duration) {
         self.turned().wall_back += by;
     }
 }
 
-impl Default for TurnedClock {
+impl Default for ManualClock {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Clock for TurnedClock {
-    fn now(&self) -> Moment {
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
         let turned = *self.turned();
         let passed = self.0.start.elapsed() + turned.both;
         let wall = self.0.wall_at_start + passed + turned.wall_forward;
-        Moment::new(passed, wall.checked_sub(turned.wall_back).unwrap_or(wall))
+        Timestamp::new(passed, wall.checked_sub(turned.wall_back).unwrap_or(wall))
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
