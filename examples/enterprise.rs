@@ -98,8 +98,8 @@ async fn warm(
     let time = started.elapsed();
     progress.finish();
     // Nothing may be left unsaved when a process ends.
-    for user in manager.shutdown().await {
-        eprintln!("{}: the store did not take their token", user.as_str());
+    for unfinished in manager.shutdown().await {
+        eprintln!("{}: {:?} is unfinished", unfinished.user.as_str(), unfinished.work);
     }
     Ok(Run {
         name,

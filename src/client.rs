@@ -21,6 +21,7 @@ use crate::endpoint::{ApiVersion, Scope};
 use crate::error::{Error, ErrorKind};
 use crate::login::{Callback, PendingLogin};
 use crate::retry::{Attempts, RetryPolicy};
+use crate::rng::SharedRng;
 use crate::store::Realm;
 use crate::token::{self, BasicTokenResponse, Token};
 use crate::transport::{Answer, HttpError};
@@ -67,6 +68,7 @@ struct Inner {
     bearer_on_refresh: bool,
     retry: RetryPolicy,
     clock: SharedClock,
+    rng: SharedRng,
     request_timeout: Duration,
     transport: Transport,
 }
@@ -337,6 +339,10 @@ impl Hurdlr {
         &self.0.clock
     }
 
+    pub(crate) fn rng(&self) -> &SharedRng {
+        &self.0.rng
+    }
+
     /// What the keys of this client's users in a [store](crate::store) have in common.
     #[must_use]
     pub fn realm(&self) -> Realm {
@@ -366,7 +372,8 @@ impl Hurdlr {
     ) -> Result<(T, Timestamp), Error> {
         let inner = &*self.0;
         let started = inner.clock.now();
-        let mut attempts = Attempts::new(&inner.retry, request.request_type(), deadline);
+        let mut attempts =
+            Attempts::new(&inner.retry, &inner.rng, request.request_type(), deadline);
         let mut last = None;
         loop {
             let elapsed = inner.clock.now().since(started);

@@ -144,7 +144,7 @@ impl SharedClock {
     /// The time of day alone, in whole seconds since the Unix epoch, where that is cheaper than
     /// [`now`](Self::now).
     #[inline]
-    pub(crate) fn glance(&self) -> Option<i64> {
+    pub(crate) fn coarse_unix_seconds(&self) -> Option<i64> {
         match self {
             #[cfg(target_os = "linux")]
             Self::System(_) => Some(rustix::time::clock_gettime(ClockId::RealtimeCoarse).tv_sec),

@@ -15,9 +15,11 @@ use crate::client::Hurdlr;
 use crate::clock::{SharedClock, Timestamp};
 use crate::endpoint::secret_bearing_url;
 use crate::error::Error;
+use crate::manager::metrics;
 use crate::manager::{SharedToken, UserHandle};
 use crate::partner::{Partner, PartnerUser};
 use crate::retry::{Attempts, Cause, RequestType, RetryPolicy};
+use crate::rng::SharedRng;
 use crate::transport::retry_after;
 use crate::user::UserId;
 
@@ -95,6 +97,7 @@ pub(crate) struct Rules {
     retry: RetryPolicy,
     repeats_every_method: bool,
     clock: SharedClock,
+    rng: SharedRng,
 }
 
 impl Rules {
@@ -104,6 +107,7 @@ impl Rules {
             retry: RetryPolicy::default(),
             repeats_every_method: false,
             clock,
+            rng: SharedRng::default(),
         }
     }
 
@@ -115,7 +119,8 @@ impl Rules {
         }
         let retry = policy.retry.judged()?;
         let repeats_every_method = policy.repeats_every_method;
-        Ok(Self { origins, retry, repeats_every_method, clock: self.clock.clone() })
+        let (clock, rng) = (self.clock.clone(), self.rng.clone());
+        Ok(Self { origins, retry, repeats_every_method, clock, rng })
     }
 
     /// Whether a token may travel there.
@@ -163,6 +168,7 @@ impl Edge {
 
     pub(crate) fn of_each_call(hurdlr: &Hurdlr) -> Self {
         let rules = Rules::new(hurdlr.token_url(), hurdlr.clock().clone());
+        let rules = Rules { rng: hurdlr.rng().clone(), ..rules };
         Self { who: Who::UserOfEachCall, rules: Arc::new(rules) }
     }
 
@@ -266,20 +272,30 @@ impl Edge {
     ) -> Result<W::Answer, W::Error> {
         let clock = &self.rules.clock;
         // Of a pause that is asked for, all grants make the same.
-        let mut attempts = Attempts::new(&self.rules.retry, RequestType::ClientCredentials, None);
+        let mut attempts =
+            Attempts::new(&self.rules.retry, &self.rules.rng, RequestType::ClientCredentials, None);
         let mut is_renewed = matches!(credential, Credential::Partner);
         loop {
             attempts.begin(clock.now().since(call.began));
             match W::status(&answer) {
                 StatusCode::UNAUTHORIZED if wire.is_of_api(&answer) => {
+                    if is_renewed {
+                        // A call never reports the token that it has just obtained.
+                        return Ok(answer);
+                    }
                     self.report_unauthorized(call, &credential);
-                    if is_renewed || !wire.can_repeat() {
+                    if !wire.can_repeat() {
                         return Ok(answer);
                     }
                     is_renewed = true;
                     let Ok(newer) = self.credential(call).await else {
                         return Ok(answer);
                     };
+                    if newer.is_same_token(&credential) {
+                        // The refusal was not believed, and the token is served on.
+                        return Ok(answer);
+                    }
+                    metrics::call_healed();
                     credential = newer;
                 }
                 StatusCode::TOO_MANY_REQUESTS if call.waits && wire.can_repeat() => {
@@ -291,6 +307,7 @@ impl Edge {
                     };
                     // Its connection is of use to others meanwhile.
                     drop(answer);
+                    metrics::call_waited();
                     clock.sleep(pause).await;
                     // The token may have been replaced by then.
                     credential = self.credential(call).await.map_err(W::failed)?;
@@ -330,6 +347,15 @@ impl Call {
 pub(crate) enum Credential {
     Token(SharedToken),
     Partner,
+}
+
+impl Credential {
+    fn is_same_token(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Token(ours), Self::Token(theirs)) => ours.is_same(theirs),
+            _ => false,
+        }
+    }
 }
 
 /// How attempts of one call are sent.

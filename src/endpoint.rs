@@ -10,7 +10,7 @@ use crate::error::Error;
 /// A version of the provider's API, with all in which its token endpoint differs.
 ///
 /// Parses from `"v4"`, `"v5"` and `"v6"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ApiVersion {
     /// `…/rest/v4/auth/token`.

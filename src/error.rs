@@ -62,6 +62,8 @@ struct Inner {
     status: Option<StatusCode>,
     attempts: u32,
     unanswered: bool,
+    /// The refresh token may be dead, and the client's credentials may be wrong.
+    doubtful: bool,
     /// The same call must not be made again.
     is_final: bool,
     retry_after: Option<Duration>,
@@ -80,6 +82,7 @@ impl Error {
             status: None,
             attempts: 0,
             unanswered: false,
+            doubtful: false,
             is_final: false,
             retry_after: None,
             code: None,
@@ -132,7 +135,7 @@ impl Error {
     }
 
     /// The same failure under another kind: for one that is shared already.
-    pub(crate) fn remade(&self, kind: ErrorKind) -> Self {
+    pub(crate) fn with_kind_cloned(&self, kind: ErrorKind) -> Self {
         let inner = &*self.0;
         Self(Arc::new(Inner {
             kind,
@@ -165,6 +168,15 @@ impl Error {
             inner.code = Some(code.into());
             inner.description = description.map(Into::into);
         })
+    }
+
+    /// Marks a refusal that may be about the refresh token or about the client.
+    pub(crate) fn doubtful(self) -> Self {
+        self.with(|inner| inner.doubtful = true)
+    }
+
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.0.doubtful
     }
 
     pub(crate) fn with_rescued(self, refresh_token: SecretString) -> Self {

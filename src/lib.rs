@@ -49,6 +49,7 @@ compile_error!(
      build for wasm"
 );
 
+mod backoff;
 pub mod basic;
 
 mod client;
@@ -82,6 +83,7 @@ mod partner;
 pub use partner::{Partner, PartnerUser};
 mod retry;
 pub use retry::RetryPolicy;
+mod rng;
 pub mod store;
 mod token;
 pub use token::Token;

@@ -2,58 +2,108 @@
 //!
 //! A token is *fresh* for most of its life, then *due*: still served, and refreshed in the
 //! background. Only when it is *expired*, shortly before its end, do callers wait, all of them for
-//! the same refresh. A token that lives is served, whatever fails meanwhile.
+//! the same refresh. A living token is served, whatever fails meanwhile.
 //!
-//! There are two kinds of user, and the [partner](TokenManager::partner) itself. One who [logged in](TokenManager::user) is kept by their refresh
-//! token, of which there is one copy; an [enterprise user](TokenManager::enterprise_user) is
-//! granted a token anew whenever that is needed. The same id as the other kind is another user.
+//! There are two kinds of user, and the [partner](TokenManager::partner) itself. A user who [logged
+//! in](TokenManager::user) is kept by their refresh token, of which there is one copy; an
+//! [enterprise user](TokenManager::enterprise_user) is granted a token anew whenever that is
+//! needed. The same id as the other kind is another user.
 
-mod cache;
-use cache::Users;
+// # Implementation
+//
+// `docs/design.md` has the laws, the refresh as numbered steps and the table of the row's states.
+//
+// *Users in memory.* `users` finds a `UserEntry`: an `ArcSwap` of the `CachedToken` that is
+// served, and a lock over everything else. The entry's state is boxed and exists only while there
+// is something to keep, so that a quiet user costs one pointer.
+//
+// *A read* (`fast_path`, `read`) loads the `ArcSwap` and compares one second. The slow path
+// serves, starts a refresh in the background, or waits for one.
+//
+// *Single flight* (`single_flight`): the state holds the refresh in flight. It is registered
+// under the entry's lock and runs in a task of its own that `task_tracker` counts. Nobody can
+// cancel it. A task that panics, or ends with its runtime, fails its refresh for all waiters.
+//
+// *A refresh* (`refresh`) is claim, send, save. Between processes the store decides: a claim is
+// a lease on the row, and a save is a compare-and-set over the version that was consumed. What is
+// sent is what the claimed row holds. `permits` bound how many run at once; a permit is never
+// held while waiting for another process, and a request that hangs gives it back.
+//
+// *Epochs*: a login or a removal raises the entry's epoch. A refresh or a look at the store that
+// began under an earlier epoch changes nothing in memory any more; in the store its version is
+// gone.
+//
+// *Writers* (refresh, adopt, import, forget, disconnect, late saves) run in tracked tasks. Those
+// that change a user by a login or a removal hold the user's write lock, so that the last change
+// of the store is the last one of memory.
+//
+// *Other processes*: `revalidate` compares users who are read with the store, many in one query.
+// `keep_alive` walks the due users whom nobody reads. `revocation` keeps records of tokens
+// that are to be revoked, so that any process can finish them.
+//
+// *Imports point down*: `handle`, `keep_alive`, `warm` use `read` and `single_flight`; those
+// `refresh`; that `save` and `revocation`; all of them `entry`, which knows `cached_token`,
+// `permits`, `store_calls`, `policy` and `task_tracker`.
+
+mod cached_token;
+use cached_token::CachedToken;
 mod entry;
-use entry::{Entry, Flight, Held};
+use entry::{Context, Replaces, Unsaved, UserEntry};
+mod events;
+pub use events::TokenEvent;
+mod fast_path;
+pub use fast_path::{SharedToken, TokenFuture, TokenGuard};
 mod handle;
-pub use handle::{SharedToken, TokenEvents, TokenFuture, TokenGuard, UserHandle};
+pub use handle::{TokenEvents, UserHandle, UserStatus};
 mod keep_alive;
 pub use keep_alive::KeepAlive;
-mod looks;
-use looks::Looks;
-mod meters;
+pub(crate) mod metrics;
+mod permits;
+use permits::Permits;
+mod pins;
 mod policy;
 pub use policy::RefreshPolicy;
+mod read;
 mod refresh;
-use refresh::{Refresh, Unsaved};
+mod removal;
+pub use removal::Disconnected;
+mod revalidate;
+mod revalidation_queue;
 mod revocation;
-pub use revocation::Disconnected;
-mod running;
-use running::{Counter, Landing};
+mod save;
+mod single_flight;
+mod store_calls;
+use store_calls::StoreCalls;
+mod task_tracker;
+use task_tracker::{TaskTracker, cut_off};
+mod users;
+use users::Users;
 mod warm;
 pub use warm::{Warm, Warmed};
-mod workers;
-use workers::{Place, Workers};
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::client::Hurdlr;
-use crate::clock::{SharedClock, Timestamp};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::login::{LOGIN_LIFETIME, PendingLogin};
-use crate::store::{Put, Realm, RowKind, StoreKey, TokenStore};
+use crate::store::{Over, RowKind, TokenStore, Version};
 use crate::token::Token;
 use crate::user::UserId;
 
 /// Keeps the tokens of many users alive: cached, refreshed once, and saved before they are used.
 ///
 /// Cloning is cheap. There is one refresh per user at a time across all tasks, and across all
-/// processes that share the store. It runs in a task of its own: a caller who goes away cancels
-/// nothing. Call [`shutdown`](Self::shutdown) before the runtime goes: what the store has not taken
-/// by then is lost.
+/// processes that share the store. It runs in a task of its own, so a caller who goes away cancels
+/// nothing. Call [`shutdown`](Self::shutdown) before the runtime ends: a token that the store has
+/// not taken by then is lost.
 ///
 /// ```
 /// use hurdlr_oauth2::store::MemoryStore;
@@ -72,58 +122,18 @@ use crate::user::UserId;
 /// let token = user.token().await?; // granted once, then served from memory
 /// assert!(token.authorization_header().is_sensitive());
 ///
-/// let failed = manager.shutdown().await;
-/// assert!(failed.is_empty());
+/// let unfinished = manager.shutdown().await;
+/// assert!(unfinished.is_empty());
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
 pub struct TokenManager {
     users: Arc<Users>,
-    inner: Arc<Inner>,
+    context: Arc<Context>,
 }
 
-/// What keeping any user's token takes. Every entry has it, so that a handle is one reference.
-///
-/// Aligned, so that the count of those references, which each new user changes, lies in another
-/// cache line than what every thread reads all the time.
-#[repr(align(128))]
-struct Inner {
-    hurdlr: Hurdlr,
-    store: Arc<dyn TokenStore>,
-    realm: Arc<Realm>,
-    policy: RefreshPolicy,
-    vacant: Arc<Held>,
-    workers: Arc<Workers<Refresh>>,
-    at_once: usize,
-    looks: Looks,
-    look_after: Duration,
-    runtime: Handle,
-    clock: SharedClock,
-    random: Arc<dyn Rng>,
-    /// Set once, when nothing new may start: the end of what still runs.
-    closing: watch::Sender<Option<Timestamp>>,
-    running: Counter,
-    lost: Mutex<Vec<UserId>>,
-}
-
-/// A source of random numbers: for jitter, and for ids that only have to differ.
-pub trait Rng: fmt::Debug + Send + Sync + 'static {
-    /// The next number; all 64 bits are random.
-    fn next_u64(&self) -> u64;
-}
-
-/// The generator of each thread, seeded by the operating system.
-#[derive(Clone, Copy, Debug, Default)]
-struct ThreadRng;
-
-impl Rng for ThreadRng {
-    fn next_u64(&self) -> u64 {
-        fastrand::u64(..)
-    }
-}
-
-/// Settings of a [`TokenManager`]. All of them are judged by [`build`](Self::build).
+/// Settings of a [`TokenManager`], validated by [`build`](Self::build).
 #[must_use = "a builder does nothing until it is built"]
 #[derive(Debug)]
 pub struct TokenManagerBuilder {
@@ -133,54 +143,59 @@ pub struct TokenManagerBuilder {
     cache_capacity: usize,
     max_concurrent_refreshes: usize,
     revalidate_after: Duration,
-    random: Arc<dyn Rng>,
+    shutdown_within: Duration,
 }
 
 impl TokenManagerBuilder {
-    /// How many users are kept in memory; 100,000 by default. One who was evicted comes back from
-    /// the store. Users whom somebody holds, or whose refresh is under way, or whose token is not
-    /// saved yet, are not evicted: while there are more of those, there are more in memory.
+    /// How many users are kept in memory; 100,000 by default. A user who was evicted comes back
+    /// from the store. Users whom a handle or a task holds stay in memory beside those.
     pub fn cache_capacity(mut self, users: usize) -> Self {
         self.cache_capacity = users;
         self
     }
 
-    /// When tokens are renewed, and how long that may take.
+    /// When tokens are refreshed, and how long that may take.
     pub fn refresh_policy(mut self, policy: RefreshPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// How many users this manager refreshes at once, warming included; 64 by default. Users whose callers wait go before
-    /// those who are renewed in the background.
-    pub fn max_concurrent_refreshes(mut self, requests: usize) -> Self {
-        self.max_concurrent_refreshes = requests;
+    /// How many users this manager refreshes at once, warming included; 64 by default. Users with
+    /// waiting callers go before those who are refreshed in the background. A request that the
+    /// provider leaves unanswered for half a second makes room for the next; up to four times as
+    /// many of those can be open beside the others.
+    pub fn max_concurrent_refreshes(mut self, refreshes: usize) -> Self {
+        self.max_concurrent_refreshes = refreshes;
         self
     }
 
-    /// Within what time it is known here what another process did: a login, a refresh, a removal
-    /// of a user; 60 s by default.
+    /// Maximum staleness: a login, refresh or removal by another process is visible here within
+    /// this time. Defaults to 60 s.
     ///
-    /// A user who is read is compared with the store again, in the background and many users in one
-    /// query, once half of this has passed since the last look. Nobody waits for it: a user whom
-    /// nobody had read for longer is served once more as last seen. While the store fails, living
-    /// tokens are served on.
+    /// A user who is read is compared with the store in the background, many users in one query,
+    /// once half of this has passed since the last look. Nobody waits for it: a user whom nobody
+    /// had read for longer is served once more as last seen. While the store fails, living tokens
+    /// are served on.
     pub fn revalidate_after(mut self, span: Duration) -> Self {
         self.revalidate_after = span;
         self
     }
 
-    /// Where jitter and ids come from; a generator seeded by the operating system by default.
-    /// Another is for tests: ids that repeat would let one process's lease pass for another's.
-    pub fn rng(mut self, random: impl Rng) -> Self {
-        self.random = Arc::new(random);
+    /// How long [`TokenManager::shutdown`] lasts at most; 20 s by default. Platforms often kill a
+    /// process 30 s after they asked it to end.
+    pub fn shutdown_within(mut self, span: Duration) -> Self {
+        self.shutdown_within = span;
         self
     }
 
-    /// Judges the settings, and takes the tokio runtime it is called on for all that runs in the
-    /// background.
+    /// Validates the settings. Background tasks run on the Tokio runtime this is called from: a
+    /// runtime that nobody drives, such as a `current_thread` runtime outside of `block_on`,
+    /// refreshes nothing.
     ///
-    /// An [`ErrorKind::Config`] names what cannot be used, or says that there is no runtime.
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the setting that cannot be used, or
+    /// says that there is no runtime.
     pub fn build(self) -> Result<TokenManager, Error> {
         let runtime = Handle::try_current().map_err(|source| {
             Error::config("a token manager has to be built on a tokio runtime").caused_by(source)
@@ -199,45 +214,59 @@ impl TokenManagerBuilder {
                 self.revalidate_after
             )));
         }
-        let policy = self.policy.judged()?;
-        let clock = self.hurdlr.clock().clone();
-        let users = Arc::new(Users::new(self.cache_capacity)?);
-        let inner = Arc::new(Inner {
+        if self.shutdown_within.is_zero() {
+            return Err(Error::config("shutdown_within is 0: nothing could be saved at the end"));
+        }
+        let policy = self.policy.validated()?;
+        metrics::describe();
+        let (clock, rng) = (self.hurdlr.clock().clone(), self.hurdlr.rng().clone());
+        let context = Arc::new(Context {
             realm: Arc::new(self.hurdlr.realm()),
-            hurdlr: self.hurdlr,
-            store: self.store,
+            store: StoreCalls::new(self.store, clock.clone()),
             policy,
-            vacant: Arc::new(Held::vacant(Token::vacant(&clock))),
-            workers: Workers::new(self.max_concurrent_refreshes),
-            at_once: self.max_concurrent_refreshes,
-            looks: Looks::default(),
-            look_after: self.revalidate_after / 2,
+            holder: (rng.next_u64() >> 1).max(1),
+            revalidate_after: self.revalidate_after / 2,
+            placeholder: Arc::new(CachedToken::placeholder(Token::placeholder(&clock))),
+            permits: Permits::new(self.max_concurrent_refreshes),
+            pins: pins::Pins::default(),
+            revalidation: revalidation_queue::RevalidationQueue::default(),
+            tasks: TaskTracker::default(),
+            closing: watch::Sender::new(None),
+            shutdown_within: self.shutdown_within,
             runtime,
             clock,
-            random: self.random,
-            closing: watch::Sender::new(None),
-            running: Counter::default(),
-            lost: Mutex::default(),
+            rng,
+            hurdlr: self.hurdlr,
         });
-        let manager = TokenManager { users, inner };
+        let users = Arc::new(Users::new(self.cache_capacity, Arc::clone(&context))?);
+        let manager = TokenManager { users, context };
         #[cfg(feature = "metrics")]
-        manager.sample();
+        manager.spawn_expiry_gauge();
         Ok(manager)
     }
 }
 
-/// What changed about a user.
+/// Work that [`TokenManager::shutdown`] could not finish in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unfinished {
+    /// The user.
+    pub user: UserId,
+    /// The work.
+    pub work: UnfinishedWork,
+}
+
+/// The kind of [`Unfinished`] work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum TokenEvent {
-    /// There is another token: refreshed, adopted, or found in the store.
-    NewToken,
-    /// The person has to log in again.
-    LoginRequired,
-    /// The person has to log in again, since an answer with their new refresh token was lost.
-    RotationLost,
-    /// The user was forgotten.
-    Forgotten,
+pub enum UnfinishedWork {
+    /// A refresh is still running. If its answer comes after the end of the process, a rotated
+    /// refresh token is lost.
+    Refresh,
+    /// The store has not taken the user's newest token. It ends with the process.
+    Save,
+    /// A token is not revoked yet. Where the store took its record, another process finishes it.
+    Revocation,
 }
 
 impl TokenManager {
@@ -251,14 +280,14 @@ impl TokenManager {
             cache_capacity: 100_000,
             max_concurrent_refreshes: 64,
             revalidate_after: Duration::from_secs(60),
-            random: Arc::new(ThreadRng),
+            shutdown_within: Duration::from_secs(20),
         }
     }
 
     /// The client that tokens are obtained by.
     #[must_use]
     pub fn hurdlr(&self) -> &Hurdlr {
-        &self.inner.hurdlr
+        &self.context.hurdlr
     }
 
     /// How many users are in memory, with those who were looked up and never had a token.
@@ -267,12 +296,26 @@ impl TokenManager {
         self.users.len()
     }
 
+    /// Asks the store whether it answers, for a readiness check.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store) where it does not.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it changes nothing.
+    pub async fn check(&self) -> Result<(), Error> {
+        let key = self.context.key(RowKind::KeepAliveLock, &UserId::internal("keep_alive"));
+        self.context.store.read(&key).await.map(|_| ())
+    }
+
     /// A user who logged in, or was imported. They are never granted a token silently: without a
-    /// living refresh token they are [`ErrorKind::LoginRequired`].
+    /// living refresh token they are [`ErrorKind::LoginRequired`](crate::ErrorKind::LoginRequired).
     #[must_use]
     #[inline]
     pub fn user(&self, id: &UserId) -> UserHandle {
-        UserHandle::new(self.users.entry(&self.inner, RowKind::Login, id))
+        UserHandle::new(self.users.entry(RowKind::Login, id))
     }
 
     /// A user whose token is granted by client credentials, whenever that is needed. Nothing is
@@ -280,14 +323,14 @@ impl TokenManager {
     #[must_use]
     #[inline]
     pub fn enterprise_user(&self, id: &UserId) -> UserHandle {
-        UserHandle::new(self.users.entry(&self.inner, RowKind::Enterprise, id))
+        UserHandle::new(self.users.entry(RowKind::Enterprise, id))
     }
 
     /// The partner itself, whose token no user stands behind. It is granted by client credentials
     /// without a `userId`, and kept as an enterprise user's is.
     ///
-    /// Reading it is [`ErrorKind::Unsupported`] on v4 and v5, which have no such tokens. The
-    /// handle's [`id`](UserHandle::id) is no user's.
+    /// Reading it is [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) on v4 and v5, which
+    /// have no such tokens. The handle's [`id`](UserHandle::id) is no user's.
     ///
     /// ```
     /// # use hurdlr_oauth2::store::MemoryStore;
@@ -309,16 +352,15 @@ impl TokenManager {
     /// ```
     #[must_use]
     pub fn partner(&self) -> UserHandle {
-        let nobody = UserId::internal("partner");
-        UserHandle::new(self.users.entry(&self.inner, RowKind::Partner, &nobody))
+        UserHandle::new(self.users.entry(RowKind::Partner, &UserId::internal("partner")))
     }
 
-    /// Redeems the state of a login: says whether this is the first time, in all processes that share
-    /// the store.
+    /// Redeems the state of a login: says whether this is the first time, in all processes that
+    /// share the store.
     ///
     /// Ask it before [`Hurdlr::complete_login`], and go on only if it is: a callback that is loaded
     /// twice then sends its code once, and a provider that revokes everything when a code comes
-    /// twice has no cause to. [`ErrorKind::Store`] where nobody can tell.
+    /// twice has no cause to. [`ErrorKind::Store`](crate::ErrorKind::Store) where nobody can tell.
     ///
     /// ```
     /// # use hurdlr_oauth2::store::MemoryStore;
@@ -346,72 +388,86 @@ impl TokenManager {
     /// ```
     pub async fn redeem(&self, login: &PendingLogin) -> Result<bool, Error> {
         // A login that began on a machine whose clock is ahead may last as long again.
-        self.inner.store.redeem(&login.state_digest(), 2 * LOGIN_LIFETIME).await
+        self.context.store.redeem(&login.state_digest(), 2 * LOGIN_LIFETIME).await
     }
 
     /// Takes over the token of a person who has just logged in.
     ///
-    /// It always wins, even over a refresh under way, and is served at once. Should the store fail,
-    /// it is kept in memory and saved again and again in the background: `Ok` says that the token
-    /// is served, not that it is saved. Who is unsaved at the end, [`shutdown`](Self::shutdown)
-    /// names.
+    /// It always wins, even over a refresh in flight, and is served at once. Should the store fail,
+    /// it is kept in memory and saved in the background as soon as possible: `Ok` says that the
+    /// token is served, not that it is saved. [`shutdown`](Self::shutdown) names users whose token
+    /// is unsaved at the end.
     ///
-    /// [`ErrorKind::Config`] where the token has no refresh token: it could not be kept alive.
-    /// [`ErrorKind::Unavailable`] where the manager's runtime is gone.
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where the token has no refresh token: it
+    /// could not be kept alive. [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) where the
+    /// manager's runtime is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: once it was polled, the login is taken over.
     pub async fn adopt(&self, id: &UserId, token: Token) -> Result<(), Error> {
-        // In a task of its own: a caller who goes away must not take the new login along.
-        let adopted = self.inner.runtime.spawn(self.adopting(id, token)?);
-        adopted.await.map_err(|source| abandoned().caused_by(source))
+        let adopted = self.context.spawn(self.adopt_uncancellable(id, token)?);
+        adopted.await.map_err(|source| cut_off().caused_by(source))
     }
 
-    /// The work of [`adopt`](Self::adopt), for those who see to it that it comes to its end.
-    pub(crate) fn adopting(
+    /// The work of [`adopt`](Self::adopt), for a caller who runs it to its end.
+    pub(crate) fn adopt_uncancellable(
         &self,
         id: &UserId,
         token: Token,
     ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
-        let inner = Arc::clone(&self.inner);
-        let counted = inner.running.count_one();
-        let (entry, incarnation, held) = self.arrival(id, token)?;
+        let task = self.context.tasks.token();
+        let incarnation = self.context.random_id();
+        let (entry, cached) = self.new_login(id, token, incarnation)?;
         Ok(async move {
-            let _turn = entry.turn().await;
-            let stored = inner.stored(&held);
-            let saved = inner.store.put(&entry.key(), incarnation, stored, Put::Replace).await;
-            entry.take_over(&held, saved.is_ok());
-            if let Err(error) = saved {
-                tracing::warn!(user = ?entry.subject(), %error, "a login is not saved yet");
-                inner.keep_saving(&entry, &held, Unsaved::Login);
+            let context = &entry.context;
+            let _writing = entry.lock_writes().await;
+            let stored = context.stored(&cached);
+            let put = context.store.put(&entry.key(), incarnation, stored, Over::Anything).await;
+            match put {
+                Ok(_) => entry.install_login(&cached, None),
+                Err(error) => {
+                    tracing::warn!(user = ?entry.subject(), %error, "could not save a login; it is served from memory and saved later");
+                    entry.install_login(&cached, Some(Replaces::Unknown));
+                    let unsaved = Unsaved { cached, replaces: Replaces::Unknown };
+                    save::spawn_save_retry(&entry, entry.epoch(), unsaved);
+                }
             }
-            drop(counted);
+            tracing::info!(user = ?entry.subject(), "connected");
+            drop(task);
         })
     }
 
     /// Takes over a token from elsewhere, unless the user has one already; says whether it did.
     ///
-    /// Many replicas can import the same old table at the same time: nothing is replaced.
+    /// Many replicas can import the same old table at the same time: nothing is replaced. Where an
+    /// import failed, the same one can be made again: it says whether this token is the user's.
     ///
-    /// [`ErrorKind::Config`] where the token has no refresh token, [`ErrorKind::Store`] where the
-    /// store failed: import it again then, nothing was kept.
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where the token has no refresh token,
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store) where the store failed: import it again then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: once it was polled, the import goes on.
     pub async fn import_if_absent(&self, id: &UserId, token: Token) -> Result<bool, Error> {
-        let inner = &self.inner;
-        let (entry, incarnation, held) = self.arrival(id, token)?;
-        let _turn = entry.turn().await;
-        if entry.with(|troubles| troubles.unsaved_login.is_some()) {
-            return Ok(false); // of which the store does not know yet
-        }
-        let stored = inner.stored(&held);
-        let put = inner.store.put(&entry.key(), incarnation, stored, Put::IfAbsent).await?;
-        if put {
-            entry.take_over_if_vacant(&held);
-        }
-        Ok(put)
+        // The same each time that this manager imports the token, so that a repetition finds what
+        // an import put that seemed to fail.
+        let incarnation = import_incarnation(self.context.holder, &token);
+        let (entry, cached) = self.new_login(id, token, incarnation)?;
+        let imported = self.context.spawn(import(entry, incarnation, cached));
+        imported.await.map_err(|source| cut_off().caused_by(source))?
     }
 
     /// Gets tokens for many enterprise users: a stream of outcomes, in the order they come.
     ///
-    /// Only so many run at once as [`max_concurrent_refreshes`](TokenManagerBuilder::max_concurrent_refreshes)
-    /// allows. Users whose token lives cost no request, so a list that was broken off can simply
-    /// be begun again. Dropping it ends the list, and not the refreshes under way.
+    /// Only so many run at once as
+    /// [`max_concurrent_refreshes`](TokenManagerBuilder::max_concurrent_refreshes) allows. Users
+    /// whose token lives cost no request, so a list that was broken off can simply be begun again.
+    /// Dropping it ends the list, and not the refreshes under way.
     ///
     /// ```
     /// # use hurdlr_oauth2::store::MemoryStore;
@@ -441,61 +497,80 @@ impl TokenManager {
         Warm::new(self.clone(), Box::new(users.into_iter()))
     }
 
-    /// Keeps the tokens of users alive whom nobody reads, so that people need not log in again:
-    /// walks the store's due users every `interval`, until what it returns is stopped or dropped.
-    /// A minute to an hour is good; it is at least the policy's
-    /// [`initial_backoff`](RefreshPolicy::initial_backoff), and up to a second of jitter is added.
+    /// Refreshes idle users, so that people need not log in again: walks the store's due users
+    /// every
+    /// `interval`, until the returned handle is stopped or dropped. A minute to an hour is good; it
+    /// is at least the policy's [`initial_backoff`](RefreshPolicy::initial_backoff), and up to a
+    /// second of jitter is added.
     ///
-    /// Of all processes that share the store one walks at a time. It also has the tokens revoked that
-    /// another process was to have [revoked](UserHandle::disconnect), and did not come to.
+    /// One of the processes that share the store walks at a time. It visits each due user once,
+    /// whatever becomes of those before. It also finishes revocations that another process did not
+    /// come to [finish](UserHandle::disconnect).
     #[must_use = "dropping it stops the walk"]
     pub fn keep_alive(&self, interval: Duration) -> KeepAlive {
-        KeepAlive::start(self.clone(), interval)
+        KeepAlive::start(Arc::clone(&self.users), Arc::clone(&self.context), interval)
     }
 
-    /// Ends the manager's work: no refresh starts any more, those under way finish and are saved,
-    /// and what could not be saved or revoked is tried again until the
-    /// [`deadline`](RefreshPolicy::refresh_timeout) of a refresh has passed.
+    /// Ends the manager's work within
+    /// [`shutdown_within`](TokenManagerBuilder::shutdown_within). No refresh starts any more, not
+    /// even one that is queued. Those that are running finish and are saved, and failed saves are
+    /// tried again.
     ///
-    /// Returns the users whose newest token could not be saved, and those of whom a token could not
-    /// be revoked. A living token is served on
-    /// afterwards; a user without one gets [`ErrorKind::Unavailable`].
-    pub async fn shutdown(&self) -> Vec<UserId> {
-        let inner = &self.inner;
-        let now = inner.clock.now();
-        inner
+    /// Returns the work that could not be finished in time. A living token is served on afterwards;
+    /// a user without one gets [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing starts any more even if this future is dropped. Called again, it waits again.
+    pub async fn shutdown(&self) -> Vec<Unfinished> {
+        let context = &self.context;
+        let now = context.clock.now();
+        context
             .closing
             .send_if_modified(|closing| closing.is_none() && closing.replace(now).is_none());
-        inner.running.close();
-        inner.running.none_left().await;
-        let lost = inner.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.clone()
+        context.tasks.close();
+        context.permits.close();
+        tokio::select! {
+            biased;
+            () = context.tasks.wait_idle() => {}
+            () = context.clock.sleep(context.shutdown_within) => {}
+        }
+        self.users.shards().flatten().flat_map(|entry| unfinished(&entry)).collect()
     }
 
-    /// What a token becomes that came by another way than a refresh.
-    fn arrival(&self, id: &UserId, token: Token) -> Result<(Arc<Entry>, u64, Arc<Held>), Error> {
+    /// Wraps a token from a login or import in a new incarnation of the user.
+    fn new_login(
+        &self,
+        id: &UserId,
+        token: Token,
+        incarnation: u64,
+    ) -> Result<(Arc<UserEntry>, Arc<CachedToken>), Error> {
         if token.refresh_token().is_none() {
             return Err(Error::config(
                 "this token has no refresh token: a user who logged in could not be kept alive",
             ));
         }
-        let entry = self.users.entry(&self.inner, RowKind::Login, id);
-        let incarnation = self.inner.random_id();
-        let version = crate::store::Version { incarnation, revision: 1 };
-        let held = self.inner.hold(&entry, token, version);
-        Ok((entry, incarnation, held))
+        let entry = self.users.entry(RowKind::Login, id);
+        let cached = entry.cache(token, Version { incarnation, revision: 1 });
+        Ok((entry, Arc::new(cached)))
     }
 
-    /// Sets the gauge that takes a look at all users, once a minute for as long as the manager is
-    /// there.
+    /// Sets the gauge that looks at all users, once a minute while the manager exists.
     #[cfg(feature = "metrics")]
-    fn sample(&self) {
+    fn spawn_expiry_gauge(&self) {
         const MINUTE: Duration = Duration::from_secs(60);
-        const DAY: Duration = Duration::from_secs(86_400);
-        let (sampled, clock) = (Arc::downgrade(&self.users), self.inner.clock.clone());
-        self.inner.runtime.spawn(async move {
-            while let Some(users) = sampled.upgrade() {
-                meters::ending_within_a_day(users.ending_within(DAY, clock.now()));
+        let (users, clock) = (Arc::downgrade(&self.users), self.context.clock.clone());
+        self.context.runtime.spawn(async move {
+            while let Some(users) = users.upgrade() {
+                let mut expiring = 0;
+                for shard in users.shards() {
+                    let now = clock.now();
+                    expiring +=
+                        shard.iter().filter(|entry| entry.current.load().is_expiring(now)).count();
+                    // A million users take longer than a runtime thread may be kept.
+                    tokio::task::yield_now().await;
+                }
+                metrics::users_expiring(expiring);
                 drop(users);
                 clock.sleep(MINUTE).await;
             }
@@ -503,125 +578,58 @@ impl TokenManager {
     }
 }
 
-fn abandoned() -> Error {
-    Error::new(ErrorKind::Unavailable, "the runtime of the token manager was shut down")
+/// The work of [`TokenManager::import_if_absent`].
+async fn import(
+    entry: Arc<UserEntry>,
+    incarnation: u64,
+    cached: Arc<CachedToken>,
+) -> Result<bool, Error> {
+    let context = &entry.context;
+    let _writing = entry.lock_writes().await;
+    if entry.with(|state| state.unsaved.is_some()) {
+        return Ok(false); // a login that the store does not know yet
+    }
+    let stored = context.stored(&cached);
+    let put = context.store.put(&entry.key(), incarnation, stored, Over::Nothing).await?;
+    if put {
+        entry.install_import(&cached);
+    }
+    Ok(put)
 }
 
-impl Inner {
-    fn key(&self, kind: RowKind, subject: &UserId) -> StoreKey {
-        StoreKey::new(Arc::clone(&self.realm), kind, subject.clone())
-    }
+/// The incarnation of an imported token: a digest of it and of the manager that imports it.
+fn import_incarnation(holder: u64, token: &Token) -> u64 {
+    let mut digest = Sha256::new_with_prefix(holder.to_be_bytes());
+    let secret = token.refresh_token().unwrap_or(token.access_token());
+    digest.update(secret.expose_secret());
+    let number = digest.finalize().iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte));
+    (number >> 1).max(1)
+}
 
-    /// A number below 2⁶³, and not 0: databases know signed integers.
-    fn random_id(&self) -> u64 {
-        (self.random.next_u64() >> 1).max(1)
-    }
-
-    /// Runs what must come to an end, whoever waits for it.
-    fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        let counted = self.running.count_one();
-        self.runtime.spawn(async move {
-            let outcome = work.await;
-            drop(counted);
-            outcome
-        })
-    }
-
-    /// Joins the refresh under way, or starts one; an error where it is not time for one.
-    fn join(self: &Arc<Self>, entry: &Arc<Entry>, urgent: bool) -> Result<Landing, Error> {
-        entry.with(|troubles| {
-            // One that has come and is still here was abandoned.
-            let under_way = troubles.flight.as_mut().filter(|flight| !flight.landing.has_come());
-            if let Some(flight) = under_way {
-                flight.urgent |= urgent;
-                if urgent && let Some(ticket) = flight.ticket.take() {
-                    self.workers.hurry(ticket);
-                }
-                return Ok(flight.landing.clone());
-            }
-            let pause = troubles.backoff.left(&self.clock);
-            if let Some(error) = troubles.backoff.error.as_ref().filter(|_| !pause.is_zero()) {
-                return Err(error.clone());
-            }
-            let counted = self.running.count_one_unless_closed().ok_or_else(|| {
-                Error::new(ErrorKind::Unavailable, "the token manager is shutting down")
-            })?;
-            let (lander, landing) = Landing::expected();
-            let refresh = Refresh { entry: Arc::clone(entry), lander, counted };
-            let flight = troubles.flight.insert(Flight::new(landing.clone(), urgent));
-            if pause.is_zero() {
-                self.begin(flight, refresh);
-                return Ok(landing);
-            }
-            // A pause takes no worker from those who could use it.
-            let inner = Arc::clone(self);
-            self.runtime.spawn(async move {
-                inner.clock.sleep(pause).await;
-                let entry = Arc::clone(&refresh.entry);
-                entry.with(|troubles| {
-                    if let Some(flight) = &mut troubles.flight {
-                        inner.begin(flight, refresh);
-                    }
-                });
-            });
-            Ok(landing)
-        })
-    }
-
-    /// Has a refresh done as soon as there is a worker for it.
-    fn begin(self: &Arc<Self>, flight: &mut Flight, refresh: Refresh) {
-        let (mut worker, mut refresh) = match self.workers.enter(refresh, flight.urgent) {
-            Place::Urgent => return,
-            Place::Patient(ticket) => {
-                flight.ticket = Some(ticket);
-                return;
-            }
-            Place::New(worker, refresh) => (worker, refresh),
-        };
-        let inner = Arc::clone(self);
-        self.runtime.spawn(async move {
-            loop {
-                inner.refresh(refresh).await;
-                match worker.next().await {
-                    Some(next) => refresh = next,
-                    None => break,
-                }
-            }
-        });
-    }
-
-    /// Waits before another try; near the end not for long.
-    async fn sleep_unless_closing(&self, pause: Duration) {
-        let mut closing = self.closing.subscribe();
-        let is_closing = closing.borrow_and_update().is_some();
-        let pause = if is_closing { pause.min(self.policy.shortest_pause()) } else { pause };
-        tokio::select! {
-            () = self.clock.sleep(pause) => {}
-            _ = closing.changed() => {}
+/// The work that is still to be done for a user.
+fn unfinished(entry: &UserEntry) -> Vec<Unfinished> {
+    let mut works = Vec::new();
+    entry.with(|state| {
+        if state.flight.is_some() {
+            works.push(UnfinishedWork::Refresh);
         }
-    }
-
-    fn is_past_closing(&self) -> bool {
-        let (_, deadline) = self.policy.lease_and_deadline();
-        let closing = *self.closing.borrow();
-        closing.is_some_and(|since| self.clock.now().since(since) >= deadline)
-    }
-
-    fn gave_up_on(&self, subject: &UserId, what: &'static str) {
-        tracing::error!(user = ?subject, "{what}");
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(subject.clone());
-    }
+        if state.unsaved.is_some() || state.late_saves > 0 {
+            works.push(UnfinishedWork::Save);
+        }
+        if state.unrevoked.0 > 0 {
+            works.push(UnfinishedWork::Revocation);
+        }
+    });
+    let user = entry.subject();
+    works.into_iter().map(|work| Unfinished { user: user.clone(), work }).collect()
 }
 
 impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenManager")
-            .field("realm", &self.inner.realm)
+            .field("realm", &self.context.realm)
             .field("users", &self.users)
-            .field("running", &self.inner.running)
+            .field("running", &self.context.tasks)
             .finish_non_exhaustive()
     }
 }

@@ -1,12 +1,15 @@
-//! What may be sent again, when, and how often: a table, not a habit.
+//! Retry rules: which requests may be repeated, how often, and after what delay.
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::error::Error;
+use crate::rng::SharedRng;
 
 /// How often a call repeats a request that may be repeated, and how long it waits in between.
 ///
-/// *What* may be repeated is not a setting; it follows from what a repetition could destroy:
+/// How often to retry is configurable; *what* may be retried is not. It follows from what a
+/// repetition could destroy:
 ///
 /// | failure | `client_credentials`, revocation | `refresh_token` | `authorization_code` |
 /// |---|---|---|---|
@@ -17,8 +20,8 @@ use crate::error::Error;
 /// | any other answer | never | never | never |
 ///
 /// Waits double from [`initial_backoff`](Self::initial_backoff) to
-/// [`max_backoff`](Self::max_backoff), each drawn between zero and that bound ("full
-/// jitter"), so that many clients do not come back at the same moment.
+/// [`max_backoff`](Self::max_backoff), each drawn between half of that bound and all of it, so that
+/// many clients do not return in lockstep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     max_attempts: u32,
@@ -93,11 +96,8 @@ impl RetryPolicy {
         }
     }
 
-    /// The wait after the `sent`-th attempt.
-    fn backoff(&self, sent: u32) -> Duration {
-        let doubled = 2_u32.checked_pow(sent.saturating_sub(1)).unwrap_or(u32::MAX);
-        let bound = self.initial_backoff.saturating_mul(doubled).min(self.max_backoff);
-        bound.mul_f64(fastrand::f64())
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.initial_backoff, self.max_backoff)
     }
 }
 
@@ -129,23 +129,39 @@ pub(crate) enum Cause {
 /// The attempts of one call.
 pub(crate) struct Attempts<'a> {
     policy: &'a RetryPolicy,
+    rng: &'a SharedRng,
     request: RequestType,
     total_timeout: Duration,
+    /// Whether a pause that the provider names is waited for here. A manager does it instead, for
+    /// all processes.
+    waits_when_told: bool,
     sent: u32,
     repeated_at_once: bool,
     unanswered: bool,
 }
 
 impl<'a> Attempts<'a> {
-    /// Attempts that end after the policy's time, or `deadline` if that is shorter.
+    /// Attempts that end after the policy's time. Those of a manager end after `deadline` if that
+    /// is shorter, and where the provider names a pause.
     pub(crate) fn new(
         policy: &'a RetryPolicy,
+        rng: &'a SharedRng,
         request: RequestType,
         deadline: Option<Duration>,
     ) -> Self {
         let total_timeout =
             deadline.map_or(policy.total_timeout, |own| own.min(policy.total_timeout));
-        Self { policy, request, total_timeout, sent: 0, repeated_at_once: false, unanswered: false }
+        let waits_when_told = deadline.is_none();
+        Self {
+            policy,
+            rng,
+            request,
+            total_timeout,
+            waits_when_told,
+            sent: 0,
+            repeated_at_once: false,
+            unanswered: false,
+        }
     }
 
     pub(crate) fn request_type(&self) -> RequestType {
@@ -172,16 +188,18 @@ impl<'a> Attempts<'a> {
     pub(crate) fn again(&mut self, cause: Cause, elapsed: Duration) -> Option<Duration> {
         self.unanswered |= cause == Cause::Unanswered;
         let more = self.sent < self.policy.max_attempts;
+        let backoff = self.policy.backoff().delay(self.sent, self.rng.next_u64());
         let wait = match (cause, self.request) {
-            (Cause::NotSent, _) if more => self.policy.backoff(self.sent),
+            (Cause::NotSent, _) if more => backoff,
+            (Cause::Throttled(Some(_)), _) if !self.waits_when_told => return None,
             (Cause::Throttled(pause), _) if more => {
-                // "Now" from everybody's server at once is no reason to come back all at once.
-                pause.unwrap_or_default().max(self.policy.backoff(self.sent))
+                // Even for `Retry-After: 0`, so that clients do not return in lockstep.
+                pause.unwrap_or_default().max(backoff)
             }
             (Cause::Unanswered, RequestType::ClientCredentials | RequestType::Revocation)
                 if more =>
             {
-                self.policy.backoff(self.sent)
+                backoff
             }
             // Once: a server that rotated repeats its answer, if it does that at all, for a short
             // time only. Later tries belong to whoever keeps the token.
@@ -211,7 +229,7 @@ mod tests {
     /// How often a request is repeated that fails the same way each time.
     fn repetitions(request: RequestType, cause: Cause) -> u32 {
         let policy = RetryPolicy::default().max_attempts(5);
-        let mut attempts = Attempts::new(&policy, request, None);
+        let mut attempts = Attempts::new(&policy, &SharedRng::Thread, request, None);
         while attempts.begin(Duration::ZERO).is_some() {
             if attempts.again(cause, Duration::ZERO).is_none() {
                 break;
@@ -237,7 +255,8 @@ mod tests {
     #[test]
     fn a_pause_the_provider_names_is_kept_or_the_call_ends() {
         let policy = RetryPolicy::default();
-        let mut attempts = Attempts::new(&policy, RequestType::ClientCredentials, None);
+        let mut attempts =
+            Attempts::new(&policy, &SharedRng::Thread, RequestType::ClientCredentials, None);
         attempts.begin(Duration::ZERO);
         let pause = Duration::from_secs(50);
         let again = attempts.again(Cause::Throttled(Some(pause)), Duration::from_secs(1));
@@ -247,21 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn no_wait_exceeds_its_bound_and_waits_differ() {
-        let policy = RetryPolicy::default();
-        for (sent, bound) in [(1, 250), (2, 500), (3, 1_000), (9, 5_000), (u32::MAX, 5_000)] {
-            let waits: Vec<_> = (0..200).map(|_| policy.backoff(sent)).collect();
-            assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(bound)));
-            assert!(waits.iter().any(|wait| *wait > Duration::from_millis(bound / 2)));
-            assert!(waits.iter().any(|wait| *wait < Duration::from_millis(bound / 2)));
-        }
-    }
-
-    #[test]
     fn nothing_is_sent_after_the_deadline() {
         let policy = RetryPolicy::default();
         let deadline = Duration::from_secs(10);
-        let mut attempts = Attempts::new(&policy, RequestType::RefreshToken, Some(deadline));
+        let mut attempts =
+            Attempts::new(&policy, &SharedRng::Thread, RequestType::RefreshToken, Some(deadline));
         assert_eq!(attempts.begin(Duration::from_secs(4)), Some(Duration::from_secs(6)));
         assert_eq!(attempts.begin(deadline), None);
         assert_eq!(attempts.sent(), 1);

@@ -1,4 +1,4 @@
-//! Where tokens are kept: the trait that every store implements, and what it is asked.
+//! Token stores: the trait, its rows, and the stores of this crate.
 
 mod memory;
 pub use memory::MemoryStore;
@@ -20,9 +20,9 @@ mod sqlite;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteStore, SqliteStoreBuilder};
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::future::Future;
-use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,56 +33,47 @@ use crate::endpoint::ApiVersion;
 use crate::error::Error;
 use crate::user::UserId;
 
-/// What a store's methods return.
+/// The future that a store's methods return.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 /// Where tokens are kept, shared by all processes that look after the same users.
 ///
-/// A store keeps one [`Row`] per [`StoreKey`] and does six things atomically: [`claim`], [`save`],
-/// [`put`], [`release`], [`redeem`] and [`rewrite`]. All of them go by the store's own clock, and only spans are
-/// handed in and out, so that no two machines' clocks are ever compared. Whatever that clock does, no
-/// span is told longer than it was handed in, and no token younger. Nothing is held open in between: a
-/// claim is a lease, which ends by itself.
+/// A store keeps one [`Row`] per [`StoreKey`]. Each method is one atomic step by the store's own
+/// clock. Only spans are handed in and out, so that no two machines' clocks are ever compared.
+/// A span is never longer when it is read than when it was handed in, and a token never younger,
+/// even if that clock is set back. Nothing is held open between two calls: a claim is a lease, which ends by
+/// itself.
 ///
-/// A failure is an error of kind [`Store`](crate::ErrorKind::Store), made by [`Error::store`];
-/// a manager goes on with the tokens it has in memory then. Any call may have taken effect although
-/// it failed. One about a row that cannot be read is [`not_temporary`](Error::not_temporary), so that it
-/// hides no others. A manager waits for an answer for as long as it takes, so a store bounds its calls.
+/// A failure is an error of kind [`Store`](crate::ErrorKind::Store), made by [`Error::store`]. Any
+/// call may have taken effect although it failed. An error about a row that cannot be read is
+/// [`not_temporary`](Error::not_temporary). A manager waits for an answer for as long as it takes,
+/// so a store bounds its calls.
 ///
-/// What a store is to keep is handed over to it, and not lent: nobody has to copy a secret then.
-///
-/// [`claim`]: Self::claim
-/// [`save`]: Self::save
-/// [`put`]: Self::put
-/// [`release`]: Self::release
-/// [`redeem`]: Self::redeem
-/// [`rewrite`]: Self::rewrite
+/// Tokens are passed by value, so stores need not copy secrets.
 pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
-    /// Looks the rows of `keys` up: one item per key, in their order. There may be none, and they
-    /// may repeat.
-    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>>;
+    /// Looks up the rows of `keys`: one item per key, in their order, `None` where there is no row.
+    /// Keys may repeat, and there may be none. A row that cannot be read is an error of its own
+    /// item.
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>>;
 
-    /// Takes the lease on a row, in one atomic step, and returns the row as it then is.
+    /// Takes the lease on a row for `claim.holder`, and returns the row.
     ///
-    /// Where there is no row and `claim.expected` is none, a row without a token is made: its
-    /// incarnation is `claim.incarnation`, its revision 0, and the lease is granted. Where there is
-    /// none and one was expected, nothing is done.
+    /// Where there is no row and [`claim.create`](Claim::create) is set, a row without a token is
+    /// made under that incarnation and revision 0, and the lease is granted.
     ///
     /// Where there is a row, the lease is granted if all of this holds:
-    /// * the row's version is the one expected, or none is expected and the row has no token;
+    /// * the row is at the version `claim.known`, or that is `None` and the row has no token;
     /// * the row is not [`refused`](Row::refused);
     /// * its [`not_before`](Row::not_before) has passed;
-    /// * no other lease lives: none was ever taken, or it was released, or it ran out, or it is
-    ///   `claim.lease_id` itself.
+    /// * no other holder's lease lives.
     ///
-    /// A lease of another that ran out without being released leaves
-    /// [`in_flight`](Row::in_flight) set: its holder may have sent the refresh token. A claim by
-    /// the lease's own id starts it anew and changes nothing else.
+    /// A lease that was not released, whoever held it, leaves [`in_flight`](Row::in_flight) set:
+    /// its holder may have sent the refresh token. A claim that is not granted writes nothing.
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed>;
 
     /// Replaces the token if the row is still at the version `consumed`, whoever holds the lease,
-    /// and says whether it was. The revision becomes the next one; lease, `not_before`, `refused`
-    /// and `in_flight` are cleared.
+    /// and says whether it was. The row is then at `revision` of the same incarnation; lease,
+    /// `not_before`, `refused` and `in_flight` are cleared.
     ///
     /// It must not ask for the lease: a process that was paused after the provider rotated holds
     /// the only refresh token that lives.
@@ -90,57 +81,70 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
+        revision: u64,
         token: StoredToken,
     ) -> StoreFuture<'a, bool>;
 
     /// Puts a token that came by another way than a refresh, under `incarnation` and revision 1,
-    /// with nothing of an earlier row left, and says whether it is there.
+    /// with nothing of an earlier row left, and says whether the row is of this incarnation now.
     ///
-    /// A row of this incarnation that has a token is left alone, and counts as put: a call that
-    /// seemed to fail can be repeated, whatever happened to the row since. With [`Put::IfAbsent`]
-    /// a row of any other incarnation that has a token is left alone, and does not.
+    /// A row of this incarnation that has a token is left alone and counts as put: a call that
+    /// seemed to fail can be repeated, whatever happened to the row since. Any other row is
+    /// replaced as [`Over`] says.
     fn put<'a>(
         &'a self,
         key: &'a StoreKey,
         incarnation: u64,
         token: StoredToken,
-        put: Put,
+        over: Over,
     ) -> StoreFuture<'a, bool>;
 
-    /// Ends an attempt that saved nothing, if the row is still at `version`: marks it refused if
-    /// `release.refused`, whoever holds the lease; and, where the lease is still `lease_id`, ends that and allows no other
-    /// before `release.not_before` has passed.
+    /// Ends an attempt that saved nothing, if the row is still at `version`.
+    ///
+    /// `release.in_flight` is set if asked for, and `not_before` is moved on to
+    /// `release.not_before` from now if that is later, whoever holds the lease. If `holder` still
+    /// does, its lease ends and `release.refused` is set if asked for: another holder is about to
+    /// learn for itself.
     fn release<'a>(
         &'a self,
         key: &'a StoreKey,
         version: Version,
-        lease_id: u64,
+        holder: u64,
         release: Release,
     ) -> StoreFuture<'a, ()>;
 
-    /// Removes the row, whoever holds its lease, and says whether there was one.
-    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool>;
+    /// Removes the row, whoever holds its lease, and says whether it did. With a version, only a
+    /// row that is still at that version.
+    fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool>;
 
     /// Says whether this digest of a login's state is seen for the first time, and remembers it
     /// for `keep`. Seen again, it is not remembered for longer.
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool>;
 
-    /// Finds up to `limit` rows of `realm` that hold a token and are due, the longest due first:
-    /// not refused, without a living lease, past their `not_before`. Never one of
-    /// [`RowKind::KeepAliveLock`].
-    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>>;
+    /// Finds up to `limit` rows of `realm` that hold a token and are due: not refused, without a
+    /// living lease, past their `not_before`. They come in the order of [`DueCursor`]: the longest
+    /// due first. With `after`, only rows that come after that one. Fewer than `limit` are the
+    /// last. Never a row of [`RowKind::KeepAliveLock`].
+    fn due<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a DueCursor>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<DueRow>>;
 
     /// Walks the rows of `realm` that hold a token, in an order of the store's own that stays: up
     /// to `limit` of those that come after `after`, which may be gone by now, or the first of all.
-    /// Fewer than `limit` are the last.
+    /// Fewer than `limit` are the last. A row that cannot be read is an error of its own item,
+    /// under the key by which the table has it.
     ///
-    /// Whoever is there all the while is met once; who comes or goes meanwhile may be met or not.
+    /// A row that is there all the while is met once; one that comes or goes meanwhile may be met
+    /// or not.
     fn scan<'a>(
         &'a self,
         realm: &'a Arc<Realm>,
         after: Option<&'a StoreKey>,
         limit: usize,
-    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>>;
+    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>>;
 
     /// Puts `new` in the place of the payload `old` and changes nothing else, if the row is still
     /// at `version` and its payload is `old`, byte for byte; and says whether it was.
@@ -156,8 +160,11 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ) -> StoreFuture<'a, bool>;
 }
 
+/// One item of [`TokenStore::read`]: the row, `None` where there is none, or why it cannot be read.
+pub type ReadRow = Result<Option<Row>, Error>;
+
 /// API version, environment and client id: the part of a key that all users of one client share.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Realm {
     version: ApiVersion,
     environment: Box<str>,
@@ -165,7 +172,7 @@ pub struct Realm {
 }
 
 impl Realm {
-    /// The tokens that `client_id` gets at `environment`, a base URL.
+    /// The realm of `client_id` at `environment`, a base URL.
     pub fn new(
         version: ApiVersion,
         environment: impl Into<Box<str>>,
@@ -199,7 +206,7 @@ impl fmt::Debug for Realm {
     }
 }
 
-/// Whose token: by how it was obtained, since that is how it is renewed.
+/// How a row's token was obtained, which is how it is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RowKind {
@@ -208,22 +215,22 @@ pub enum RowKind {
     Login,
     /// By client credentials with `userId`. Renewed by the same grant again.
     Enterprise,
-    /// Nobody's: the row by which processes agree who walks the due users. It never has a token.
+    /// The row by which processes agree which of them walks the due users. It never has a token.
     KeepAliveLock,
     /// By client credentials without a user: the partner itself. Renewed by the same grant again.
     Partner,
-    /// Nobody's: a token that is to be revoked, under a name of its own. Not renewed by anybody, and
-    /// due once the process that put it there has had its time.
+    /// A token that is to be revoked, under a name of its own. It is not renewed, and due once the
+    /// process that put it there has had its time.
     PendingRevocation,
 }
 
 impl RowKind {
-    /// Those whose rows may have a token.
+    /// The kinds whose rows may have a token.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     const WITH_TOKENS: [Self; 4] =
         [Self::Login, Self::Enterprise, Self::Partner, Self::PendingRevocation];
 
-    /// What a store writes down, and reads as the same for ever.
+    /// The name in a store's table, which never changes.
     #[cfg(any(feature = "postgres", feature = "sealed", feature = "sqlite"))]
     fn name(self) -> &'static str {
         match self {
@@ -236,19 +243,31 @@ impl RowKind {
     }
 }
 
-/// The key of a row.
-#[derive(Clone, PartialEq, Eq)]
+/// The key of a row. Keys are ordered by realm, kind and subject.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StoreKey {
     realm: Arc<Realm>,
     kind: RowKind,
     subject: UserId,
 }
 
-impl Hash for StoreKey {
-    /// Without the realm: nearly all keys that meet share theirs.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.kind.hash(state);
-        self.subject.hash(state);
+impl Ord for StoreKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Nearly all keys that meet share their realm.
+        let realm = if Arc::ptr_eq(&self.realm, &other.realm) {
+            Ordering::Equal
+        } else {
+            self.realm.cmp(&other.realm)
+        };
+        realm
+            .then_with(|| self.kind.cmp(&other.kind))
+            .then_with(|| self.subject.cmp(&other.subject))
+    }
+}
+
+impl PartialOrd for StoreKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -257,6 +276,15 @@ impl StoreKey {
     #[must_use]
     pub fn new(realm: Arc<Realm>, kind: RowKind, subject: UserId) -> Self {
         Self { realm, kind, subject }
+    }
+
+    /// The key before all others of a realm.
+    fn first(realm: &Arc<Realm>) -> Self {
+        Self::new(Arc::clone(realm), RowKind::Login, UserId::internal(""))
+    }
+
+    fn of_cursor(realm: &Arc<Realm>, cursor: &DueCursor) -> Self {
+        Self::new(Arc::clone(realm), cursor.kind, UserId::internal(cursor.subject.clone()))
     }
 
     /// Version, environment and client id.
@@ -284,24 +312,24 @@ impl fmt::Debug for StoreKey {
     }
 }
 
-/// Which token a row holds.
+/// The version of a row's token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
-    /// Drawn at random each time a user comes in, so that what is left of an earlier stay can not
-    /// be taken for the present one. Less than 2⁶³.
+    /// Drawn at random at each login, import and first grant, so that nothing left of an earlier
+    /// one can be taken for the present one. Less than 2⁶³.
     pub incarnation: u64,
-    /// One more with every save; 0 before the first. Less than 2⁶³.
+    /// Higher with every save; 0 before the first. Less than 2⁶³.
     pub revision: u64,
 }
 
 impl Version {
-    /// The version that a save over this one makes.
+    /// The version of the token that a refresh of this one brings.
     #[must_use]
     pub fn next(self) -> Self {
         Self { revision: self.revision + 1, ..self }
     }
 
-    /// Whether both are of one stay of the user, and this one came later.
+    /// Whether both are of one incarnation, and this one came later.
     pub(crate) fn is_newer_than(self, other: Self) -> bool {
         self.incarnation == other.incarnation && self.revision > other.revision
     }
@@ -319,130 +347,195 @@ pub struct StoredToken {
     pub due_in: Duration,
 }
 
-/// What a store knows of a user.
+/// A user as a store keeps them.
 #[derive(Debug)]
 pub struct Row {
-    /// Which token this is.
+    /// The token's version.
     pub version: Version,
-    /// The token; none before the first grant has been saved.
+    /// The token; `None` before the first grant has been saved.
     pub token: Option<StoredToken>,
-    /// For how long the present lease goes on; none where no lease lives.
+    /// How long the present lease lasts; `None` where no lease lives.
     pub leased_for: Option<Duration>,
-    /// For how long no lease is granted; none where nothing forbids one.
+    /// For how long no lease is granted; `None` where nothing forbids one.
     pub not_before: Option<Duration>,
     /// Whether the provider refused this revision's refresh token for good.
     pub refused: bool,
-    /// Whether an earlier holder fell silent over this revision: its refresh token may have been
+    /// Whether an earlier attempt on this revision went unanswered: its refresh token may have been
     /// used, and the answer lost.
     pub in_flight: bool,
 }
 
-/// What [`TokenStore::claim`] is asked.
+/// Arguments of [`TokenStore::claim`].
 #[derive(Clone, Copy, Debug)]
 pub struct Claim {
-    /// Who asks: drawn at random for each series of attempts. Less than 2⁶³.
-    pub lease_id: u64,
+    /// The holder of the lease: drawn at random by each manager. Less than 2⁶³.
+    pub holder: u64,
     /// How long the lease lasts if nobody ends it.
     pub lease: Duration,
-    /// The version to be refreshed; none for a user without a token.
-    pub expected: Option<Version>,
-    /// The incarnation of a row that has to be made.
-    pub incarnation: u64,
+    /// The version to be refreshed; `None` for a user without a token.
+    pub known: Option<Version>,
+    /// The incarnation of a row to be made where there is none. `None` makes no row.
+    pub create: Option<u64>,
 }
 
-/// What [`TokenStore::claim`] answers.
+/// Answer of [`TokenStore::claim`].
 #[derive(Debug)]
 pub struct Claimed {
-    /// Whether the lease is ours.
+    /// Whether the lease was granted.
     pub granted: bool,
-    /// The row as it is now; none where there is none and one was expected.
+    /// The row as it is now; `None` where there is none.
     pub row: Option<Row>,
 }
 
-/// What [`TokenStore::release`] leaves behind.
+/// The notes that [`TokenStore::release`] leaves for the next holder.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Release {
     /// How long nobody is to try again.
     pub not_before: Duration,
     /// Whether the provider refused the refresh token for good.
     pub refused: bool,
+    /// Whether a request went unanswered: the refresh token may have been used.
+    pub in_flight: bool,
 }
 
-/// Whether [`TokenStore::put`] replaces what is there.
+/// The row that [`TokenStore::put`] replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// Whatever is there is replaced, and a refresh in flight finds its version gone.
-    Replace,
-    /// A token that is there stays.
-    IfAbsent,
+pub enum Over {
+    /// No row that has a token.
+    Nothing,
+    /// One of this incarnation only.
+    Incarnation(u64),
+    /// Any row, and none. A refresh in flight finds its version gone.
+    Anything,
 }
 
-impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
-    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
-        (**self).read(keys)
-    }
+/// The place of a row in the order of [`TokenStore::due`]: by due time, kind and subject.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DueCursor {
+    /// When the row became due, in a unit of the store's own.
+    pub due_at: u64,
+    /// The row's kind.
+    pub kind: RowKind,
+    /// The subject by which the table has the row. Personal data.
+    pub subject: Box<str>,
+}
 
-    fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
-        (**self).claim(key, claim)
-    }
-
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        consumed: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
-        (**self).save(key, consumed, token)
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        put: Put,
-    ) -> StoreFuture<'a, bool> {
-        (**self).put(key, incarnation, token, put)
-    }
-
-    fn release<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        lease_id: u64,
-        release: Release,
-    ) -> StoreFuture<'a, ()> {
-        (**self).release(key, version, lease_id, release)
-    }
-
-    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
-        (**self).forget(key)
-    }
-
-    fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
-        (**self).redeem(state, keep)
-    }
-
-    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
-        (**self).due(realm, limit)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        realm: &'a Arc<Realm>,
-        after: Option<&'a StoreKey>,
-        limit: usize,
-    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
-        (**self).scan(realm, after, limit)
-    }
-
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
-        (**self).rewrite(key, version, old, new)
+impl fmt::Debug for DueCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { due_at, kind, subject: _ } = self;
+        f.debug_struct("DueCursor")
+            .field("due_at", due_at)
+            .field("kind", kind)
+            .finish_non_exhaustive()
     }
 }
+
+/// One item of [`TokenStore::due`].
+#[derive(Debug)]
+pub struct DueRow {
+    /// The place of the row, from which the next call goes on.
+    pub cursor: DueCursor,
+    /// The key of the row; an error where the store cannot tell whose it is.
+    pub key: Result<StoreKey, Error>,
+}
+
+/// Implements [`TokenStore`] for a type that holds another store.
+macro_rules! delegate_store {
+    ([$($generics:tt)*] $store:ty, $($inner:tt)*) => {
+        const _: () = {
+            use $crate::store::*;
+
+            impl<$($generics)*> TokenStore for $store {
+                fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
+                    self$($inner)*.read(keys)
+                }
+
+                fn claim<'a>(
+                    &'a self,
+                    key: &'a StoreKey,
+                    claim: Claim,
+                ) -> StoreFuture<'a, Claimed> {
+                    self$($inner)*.claim(key, claim)
+                }
+
+                fn save<'a>(
+                    &'a self,
+                    key: &'a StoreKey,
+                    consumed: Version,
+                    revision: u64,
+                    token: StoredToken,
+                ) -> StoreFuture<'a, bool> {
+                    self$($inner)*.save(key, consumed, revision, token)
+                }
+
+                fn put<'a>(
+                    &'a self,
+                    key: &'a StoreKey,
+                    incarnation: u64,
+                    token: StoredToken,
+                    over: Over,
+                ) -> StoreFuture<'a, bool> {
+                    self$($inner)*.put(key, incarnation, token, over)
+                }
+
+                fn release<'a>(
+                    &'a self,
+                    key: &'a StoreKey,
+                    version: Version,
+                    holder: u64,
+                    release: Release,
+                ) -> StoreFuture<'a, ()> {
+                    self$($inner)*.release(key, version, holder, release)
+                }
+
+                fn forget<'a>(
+                    &'a self,
+                    key: &'a StoreKey,
+                    version: Option<Version>,
+                ) -> StoreFuture<'a, bool> {
+                    self$($inner)*.forget(key, version)
+                }
+
+                fn redeem<'a>(
+                    &'a self,
+                    state: &'a [u8; 32],
+                    keep: Duration,
+                ) -> StoreFuture<'a, bool> {
+                    self$($inner)*.redeem(state, keep)
+                }
+
+                fn due<'a>(
+                    &'a self,
+                    realm: &'a Arc<Realm>,
+                    after: Option<&'a DueCursor>,
+                    limit: usize,
+                ) -> StoreFuture<'a, Vec<DueRow>> {
+                    self$($inner)*.due(realm, after, limit)
+                }
+
+                fn scan<'a>(
+                    &'a self,
+                    realm: &'a Arc<Realm>,
+                    after: Option<&'a StoreKey>,
+                    limit: usize,
+                ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
+                    self$($inner)*.scan(realm, after, limit)
+                }
+
+                fn rewrite<'a>(
+                    &'a self,
+                    key: &'a StoreKey,
+                    version: Version,
+                    old: &'a SecretBox<Vec<u8>>,
+                    new: SecretBox<Vec<u8>>,
+                ) -> StoreFuture<'a, bool> {
+                    self$($inner)*.rewrite(key, version, old, new)
+                }
+            }
+        };
+    };
+}
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use delegate_store;
+
+delegate_store!([S: TokenStore + ?Sized] Arc<S>, .as_ref());

@@ -48,3 +48,5 @@ pub use fault::{Fault, Gate};
 pub use in_memory::{InMemoryError, InMemoryHttpClient};
 pub use journal::{Counts, Outcome, RecordedRequest};
 pub use ledger::Rotation;
+
+pub use crate::rng::Rng;

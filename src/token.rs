@@ -1,5 +1,8 @@
 //! Tokens, and how long they live.
 
+mod payload;
+use payload::Payload;
+pub(crate) use payload::{Notes, SupersededToken};
 mod response;
 pub(crate) use response::{
     AccountAnswer, JsonError, TokenDefect, TokenObject, rescue_refresh_token,
@@ -13,7 +16,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::HeaderValue;
 use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox, SecretString};
-use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::clock::{SharedClock, Timestamp};
@@ -197,7 +199,7 @@ impl Token {
             },
             NonZeroI64::get,
         );
-        let written = self.written(Some(created_at));
+        let written = self.written(Some(created_at), &Notes::default());
         // JSON is UTF-8.
         std::str::from_utf8(written.expose_secret()).unwrap_or_default().into()
     }
@@ -208,12 +210,12 @@ impl Token {
         (self.received, Duration::from_secs(self.age_when_received.into()))
     }
 
-    /// The token as a store keeps it: the provider's own form.
-    pub(crate) fn payload(&self) -> SecretBox<Vec<u8>> {
-        self.written(self.created_at.map(NonZeroI64::get))
+    /// The token as a store keeps it: the provider's own form, and the notes beside it.
+    pub(crate) fn payload(&self, notes: &Notes) -> SecretBox<Vec<u8>> {
+        self.written(self.created_at.map(NonZeroI64::get), notes)
     }
 
-    fn written(&self, created_at: Option<i64>) -> SecretBox<Vec<u8>> {
+    fn written(&self, created_at: Option<i64>, notes: &Notes) -> SecretBox<Vec<u8>> {
         let refresh_token = self.refresh_token.as_ref().map(ExposeSecret::expose_secret);
         let access_token = self.access_token.expose_secret();
         let scope = self.scope();
@@ -221,10 +223,18 @@ impl Token {
         let room = 128
             + access_token.len()
             + refresh_token.map_or(0, str::len)
-            + scope.map_or(0, str::len);
+            + scope.map_or(0, str::len)
+            + notes.superseded.iter().map(SupersededToken::room).sum::<usize>();
         let mut payload = SecretBox::new(Box::new(Vec::with_capacity(room)));
-        let written =
-            Kept { access_token, refresh_token, expires_in: self.expires_in, created_at, scope };
+        let written = Payload {
+            access_token,
+            refresh_token,
+            expires_in: self.expires_in,
+            created_at,
+            scope,
+            superseded: &notes.superseded,
+            pending_since: notes.pending_since,
+        };
         // Strings and numbers always serialize, and a vector takes them all.
         let _ = serde_json::to_writer(payload.expose_secret_mut(), &written);
         payload
@@ -253,24 +263,19 @@ impl Token {
         Self {
             access_token: self.access_token.clone(),
             refresh_token: Some(refresh_token.clone()),
-            created_at: self.created_at,
-            expires_in: self.expires_in,
-            age_when_received: self.age_when_received,
-            received: self.received,
-            has_documented_scope: self.has_documented_scope,
-            other_scope: self.other_scope.clone(),
-            clock: self.clock.clone(),
+            ..self.without_secrets()
         }
     }
 
-    /// What is kept of a user of client credentials (RFC 6749 section 4.4.3).
+    /// Drops the refresh token, which a user of client credentials does not need (RFC 6749 section
+    /// 4.4.3).
     pub(crate) fn without_refresh_token(mut self) -> Self {
         self.refresh_token = None;
         self
     }
 
     /// A place holder that is never handed out.
-    pub(crate) fn vacant(clock: &SharedClock) -> Self {
+    pub(crate) fn placeholder(clock: &SharedClock) -> Self {
         Self {
             access_token: SecretString::default(),
             refresh_token: None,
@@ -284,19 +289,37 @@ impl Token {
         }
     }
 
-    /// What stands in a store for the token of a user who has left: never alive, and nothing renews
-    /// it.
-    pub(crate) fn gone(clock: &SharedClock) -> Self {
-        Self { access_token: GONE.into(), ..Self::vacant(clock) }
+    /// A copy to be revoked: of a token with a refresh token that one, else the access token.
+    pub(crate) fn revocable(&self) -> Self {
+        let access_token = self.access_token.clone();
+        Self { access_token, refresh_token: self.refresh_token.clone(), ..self.without_secrets() }
     }
 
-    pub(crate) fn is_gone(&self) -> bool {
-        self.refresh_token.is_none()
-            && self.expires_in == Some(0)
-            && self.access_token.expose_secret() == GONE
+    /// An access token that this one has superseded, with the rest of its life.
+    pub(crate) fn superseded_token(&self, superseded: &SupersededToken) -> Self {
+        Self {
+            access_token: superseded.access_token.clone(),
+            expires_in: Some(superseded.ends_at_age),
+            created_at: None,
+            ..self.without_secrets()
+        }
     }
 
-    /// Whether who revokes the one revokes the other.
+    fn without_secrets(&self) -> Self {
+        Self {
+            access_token: SecretString::default(),
+            refresh_token: None,
+            created_at: self.created_at,
+            expires_in: self.expires_in,
+            age_when_received: self.age_when_received,
+            received: self.received,
+            has_documented_scope: self.has_documented_scope,
+            other_scope: self.other_scope.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// Whether the two share a secret, so that revoking one revokes the other.
     pub(crate) fn shares_secrets_with(&self, other: &Self) -> bool {
         let same = |ours: &SecretString, theirs: &SecretString| {
             ours.expose_secret() == theirs.expose_secret()
@@ -312,23 +335,6 @@ impl Token {
         self
     }
 }
-
-/// What a store keeps, borrowed from the token.
-#[derive(Serialize)]
-struct Kept<'a> {
-    access_token: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh_token: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_in: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_at: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<&'a str>,
-}
-
-/// The access token of one that is [gone](Token::gone).
-const GONE: &str = "gone";
 
 const BEARER: &[u8] = b"Bearer ";
 

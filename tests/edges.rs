@@ -472,7 +472,7 @@ async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
             }
         }
         assert!(stage.site.refreshes() <= 3, "{kind:?}: {}", stage.site.refreshes());
-        assert!(failures > 40, "{kind:?}: {failures}");
+        assert_eq!(failures, 0, "{kind:?}: the calls that work need the token");
     }
 }
 

@@ -9,7 +9,7 @@ mod site;
 
 use std::time::Duration;
 
-use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent};
+use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent, UnfinishedWork};
 use hurdlr_oauth2::store::{Claim, MemoryStore, Release, RowKind, TokenStore};
 use hurdlr_oauth2::testing::{
     FakeHurdlr, Fault, Gate, ManualClock, Rotation, StoreCall, StoreFault,
@@ -346,13 +346,10 @@ async fn an_answer_lost_by_a_holder_that_fell_silent_is_told_by_the_one_that_tak
     site.advance(HOUR);
     // Another process claims, sends, and is never heard of again.
     let key = site.key(RowKind::Login, &id);
-    let row = site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
-    let claim = Claim {
-        lease_id: 7,
-        lease: Duration::from_secs(20),
-        expected: Some(row.version),
-        incarnation: 1,
-    };
+    let row =
+        site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap().unwrap();
+    let claim =
+        Claim { holder: 7, lease: Duration::from_secs(20), known: Some(row.version), create: None };
     assert!(site.store.claim(&key, claim).await.unwrap().granted);
     let sent = site.login_answer_is_lost(&id).await;
     assert!(sent);
@@ -385,14 +382,16 @@ async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_m
     };
     site.fake.arrived(1).await;
     let key = site.key(RowKind::Login, &id);
-    let row = site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
+    let row =
+        site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap().unwrap();
     // A peer took over and was refused.
     let release = Release { refused: true, ..Release::default() };
     site.store.release(&key, row.version, 0, release).await.unwrap();
     gate.open();
     let token = paused.await.unwrap().unwrap();
     assert!(site.fake.is_alive(&token));
-    let row = site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap();
+    let row =
+        site.store.read(std::slice::from_ref(&key)).await.unwrap().remove(0).unwrap().unwrap();
     assert!(!row.refused);
     let stored = site.stored_refresh_token(&id).await.unwrap();
     assert!(site.fake.refresh_is_alive(&stored));
@@ -704,7 +703,9 @@ async fn shutdown_says_whose_token_could_not_be_saved() {
     site.advance(HOUR);
     site.store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));
     manager.user(&id).token().await.unwrap();
-    assert_eq!(manager.shutdown().await, [id]);
+    let unfinished = manager.shutdown().await;
+    assert_eq!(unfinished.len(), 1);
+    assert_eq!((&unfinished[0].user, unfinished[0].work), (&id, UnfinishedWork::Save));
 }
 
 #[tokio::test(start_paused = true)]
@@ -904,23 +905,6 @@ async fn a_refresh_in_the_background_goes_first_once_somebody_waits_for_it() {
     assert!(order.iter().position(|user| user == "eve").unwrap() <= 1, "{order:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_user_whose_next_try_is_not_due_yet_keeps_no_worker_from_others() {
-    let site = Site::new();
-    let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
-        .max_concurrent_refreshes(1)
-        .build()
-        .unwrap();
-    let [ann, bob] = ["ann", "bob"].map(|id| manager.enterprise_user(&UserId::new(id).unwrap()));
-    let young = ann.token().await.unwrap();
-    ann.report_unauthorized(&young);
-    tokio::task::yield_now().await; // her refresh begins, and pauses
-    bob.token().await.unwrap();
-    ann.token().await.unwrap();
-    let order: Vec<_> = site.fake.requests().iter().map(|r| r.user().unwrap().to_owned()).collect();
-    assert_eq!(order, ["ann", "bob", "ann"]);
-}
-
 #[test]
 fn without_a_runtime_building_says_so() {
     let hurdlr = Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");
@@ -968,8 +952,8 @@ async fn what_is_lent_crosses_threads() {
 enum Left {
     /// Nobody tries again before a pause is over.
     Pause,
-    /// The lease stays: the refresh token may be in flight.
-    Lease,
+    /// Likewise, and the refresh token may be in flight.
+    InFlight,
     /// The refresh token is marked as refused.
     Mark,
 }
@@ -992,9 +976,9 @@ async fn every_row_of_the_request_table_as_the_manager_lives_it() {
         (Login, Fault::Refuse, Unavailable, 2, Left::Pause),
         (Login, Fault::rate_limited(), RateLimited, 2, Left::Pause),
         (Login, Fault::status(503), Unavailable, 2, Left::Pause),
-        (Login, Fault::status(500), Unavailable, 2, Left::Lease),
-        (Login, Fault::DropBefore, Unavailable, 2, Left::Lease),
-        (Login, Fault::html(200), InvalidResponse, 2, Left::Lease),
+        (Login, Fault::status(500), Unavailable, 2, Left::InFlight),
+        (Login, Fault::DropBefore, Unavailable, 2, Left::InFlight),
+        (Login, Fault::html(200), InvalidResponse, 2, Left::InFlight),
         (Login, refused(401, "invalid_client"), Rejected, 2, Left::Pause),
         (Login, refused(400, "invalid_request"), Rejected, 1, Left::Pause),
         (Login, Fault::html(403), InvalidResponse, 1, Left::Pause),
@@ -1015,11 +999,12 @@ async fn every_row_of_the_request_table_as_the_manager_lives_it() {
         assert_eq!(user.token().await.unwrap_err().kind(), expected, "{row}");
         assert_eq!(site.fake.count().total(), requests, "{row}");
         let key = site.key(kind, &id);
-        let stored = site.store.read(&[key]).await.unwrap().remove(0).unwrap();
-        let found = match (stored.refused, stored.leased_for, stored.not_before) {
-            (true, None, None) => Left::Mark,
-            (false, Some(_), None) => Left::Lease,
-            (false, None, Some(_)) => Left::Pause,
+        let stored = site.store.read(&[key]).await.unwrap().remove(0).unwrap().unwrap();
+        assert_eq!(stored.leased_for, None, "{row}");
+        let found = match (stored.refused, stored.in_flight, stored.not_before) {
+            (true, false, None) => Left::Mark,
+            (false, true, Some(_)) => Left::InFlight,
+            (false, false, Some(_)) => Left::Pause,
             other => panic!("{row} leaves {other:?}"),
         };
         assert_eq!(found, left, "{row}");

@@ -545,7 +545,7 @@ async fn a_login_in_another_process_is_known_within_the_bound(site: Site) {
     elsewhere.done().await;
     let new = elsewhere.read(&ann).await.unwrap().access_token;
     assert_ne!(new, old);
-    assert_eq!(change_within_the_bound(&mut here, &ann).await, "Token");
+    assert_eq!(change_within_the_bound(&mut here, &ann).await, "NewToken");
     assert_eq!(here.read(&ann).await.unwrap().access_token, new);
 }
 
@@ -565,7 +565,7 @@ async fn a_refresh_in_another_process_is_known_within_the_bound(site: Site) {
     site.advance(EXPIRED, [&mut elsewhere]).await;
     let new = elsewhere.read(&ann).await.unwrap().access_token;
     assert_ne!(new, old);
-    assert_eq!(change_within_the_bound(&mut here, &ann).await, "Token");
+    assert_eq!(change_within_the_bound(&mut here, &ann).await, "NewToken");
     assert_eq!(here.read(&ann).await.unwrap().access_token, new);
     assert_eq!(site.requests(), 1);
 }

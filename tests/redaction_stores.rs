@@ -1,5 +1,5 @@
-//! No secret is shown by a store: not in logs, the database driver's included, not in errors, not in
-//! `Debug`.
+//! No secret is shown by a store: not in logs, the database driver's included, not in errors, not
+//! in `Debug`.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the test's failure")]
 
@@ -37,8 +37,8 @@ fn shapes(secret: &[u8]) -> [String; 3] {
     [String::from_utf8_lossy(secret).into_owned(), hex, list.trim_matches(['[', ']']).to_owned()]
 }
 
-/// Logs in, refreshes, looks, fails, and returns all secrets that there were and all that was said of
-/// errors.
+/// Logs in, refreshes, looks, fails, and returns all secrets that there were and all that was said
+/// of errors.
 async fn used(store: impl TokenStore + Clone, fail: impl AsyncFnOnce()) -> (Vec<Vec<u8>>, String) {
     let site = Site::on(store.clone());
     let pause = Duration::from_millis(20);
@@ -84,7 +84,7 @@ async fn no_log_no_error_and_no_debug_of_a_store_shows_a_secret() {
             // Who breaks a constraint is quoted by the server.
             let table = format!("{schema}.hurdlr_tokens");
             let break_it = format!(
-                "ALTER TABLE {table} ADD CHECK (lease_id IS NULL) NOT VALID; \
+                "ALTER TABLE {table} ADD CHECK (holder IS NULL) NOT VALID; \
                  SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                  WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
             );

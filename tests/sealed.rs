@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
-    Bound, Claim, KeyRing, MemoryStore, OpenError, Put, Realm, ResealOutcome, Row, RowKind, Sealed,
-    SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
+    Bound, Claim, KeyRing, MemoryStore, OpenError, Over, Realm, Release, ResealOutcome, Row,
+    RowKind, Sealed, SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
 };
 use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, Hurdlr, TokenManager, UserId};
@@ -51,11 +51,11 @@ fn token(payload: impl Into<Vec<u8>>) -> StoredToken {
 }
 
 async fn put(store: &impl TokenStore, key: &StoreKey, payload: impl Into<Vec<u8>>) {
-    assert!(store.put(key, 7, token(payload), Put::Replace).await.unwrap());
+    assert!(store.put(key, 7, token(payload), Over::Anything).await.unwrap());
 }
 
 async fn try_read(store: &impl TokenStore, key: &StoreKey) -> Result<Option<Row>, Error> {
-    store.read(std::slice::from_ref(key)).await.map(|mut rows| rows.pop().unwrap())
+    store.read(std::slice::from_ref(key)).await?.pop().unwrap()
 }
 
 async fn row(store: &impl TokenStore, key: &StoreKey) -> Row {
@@ -78,6 +78,11 @@ async fn problem(store: &impl TokenStore, key: &StoreKey) -> OpenError {
     problem_of(&try_read(store, key).await.unwrap_err())
 }
 
+async fn due(store: &impl TokenStore, realm: &Arc<Realm>, limit: usize) -> Vec<StoreKey> {
+    let rows = store.due(realm, None, limit).await.unwrap();
+    rows.into_iter().map(|row| row.key.unwrap()).collect()
+}
+
 /// Every row's payload is under the first key, which this sees by opening it with no other.
 async fn is_under(inner: &MemoryStore, byte: u8, key: &StoreKey) -> bool {
     try_read(&Sealed::new(inner.clone(), ring(byte)), key).await.is_ok()
@@ -98,7 +103,7 @@ async fn nothing_of_a_token_is_in_what_the_store_inside_keeps() {
     let first = payload(&inner, &ann).await;
     assert!(!hold(&first, "secret"));
 
-    assert!(sealed.save(&ann, at(1), token("secret-of-ann")).await.unwrap());
+    assert!(sealed.save(&ann, at(1), 2, token("secret-of-ann")).await.unwrap());
     let second = payload(&inner, &ann).await;
     assert!(!hold(&second, "secret"));
     // The same text under another nonce shares nothing: not even a block of the stream.
@@ -115,7 +120,7 @@ async fn a_value_sealed_twice_has_two_nonces() {
     for _ in 0..1_000 {
         put(&sealed, &ann, "one").await;
         seen.insert(payload(&inner, &ann).await[9..33].to_vec());
-        inner.forget(&ann).await.unwrap();
+        inner.forget(&ann, None).await.unwrap();
     }
     assert_eq!(seen.len(), 1_000);
 }
@@ -159,7 +164,7 @@ async fn a_value_moved_to_another_row_is_refused_and_says_what_it_was_sealed_for
         ),
     ] {
         let moved = token(sealed_payload.as_slice());
-        assert!(inner.put(&other, 7, moved, Put::Replace).await.unwrap());
+        assert!(inner.put(&other, 7, moved, Over::Anything).await.unwrap());
         assert_eq!(problem(&sealed, &other).await, OpenError::Moved(bound), "{other:?}");
     }
     let error = try_read(&sealed, &user("bob")).await.unwrap_err();
@@ -173,12 +178,12 @@ async fn a_value_put_under_another_revision_or_stay_is_refused_and_says_so() {
     let ann = user("ann");
     put(&sealed, &ann, "one").await;
     let first = payload(&inner, &ann).await;
-    assert!(sealed.save(&ann, at(1), token("two")).await.unwrap());
-    assert!(inner.save(&ann, at(2), token(first.as_slice())).await.unwrap());
+    assert!(sealed.save(&ann, at(1), 2, token("two")).await.unwrap());
+    assert!(inner.save(&ann, at(2), 3, token(first.as_slice())).await.unwrap());
     let bound = Bound::Revision { sealed: 1, row: 3 };
     assert_eq!(problem(&sealed, &ann).await, OpenError::Moved(bound));
 
-    assert!(inner.put(&ann, 8, token(first), Put::Replace).await.unwrap());
+    assert!(inner.put(&ann, 8, token(first), Over::Anything).await.unwrap());
     assert_eq!(problem(&sealed, &ann).await, OpenError::Moved(Bound::Incarnation));
 }
 
@@ -189,9 +194,9 @@ async fn a_whole_row_put_back_as_it_once_was_cannot_be_told() {
     let ann = user("ann");
     put(&sealed, &ann, "one").await;
     let first = payload(&inner, &ann).await;
-    assert!(sealed.save(&ann, at(1), token("two")).await.unwrap());
-    inner.forget(&ann).await.unwrap();
-    assert!(inner.put(&ann, 7, token(first), Put::Replace).await.unwrap());
+    assert!(sealed.save(&ann, at(1), 2, token("two")).await.unwrap());
+    inner.forget(&ann, None).await.unwrap();
+    assert!(inner.put(&ann, 7, token(first), Over::Anything).await.unwrap());
     assert_eq!(payload(&sealed, &ann).await, b"one", "as the docs say");
 }
 
@@ -214,7 +219,7 @@ async fn what_was_cut_or_never_sealed_or_sealed_otherwise_says_so() {
     put(&sealed, &ann, "one").await;
     let whole = payload(&inner, &ann).await;
     let lay = async |bytes: &[u8]| {
-        inner.forget(&ann).await.unwrap();
+        inner.forget(&ann, None).await.unwrap();
         put(&inner, &ann, bytes).await;
         problem(&sealed, &ann).await
     };
@@ -233,7 +238,7 @@ async fn what_was_cut_or_never_sealed_or_sealed_otherwise_says_so() {
     let place = whole.windows(3).position(|window| window == b"ann").unwrap();
     renamed[place..place + 3].copy_from_slice(b"bob");
     assert_eq!(lay(&renamed).await, OpenError::Changed);
-    inner.forget(&user("bob")).await.unwrap();
+    inner.forget(&user("bob"), None).await.unwrap();
     put(&inner, &user("bob"), renamed).await;
     assert_eq!(problem(&sealed, &user("bob")).await, OpenError::Changed);
 }
@@ -268,12 +273,12 @@ proptest! {
             if hashes {
                 sealed = sealed.hash_users(hash_key());
             }
-            sealed.put(&key, incarnation, token(bytes.clone()), Put::Replace).await.unwrap();
+            sealed.put(&key, incarnation, token(bytes.clone()), Over::Anything).await.unwrap();
             assert_eq!(payload(&sealed, &key).await, bytes);
-            assert_eq!(sealed.due(key.realm(), 10).await.unwrap(), std::slice::from_ref(&key));
+            assert_eq!(due(&sealed, key.realm(), 10).await, std::slice::from_ref(&key));
             let walked = sealed.scan(key.realm(), None, 10).await.unwrap();
             assert_eq!(walked[0].0, key);
-            assert!(sealed.forget(&key).await.unwrap());
+            assert!(sealed.forget(&key, None).await.unwrap());
         });
     }
 
@@ -304,7 +309,7 @@ proptest! {
             for bit in 0..8 * whole.len() {
                 let mut flipped = whole.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
-                inner.forget(&key).await.unwrap();
+                inner.forget(&key, None).await.unwrap();
                 put(&inner, &key, flipped).await;
                 problem(&sealed, &key).await;
             }
@@ -322,12 +327,12 @@ async fn a_key_is_changed_under_a_running_fleet_step_by_step() {
     }
     // 1. All open both, and still seal with the old one.
     let both = Sealed::new(inner.clone(), KeyRing::new(key(1)).with_opening_key(key(2)));
-    assert!(both.save(&ann, at(1), token("two")).await.unwrap());
+    assert!(both.save(&ann, at(1), 2, token("two")).await.unwrap());
     assert_eq!(payload(&old, &ann).await, b"two", "who has not heard of it yet reads on");
     // 2. The new one seals; those of step 1 can read it.
     let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).with_opening_key(key(1)));
     assert_eq!(payload(&new, &ann).await, b"two", "old rows are read with their key");
-    assert!(new.save(&ann, at(2), token("three")).await.unwrap());
+    assert!(new.save(&ann, at(2), 3, token("three")).await.unwrap());
     assert_eq!(payload(&both, &ann).await, b"three");
     assert!(is_under(&inner, 2, &ann).await, "the next save is under the new key");
     assert!(!is_under(&inner, 2, &bob).await);
@@ -351,8 +356,8 @@ async fn a_key_is_changed_under_a_running_fleet_step_by_step() {
     }
 }
 
-async fn claimed(store: &impl TokenStore, key: &StoreKey, lease_id: u64) -> bool {
-    let claim = Claim { lease_id, lease: LONG, expected: Some(at(1)), incarnation: 1 };
+async fn claimed(store: &impl TokenStore, key: &StoreKey, holder: u64) -> bool {
+    let claim = Claim { holder, lease: LONG, known: Some(at(1)), create: None };
     store.claim(key, claim).await.is_ok_and(|claimed| claimed.granted)
 }
 
@@ -370,7 +375,7 @@ async fn a_reseal_while_a_refresh_is_in_flight_does_not_cost_it_its_save() {
     let leased = row(&new, &ann).await;
     assert!(leased.leased_for.is_some(), "the lease stays");
     assert!(is_under(&inner, 2, &ann).await);
-    assert!(old.save(&ann, at(1), token("two")).await.unwrap(), "the save is done");
+    assert!(old.save(&ann, at(1), 2, token("two")).await.unwrap(), "the save is done");
     assert_eq!(payload(&new, &ann).await, b"two");
 }
 
@@ -389,7 +394,7 @@ async fn a_reseal_that_comes_after_a_save_leaves_what_was_saved() {
             && let Some((old, ann)) = saving.lock().unwrap().take()
         {
             let saved = std::thread::spawn(move || {
-                run(async { old.save(&ann, at(1), token("two")).await })
+                run(async { old.save(&ann, at(1), 2, token("two")).await })
             });
             assert!(saved.join().unwrap().unwrap());
         }
@@ -507,13 +512,13 @@ async fn hashed_user_ids_are_in_no_part_of_a_row_and_come_back_as_they_were() {
     let ann = user("ann-of-the-hills");
     put(&sealed, &ann, "one").await;
     assert!(try_read(&inner, &ann).await.unwrap().is_none());
-    let stored = sealed.stored_key(&ann).unwrap();
+    let stored = sealed.stored_key(&ann);
     assert_ne!(stored.subject(), ann.subject());
     let bytes = payload(&inner, &stored).await;
     assert!(!hold(&bytes, "ann-of"));
     assert!(hold(&bytes, stored.subject().as_str()));
     assert_eq!(payload(&sealed, &ann).await, b"one");
-    assert_eq!(sealed.due(&realm(), 5).await.unwrap(), std::slice::from_ref(&ann));
+    assert_eq!(due(&sealed, &realm(), 5).await, std::slice::from_ref(&ann));
     assert_eq!(sealed.scan(&realm(), None, 5).await.unwrap()[0].0, ann);
 
     // The hash does not change with the sealing key.
@@ -523,7 +528,7 @@ async fn hashed_user_ids_are_in_no_part_of_a_row_and_come_back_as_they_were() {
     assert_eq!(met.key, stored, "a walk says nothing that the table does not");
     let only = Sealed::new(inner, ring(2)).hash_users(hash_key());
     assert_eq!(payload(&only, &ann).await, b"one");
-    assert_eq!(only.due(&realm(), 5).await.unwrap(), [ann]);
+    assert_eq!(due(&only, &realm(), 5).await, [ann]);
 }
 
 #[tokio::test]
@@ -534,30 +539,147 @@ async fn a_hash_is_never_taken_for_a_user_id() {
     // A process that was not told of the hash key finds somebody due, and must not ask the
     // provider for them.
     let plain = Sealed::new(inner.clone(), ring(1));
-    let due = plain.due(&realm(), 5).await.unwrap();
+    let due = due(&plain, &realm(), 5).await;
     assert_eq!(problem(&plain, &due[0]).await, OpenError::OtherUserHash);
     let other = UserHashKey::from_bytes(&SecretSlice::from(vec![8; 32])).unwrap();
     let other = Sealed::new(inner, ring(1)).hash_users(other);
     assert!(try_read(&other, &user("ann")).await.unwrap().is_none());
-    assert!(other.due(&realm(), 5).await.unwrap().is_empty());
+    let row = other.due(&realm(), None, 5).await.unwrap().remove(0);
+    assert_eq!(problem_of(&row.key.unwrap_err()), OpenError::OtherUserHash);
 }
 
 #[tokio::test]
-async fn who_is_due_and_cannot_be_named_does_not_keep_the_others_waiting() {
+async fn due_rows_without_a_name_are_passed() {
     let inner = MemoryStore::new();
     let strange = Sealed::new(inner.clone(), ring(5)).hash_users(hash_key());
+    let calls = FaultyStore::new(inner);
+    let sealed = Sealed::new(calls.clone(), ring(1)).hash_users(hash_key());
+    let [ann, bob] = ["ann", "bob"].map(user);
     for number in 0..20 {
         put(&strange, &user(&format!("{number}")), "one").await;
+        if number == 10 {
+            put(&sealed, &ann, "one").await;
+        }
     }
-    let sealed = Sealed::new(inner, ring(1)).hash_users(hash_key());
-    let [ann, bob] = ["ann", "bob"].map(user);
-    put(&sealed, &ann, "one").await;
     put(&sealed, &bob, "one").await;
-    let mut due = sealed.due(&realm(), 2).await.unwrap();
-    due.sort_by(|one, other| one.subject().cmp(other.subject()));
-    assert_eq!(due, [ann, bob]);
-    assert_eq!(sealed.due(&realm(), 1).await.unwrap().len(), 1);
-    assert!(sealed.due(&realm(), 0).await.unwrap().is_empty());
+    for page in [1, 2, 5, 22, 100] {
+        let (mut named, mut nameless, mut after) = (Vec::new(), 0, None);
+        loop {
+            let before = calls.calls().len();
+            let rows = sealed.due(&realm(), after.as_ref(), page).await.unwrap();
+            let asked = calls.calls().split_off(before);
+            assert_eq!(asked, [StoreCall::Due, StoreCall::Read], "one page inside for one outside");
+            let is_last = rows.len() < page;
+            after = rows.last().map(|row| row.cursor.clone());
+            for row in rows {
+                match row.key {
+                    Ok(key) => named.push(key),
+                    Err(error) => {
+                        assert_eq!(problem_of(&error), OpenError::UnknownKey(key(5).id()));
+                        nameless += 1;
+                    }
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        named.sort();
+        assert_eq!(named, [ann.clone(), bob.clone()], "{page} at a time");
+        assert_eq!(nameless, 20);
+    }
+    assert!(sealed.due(&realm(), None, 0).await.unwrap().is_empty());
+}
+
+/// A row that is removed between the look at who is due and the look at the rows.
+#[tokio::test]
+async fn page_of_due_rows_stays_long() {
+    let inner = MemoryStore::new();
+    let faulty = FaultyStore::new(inner.clone());
+    let sealed = Sealed::new(faulty.clone(), ring(1)).hash_users(hash_key());
+    let users = ["ann", "bob", "eve"].map(user);
+    for key in &users {
+        put(&sealed, key, "one").await;
+    }
+    let (gone, inside) = (sealed.stored_key(&users[0]), inner.clone());
+    faulty.plan(move |call| {
+        if call == StoreCall::Read {
+            let (gone, inside) = (gone.clone(), inside.clone());
+            let removed =
+                std::thread::spawn(move || run(async { inside.forget(&gone, None).await }));
+            removed.join().unwrap().unwrap();
+        }
+        None
+    });
+    let rows = sealed.due(&realm(), None, 3).await.unwrap();
+    assert_eq!(rows.len(), 3, "fewer would be the last");
+    let errors: Vec<_> = rows.into_iter().filter_map(|row| row.key.err()).collect();
+    assert!(errors.len() == 1 && errors[0].is_temporary(), "{errors:?}");
+}
+
+/// One row that cannot be opened is an error of its own item, in a read and in a scan, with which a
+/// walk goes on and by whose key the row can be removed.
+#[tokio::test]
+async fn unopened_rows_cost_only_themselves() {
+    for hashes in [false, true] {
+        let inner = MemoryStore::new();
+        let with = |byte| {
+            let sealed = Sealed::new(inner.clone(), ring(byte));
+            if hashes { sealed.hash_users(hash_key()) } else { sealed }
+        };
+        let (strange, sealed) = (with(5), with(1));
+        let users: Vec<_> = (0..12).map(|number| user(&format!("user {number}"))).collect();
+        for (number, key) in users.iter().enumerate() {
+            put(if number % 3 == 0 { &strange } else { &sealed }, key, "one").await;
+        }
+        let rows = sealed.read(&users).await.unwrap();
+        for (number, row) in rows.into_iter().enumerate() {
+            assert_eq!(row.is_err(), number % 3 == 0, "{number}");
+        }
+        for page in [1, 2, 3, 12, 100] {
+            let (mut opened, mut unopened, mut after) = (Vec::new(), Vec::new(), None);
+            loop {
+                let rows = sealed.scan(&realm(), after.as_ref(), page).await.unwrap();
+                let is_last = rows.len() < page;
+                after = rows.last().map(|(key, _)| key.clone());
+                for (key, row) in rows {
+                    match row {
+                        Ok(_) => opened.push(key),
+                        Err(error) => {
+                            problem_of(&error);
+                            unopened.push(key);
+                        }
+                    }
+                }
+                if is_last {
+                    break;
+                }
+            }
+            assert_eq!((opened.len(), unopened.len()), (8, 4), "{page} at a time");
+            let stored: Vec<_> = unopened.iter().map(|key| sealed.stored_key(key)).collect();
+            for (number, key) in users.iter().enumerate() {
+                assert_eq!(opened.contains(key), number % 3 != 0);
+                assert_eq!(stored.contains(&sealed.stored_key(key)), number % 3 == 0);
+            }
+            if page == 100 {
+                for key in unopened {
+                    assert!(sealed.forget(&key, None).await.unwrap());
+                }
+            }
+        }
+        assert_eq!(sealed.scan(&realm(), None, 100).await.unwrap().len(), 8);
+    }
+}
+
+/// A token is sealed for the revision that its save names.
+#[tokio::test]
+async fn save_is_sealed_for_its_revision() {
+    let inner = MemoryStore::new();
+    let sealed = Sealed::new(inner, ring(1));
+    let ann = user("ann");
+    put(&sealed, &ann, "one").await;
+    assert!(sealed.save(&ann, at(1), 9, token("two")).await.unwrap());
+    assert_eq!(payload(&sealed, &ann).await, b"two");
 }
 
 #[tokio::test]
@@ -570,6 +692,13 @@ async fn who_lacks_a_key_does_not_hold_the_lease_of_those_who_have_it() {
     assert!(!claimed(&lacks, &ann, 1).await);
     assert!(claimed(&has, &ann, 2).await);
     assert!(!row(&has, &ann).await.in_flight, "nobody sent anything");
+
+    // A mark that was there stays.
+    let silent = Release { in_flight: true, ..Release::default() };
+    has.release(&ann, at(1), 2, silent).await.unwrap();
+    assert!(!claimed(&lacks, &ann, 1).await);
+    let row = row(&has, &ann).await;
+    assert!(row.in_flight && row.leased_for.is_none());
 }
 
 #[tokio::test]

@@ -87,7 +87,11 @@ macro_rules! claim {
             .bind(revision)
             .fetch_all($pool)
             .await?;
-        rows.first().ok_or("no row was claimed")?.try_get::<bool, _>("granted")?
+        // A row comes back where the lease was granted, and is decoded as far as this.
+        match rows.first() {
+            Some(row) => row.try_get::<i64, _>("revision")? == revision,
+            None => false,
+        }
     }};
 }
 
@@ -97,6 +101,7 @@ macro_rules! save {
         let done = about!($user, &$user.shared.save)
             .bind(incarnation)
             .bind(revision)
+            .bind(revision + 1)
             .bind($payload)
             .bind(0_i64)
             .bind(0_i64)

@@ -1,5 +1,5 @@
 //! What durable stores cost: a refresh through the manager beside the bare statements and request,
-//! a restart with many users, a seal.
+//! a restart with many users, a seal, and claims that are not granted.
 //!
 //! ```text
 //! cargo bench --bench stores
@@ -22,6 +22,8 @@ mod postgres;
 
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod bare;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod claims;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod refresh;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
@@ -46,6 +48,7 @@ fn main() -> harness::Outcome {
     runtime.block_on(async {
         seal::time(size).await?;
         seal::overhead(&server, size).await?;
+        claims::ungranted_wal(&server, size).await?;
         warm_start::time(&server, size).await?;
         refresh::beside_bare(&server, size).await
     })
@@ -84,6 +87,8 @@ struct Size {
     served: usize,
     seals: usize,
     saves: usize,
+    /// Claims of each kind that are not granted.
+    claims: usize,
 }
 
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
@@ -95,11 +100,20 @@ const MEASURE: Size = Size {
     served: 1_000,
     seals: 400,
     saves: 400,
+    claims: 1_000,
 };
 
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
-const TRY: Size =
-    Size { rounds: 1, users: 64, starts: 1, stored: 200, served: 100, seals: 1, saves: 1 };
+const TRY: Size = Size {
+    rounds: 1,
+    users: 64,
+    starts: 1,
+    stored: 200,
+    served: 100,
+    seals: 1,
+    saves: 1,
+    claims: 1,
+};
 
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 impl Size {

@@ -263,6 +263,6 @@ async fn bare_user(
         user.as_str().to_owned(),
     ];
     let row = StoreKey::new(realm, RowKind::Login, user.clone());
-    let row = store.read(&[row]).await?.pop().flatten().ok_or("no row")?;
+    let row = store.read(&[row]).await?.pop().ok_or("no answer")??.ok_or("no row")?;
     Ok(BareUser { shared: Arc::clone(shared), key, version: row.version, token: answer })
 }

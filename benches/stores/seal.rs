@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::{SecretBox, SecretString};
 use hurdlr_oauth2::store::{
-    KeyRing, MemoryStore, PostgresStore, Put, Realm, RowKind, Sealed, SealingKey, StoreKey,
+    KeyRing, MemoryStore, Over, PostgresStore, Realm, RowKind, Sealed, SealingKey, StoreKey,
     StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::{ApiVersion, UserId};
@@ -92,15 +92,16 @@ impl<S: TokenStore> Saved<S> {
         let realm = Realm::new(ApiVersion::V4, "https://sandbox.hurdlr.com/", "client-id");
         let key = StoreKey::new(Arc::new(realm), RowKind::Login, UserId::new(user)?);
         let version = Version { incarnation: 1, revision: 1 };
-        store.put(&key, version.incarnation, token(), Put::Replace).await?;
+        store.put(&key, version.incarnation, token(), Over::Anything).await?;
         Ok(Self { store, key, version })
     }
 
     async fn save(&mut self) -> Outcome {
-        if !self.store.save(&self.key, self.version, token()).await? {
+        let next = self.version.next();
+        if !self.store.save(&self.key, self.version, next.revision, token()).await? {
             return Err("a token was not saved".into());
         }
-        self.version = self.version.next();
+        self.version = next;
         Ok(())
     }
 

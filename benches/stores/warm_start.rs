@@ -91,7 +91,7 @@ async fn log_in(hurdlr: &Hurdlr, store: impl TokenStore, size: Size) -> Outcome 
 /// The others.
 fn copies(table: &str, size: Size) -> AssertSqlSafe<String> {
     const COPIED: &str = "incarnation, revision, payload, stamped_at, obtained_at, due_at, \
-                          lease_id, leased_until, not_before, refused, in_flight";
+                          holder, leased_until, not_before, refused, in_flight";
     let others = size.stored - size.served;
     AssertSqlSafe(format!(
         "WITH RECURSIVE numbers (n) AS \

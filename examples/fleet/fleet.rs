@@ -281,9 +281,11 @@ impl Fleet {
     }
 
     async fn versions(&self) -> Outcome<Vec<Version>> {
-        let rows = self.store.read(&self.keys).await?.into_iter();
-        let versions: Option<_> = rows.map(|row| row.map(|row| row.version)).collect();
-        Ok(versions.ok_or("somebody is gone")?)
+        let mut versions = Vec::new();
+        for row in self.store.read(&self.keys).await? {
+            versions.push(row?.ok_or("somebody is gone")?.version);
+        }
+        Ok(versions)
     }
 
     async fn version(&self, user: &str) -> Outcome<Version> {
@@ -291,7 +293,8 @@ impl Fleet {
     }
 
     async fn is_refused(&self, place: usize) -> Outcome<bool> {
-        let row = self.store.read(&self.keys[place..=place]).await?.pop().flatten();
+        let rows = self.store.read(&self.keys[place..=place]).await?;
+        let row = rows.into_iter().next().ok_or("the store answered nothing")??;
         Ok(row.is_some_and(|row| row.refused))
     }
 

@@ -14,6 +14,7 @@ use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::endpoint::{ApiVersion, ClientAuthentication, Environment, Scope, secret_bearing_url};
 use crate::error::Error;
 use crate::retry::RetryPolicy;
+use crate::rng::SharedRng;
 use crate::transport::{HttpClient, Timeouts};
 
 /// Settings of a [`Hurdlr`]. All of them are judged by [`build`](Self::build).
@@ -31,6 +32,7 @@ pub struct HurdlrBuilder {
     retry: RetryPolicy,
     bearer_on_refresh: Option<bool>,
     clock: SharedClock,
+    rng: SharedRng,
     reqwest: Option<reqwest::ClientBuilder>,
     #[cfg(feature = "testing")]
     given: Option<GivenClient>,
@@ -57,6 +59,7 @@ impl HurdlrBuilder {
             retry: RetryPolicy::default(),
             bearer_on_refresh: None,
             clock: SharedClock::new(SystemClock),
+            rng: SharedRng::Thread,
             reqwest: None,
             #[cfg(feature = "testing")]
             given: None,
@@ -182,6 +185,15 @@ impl HurdlrBuilder {
         self
     }
 
+    /// The source of jitter and ids, for this client and every manager built on it; by default a
+    /// generator seeded by the operating system. For tests that replay: ids that repeat would let
+    /// one process's lease pass for another's.
+    #[cfg(feature = "testing")]
+    pub fn rng(mut self, rng: impl crate::rng::Rng) -> Self {
+        self.rng = SharedRng::Injected(std::sync::Arc::new(rng));
+        self
+    }
+
     /// The clock that tokens and logins are timed by; the system's by default.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = SharedClock::new(clock);
@@ -249,6 +261,7 @@ impl HurdlrBuilder {
             issuer: self.issuer,
             bearer_on_refresh: self.bearer_on_refresh.unwrap_or(contract.bearer_on_refresh),
             clock: self.clock,
+            rng: self.rng,
             request_timeout: self.timeouts.request,
             transport,
         })))

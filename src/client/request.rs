@@ -253,7 +253,7 @@ pub(super) fn judge_revocation(
         // What is dead already is as good as revoked. To a client that is not known, a 401 may say
         // the same, and mean its credentials.
         Some(refusal)
-            if names_a_token(refusal.error().as_ref())
+            if names_a_dead_token(refusal.error().as_ref())
                 && answer.status != StatusCode::UNAUTHORIZED
                 && by_status(&answer, now).is_none() =>
         {
@@ -263,6 +263,12 @@ pub(super) fn judge_revocation(
         None if answer.status.is_success() => Ok(()),
         None => Err(unexplained(answer, request, now)),
     }
+}
+
+/// Whether a code says that the token to be revoked is none, or none any more. RFC 7009 has no such
+/// code; providers send those of RFC 6749 and RFC 6750 all the same.
+fn names_a_dead_token(code: &str) -> bool {
+    names_a_token(code) || matches!(code, "invalid_grant" | "invalid_token")
 }
 
 /// Whether the provider's own code says that a token is dead.
@@ -402,15 +408,20 @@ fn refused(
         return Failure::new(failure.cause, describe(failure.error));
     }
     let names_a_token = names_a_token(code);
+    let is_unauthorized = answer.status == StatusCode::UNAUTHORIZED;
+    let is_doubtful = names_a_token && is_unauthorized && request.bearer().is_none();
     let is_dead = matches!(refusal.error(), BasicErrorResponseType::InvalidGrant)
-        || (names_a_token && request.bearer().is_none());
+        || (names_a_token && !is_unauthorized && request.bearer().is_none());
     let (cause, error) = if request.request_type() != RequestType::RefreshToken {
         (Cause::Settled, Error::new(ErrorKind::Rejected, "the provider refused the request"))
     } else if is_dead {
         (Cause::Settled, Error::new(ErrorKind::LoginRequired, "the refresh token is dead"))
-    } else if request.bearer().is_some()
-        && (names_a_token || answer.status == StatusCode::UNAUTHORIZED)
-    {
+    } else if is_doubtful {
+        // The provider has no code for wrong client credentials, and gateways answer so while their
+        // token service is down.
+        let message = "the provider refused the refresh token, or the client: a 401 can mean both";
+        (Cause::Settled, Error::new(ErrorKind::Unavailable, message).doubtful())
+    } else if request.bearer().is_some() && (names_a_token || is_unauthorized) {
         let message = "the provider refused a refresh that carried a Bearer header";
         (Cause::BearerDoubted, Error::new(ErrorKind::Rejected, message))
     } else {

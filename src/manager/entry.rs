@@ -1,601 +1,526 @@
-//! One user in memory: the token that is served, and what is known beside it.
+//! One user in memory: the token that is served and the state beside it; and the context that all
+//! users share.
+//!
+//! `current` is read without a lock. Everything else is behind one lock, and so is every change of
+//! `current`. The state takes memory only while there is something to keep.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-#[cfg(any(feature = "middleware", feature = "tower"))]
-use http::HeaderValue;
-#[cfg(any(feature = "middleware", feature = "tower"))]
-use once_cell::race::OnceBox;
-use secrecy::ExposeSecret;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use super::policy::{RefreshPolicy, Windows};
-use super::workers::Ticket;
-use super::{Inner, Landing, TokenEvent};
+use super::cached_token::{AccessTokenDigest, CachedToken};
+use super::events::TokenEvent;
+use super::permits::Permits;
+use super::pins::Pins;
+use super::policy::RefreshPolicy;
+use super::revalidation_queue::RevalidationQueue;
+use super::store_calls::StoreCalls;
+use super::task_tracker::{Completion, TaskTracker};
+use crate::backoff::Backoff;
+use crate::client::Hurdlr;
 use crate::clock::{SharedClock, Timestamp};
-use crate::error::Error;
-use crate::store::{RowKind, StoreKey, Version};
-use crate::token::Token;
+use crate::error::{Error, ErrorKind};
+use crate::rng::SharedRng;
+use crate::store::{Realm, Row, RowKind, StoreKey, StoredToken, Version};
+use crate::token::{Notes, Token};
 use crate::user::UserId;
 
-/// No second: nobody has looked at the token yet.
-const NOT_SEEN: i64 = i64::MIN;
-
-/// No second: the API refused the token.
-const REJECTED: i64 = i64::MAX;
-
-/// A token with all that reading it needs.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) token: Token,
-    /// None for the place holder that stands for no token.
-    pub(super) version: Option<Version>,
-    windows: Windows,
-    /// The second of the day's time in which glances do; [`REJECTED`] for good once the API
-    /// refused it.
-    glances_in: AtomicI64,
-    /// How long it had been held, in milliseconds, when the store was last known to have it.
-    seen_after: AtomicU64,
-    #[cfg(any(feature = "middleware", feature = "tower"))]
-    authorization: OnceBox<HeaderValue>,
+/// State shared by all users. Every entry holds an `Arc` to it, so a handle is a single pointer.
+///
+/// Aligned to 128 bytes so that the `Arc` count, written for each new user, does not share a cache
+/// line with fields that every read looks at.
+#[repr(align(128))]
+pub(super) struct Context {
+    pub(super) hurdlr: Hurdlr,
+    pub(super) store: StoreCalls,
+    pub(super) realm: Arc<Realm>,
+    pub(super) policy: RefreshPolicy,
+    /// The holder of this manager's leases.
+    pub(super) holder: u64,
+    /// Half of the setting of this name, which keeps users who are read all the time within it.
+    pub(super) revalidate_after: Duration,
+    pub(super) placeholder: Arc<CachedToken>,
+    pub(super) permits: Permits,
+    pub(super) pins: Pins<UserEntry>,
+    pub(super) revalidation: RevalidationQueue<UserEntry>,
+    pub(super) tasks: TaskTracker,
+    /// Set once, when the shutdown begins.
+    pub(super) closing: watch::Sender<Option<Timestamp>>,
+    pub(super) shutdown_within: Duration,
+    pub(super) runtime: Handle,
+    pub(super) clock: SharedClock,
+    pub(super) rng: SharedRng,
 }
 
-impl Held {
-    pub(super) fn new(
-        token: Token,
-        version: Version,
-        policy: &RefreshPolicy,
-        kind: RowKind,
-        subject: &UserId,
-    ) -> Self {
-        let windows = policy.windows(&token, kind, subject);
-        Self::of(token, Some(version), windows)
+impl Context {
+    pub(super) fn key(&self, kind: RowKind, subject: &UserId) -> StoreKey {
+        StoreKey::new(Arc::clone(&self.realm), kind, subject.clone())
     }
 
-    pub(super) fn vacant(token: Token) -> Self {
-        Self::of(token, None, Windows { due: 0, expired: 0, over: 0 })
+    /// A number below 2⁶³, and not 0: databases know signed integers.
+    pub(super) fn random_id(&self) -> u64 {
+        (self.rng.next_u64() >> 1).max(1)
     }
 
-    fn of(token: Token, version: Option<Version>, windows: Windows) -> Self {
-        Self {
-            token,
-            version,
-            windows,
-            glances_in: AtomicI64::new(NOT_SEEN),
-            seen_after: AtomicU64::new(0),
-            #[cfg(any(feature = "middleware", feature = "tower"))]
-            authorization: OnceBox::new(),
+    pub(super) fn delay(&self, backoff: Backoff, failures: u32) -> Duration {
+        backoff.delay(failures, self.rng.next_u64())
+    }
+
+    /// Spawns a task that `shutdown` waits for, even if its caller goes away.
+    pub(super) fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let token = self.tasks.token();
+        self.runtime.spawn(async move {
+            let outcome = work.await;
+            drop(token);
+            outcome
+        })
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.borrow().is_some()
+    }
+
+    /// Whether the time of the shutdown is over.
+    pub(super) fn is_past_closing(&self) -> bool {
+        let closing = *self.closing.borrow();
+        closing.is_some_and(|since| self.clock.now().since(since) >= self.shutdown_within)
+    }
+
+    /// Waits before another try. A shutdown cuts the wait short once, and later ones to the
+    /// shortest backoff.
+    pub(super) async fn sleep_unless_closing(&self, pause: Duration) {
+        let mut closing = self.closing.subscribe();
+        let is_closing = closing.borrow_and_update().is_some();
+        let pause = if is_closing { pause.min(self.policy.backoff().initial) } else { pause };
+        tokio::select! {
+            () = self.clock.sleep(pause) => {}
+            _ = closing.changed() => {}
         }
     }
 
-    /// The header that calls share for as long as they are made with this token.
-    #[cfg(any(feature = "middleware", feature = "tower"))]
-    pub(super) fn authorization(&self) -> HeaderValue {
-        self.authorization.get_or_init(|| Box::new(self.token.authorization_header())).clone()
-    }
-
-    pub(super) fn is_newer_than(&self, version: Version) -> bool {
-        self.version.is_some_and(|ours| ours.is_newer_than(version))
-    }
-
-    /// Whether it is of the same stay of the user as `other`, and came at the same time or later.
-    pub(super) fn is_no_older_than(&self, other: &Self) -> bool {
-        self.version == other.version
-            || other.version.is_some_and(|theirs| self.is_newer_than(theirs))
-    }
-
-    /// Whether there is a token to be revoked.
-    pub(super) fn has_token(&self) -> bool {
-        self.version.is_some() && !self.token.is_gone()
-    }
-
-    /// Whether it is what became of `earlier`: of the same stay, or with the same secrets.
-    pub(super) fn carries_on(&self, earlier: &Self) -> bool {
-        let same_stay = self.version.is_some_and(|version| !earlier.is_of_another_stay(version));
-        (same_stay && self.has_token()) || self.token.shares_secrets_with(&earlier.token)
-    }
-
-    /// Whether it is of an earlier or later stay of the user than this version.
-    pub(super) fn is_of_another_stay(&self, version: Version) -> bool {
-        self.version.is_some_and(|ours| ours.incarnation != version.incarnation)
-    }
-
-    #[inline]
-    fn held_for(&self, now: Timestamp) -> u64 {
-        now.millis_since(self.token.arrival().0)
-    }
-
-    /// Served, and nothing to be done.
-    pub(super) fn is_fresh(&self, now: Timestamp) -> bool {
-        self.held_for(now) < self.windows.due && !self.is_rejected()
-    }
-
-    /// How long the store has not been looked at.
-    pub(super) fn unseen_for(&self, now: Timestamp) -> Duration {
-        let seen_after = self.seen_after.load(Ordering::Relaxed);
-        Duration::from_millis(self.held_for(now).saturating_sub(seen_after))
-    }
-
-    /// Lets glances do for the rest of this second, if there is nothing to be done for longer: it is
-    /// not due, nor is it time to look at the store, `look_after` the last time.
-    pub(super) fn allow_glances(&self, now: Timestamp, look_after: Duration) {
-        let no_look_for = look_after.saturating_sub(self.unseen_for(now));
-        if self.due_in(now).min(no_look_for) > Duration::from_secs(1) {
-            let second = now.unix_seconds();
-            let _ = self.glances_in.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| {
-                (at != REJECTED).then_some(second)
-            });
-        }
-    }
-
-    /// Whether it was fresh a moment ago and so still is, by the clock that goes on while a machine
-    /// is suspended.
-    #[inline]
-    pub(super) fn is_fresh_at_a_glance(&self, second: i64) -> bool {
-        self.glances_in.load(Ordering::Relaxed) == second
-    }
-
-    /// Served, whether or not it is time to renew it.
-    pub(super) fn is_served(&self, now: Timestamp) -> bool {
-        self.held_for(now) < self.windows.expired && !self.is_rejected()
-    }
-
-    /// Good for a caller who could get nothing better.
-    pub(super) fn is_alive(&self, now: Timestamp) -> bool {
-        self.held_for(now) < self.windows.over && !self.is_rejected()
-    }
-
-    /// What is left of its life.
-    pub(super) fn alive_for(&self, now: Timestamp) -> Duration {
-        Duration::from_millis(self.windows.over.saturating_sub(self.held_for(now)))
-    }
-
-    #[cfg(feature = "metrics")]
-    pub(super) fn ends_within(&self, span: Duration, now: Timestamp) -> bool {
-        let left = self.windows.over.saturating_sub(self.held_for(now));
-        (1..=u64::try_from(span.as_millis()).unwrap_or(u64::MAX)).contains(&left)
-    }
-
-    pub(super) fn due_in(&self, now: Timestamp) -> Duration {
-        Duration::from_millis(self.windows.due.saturating_sub(self.held_for(now)))
-    }
-
-    /// Whether it is due so soon after its arrival that renewing it needs a pause.
-    pub(super) fn is_short_lived(&self, pause: Duration) -> bool {
-        Duration::from_millis(self.windows.due) < pause
-    }
-
-    #[inline]
-    fn is_rejected(&self) -> bool {
-        self.glances_in.load(Ordering::Relaxed) == REJECTED
-    }
-
-    fn has_same_access_token(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.token.access_token(), other.token.access_token());
-        ours.expose_secret() == theirs.expose_secret()
-    }
-
-    /// Serves it no more; says whether it was served till now.
-    pub(super) fn reject(&self) -> bool {
-        self.glances_in.swap(REJECTED, Ordering::Relaxed) != REJECTED
+    pub(super) fn stored(&self, cached: &CachedToken) -> StoredToken {
+        cached.to_stored(self.clock.now())
     }
 }
 
-/// A user's place in the cache. It is pinned there while anybody holds it.
-pub(super) struct Entry {
-    pub(super) inner: Arc<Inner>,
+/// A user's place in memory.
+pub(super) struct UserEntry {
+    pub(super) context: Arc<Context>,
     kind: RowKind,
     subject: UserId,
-    pub(super) current: ArcSwap<Held>,
-    /// Most users have nothing here most of the time.
-    troubles: Mutex<Option<Box<Troubles>>>,
+    pub(super) current: ArcSwap<CachedToken>,
+    state: Mutex<Locked>,
 }
 
-/// What is known of a user beside the token.
+#[derive(Default)]
+struct Locked {
+    /// Goes up with each login and removal here. A refresh or a look at the store that began under
+    /// another epoch changes nothing any more.
+    epoch: u32,
+    state: Option<Box<UserState>>,
+}
+
+/// The state of a user beside the token.
 #[derive(Debug, Default)]
-pub(super) struct Troubles {
-    /// The refresh that is under way.
-    pub(super) flight: Option<Flight>,
-    pub(super) backoff: Backoff,
-    /// The lease of a series of attempts whose requests went unanswered, and what they consumed.
-    pub(super) unanswered: Option<(u64, Version)>,
-    /// A lease that may be held by us, since the store's answer about it was lost.
-    pub(super) doubtful_lease: Option<u64>,
+pub(super) struct UserState {
+    /// The refresh in flight.
+    pub(super) flight: Option<Completion>,
+    pub(super) pause: Pause,
+    /// The kind of the last [`TokenEvent::LoginRequired`] or `RotationLost` that was sent.
+    told: Option<ErrorKind>,
+    pub(super) doubt: Option<Doubt>,
+    /// A refresh token that the provider refused for good, which the store does not know yet, and
+    /// whether an answer was lost before.
+    pub(super) dead: Option<(Version, bool)>,
+    /// A token that the store has not taken yet.
+    pub(super) unsaved: Option<Unsaved>,
+    /// How many tokens of an earlier epoch are still to be saved. They are not served.
+    pub(super) late_saves: usize,
+    /// The access tokens that the API refused, until the store has another one.
+    refused: Vec<RefusedToken>,
+    pub(super) refusals: Option<Refusals>,
     /// How many tokens are still to be revoked, and why the last try failed.
     pub(super) unrevoked: (usize, Option<Error>),
-    /// How often in a row the API refused a token that was young.
-    pub(super) refusals: u32,
-    /// A login that the store has not taken yet. None again once the user left or came in anew.
-    pub(super) unsaved_login: Option<UnsavedLogin>,
-    /// Whose turn it is to put a login into the store or to remove the user.
-    turns: Option<Arc<tokio::sync::Mutex<()>>>,
-    pub(super) changes: Option<watch::Sender<(u64, TokenEvent)>>,
-    /// What was served when the look at the store began that is under way; none again once the
-    /// user left or came in anew.
-    look: Option<Arc<Held>>,
+    write_lock: Option<Arc<tokio::sync::Mutex<()>>>,
+    events: Option<watch::Sender<(u64, TokenEvent)>>,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct UnsavedLogin {
-    pub(super) held: Arc<Held>,
-    /// The incarnation that the store had when it first answered after the login, the one to be
-    /// replaced: 0, which none is, where there was none.
-    pub(super) over: Option<u64>,
-}
-
-#[derive(Debug)]
-pub(super) struct Flight {
-    pub(super) landing: Landing,
-    /// Its place in the queue for a worker, while nobody waits for it.
-    pub(super) ticket: Option<Ticket>,
-    /// Somebody waits for it.
-    pub(super) urgent: bool,
-    /// The lease is its own: its request may have been sent.
-    pub(super) sends: bool,
-    /// The user came in anew or was forgotten meanwhile: what comes of it is not taken.
-    pub(super) overtaken: bool,
-}
-
-impl Flight {
-    pub(super) fn new(landing: Landing, urgent: bool) -> Self {
-        Self { landing, ticket: None, urgent, sends: false, overtaken: false }
-    }
-}
-
-/// When the next attempt may begin, and what callers are told until then.
+/// When the next attempt may begin, and why not now.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(super) struct Pause {
+    /// How many attempts in a row brought nothing better.
     pub(super) failures: u32,
-    pub(super) since: Option<(Timestamp, Duration)>,
-    /// None where there is nothing wrong, and an attempt only has to wait a moment.
+    since: Option<(Timestamp, Duration)>,
+    /// `None` where nothing failed: the provider returned a token that was due on arrival.
     pub(super) error: Option<Error>,
-    /// When the store was looked at last, if that was after the failure.
-    seen: Option<Timestamp>,
+    /// When the store was looked at last, if that was during the pause.
+    verified: Option<Timestamp>,
+    /// Whether the store does not know of the pause.
+    pub(super) is_private: bool,
 }
 
-impl Backoff {
+impl Pause {
+    pub(super) fn begin(&mut self, now: Timestamp, pause: Duration, error: Option<Error>) {
+        let failures = self.failures.saturating_add(1);
+        let since = Some((now, pause));
+        *self = Self { failures, since, error, verified: None, is_private: false };
+    }
+
+    /// Time since a refresh brought a token that was due on arrival, if that is the reason for the
+    /// pause.
+    pub(super) fn since_renewal(&self, now: Timestamp) -> Option<Duration> {
+        self.since.filter(|_| self.error.is_none()).map(|(from, _)| now.since(from))
+    }
+
+    /// Time since the store was last looked at; zero where there is no pause.
+    pub(super) fn since_verified(&self, now: Timestamp) -> Duration {
+        let last = self.verified.or(self.since.map(|(from, _)| from));
+        last.map_or(Duration::ZERO, |last| now.since(last))
+    }
+
+    pub(super) fn verified(&mut self, asked: Timestamp) {
+        if self.since.is_some() {
+            self.verified = Some(asked);
+        }
+    }
+
     pub(super) fn left(&self, clock: &SharedClock) -> Duration {
         let left = |(from, pause): (_, Duration)| pause.saturating_sub(clock.now().since(from));
         self.since.map_or(Duration::ZERO, left)
     }
-
-    /// How long the store has not been looked at: not at all, where the next attempt will.
-    fn unseen_for(&self, now: Timestamp) -> Duration {
-        let seen = self.seen.or(self.since.map(|(from, _)| from));
-        seen.map_or(Duration::ZERO, |seen| now.since(seen))
-    }
 }
 
-impl Troubles {
+/// Refusals in a row that may mean the refresh token or the client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    pub(super) count: u32,
+    pub(super) since: Timestamp,
+}
+
+/// Refusals of access tokens by the API that were believed, each of a token that had replaced a
+/// refused one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusals {
+    pub(super) count: u32,
+    pub(super) last: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RefusedToken {
+    digest: AccessTokenDigest,
+    since: Timestamp,
+    /// The rest of its life then.
+    lasts: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Unsaved {
+    pub(super) cached: Arc<CachedToken>,
+    pub(super) replaces: Replaces,
+}
+
+/// The row that an unsaved token belongs over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Replaces {
+    /// The one whose refresh token was consumed.
+    Version(Version),
+    /// The one that the store had when it first answered after the login: its incarnation, `None`
+    /// where there was no row.
+    Incarnation(Option<u64>),
+    /// The store has not answered since the login.
+    Unknown,
+}
+
+impl UserState {
     fn is_idle(&self) -> bool {
         self.flight.is_none()
-            && self.backoff.since.is_none()
-            && self.unanswered.is_none()
-            && self.doubtful_lease.is_none()
+            && self.pause.since.is_none()
+            && self.doubt.is_none()
+            && self.dead.is_none()
+            && self.unsaved.is_none()
+            && self.late_saves == 0
+            && self.refused.is_empty()
+            && self.refusals.is_none()
             && self.unrevoked.0 == 0
-            && self.refusals == 0
-            && self.unsaved_login.is_none()
-            && self.look.is_none()
-            && self.turns.as_ref().is_none_or(|turns| Arc::strong_count(turns) == 1)
-            && self.changes.as_ref().is_none_or(watch::Sender::is_closed)
+            && self.told.is_none()
+            && self.write_lock.as_ref().is_none_or(|lock| Arc::strong_count(lock) == 1)
+            && self.events.as_ref().is_none_or(watch::Sender::is_closed)
     }
 
-    /// The login that is not saved yet, if it is this one.
-    pub(super) fn unsaved(&mut self, login: &Arc<Held>) -> Option<&mut UnsavedLogin> {
-        let unsaved = self.unsaved_login.as_mut();
-        unsaved.filter(|unsaved| Arc::ptr_eq(&unsaved.held, login))
-    }
-
-    pub(super) fn is_overtaken(&self) -> bool {
-        let flight = self.flight.as_ref();
-        flight.is_some_and(|flight| flight.overtaken)
-    }
-
-    fn overtake(&mut self) {
-        self.backoff = Backoff::default();
-        self.unanswered = None;
-        self.doubtful_lease = None;
-        self.unsaved_login = None;
-        self.look = None;
-        if let Some(flight) = &mut self.flight {
-            flight.overtaken = true;
-        }
-    }
-
-    pub(super) fn tell(&self, change: TokenEvent) {
-        if let Some(changes) = &self.changes {
-            changes.send_modify(|(count, last)| {
+    fn tell(&self, event: TokenEvent) {
+        if let Some(events) = &self.events {
+            events.send_modify(|(count, last)| {
                 *count += 1;
-                *last = change;
+                *last = event;
             });
         }
     }
+
+    /// Tells that the login is over, unless that was told before. Says whether it was news.
+    pub(super) fn tell_login_over(&mut self, kind: ErrorKind) -> bool {
+        let event = match kind {
+            ErrorKind::LoginRequired => TokenEvent::LoginRequired,
+            ErrorKind::RotationLost => TokenEvent::RotationLost,
+            _ => return false,
+        };
+        let is_news = self.told.replace(kind) != Some(kind);
+        if is_news {
+            self.tell(event);
+        }
+        is_news
+    }
+
+    /// Forgets all that concerned the token before.
+    fn reset(&mut self) {
+        self.pause = Pause::default();
+        self.told = None;
+        self.doubt = None;
+        self.dead = None;
+        self.unsaved = None;
+    }
+
+    pub(super) fn is_refused(&self, token: &Token) -> bool {
+        let digest = AccessTokenDigest::of(token);
+        self.refused.iter().any(|refused| refused.digest == digest)
+    }
 }
 
-/// The turn of one who changes what the store knows of a user, until it is dropped.
+/// The right to change what the store knows of a user by a login or a removal, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
-    entry: &'a Entry,
+pub(super) struct WriteGuard<'a> {
+    entry: &'a UserEntry,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         drop(self.guard.take());
-        // Nobody may be left to take a turn, and then there is nothing to keep it in.
+        // Frees the state if this was the last waiter.
         self.entry.with(|_| ());
     }
 }
 
-impl fmt::Debug for Entry {
+impl fmt::Debug for UserEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry")
-            .field("kind", &self.kind())
-            .field("user", self.subject())
+        f.debug_struct("UserEntry")
+            .field("kind", &self.kind)
+            .field("user", &self.subject)
             .finish_non_exhaustive()
     }
 }
 
-impl Entry {
-    pub(super) fn new(inner: &Arc<Inner>, kind: RowKind, subject: &UserId) -> Self {
-        let current = ArcSwap::new(Arc::clone(&inner.vacant));
-        let (inner, subject) = (Arc::clone(inner), subject.clone());
-        Self { inner, kind, subject, current, troubles: Mutex::new(None) }
+impl UserEntry {
+    pub(super) fn new(context: &Arc<Context>, kind: RowKind, subject: &UserId) -> Self {
+        let current = ArcSwap::new(Arc::clone(&context.placeholder));
+        let (context, subject) = (Arc::clone(context), subject.clone());
+        Self { context, kind, subject, current, state: Mutex::default() }
     }
 
+    #[inline]
     pub(super) fn kind(&self) -> RowKind {
         self.kind
     }
 
+    #[inline]
     pub(super) fn subject(&self) -> &UserId {
         &self.subject
     }
 
-    /// Where the user stands in the store. Made anew each time: entries are kept small.
+    /// The user's key in the store. Made anew each time: entries are kept small.
     pub(super) fn key(&self) -> StoreKey {
-        self.inner.key(self.kind, &self.subject)
+        self.context.key(self.kind, &self.subject)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Box<Troubles>>> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Locked> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at or changes what is known of the user, all at once. What is idle afterwards takes
-    /// no memory.
-    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Troubles) -> T) -> T {
-        let mut place = self.lock();
-        let mut troubles = place.take().unwrap_or_default();
-        let outcome = act(&mut troubles);
-        *place = Some(troubles).filter(|troubles| !troubles.is_idle());
+    /// Looks at or changes the user's state, all at once. A state that is idle afterwards is freed.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut UserState) -> T) -> T {
+        self.with_epoch(|_, state| act(state))
+    }
+
+    fn with_epoch<T>(&self, act: impl FnOnce(&mut u32, &mut UserState) -> T) -> T {
+        let mut locked = self.lock();
+        let mut state = locked.state.take().unwrap_or_default();
+        let outcome = act(&mut locked.epoch, &mut state);
+        locked.state = Some(state).filter(|state| !state.is_idle());
         outcome
     }
 
-    /// Whether the user came in anew or was forgotten since the refresh under way began.
-    pub(super) fn is_overtaken(&self) -> bool {
-        self.with(|troubles| troubles.is_overtaken())
+    pub(super) fn epoch(&self) -> u32 {
+        self.lock().epoch
     }
 
-    /// Serves a refreshed token, unless the user came in anew or was forgotten meanwhile.
-    pub(super) fn serve(&self, held: &Arc<Held>) {
-        self.with(|troubles| {
-            if troubles.is_overtaken() {
+    /// The epoch and the token that belongs to it, for a look at the store. `None` where the store
+    /// does not know the token yet, so that its answer would say nothing.
+    pub(super) fn snapshot(&self) -> Option<(u32, Arc<CachedToken>)> {
+        let locked = self.lock();
+        let is_saved = locked.state.as_ref().is_none_or(|state| state.unsaved.is_none());
+        is_saved.then(|| (locked.epoch, self.current.load_full()))
+    }
+
+    /// Waits for the right to put a login into the store or to remove the user, so that the last
+    /// change of the store is the last one of memory.
+    pub(super) async fn lock_writes(&self) -> WriteGuard<'_> {
+        let lock = self.with(|state| Arc::clone(state.write_lock.get_or_insert_default()));
+        WriteGuard { entry: self, guard: Some(lock.lock_owned().await) }
+    }
+
+    pub(super) fn cache(&self, token: Token, version: Version) -> CachedToken {
+        CachedToken::new(token, version, &self.context.policy, self.kind, &self.subject)
+    }
+
+    /// Decodes a row: the one way from a store to memory. `None` where the row has no token.
+    pub(super) fn decode(&self, row: &Row) -> Result<Option<Arc<CachedToken>>, Error> {
+        let Some(stored) = &row.token else {
+            return Ok(None);
+        };
+        let token = Token::from_payload(&stored.payload, stored.age, &self.context.clock)?;
+        let cached = self.cache(token, row.version);
+        let superseded = match self.kind {
+            RowKind::Login => Vec::new(),
+            _ => Notes::of_payload(&stored.payload).superseded,
+        };
+        Ok(Some(Arc::new(cached.with_superseded(superseded))))
+    }
+
+    /// Serves a token that a refresh or a look at the store brought, unless the user logged in or
+    /// was removed since `epoch`, or a newer token is there. Says whether it is served now.
+    ///
+    /// A later revision of the login that is served is always taken.
+    pub(super) fn install(&self, epoch: u32, cached: &Arc<CachedToken>) -> bool {
+        self.install_with(epoch, cached, None)
+    }
+
+    fn install_with(
+        &self,
+        epoch: u32,
+        cached: &Arc<CachedToken>,
+        unsaved: Option<Unsaved>,
+    ) -> bool {
+        self.with_epoch(|current_epoch, state| {
+            let current = self.current.load();
+            let is_older = cached.version.is_some_and(|version| current.is_newer_than(version));
+            // A refresh can begin with the row of a login that is not served here yet.
+            let is_successor = current.version.is_some_and(|version| cached.is_newer_than(version));
+            if is_older || (*current_epoch != epoch && !is_successor) {
+                return false;
+            }
+            state.reset();
+            state.unsaved = unsaved;
+            self.replace(state, cached);
+            true
+        })
+    }
+
+    /// Like [`install`](Self::install), for a token that the store has not taken.
+    pub(super) fn install_unsaved(&self, epoch: u32, unsaved: &Unsaved) -> bool {
+        self.install_with(epoch, &unsaved.cached, Some(unsaved.clone()))
+    }
+
+    /// Serves a token that came by a login or an import. A refresh in flight changes nothing any
+    /// more. Nothing is done where a refresh or a look found the login in the store first, and
+    /// serves it or its successor.
+    pub(super) fn install_login(&self, cached: &Arc<CachedToken>, unsaved: Option<Replaces>) {
+        self.with_epoch(|epoch, state| {
+            let incarnation = |cached: &CachedToken| cached.version.map(|it| it.incarnation);
+            if incarnation(&self.current.load()) == incarnation(cached) {
                 return;
             }
-            self.replace(troubles, held);
+            *epoch = epoch.wrapping_add(1);
+            state.reset();
+            state.refusals = None;
+            state.unsaved =
+                unsaved.map(|replaces| Unsaved { cached: Arc::clone(cached), replaces });
+            self.replace(state, cached);
         });
     }
 
-    /// Waits for the turn to put a login into the store or to remove the user from it, so that
-    /// what the store saw last is what memory holds.
-    pub(super) async fn turn(&self) -> Turn<'_> {
-        let turns = self.with(|troubles| Arc::clone(troubles.turns.get_or_insert_default()));
-        Turn { entry: self, guard: Some(turns.lock_owned().await) }
+    /// Serves an imported token where there is none.
+    pub(super) fn install_import(&self, cached: &Arc<CachedToken>) {
+        if self.current.load().version.is_none() {
+            self.install_login(cached, None);
+        }
     }
 
-    /// Serves a token that came in anew; what a refresh under way brings is not taken any more.
-    pub(super) fn take_over(&self, held: &Arc<Held>, is_saved: bool) {
-        self.with(|troubles| self.begin_anew(troubles, held, is_saved));
-    }
-
-    /// As [`take_over`](Self::take_over), where nothing is served.
-    pub(super) fn take_over_if_vacant(&self, held: &Arc<Held>) {
-        self.with(|troubles| {
-            if self.current.load().version.is_none() {
-                self.begin_anew(troubles, held, true);
-            }
-        });
-    }
-
-    fn begin_anew(&self, troubles: &mut Troubles, held: &Arc<Held>, is_saved: bool) {
-        troubles.overtake();
-        troubles.refusals = 0;
-        troubles.unsaved_login =
-            (!is_saved).then(|| UnsavedLogin { held: Arc::clone(held), over: None });
-        self.current.store(Arc::clone(held));
-        troubles.tell(TokenEvent::NewToken);
-    }
-
-    /// Serves nothing for this user any more, nor what a refresh under way brings. Returns what was
-    /// served.
-    pub(super) fn leave(&self) -> Arc<Held> {
-        self.with(|troubles| {
-            troubles.overtake();
-            let last = self.current.swap(Arc::clone(&self.inner.vacant));
+    /// Removes the user from memory. A refresh in flight changes nothing any more. Returns the
+    /// token that was served.
+    pub(super) fn evict(&self) -> Arc<CachedToken> {
+        self.with_epoch(|epoch, state| {
+            *epoch = epoch.wrapping_add(1);
+            state.reset();
+            let last = self.current.swap(Arc::clone(&self.context.placeholder));
             if last.version.is_some() {
-                troubles.tell(TokenEvent::Forgotten);
+                state.tell(TokenEvent::Forgotten);
             }
             last
         })
     }
 
-    /// The refresh under way will send its request, if it has not yet.
-    pub(super) fn begin_sending(&self) {
-        self.with(|troubles| {
-            if let Some(flight) = &mut troubles.flight {
-                flight.sends = true;
+    /// Serves nothing any more, as the store no longer has the user, unless the user logged in or
+    /// was removed since `epoch`.
+    pub(super) fn clear(&self, epoch: u32) {
+        self.with_epoch(|current_epoch, state| {
+            if *current_epoch == epoch && self.current.load().version.is_some() {
+                state.reset();
+                self.replace(state, &Arc::clone(&self.context.placeholder));
             }
         });
     }
 
-    /// The end of the refresh under way, if its request may have been sent.
-    pub(super) fn refresh_that_sends(&self) -> Option<Landing> {
-        self.with(|troubles| {
-            let flight = troubles.flight.as_ref().filter(|flight| flight.sends);
-            flight.map(|flight| flight.landing.clone())
-        })
-    }
-
-    /// How long the store has not been looked at for this user.
-    pub(super) fn unseen_for(&self, now: Timestamp) -> Duration {
-        let held = self.current.load();
-        if held.version.is_some() {
-            held.unseen_for(now)
-        } else {
-            self.lock().as_ref().map_or(Duration::ZERO, |troubles| troubles.backoff.unseen_for(now))
+    /// Replaces the current token. A token that the API refused stays refused, by whatever way it
+    /// comes back.
+    fn replace(&self, state: &mut UserState, cached: &Arc<CachedToken>) {
+        if cached.version.is_some() && !state.refused.is_empty() {
+            if state.is_refused(&cached.token) {
+                cached.reject();
+            } else if state.unsaved.is_none() {
+                // Until the store has the new token, it can bring the refused one back.
+                state.refused.clear();
+            }
         }
-    }
-
-    /// A look at the store begins.
-    pub(super) fn begin_look(&self) {
-        self.with(|troubles| troubles.look = Some(self.current.load_full()));
-    }
-
-    /// A look at the store came to nothing.
-    pub(super) fn give_up_look(&self) {
-        self.with(|troubles| troubles.look = None);
-    }
-
-    /// What the store's answer is to be compared with, and when it was asked for. None where that
-    /// says nothing any more: the user left or came in anew since, and the store may not know yet.
-    pub(super) fn seen(&self, asked: Timestamp) -> Option<Arc<Held>> {
-        self.with(|troubles| {
-            let held = troubles.look.clone().filter(|_| troubles.unsaved_login.is_none())?;
-            held.seen_after.store(held.held_for(asked), Ordering::Relaxed);
-            if held.version.is_none() && troubles.backoff.since.is_some() {
-                troubles.backoff.seen = Some(asked);
-            }
-            Some(held)
-        })
-    }
-
-    /// Ends a look at the store: serves `instead` of what was served when it began, if there is
-    /// something and that still is. Says whether it was so.
-    pub(super) fn end_look(&self, instead: Option<Arc<Held>>) -> bool {
-        self.with(|troubles| {
-            let seen = troubles.look.take();
-            let Some((seen, instead)) = seen.zip(instead) else {
-                return false;
-            };
-            if !Arc::ptr_eq(&seen, &self.current.load()) {
-                return false;
-            }
-            self.replace(troubles, &instead);
-            troubles.backoff = Backoff::default();
-            true
-        })
-    }
-
-    /// Serves `instead` of what the store no longer has, unless another token has come in.
-    pub(super) fn clear(&self, gone: Option<Version>, instead: &Arc<Held>) {
-        self.with(|troubles| {
-            if self.current.load().version == gone {
-                self.replace(troubles, instead);
-            }
-        });
-    }
-
-    fn replace(&self, troubles: &mut Troubles, instead: &Arc<Held>) {
-        troubles.unanswered = None;
-        let last = self.current.swap(Arc::clone(instead));
-        if last.is_rejected() && last.has_same_access_token(instead) {
-            instead.reject();
-        }
-        match (last.version, instead.version) {
+        let last = self.current.swap(Arc::clone(cached));
+        match (last.version, cached.version) {
             (None, None) => {}
-            (Some(_), None) => troubles.tell(TokenEvent::Forgotten),
-            (_, Some(_)) => troubles.tell(TokenEvent::NewToken),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::{Future, pending};
-    use std::pin::Pin;
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-    use crate::clock::{Clock, SharedClock};
-
-    const LONG: Duration = Duration::MAX;
-    const START: Duration = Duration::from_secs(1_700_000_000);
-
-    #[derive(Debug)]
-    struct Stopped;
-
-    impl Clock for Stopped {
-        fn now(&self) -> Timestamp {
-            after(Duration::ZERO)
-        }
-
-        fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-            Box::pin(pending())
+            (Some(_), None) => state.tell(TokenEvent::Forgotten),
+            (_, Some(_)) => state.tell(TokenEvent::NewToken),
         }
     }
 
-    /// So long after the token came, on both clocks.
-    fn after(span: Duration) -> Timestamp {
-        Timestamp::new(START + span, UNIX_EPOCH + START + span)
+    /// Remembers that the API refused this token, and serves it no more.
+    pub(super) fn refuse(&self, state: &mut UserState, token: &Token) {
+        let lasts = token.remaining().unwrap_or(Duration::MAX);
+        let (digest, since) = (AccessTokenDigest::of(token), self.context.clock.now());
+        state.refused.push(RefusedToken { digest, since, lasts });
+        let current = self.current.load();
+        if current.version.is_some() && state.is_refused(&current.token) {
+            current.reject();
+        }
     }
 
-    fn after_ms(millis: u64) -> Timestamp {
-        after(Duration::from_millis(millis))
+    /// Whether the user must stay in memory: the store would serve a refused token again, or does
+    /// not know of a pause.
+    pub(super) fn needs_pin(&self) -> bool {
+        let now = self.context.clock.now();
+        self.with(|state| {
+            let is_paused = !state.pause.left(&self.context.clock).is_zero();
+            (state.pause.is_private && is_paused)
+                || state.refused.iter().any(|refused| now.since(refused.since) < refused.lasts)
+        })
     }
 
-    /// A token that is due ten seconds after it came.
-    fn held() -> Held {
-        let mut held = Held::vacant(Token::vacant(&SharedClock::new(Stopped)));
-        held.windows = Windows { due: 10_000, expired: 20_000, over: 30_000 };
-        held
-    }
-
-    #[test]
-    fn glances_do_until_the_second_is_over() {
-        let held = held();
-        assert!(!held.is_fresh_at_a_glance(after_ms(0).unix_seconds()), "nobody has looked yet");
-        held.allow_glances(after_ms(5_200), LONG);
-        assert!(held.is_fresh_at_a_glance(after_ms(5_999).unix_seconds()));
-        assert!(!held.is_fresh_at_a_glance(after_ms(6_000).unix_seconds()));
-    }
-
-    #[test]
-    fn a_clock_that_was_set_back_is_not_believed_at_a_glance() {
-        let held = held();
-        held.allow_glances(after_ms(5_000), LONG);
-        assert!(!held.is_fresh_at_a_glance(after_ms(4_999).unix_seconds()));
-        assert!(!held.is_fresh_at_a_glance(0));
-    }
-
-    #[test]
-    fn a_token_due_within_a_second_is_looked_at_every_time() {
-        let held = held();
-        held.allow_glances(after_ms(9_000), LONG);
-        assert!(!held.is_fresh_at_a_glance(after_ms(9_000).unix_seconds()));
-    }
-
-    #[test]
-    fn a_token_that_the_api_refused_is_not_fresh_at_a_glance() {
-        let held = held();
-        held.allow_glances(after_ms(1_000), LONG);
-        assert!(held.reject());
-        assert!(!held.is_fresh_at_a_glance(after_ms(1_000).unix_seconds()));
-        // By a reader who had seen it fresh just before.
-        held.allow_glances(after_ms(1_000), LONG);
-        assert!(!held.is_fresh_at_a_glance(after_ms(1_000).unix_seconds()));
-        assert!(!held.is_served(after_ms(1_000)));
+    pub(super) fn subscribe(&self) -> watch::Receiver<(u64, TokenEvent)> {
+        self.with(|state| {
+            let make = || watch::Sender::new((0, TokenEvent::NewToken));
+            state.events.get_or_insert_with(make).subscribe()
+        })
     }
 }

@@ -1,60 +1,67 @@
 //! A walk over the due users whom nobody reads.
+//!
+//! The walk goes through the store's due rows in their order and visits each once, whatever becomes
+//! of those before it. As many visits run at once as refreshes may, slow ones included; whenever
+//! one ends, the next begins. Where the provider is down, the walk slows to one visit at a time,
+//! with growing pauses, until a visit succeeds.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::TokenManager;
+use super::entry::Context;
+use super::revocation;
+use super::single_flight::{Priority, join_or_start};
+use super::users::Users;
 use crate::error::{Error, ErrorKind};
-use crate::store::{Claim, Release, RowKind, StoreKey};
+use crate::store::{Claim, DueCursor, DueRow, Release, RowKind, StoreKey, Version};
 use crate::user::UserId;
 
-/// So many rows that cannot be read are passed by in one walk.
-const UNREADABLE: usize = 1_000;
-
-/// What became of a user whom the store named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Visit {
-    /// Due here too, and fresh now; or revoked at last.
-    Renewed,
-    /// Left alone after a failure, or due by the store alone, since a token was not saved or another
-    /// policy stored it.
-    Left,
-    /// The row cannot be read, now or later.
-    Unreadable,
-}
-
 /// The walk that [`TokenManager::keep_alive`](super::TokenManager::keep_alive) starts. It ends when
-/// this is stopped or dropped; refreshes under way finish all the same.
+/// this is stopped or dropped; refreshes in flight finish all the same.
 #[derive(Debug)]
 pub struct KeepAlive {
     stop: watch::Sender<bool>,
     walker: JoinHandle<()>,
 }
 
+/// The outcome of a visit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visit {
+    /// Renewed here, or revoked.
+    Done,
+    /// Left alone: fresh by this process's policy, paused, refused, unreadable, or being refreshed
+    /// elsewhere.
+    Skipped,
+    /// The provider did not answer, or with a server error.
+    ProviderDown,
+}
+
 impl KeepAlive {
-    pub(super) fn start(manager: TokenManager, interval: Duration) -> Self {
-        let inner = Arc::clone(&manager.inner);
-        let interval = interval.max(inner.policy.shortest_pause());
+    pub(super) fn start(users: Arc<Users>, context: Arc<Context>, interval: Duration) -> Self {
+        let interval = interval.max(context.policy.backoff().initial);
         let (stop, mut stopped) = watch::channel(false);
-        let walker = inner.runtime.clone().spawn(async move {
-            let mut closing = inner.closing.subscribe();
-            let walk = async {
+        let runtime = context.runtime.clone();
+        let walker = runtime.spawn(async move {
+            let mut closing = context.closing.subscribe();
+            let walks = async {
                 loop {
-                    if let Err(error) = manager.walk(interval).await {
-                        tracing::warn!(%error, "the walk over due users failed");
+                    match walk(&users, &context, interval).await {
+                        Ok(renewed) => tracing::debug!(renewed, "walked over the due users"),
+                        Err(error) => {
+                            tracing::warn!(%error, "the walk over due users failed; it starts again after the interval");
+                        }
                     }
                     // Not all replicas at the same moment.
-                    let jitter = inner.random.next_u64() % 1_000;
-                    inner.clock.sleep(interval + Duration::from_millis(jitter)).await;
+                    let jitter = Duration::from_millis(context.rng.next_u64() % 1_000);
+                    context.clock.sleep(interval.saturating_add(jitter)).await;
                 }
             };
             tokio::select! {
-                () = walk => {}
-                // An error means that nobody is left to stop it: dropped.
+                () = walks => {}
+                // An error means that the handle was dropped.
                 _ = stopped.wait_for(|stop| *stop) => {}
                 _ = closing.wait_for(Option::is_some) => {}
             }
@@ -63,108 +70,182 @@ impl KeepAlive {
     }
 
     /// Stops the walk and waits until it has stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// The walk stops even if this future is dropped.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        // An error is the walk's own end, one way or the other.
+        // An error means that the walk has ended already.
         let _ = self.walker.await;
     }
 }
 
-impl TokenManager {
-    /// Walks once, if no other process does or has just done.
-    async fn walk(&self, interval: Duration) -> Result<(), Error> {
-        let inner = &self.inner;
-        let key = inner.key(RowKind::KeepAliveLock, &UserId::internal("keep_alive"));
-        let lease_id = inner.random_id();
-        let (lease, _) = inner.policy.lease_and_deadline();
-        let mut total = 0_usize;
-        // The store names them again and again, before all others.
-        let mut unreadable = HashSet::new();
-        let version = loop {
-            let incarnation = inner.random_id();
-            let claim = Claim { lease_id, lease, expected: None, incarnation };
-            let claimed = inner.store.claim(&key, claim).await?;
-            let Some(row) = claimed.row.filter(|_| claimed.granted) else {
-                return Ok(());
-            };
-            let wanted = inner.at_once + unreadable.len();
-            let mut due = inner.store.due(&inner.realm, wanted).await?;
-            let may_be_more = due.len() >= wanted && unreadable.len() < UNREADABLE;
-            due.retain(|key| !unreadable.contains(key));
-            let mut is_of_use = false;
-            for (key, visit) in self.renew_all(due).await {
-                total += usize::from(visit == Visit::Renewed);
-                is_of_use |= visit != Visit::Left;
-                if visit == Visit::Unreadable {
-                    unreadable.insert(key);
-                }
+/// Walks once, unless another process does or has just done. Returns how many users it renewed.
+async fn walk(
+    users: &Arc<Users>,
+    context: &Arc<Context>,
+    interval: Duration,
+) -> Result<usize, Error> {
+    let lock = Lock { context, key: lock_key(context), holder: context.random_id() };
+    let Some(mut version) = lock.extend(None).await? else {
+        return Ok(0);
+    };
+    let limit = context.permits.max();
+    let (mut renewed, mut unreadable) = (0, 0);
+    let mut breaker = Breaker::default();
+    let mut visits = JoinSet::new();
+    let mut page = Vec::new().into_iter();
+    let mut cursor: Option<DueCursor> = None;
+    let mut is_last_page = false;
+    loop {
+        if page.len() == 0 && !is_last_page {
+            match lock.extend(Some(version)).await? {
+                Some(current) => version = current,
+                None => return Ok(renewed), // it took so long that another process walks now
             }
-            // Were they all to fail, the rest would hardly fare better.
-            if !is_of_use || !may_be_more {
-                break row.version;
+            let rows = context.store.due(&context.realm, cursor.as_ref(), limit).await?;
+            is_last_page = rows.len() < limit;
+            page = rows.into_iter();
+        }
+        // Visits whose requests hang must not keep the others from their permits.
+        while visits.len() < breaker.visits_at_once(context.permits.max_with_slow()) {
+            let Some(DueRow { cursor: place, key }) = page.next() else {
+                break;
+            };
+            cursor = Some(place);
+            match key {
+                Ok(key) => {
+                    let visit = visit(Arc::clone(users), Arc::clone(context), key);
+                    visits.spawn_on(visit, &context.runtime);
+                }
+                Err(_) => unreadable += 1,
+            }
+        }
+        match visits.join_next().await {
+            Some(visit) => {
+                // A visit that panicked is that user's trouble alone.
+                let visit = visit.unwrap_or(Visit::Skipped);
+                renewed += usize::from(visit == Visit::Done);
+                breaker.record(visit, limit);
+            }
+            None if breaker.is_open => {
+                context.clock.sleep(breaker.pause(context)).await;
+            }
+            None if page.len() == 0 && is_last_page => break,
+            None => {}
+        }
+    }
+    if unreadable > 0 {
+        tracing::warn!(unreadable, "skipped due users whose ids cannot be decrypted");
+    }
+    lock.release(version, interval).await?;
+    Ok(renewed)
+}
+
+fn lock_key(context: &Context) -> StoreKey {
+    context.key(RowKind::KeepAliveLock, &UserId::internal("keep_alive"))
+}
+
+/// The row by which processes agree who walks.
+struct Lock<'a> {
+    context: &'a Context,
+    key: StoreKey,
+    holder: u64,
+}
+
+impl Lock<'_> {
+    /// Takes the lock, or holds it for another lease. `None` where another process has it.
+    async fn extend(&self, version: Option<Version>) -> Result<Option<Version>, Error> {
+        let claim = Claim {
+            holder: self.holder,
+            lease: self.context.policy.lease_span(),
+            known: version,
+            create: Some(self.context.random_id()),
+        };
+        let claimed = self.context.store.claim(&self.key, claim).await?;
+        Ok(claimed.row.filter(|_| claimed.granted).map(|row| row.version))
+    }
+
+    async fn release(&self, version: Version, interval: Duration) -> Result<(), Error> {
+        let release = Release { not_before: interval, ..Release::default() };
+        self.context.store.release(&self.key, version, self.holder, release).await
+    }
+}
+
+/// A circuit breaker: slows the walk while the provider is down.
+#[derive(Default)]
+struct Breaker {
+    /// How many visits in a row found the provider down.
+    failures: usize,
+    /// How many pauses there were since a visit succeeded.
+    pauses: u32,
+    /// Whether no visit may begin before the next pause.
+    is_open: bool,
+}
+
+impl Breaker {
+    fn visits_at_once(&self, limit: usize) -> usize {
+        match (self.is_open, self.pauses) {
+            (true, _) => 0,
+            (false, 0) => limit,
+            (false, _) => 1,
+        }
+    }
+
+    /// Counts a visit. The breaker opens when as many in a row as run at once have found the
+    /// provider down, and after a pause at the first one that still does.
+    fn record(&mut self, visit: Visit, limit: usize) {
+        match visit {
+            Visit::Done => *self = Self::default(),
+            Visit::Skipped => {}
+            Visit::ProviderDown => {
+                self.failures += 1;
+                self.is_open |= self.pauses > 0 || self.failures >= limit;
+            }
+        }
+    }
+
+    /// Closes the breaker for one visit. Returns how long to pause before it.
+    fn pause(&mut self, context: &Context) -> Duration {
+        self.is_open = false;
+        self.failures = 0;
+        self.pauses += 1;
+        context.delay(context.policy.backoff(), self.pauses)
+    }
+}
+
+/// Visits a due row.
+async fn visit(users: Arc<Users>, context: Arc<Context>, key: StoreKey) -> Visit {
+    if key.kind() == RowKind::PendingRevocation {
+        let finish = revocation::finish(Arc::clone(&context), key);
+        return match context.spawn(finish).await {
+            Ok(Ok(true)) => Visit::Done,
+            Ok(Ok(false)) | Err(_) => Visit::Skipped,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error.for_log(), "could not revoke a token; trying again later");
+                Visit::Skipped
             }
         };
-        if !unreadable.is_empty() {
-            tracing::warn!(rows = unreadable.len(), "due users' rows cannot be read");
-        }
-        tracing::debug!(total, "walked over the due users");
-        let release = Release { not_before: interval, refused: false };
-        inner.store.release(&key, version, lease_id, release).await
     }
-
-    async fn renew_all(&self, due: Vec<StoreKey>) -> Vec<(StoreKey, Visit)> {
-        let mut renewals = JoinSet::new();
-        for key in due {
-            let manager = self.clone();
-            let renewal = async move {
-                let visit = manager.renew(&key).await;
-                (key, visit)
-            };
-            renewals.spawn_on(renewal, &self.inner.runtime);
+    let entry = users.entry(key.kind(), key.subject());
+    // The first refresh may only bring the token in from the store, still served but due.
+    for _ in 0..2 {
+        if entry.current.load().is_fresh(context.clock.now()) {
+            return Visit::Skipped;
         }
-        let mut visits = Vec::with_capacity(renewals.len());
-        while let Some(visit) = renewals.join_next().await {
-            visits.extend(visit);
-        }
-        visits
-    }
-
-    async fn renew(&self, key: &StoreKey) -> Visit {
-        let inner = &self.inner;
-        if key.kind() == RowKind::PendingRevocation {
-            return match inner.finish_revocation(key).await {
-                Ok(true) => Visit::Renewed,
-                Err(error) if error.kind() == ErrorKind::Store && !error.is_temporary() => {
-                    Visit::Unreadable
-                }
-                outcome => {
-                    if let Err(error) = outcome {
-                        tracing::warn!(error = %error.for_log(), "a token is not revoked yet");
-                    }
-                    Visit::Left
-                }
-            };
-        }
-        let entry = self.users.entry(inner, key.kind(), key.subject());
-        let is_fresh = || entry.current.load().is_fresh(inner.clock.now());
-        if is_fresh() {
-            return Visit::Left;
-        }
-        // The first may only bring the token in from the store.
-        for _ in 0..2 {
-            let landed = match inner.join(&entry, false) {
-                Ok(landing) => landing.wait().await,
-                Err(error) => Err(error),
-            };
-            match landed {
-                _ if is_fresh() => return Visit::Renewed,
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Store && !error.is_temporary() => {
-                    return Visit::Unreadable;
-                }
-                Err(_) => return Visit::Left,
+        let refreshed = match join_or_start(&entry, Priority::Background) {
+            Ok(completion) => completion.wait().await,
+            Err(_) => return Visit::Skipped,
+        };
+        match refreshed {
+            Ok(()) if entry.current.load().is_fresh(context.clock.now()) => return Visit::Done,
+            Ok(()) => {}
+            Err(error) => {
+                let is_down = error.kind() == ErrorKind::Unavailable && error.attempts() > 0;
+                return if is_down { Visit::ProviderDown } else { Visit::Skipped };
             }
         }
-        Visit::Left
     }
+    Visit::Skipped
 }

@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use crate::backoff::{Backoff, fraction};
 use crate::error::Error;
 use crate::store::RowKind;
 use crate::token::Token;
@@ -10,10 +11,12 @@ use crate::user::UserId;
 
 /// When a [`TokenManager`](super::TokenManager) refreshes tokens.
 ///
-/// A token of life L is *fresh* until L × ([`refresh_fraction`](Self::refresh_fraction) + h × [`refresh_jitter`](Self::refresh_jitter)),
-/// h between 0 and 1 by a hash of the user, so that users who came together are not refreshed
-/// together. Then it is *due*: served, and refreshed in the background. From
-/// [`expiry_buffer`](Self::expiry_buffer) before L on it is *expired*: callers wait for the refresh.
+/// A token of lifetime L is *fresh* until L × ([`refresh_fraction`](Self::refresh_fraction) + h ×
+/// [`refresh_jitter`](Self::refresh_jitter)), h between 0 and 1 by a hash of the user, so that
+/// users who came together are not refreshed together. Then it is *due*: served, and refreshed in
+/// the background. From
+/// [`expiry_buffer`](Self::expiry_buffer) before L on it is *expired*: callers wait for the
+/// refresh.
 ///
 /// By default a token of 90 days is due between day 60 and day 75, one of an hour between minute 40
 /// and minute 50, and both are expired 30 s before their end.
@@ -47,14 +50,15 @@ impl Default for RefreshPolicy {
 }
 
 impl RefreshPolicy {
-    /// The share of its life after which a token can be due; more than 0, less than 1.
+    /// The share of its lifetime after which a token can be due; more than 0, less than 1.
     #[must_use]
     pub fn refresh_fraction(mut self, fraction: f64) -> Self {
         self.refresh_fraction = fraction;
         self
     }
 
-    /// The further share over which users are spread; `refresh_fraction + refresh_jitter` is at most 1.
+    /// The further share over which users are spread; `refresh_fraction + refresh_jitter` is at
+    /// most 1.
     #[must_use]
     pub fn refresh_jitter(mut self, jitter: f64) -> Self {
         self.refresh_jitter = jitter;
@@ -105,7 +109,7 @@ impl RefreshPolicy {
         self
     }
 
-    pub(super) fn judged(self) -> Result<Self, Error> {
+    pub(super) fn validated(self) -> Result<Self, Error> {
         let problem = if !(self.refresh_fraction > 0.0 && self.refresh_fraction < 1.0) {
             format!("refresh_fraction is {}: it must lie between 0 and 1", self.refresh_fraction)
         } else if !(self.refresh_jitter >= 0.0
@@ -138,37 +142,31 @@ impl RefreshPolicy {
         Err(Error::config(format!("refresh policy: {problem}")))
     }
 
-    pub(super) fn lease_and_deadline(&self) -> (Duration, Duration) {
-        (self.lease, self.refresh_timeout)
+    pub(super) fn lease_span(&self) -> Duration {
+        self.lease
     }
 
-    pub(super) fn shortest_pause(&self) -> Duration {
-        self.initial_backoff
+    /// How long one attempt lasts at most, from its claim on.
+    pub(super) fn timeout(&self) -> Duration {
+        self.refresh_timeout
     }
 
-    pub(super) fn longest_pause(&self) -> Duration {
-        self.max_backoff
+    pub(super) fn backoff(&self) -> Backoff {
+        Backoff::new(self.initial_backoff, self.max_backoff)
     }
 
-    /// The pause after `failures` in a row, between half its bound and the whole.
-    pub(super) fn backoff(&self, failures: u32, random: u64) -> Duration {
-        let doubled = 2_u32.checked_pow(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-        let bound = self.initial_backoff.saturating_mul(doubled).min(self.max_backoff);
-        bound.mul_f64(0.5 + 0.5 * fraction(random))
-    }
-
-    /// A token's windows, counted from the moment it was received.
-    pub(super) fn windows(&self, token: &Token, kind: RowKind, subject: &UserId) -> Windows {
-        let life = token.expires_in().unwrap_or(self.default_lifetime);
+    /// A token's phases, counted from the moment it was received.
+    pub(super) fn phases(&self, token: &Token, kind: RowKind, subject: &UserId) -> Phases {
+        let lifetime = token.expires_in().unwrap_or(self.default_lifetime);
         let (_, age) = token.arrival();
-        let share = self.refresh_fraction + self.refresh_jitter * place(kind, subject);
-        let margin = self.expiry_buffer.min(life / 10);
+        let share = self.refresh_fraction + self.refresh_jitter * user_jitter(kind, subject);
+        let buffer = self.expiry_buffer.min(lifetime / 10);
         let from_arrival = |span: Duration| millis(span.saturating_sub(age));
-        let expired = from_arrival(life.saturating_sub(margin));
-        Windows {
-            due: from_arrival(life.mul_f64(share)).min(expired),
+        let expired = from_arrival(lifetime.saturating_sub(buffer));
+        Phases {
+            due: from_arrival(lifetime.mul_f64(share)).min(expired),
             expired,
-            over: from_arrival(life),
+            over: from_arrival(lifetime),
         }
     }
 }
@@ -176,22 +174,17 @@ impl RefreshPolicy {
 /// When a token changes from fresh to due to expired, and when its life is over: milliseconds
 /// since it was received.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Windows {
+pub(super) struct Phases {
     pub(super) due: u64,
     pub(super) expired: u64,
     pub(super) over: u64,
 }
 
-/// A user's place in the spread: the same in every process.
-fn place(kind: RowKind, subject: &UserId) -> f64 {
+/// A user's part of the jitter, from 0 to 1: the same in every process.
+fn user_jitter(kind: RowKind, subject: &UserId) -> f64 {
     let mut hasher = DefaultHasher::new();
     (kind, subject).hash(&mut hasher);
     fraction(hasher.finish())
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a fraction needs no more than 53 bits")]
-fn fraction(bits: u64) -> f64 {
-    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 fn millis(span: Duration) -> u64 {
@@ -231,31 +224,21 @@ mod tests {
             ),
             (RefreshPolicy::default().refresh_timeout(Duration::ZERO), ["refresh_timeout", "sent"]),
         ] {
-            let error = policy.judged().unwrap_err().to_string();
+            let error = policy.validated().unwrap_err().to_string();
             assert!(names.iter().all(|name| error.contains(name)), "{error}");
         }
-        assert!(RefreshPolicy::default().judged().is_ok());
+        assert!(RefreshPolicy::default().validated().is_ok());
     }
 
     #[test]
-    fn users_who_came_together_are_due_at_different_times() {
+    fn users_are_due_at_different_times() {
         let places: Vec<_> = (0..1_000)
-            .map(|n| place(RowKind::Login, &UserId::new(format!("user-{n}")).unwrap()))
+            .map(|n| user_jitter(RowKind::Login, &UserId::new(format!("user-{n}")).unwrap()))
             .collect();
         for tenth in 0..10_u32 {
             let from = f64::from(tenth) / 10.0;
             let here = places.iter().filter(|place| (from..from + 0.1).contains(*place)).count();
             assert!((60..140).contains(&here), "{here} of 1000 in tenth {tenth}");
-        }
-    }
-
-    #[test]
-    fn backoff_doubles_and_is_bounded() {
-        let policy = RefreshPolicy::default();
-        for (failures, bound) in [(1, 1_000), (2, 2_000), (5, 16_000), (99, 300_000)] {
-            let bound = Duration::from_millis(bound);
-            assert_eq!(policy.backoff(failures, 0), bound / 2);
-            assert!(policy.backoff(failures, u64::MAX) <= bound);
         }
     }
 }

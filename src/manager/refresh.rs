@@ -1,230 +1,261 @@
-//! One refresh, from the claim to the saved token.
+//! One refresh, from the claim to the saved token. `docs/design.md` has it as numbered steps.
 
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
-
-use super::entry::{Backoff, Entry, Held};
-use super::meters::{self, Gauged, Source};
-use super::running::{Counted, Lander};
-use super::{Inner, TokenEvent};
+use super::cached_token::CachedToken;
+use super::entry::{Context, Doubt, UserEntry, UserState};
+use super::metrics;
+use super::permits::{Permit, SLOW_AFTER};
+use super::save;
+use super::task_tracker::Completer;
+use crate::backoff::Backoff;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
-use crate::store::{Claim, Put, Release, Row, RowKind, StoreKey, StoredToken, Version};
+use crate::store::{Claim, Release, Row, RowKind, StoreKey, Version};
 use crate::token::Token;
 
-/// What an attempt ends with if not with a token.
+/// Pauses between two looks at a row whose lease another process holds.
+const LOOK: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+
+/// The longest pause while the provider's refusals can mean the refresh token or the client.
+const MAX_DOUBT_PAUSE: Duration = Duration::from_hours(6);
+
+/// How many such refusals, over how long, until callers without a token are told to log in.
+const DOUBTS_TO_TELL: u32 = 3;
+const DOUBT_SPAN_TO_TELL: Duration = Duration::from_mins(15);
+
+/// The next step of an attempt.
+enum Step {
+    Claim,
+    /// Another holder's lease lives for this long.
+    Wait(Duration),
+    Done,
+}
+
+/// The end of an attempt that brought no token.
 struct Failure {
     error: Error,
-    /// How long to leave the user alone; none for the policy's own backoff.
+    /// How long to leave the user alone; `None` for the policy's own backoff.
     pause: Option<Duration>,
+    /// Whether the store does not know of the pause.
+    is_private: bool,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, pause: None }
+        Self { error, pause: None, is_private: false }
     }
 }
 
-/// Whose token is kept after a refresh.
-enum Kept {
-    Ours,
-    /// A peer's, or nobody's.
-    Theirs,
+/// Gets the user a living token. Runs in a task of its own that nobody can cancel.
+pub(super) async fn run(entry: &Arc<UserEntry>, completer: &Completer) -> Result<(), Error> {
+    let context = &entry.context;
+    let attempt = Attempt {
+        entry,
+        context,
+        key: entry.key(),
+        epoch: entry.epoch(),
+        started: context.clock.now(),
+    };
+    match attempt.run(completer).await {
+        Ok(()) => Ok(()),
+        // It concerned a token that is no longer the user's: the waiting callers look again.
+        Err(_) if entry.epoch() != attempt.epoch => Ok(()),
+        Err(failure) => Err(attempt.pause(failure)),
+    }
 }
 
-/// One attempt to get a user a living token.
-pub(super) struct Attempt {
-    entry: Arc<Entry>,
+struct Attempt<'a> {
+    entry: &'a Arc<UserEntry>,
+    context: &'a Arc<Context>,
     key: StoreKey,
+    /// The epoch in which the attempt began. It changes nothing in another one.
+    epoch: u32,
     started: Timestamp,
-    lease_id: u64,
 }
 
-/// A refresh that is to be done, whoever still waits for it. Dropped before its end, it is
-/// abandoned.
-pub(super) struct Refresh {
-    pub(super) entry: Arc<Entry>,
-    pub(super) lander: Lander,
-    pub(super) counted: Counted,
-}
+impl Attempt<'_> {
+    async fn run(&self, completer: &Completer) -> Result<(), Failure> {
+        // A token that was due on arrival is not replaced at once, even for a caller.
+        let backoff = self.context.policy.backoff();
+        let since = self.entry.with(|state| state.pause.since_renewal(self.started));
+        if let Some(early) = since.and_then(|since| backoff.initial.checked_sub(since)) {
+            self.context.clock.sleep(early).await;
+        }
+        // Until an unsaved login is saved, the row is that of the login before, or there is none.
+        save::save_unsaved_login(self.entry).await?;
+        let mut step = self.first_step().await?;
+        for looks in 1.. {
+            match step {
+                Step::Done => return Ok(()),
+                Step::Wait(lease) => {
+                    self.wait(lease, looks).await?;
+                    step = self.examine(self.context.store.read(&self.key).await?).await?;
+                }
+                Step::Claim => {
+                    let permit = self.context.permits.acquire(completer.promoted()).await;
+                    let permit = permit.ok_or_else(shutting_down)?;
+                    step = self.claim(permit).await?;
+                    if matches!(step, Step::Claim) {
+                        // The row changed in between, or ours was written back.
+                        self.wait(Duration::MAX, looks).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 
-impl Inner {
-    /// Does a refresh. One that panics ends by itself alone.
-    pub(super) async fn refresh(&self, refresh: Refresh) {
-        let Refresh { entry, lander, counted } = refresh;
-        let mut attempt = pin!(self.attempt(&entry));
-        let attempted = poll_fn(|context| {
-            let polled = catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(context)));
-            polled.unwrap_or_else(|_| Poll::Ready(Err(unavailable("the refresh panicked"))))
+    /// A login that is not known here, or known to be over, is looked up before anything is
+    /// claimed: that writes nothing, however often it is read.
+    async fn first_step(&self) -> Result<Step, Failure> {
+        let is_known = self.entry.current.load().version.is_some();
+        let is_over = self.entry.with(|state| {
+            state.pause.error.as_ref().is_some_and(Error::needs_login) && state.doubt.is_none()
         });
-        let outcome = attempted.await;
-        entry.with(|troubles| troubles.flight = None);
-        lander.land(outcome);
-        drop(counted);
+        if self.entry.kind() == RowKind::Login && (!is_known || is_over) {
+            return self.examine(self.context.store.read(&self.key).await?).await;
+        }
+        Ok(Step::Claim)
     }
 
-    async fn attempt(&self, entry: &Arc<Entry>) -> Result<(), Error> {
-        let begun = entry.with(|troubles| {
-            if troubles.is_overtaken() {
-                return None;
-            }
-            // A series of unanswered attempts goes on under its lease; and one that may be ours
-            // need not end first.
-            let doubtful = troubles.doubtful_lease.take();
-            let lease_id = troubles.unanswered.map(|(id, _)| id).or(doubtful);
-            let unsaved_login = troubles.unsaved_login.as_ref();
-            Some((lease_id, unsaved_login.map(|login| Arc::clone(&login.held))))
-        });
-        let Some((lease_id, unsaved_login)) = begun else {
-            return Ok(());
+    /// Waits for another process, without a permit.
+    async fn wait(&self, lease: Duration, looks: u32) -> Result<(), Failure> {
+        let waited = self.context.clock.now().since(self.started);
+        let left = self.context.policy.timeout().checked_sub(waited).filter(|left| !left.is_zero());
+        let left = left.ok_or_else(|| unavailable("another process is refreshing this user"))?;
+        let look = self.context.delay(LOOK, looks);
+        self.context.clock.sleep(look.min(lease).min(left)).await;
+        Ok(())
+    }
+
+    /// Claims the row, and refreshes the token that it holds.
+    async fn claim(&self, permit: Permit) -> Result<Step, Failure> {
+        let known = self.entry.current.load_full();
+        let asked = self.context.clock.now();
+        // A row that is made for a removed user would bring them back. And another refresh may have
+        // finished while this one waited.
+        if self.entry.epoch() != self.epoch || known.is_fresh(asked) {
+            return Ok(Step::Done);
+        }
+        let claim = Claim {
+            holder: self.context.holder,
+            lease: self.context.policy.lease_span(),
+            known: known.version,
+            create: (self.entry.kind() != RowKind::Login).then(|| self.context.random_id()),
         };
-        let attempt = Attempt {
-            key: entry.key(),
-            started: self.clock.now(),
-            lease_id: lease_id.unwrap_or_else(|| self.random_id()),
-            entry: Arc::clone(entry),
+        let claimed = self.context.store.claim(&self.key, claim).await?;
+        match claimed.row {
+            Some(row) if claimed.granted => self.refresh(permit, row, &known, asked).await,
+            row => {
+                drop(permit);
+                self.examine(row).await
+            }
+        }
+    }
+
+    /// Decides by a row that is not claimed: adopts a newer token, restores an older one, or says
+    /// why there is nothing to be had.
+    async fn examine(&self, row: Option<Row>) -> Result<Step, Failure> {
+        let Some(row) = row else {
+            self.entry.clear(self.epoch);
+            return match self.entry.kind() {
+                RowKind::Login => Err(login_required("nobody is logged in as this user").into()),
+                _ => Ok(Step::Claim),
+            };
         };
-        let ended = attempt.run(unsaved_login).await;
-        let outcome = ended.as_ref().map(|source| *source).map_err(|failure| failure.error.kind());
-        meters::ended(entry.kind(), outcome, || self.clock.now().since(attempt.started));
-        match ended {
-            Ok(_) => {
-                attempt.recover();
-                Ok(())
-            }
-            // What went wrong concerned a token that is no longer the user's: the callers who wait
-            // look again.
-            Err(_) if entry.is_overtaken() => Ok(()),
-            Err(failure) => {
-                attempt.back_off(&failure);
-                Err(failure.error)
+        let known = self.entry.current.load_full();
+        if known.is_newer_than(row.version) {
+            // The last token is not saved yet, or the store was restored to an earlier day.
+            save::write_back(self.entry, &known, row.version).await?;
+            return Ok(Step::Claim);
+        }
+        if known.version != Some(row.version) {
+            match self.entry.decode(&row)? {
+                Some(theirs) => {
+                    if !self.entry.install(self.epoch, &theirs) {
+                        return Ok(Step::Done);
+                    }
+                    self.entry.with(|state| state.refusals = None);
+                    metrics::adopted(self.entry.kind());
+                    tracing::debug!(user = ?self.entry.subject(), "adopted the stored token");
+                    if theirs.is_served(self.context.clock.now()) {
+                        return Ok(Step::Done);
+                    }
+                }
+                // A peer is about to get the first token.
+                None => self.entry.clear(self.epoch),
             }
         }
+        if row.refused {
+            return Err(login_over_error(row.in_flight).into());
+        }
+        if let Some(pause) = row.not_before {
+            let error = unavailable("another process has just failed to refresh this user");
+            return Err(Failure { error, pause: Some(pause), is_private: false });
+        }
+        Ok(row.leased_for.map_or(Step::Claim, Step::Wait))
     }
-}
 
-impl Attempt {
-    async fn run(&self, unsaved_login: Option<Arc<Held>>) -> Result<Source, Failure> {
-        if let Some(login) = unsaved_login {
-            // Till then the row is that of an earlier stay, or there is none.
-            self.entry.inner.save_login(&self.entry, &login).await?;
-        }
-        let mut held = self.entry.current.load_full();
-        if held.is_fresh(self.started) {
-            // Another refresh was over between the caller's look and the start of this one.
-            return Ok(Source::Adopted);
-        }
-        if held.version.is_none() && self.entry.kind() == RowKind::Login {
-            let row = self.read().await?.filter(|row| row.token.is_some());
-            let row = row.ok_or_else(|| login_required("nobody has logged in as this user"))?;
-            held = self.adopt_from_store(row)?;
-            if held.is_served(self.entry.inner.clock.now()) {
-                return Ok(Source::Adopted);
+    /// Sends the request for the claimed row, and saves what comes.
+    async fn refresh(
+        &self,
+        permit: Permit,
+        row: Row,
+        known: &Arc<CachedToken>,
+        asked: Timestamp,
+    ) -> Result<Step, Failure> {
+        let held = match self.entry.decode(&row) {
+            Ok(held) => held,
+            // The row is damaged, and this process still has what it held.
+            Err(_) if known.version == Some(row.version) => Some(Arc::clone(known)),
+            Err(error) => {
+                self.release(row.version, Release::default()).await;
+                return Err(error.into());
             }
-        }
-        let Some(row) = self.claim(&mut held).await? else {
-            return Ok(Source::Adopted);
         };
-        match self.send(&held, &row).await {
-            Ok(token) => {
-                self.keep(token, row.version).await?;
-                tracing::debug!(user = ?self.entry.subject(), "refresh finished");
-                Ok(Source::Refreshed)
-            }
-            Err(error) => Err(self.settle(error, &held, &row).await),
+        if self.entry.epoch() != self.epoch {
+            self.give_up(&row).await;
+            return Ok(Step::Done);
         }
-    }
-
-    fn left(&self, now: Timestamp) -> Option<Duration> {
-        let (_, deadline) = self.entry.inner.policy.lease_and_deadline();
-        deadline.checked_sub(now.since(self.started)).filter(|left| !left.is_zero())
-    }
-
-    async fn read(&self) -> Result<Option<Row>, Error> {
-        self.entry.inner.read(&self.key).await
-    }
-
-    /// Waits until the lease is ours. None where a peer's token makes it needless.
-    async fn claim(&self, held: &mut Arc<Held>) -> Result<Option<Row>, Failure> {
-        let (lease, _) = self.entry.inner.policy.lease_and_deadline();
-        loop {
-            let asked = self.entry.inner.clock.now();
-            let Some(left) = self.left(asked) else {
-                return Err(
-                    unavailable("another process is refreshing this user, and slowly").into()
-                );
-            };
-            let claim = Claim {
-                lease_id: self.lease_id,
-                lease,
-                expected: held.version,
-                incarnation: self.entry.inner.random_id(),
-            };
-            // A row that is made here would bring a forgotten user back, and a token that has just
-            // come in is not to be spent by a refresh of the one before.
-            if self.entry.is_overtaken() {
-                return Ok(None);
-            }
-            let claimed = self.entry.inner.store.claim(&self.key, claim).await;
-            let claimed = claimed.inspect_err(|_| self.doubt_lease())?;
-            let row = self.entry.inner.aged(claimed.row, asked);
-            // A row of another stay, for which nobody has a token yet, says as much as none.
-            let row =
-                row.filter(|row| row.token.is_some() || !held.is_of_another_stay(row.version));
-            let Some(row) = row else {
-                self.entry.clear(held.version, &self.entry.inner.vacant);
-                if self.entry.kind() == RowKind::Login {
-                    return Err(login_required("this user was forgotten").into());
-                }
-                *held = Arc::clone(&self.entry.inner.vacant);
-                continue;
-            };
-            if claimed.granted {
-                self.entry.begin_sending();
-                return Ok(Some(row));
-            }
-            if held.is_newer_than(row.version) {
-                // Ours was not saved yet, or the store was put back to an earlier day.
-                let inner = &self.entry.inner;
-                let written = inner.write_back(&self.entry, held, row.version).await?;
-                if let Some(written) = written {
-                    *held = written;
-                }
-                continue;
-            }
-            if row.token.is_some() && held.version != Some(row.version) {
-                *held = self.adopt_from_store(row)?;
-                tracing::debug!(user = ?self.entry.subject(), "adopted a peer's token");
-                if held.is_served(self.entry.inner.clock.now()) {
-                    return Ok(None);
-                }
-                continue;
-            }
-            if row.refused {
-                return Err(over(row.in_flight).into());
-            }
-            if let Some(pause) = row.not_before {
-                let error = unavailable("another process has just failed to refresh this user");
-                return Err(Failure { error, pause: Some(pause) });
-            }
-            let look_again = Duration::from_millis(50 + self.entry.inner.random.next_u64() % 950);
-            let lease_ends = row.leased_for.unwrap_or(look_again);
-            self.entry.inner.clock.sleep(look_again.min(lease_ends).min(left)).await;
+        if let Some((version, lost)) = self.entry.with(|state| state.dead)
+            && version == row.version
+        {
+            return self.conclude_dead(row.version, lost).await;
         }
-    }
-
-    async fn send(&self, held: &Held, row: &Row) -> Result<Token, Error> {
-        let Some(left) = self.left(self.entry.inner.clock.now()) else {
-            return Err(unavailable("the time for this refresh was over before it was sent"));
+        // The row may hold another token than the one that is known by its version: the store was
+        // restored, and went on from there.
+        if let Some(held) = held.as_ref().filter(|held| !held.has_same_access_token(known))
+            && held.is_fresh(self.context.clock.now())
+            && self.entry.install(self.epoch, held)
+        {
+            self.release(row.version, Release::default()).await;
+            return Ok(Step::Done);
+        }
+        let waited = self.context.clock.now().since(asked);
+        let left = self.context.policy.timeout().checked_sub(waited).filter(|left| !left.is_zero());
+        let Some(left) = left else {
+            self.release(row.version, Release::default()).await;
+            return Err(unavailable("the time for this refresh was over before it was sent").into());
         };
         tracing::debug!(user = ?self.entry.subject(), revision = row.version.revision, "refresh started");
-        let hurdlr = &self.entry.inner.hurdlr;
+        let slow = self.context.clock.sleep(SLOW_AFTER);
+        let request = self.request(held.as_deref(), left);
+        let sent_at = self.context.clock.now();
+        let (answer, permit) = self.context.permits.run(permit, slow, request).await;
+        let outcome = answer.as_ref().map(|_| ()).map_err(Error::kind);
+        metrics::refreshed(self.entry.kind(), outcome, || self.context.clock.now().since(sent_at));
+        let step = match answer {
+            Ok(token) => self.save(token, held.as_deref(), row.version).await.map(|()| Step::Done),
+            Err(error) => self.fail(error, held.as_deref(), &row).await,
+        };
+        drop(permit);
+        step
+    }
+
+    async fn request(&self, held: Option<&CachedToken>, left: Duration) -> Result<Token, Error> {
+        let hurdlr = &self.context.hurdlr;
         match self.entry.kind() {
             RowKind::Enterprise => hurdlr
                 .grant_within(Some(self.entry.subject()), left)
@@ -233,172 +264,203 @@ impl Attempt {
             RowKind::Partner => {
                 hurdlr.grant_within(None, left).await.map(Token::without_refresh_token)
             }
-            _ => hurdlr.refresh_within(&held.token, left).await,
+            _ => match held {
+                Some(held) => hurdlr.refresh_within(&held.token, left).await,
+                None => Err(Error::store("the row of a login has no token").not_temporary()),
+            },
         }
     }
 
-    /// Saves a token that has come, and only then hands it out.
-    async fn keep(&self, token: Token, consumed: Version) -> Result<(), Failure> {
-        let inner = &self.entry.inner;
-        let held = inner.hold(&self.entry, token, consumed.next());
-        let stored = inner.stored(&held);
-        let saved = match inner.store.save(&self.key, consumed, stored).await {
-            Ok(false) => self.yield_to_store(&held, consumed).await,
-            saved => saved.map(|_| Kept::Ours),
-        };
-        match saved {
-            Ok(Kept::Ours) => self.entry.serve(&held),
-            Ok(Kept::Theirs) => return Ok(()),
-            Err(error) => {
-                tracing::warn!(user = ?self.entry.subject(), %error, "a new token is not saved yet");
-                self.entry.serve(&held);
-                inner.keep_saving(&self.entry, &held, Unsaved::Save(consumed));
+    async fn save(
+        &self,
+        token: Token,
+        held: Option<&CachedToken>,
+        consumed: Version,
+    ) -> Result<(), Failure> {
+        let now = self.context.clock.now();
+        let superseded = match held {
+            Some(held)
+                if self.entry.kind() != RowKind::Login && self.context.hurdlr.can_revoke() =>
+            {
+                held.superseded_by(&token, now)
             }
-        }
-        if held.is_alive(inner.clock.now()) {
+            _ => Vec::new(),
+        };
+        let cached = self.entry.cache(token, consumed.next()).with_superseded(superseded);
+        let cached = Arc::new(cached);
+        let failures = self.entry.with(|state| state.pause.failures);
+        save::save_and_serve(self.entry, self.epoch, &cached, consumed).await;
+        tracing::debug!(user = ?self.entry.subject(), "refresh finished");
+        let backoff = self.context.policy.backoff();
+        if cached.is_alive(now) && !cached.was_due_within(backoff.initial) {
             return Ok(());
         }
-        let message = "the provider's token has no life left";
+        // Asked again at once, the provider would return the like. Each pause is longer.
+        self.entry.with(|state| {
+            state.pause.failures = failures;
+            let pause = self.context.delay(backoff, failures + 1);
+            if cached.is_alive(now) {
+                state.pause.begin(now, pause, None);
+            }
+        });
+        if cached.is_alive(now) {
+            return Ok(());
+        }
+        let message = if cached.is_rejected() {
+            "the provider returned the token that the API refused"
+        } else {
+            "the provider's token has no life left"
+        };
         Err(Error::new(ErrorKind::InvalidResponse, message).into())
     }
 
-    fn recover(&self) {
-        let inner = &self.entry.inner;
-        let pause = inner.policy.shortest_pause();
-        let short_lived = self.entry.current.load().is_short_lived(pause);
-        self.entry.with(|troubles| {
-            troubles.backoff = Backoff::default();
-            if short_lived {
-                troubles.backoff.since = Some((inner.clock.now(), pause));
-            }
-        });
-    }
-
-    /// The row has moved on: a peer won, or the user was forgotten or came in anew, and then nobody
-    /// is to have our token. An error where that is not known, or where the store was put back to an
-    /// earlier day: then our token is the newest.
-    async fn yield_to_store(&self, ours: &Arc<Held>, consumed: Version) -> Result<Kept, Error> {
-        let inner = &self.entry.inner;
-        let theirs = match self.read().await? {
-            Some(row) if ours.is_newer_than(row.version) => {
-                return Err(Error::store("the store holds an earlier token"));
-            }
-            Some(row) if row.token.is_some() => {
-                tracing::debug!(user = ?self.entry.subject(), "another's token was there first");
-                Some(self.adopt_from_store(row)?)
-            }
-            _ => {
-                tracing::debug!(user = ?self.entry.subject(), "the user was forgotten meanwhile");
-                self.entry.clear(Some(consumed), &inner.vacant);
-                None
-            }
-        };
-        // Boxed, since it happens so rarely and revokes: refreshes need not have room for it.
-        Box::pin(inner.drop_token(&self.entry, ours, theirs.as_deref())).await;
-        Ok(Kept::Theirs)
-    }
-
     /// Does what a failure asks for, in the store and in memory.
-    async fn settle(&self, error: Error, held: &Held, row: &Row) -> Failure {
-        let login = self.entry.kind() == RowKind::Login;
-        if let Some(refresh_token) = error.rescued_refresh_token().filter(|_| login) {
+    async fn fail(
+        &self,
+        error: Error,
+        held: Option<&CachedToken>,
+        row: &Row,
+    ) -> Result<Step, Failure> {
+        let is_login = self.entry.kind() == RowKind::Login;
+        if let Some((refresh_token, held)) = error.rescued_refresh_token().zip(held)
+            && is_login
+        {
             let rescued = held.token.with_refresh_token(refresh_token);
-            return self.keep(rescued, row.version).await.err().unwrap_or_else(|| error.into());
+            self.save(rescued, Some(held), row.version).await?;
+            return Err(error.into());
         }
-        let earlier = self.entry.with(|troubles| troubles.unanswered);
-        let fell_silent =
-            row.in_flight || earlier.is_some_and(|(_, version)| version == row.version);
-        if login && error.needs_login() {
-            let release = Release { refused: true, ..Release::default() };
-            self.release(row.version, release).await;
-            let lost = fell_silent || error.kind() == ErrorKind::RotationLost;
-            self.entry.with(|troubles| troubles.unanswered = None);
-            let kind = if lost { ErrorKind::RotationLost } else { ErrorKind::LoginRequired };
-            return error.remade(kind).into();
+        if is_login && error.needs_login() {
+            let lost = row.in_flight || error.kind() == ErrorKind::RotationLost;
+            self.entry.with(|state| state.dead = Some((row.version, lost)));
+            return self.conclude_dead(row.version, lost).await.map_err(|failure| {
+                // The provider's own words say more than the row.
+                let kind = failure.error.kind();
+                let is_over = failure.error.needs_login();
+                if is_over { error.with_kind_cloned(kind).into() } else { failure }
+            });
         }
-        let pause = error.retry_after().unwrap_or_default().max(self.next_backoff());
-        if login && error.is_unanswered() {
-            // The lease stays: it tells the others that this refresh token may be in flight.
-            let series = Some((self.lease_id, row.version));
-            self.entry.with(|troubles| troubles.unanswered = series);
-        } else {
-            self.release(row.version, Release { not_before: pause, refused: false }).await;
-        }
-        Failure { error, pause: Some(pause) }
+        let pause = self.pause_after(&error).max(error.retry_after().unwrap_or_default());
+        let in_flight = is_login && error.is_unanswered();
+        let release = Release { not_before: pause, refused: false, in_flight };
+        let is_private = !self.release(row.version, release).await;
+        Err(Failure { error, pause: Some(pause), is_private })
     }
 
-    async fn release(&self, version: Version, release: Release) {
-        let released =
-            self.entry.inner.store.release(&self.key, version, self.lease_id, release).await;
-        if let Err(error) = released {
-            // The lease ends by itself; till then the others wait.
-            tracing::warn!(user = ?self.entry.subject(), %error, "a lease is not released");
-            if !release.refused {
-                // A dead refresh token is not to be sent again any sooner.
-                self.doubt_lease();
+    /// Marks the row's refresh token as dead. Then the row is read once more before anybody is
+    /// told: if it has moved on, the login lives.
+    async fn conclude_dead(&self, version: Version, lost: bool) -> Result<Step, Failure> {
+        let release = Release { refused: true, in_flight: lost, ..Release::default() };
+        self.context.store.release(&self.key, version, self.context.holder, release).await?;
+        self.examine(self.context.store.read(&self.key).await?).await
+    }
+
+    /// Leaves a row alone that was claimed for a user who has been removed or has logged in since.
+    async fn give_up(&self, row: &Row) {
+        if row.token.is_some() {
+            self.release(row.version, Release::default()).await;
+        } else if let Err(error) = self.context.store.forget(&self.key, Some(row.version)).await {
+            tracing::warn!(user = ?self.entry.subject(), %error, "could not remove an empty row");
+        }
+    }
+
+    /// Releases the lease. Says whether the store took it.
+    async fn release(&self, version: Version, release: Release) -> bool {
+        let holder = self.context.holder;
+        let released = self.context.store.release(&self.key, version, holder, release).await;
+        if let Err(error) = &released {
+            // The lease ends by itself, and this process can claim the row before that.
+            tracing::warn!(user = ?self.entry.subject(), %error, "could not release a lease; other processes wait until it ends");
+        }
+        released.is_ok()
+    }
+
+    /// The pause after a failure at the provider, which is longer while it is doubtful.
+    fn pause_after(&self, error: &Error) -> Duration {
+        let now = self.context.clock.now();
+        let backoff = self.context.policy.backoff();
+        let (failures, doubts) = self.entry.with(|state| {
+            if error.is_doubtful() {
+                let doubt = state.doubt.get_or_insert(Doubt { count: 0, since: now });
+                doubt.count = doubt.count.saturating_add(1);
+            } else {
+                state.doubt = None;
             }
-        }
-    }
-
-    fn doubt_lease(&self) {
-        self.entry.with(|troubles| troubles.doubtful_lease = Some(self.lease_id));
-    }
-
-    fn next_backoff(&self) -> Duration {
-        let failures = self.entry.with(|troubles| troubles.backoff.failures) + 1;
-        self.entry.inner.policy.backoff(failures, self.entry.inner.random.next_u64())
-    }
-
-    fn back_off(&self, failure: &Failure) {
-        let inner = &self.entry.inner;
-        let now = inner.clock.now();
-        let over = failure.error.needs_login();
-        let pause = if over && self.entry.current.load().is_served(now) {
-            inner.policy.longest_pause()
-        } else if over {
-            // Somebody may log in elsewhere at any moment; looking costs the provider nothing.
-            inner.policy.shortest_pause()
-        } else {
-            failure.pause.unwrap_or_else(|| self.next_backoff())
-        };
-        tracing::info!(
-            user = ?self.entry.subject(),
-            kind = ?failure.error.kind(),
-            error = %failure.error.for_log(),
-            next_try_ms = pause.as_millis(),
-            "refresh failed"
-        );
-        self.entry.with(|troubles| {
-            if troubles.is_overtaken() {
-                return;
-            }
-            troubles.backoff.failures = troubles.backoff.failures.saturating_add(1);
-            troubles.backoff.since = Some((now, pause));
-            troubles.backoff.error = Some(failure.error.clone());
-            match failure.error.kind() {
-                ErrorKind::LoginRequired => troubles.tell(TokenEvent::LoginRequired),
-                ErrorKind::RotationLost => troubles.tell(TokenEvent::RotationLost),
-                _ => {}
-            }
+            (state.pause.failures + 1, state.doubt.map(|doubt| doubt.count))
         });
+        let pause = self.context.delay(backoff, failures);
+        // Failures of another kind before it make no doubt last for longer.
+        let in_doubt = Backoff::new(backoff.initial, MAX_DOUBT_PAUSE.max(backoff.max));
+        doubts.map_or(pause, |doubts| pause.max(self.context.delay(in_doubt, doubts)))
     }
 
-    /// Serves what the store holds.
-    fn adopt_from_store(&self, row: Row) -> Result<Arc<Held>, Error> {
-        let inner = &self.entry.inner;
-        let stored = row.token.ok_or_else(|| Error::store("the store lost a token"))?;
-        let token = Token::from_payload(&stored.payload, stored.age, &inner.clock)?;
-        let held = inner.hold(&self.entry, token, row.version);
-        self.entry.serve(&held);
-        Ok(held)
+    /// Notes when the next attempt may begin. Returns the error for the waiting callers.
+    fn pause(&self, failure: Failure) -> Error {
+        let Failure { mut error, pause, is_private } = failure;
+        if is_private {
+            self.context.pins.pin(self.entry, UserEntry::needs_pin);
+        }
+        let now = self.context.clock.now();
+        let had_token = self.entry.current.load().version.is_some();
+        self.entry.with(|state| {
+            // A login that is over stays over, whatever else fails, until there is another one. A
+            // user who had not logged in may have done so since, in another process.
+            if let Some(over) = state.pause.error.as_ref().filter(|error| error.needs_login())
+                && had_token
+                && !error.needs_login()
+            {
+                tracing::debug!(user = ?self.entry.subject(), %error, "could not look for a new login");
+                error = over.clone();
+            }
+            let is_over = error.needs_login();
+            let backoff = if is_over {
+                // Somebody may log in elsewhere, and a look at the store costs the provider
+                // nothing.
+                let initial = self.context.policy.backoff().initial;
+                Backoff::new(initial, self.context.revalidate_after.max(initial))
+            } else {
+                self.context.policy.backoff()
+            };
+            let pause = pause
+                .unwrap_or_else(|| self.context.delay(backoff, state.pause.failures + 1));
+            state.pause.begin(now, pause, Some(error.clone()));
+            state.pause.is_private = is_private;
+            let told = error_for_callers(self.entry, state, &error);
+            let is_news = state.tell_login_over(told.kind());
+            if is_over {
+                // Reading a user who never logged in is no news to an operator.
+                if is_news && had_token {
+                    tracing::info!(user = ?self.entry.subject(), kind = ?error.kind(), "login required");
+                }
+            } else {
+                tracing::info!(
+                    user = ?self.entry.subject(),
+                    kind = ?error.kind(),
+                    error = %error.for_log(),
+                    next_try_ms = pause.as_millis(),
+                    "refresh failed"
+                );
+            }
+            told
+        })
     }
 }
 
-fn login_required(message: &'static str) -> Error {
-    Error::new(ErrorKind::LoginRequired, message)
+/// The error for callers during a pause: `LoginRequired` where the provider has refused the refresh
+/// token for so long that the login is most likely over.
+pub(super) fn error_for_callers(entry: &UserEntry, state: &UserState, error: &Error) -> Error {
+    let now = entry.context.clock.now();
+    let is_over = state.doubt.is_some_and(|doubt| {
+        doubt.count >= DOUBTS_TO_TELL && now.since(doubt.since) >= DOUBT_SPAN_TO_TELL
+    });
+    if is_over && !entry.current.load().is_alive(now) {
+        error.with_kind_cloned(ErrorKind::LoginRequired)
+    } else {
+        error.clone()
+    }
 }
 
-fn over(in_flight: bool) -> Error {
+/// The error of a login whose refresh token the provider refused for good.
+pub(super) fn login_over_error(in_flight: bool) -> Error {
     if in_flight {
         let message = "the refresh token is dead, and the answer with its successor was lost";
         Error::new(ErrorKind::RotationLost, message)
@@ -407,193 +469,14 @@ fn over(in_flight: bool) -> Error {
     }
 }
 
+fn login_required(message: &'static str) -> Error {
+    Error::new(ErrorKind::LoginRequired, message)
+}
+
+pub(super) fn shutting_down() -> Error {
+    unavailable("the token manager is shutting down")
+}
+
 fn unavailable(message: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, message)
-}
-
-impl Inner {
-    pub(super) fn hold(&self, entry: &Entry, token: Token, version: Version) -> Arc<Held> {
-        Arc::new(Held::new(token, version, &self.policy, entry.kind(), entry.subject()))
-    }
-
-    pub(super) async fn read(&self, key: &StoreKey) -> Result<Option<Row>, Error> {
-        let asked = self.clock.now();
-        let rows = self.store.read(std::slice::from_ref(key)).await?;
-        Ok(self.aged(rows.into_iter().next().flatten(), asked))
-    }
-
-    /// Adds what has passed since the store was asked: the machine may have been suspended while
-    /// the answer was on its way.
-    pub(super) fn aged(&self, row: Option<Row>, asked: Timestamp) -> Option<Row> {
-        let mut row = row?;
-        if let Some(token) = &mut row.token {
-            token.age += self.clock.now().since(asked);
-        }
-        Some(row)
-    }
-
-    /// Puts a token over the row of an earlier one. None where the row has moved meanwhile.
-    pub(super) async fn write_back(
-        &self,
-        entry: &Entry,
-        held: &Held,
-        theirs: Version,
-    ) -> Result<Option<Arc<Held>>, Error> {
-        let stored = self.stored(held);
-        let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
-        tracing::warn!(user = ?entry.subject(), revision = theirs.revision, "written back");
-        if !self.store.save(&entry.key(), theirs, stored).await? {
-            return Ok(None);
-        }
-        let held = self.hold(entry, token, theirs.next());
-        entry.serve(&held);
-        Ok(Some(held))
-    }
-
-    pub(super) fn stored(&self, held: &Held) -> StoredToken {
-        let now = self.clock.now();
-        StoredToken {
-            payload: held.token.payload(),
-            age: held.token.age_at(now),
-            due_in: held.due_in(now),
-        }
-    }
-
-    /// Saves a token again and again that the store would not take: until it does, until the user
-    /// has moved on, or until the manager's end.
-    pub(super) fn keep_saving(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        held: &Arc<Held>,
-        unsaved: Unsaved,
-    ) {
-        let (inner, entry, held) = (Arc::clone(self), Arc::clone(entry), Arc::clone(held));
-        let gauged = Gauged::unsaved_token();
-        self.spawn(async move {
-            let mut failures = 0;
-            loop {
-                failures += 1;
-                // What became of a login is looked at before somebody else comes in.
-                if failures > 1 || !matches!(unsaved, Unsaved::Login) {
-                    let pause = inner.policy.backoff(failures, inner.random.next_u64());
-                    inner.sleep_unless_closing(pause).await;
-                }
-                match inner.save_late(&entry, &held, unsaved).await {
-                    Ok(()) => break,
-                    Err(_) if inner.is_past_closing() => {
-                        inner.gave_up_on(
-                            entry.subject(),
-                            "a new token could not be saved before the end",
-                        );
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::warn!(user = ?entry.subject(), %error, "still not saved");
-                    }
-                }
-            }
-            drop(gauged);
-        });
-    }
-
-    async fn save_late(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        held: &Arc<Held>,
-        unsaved: Unsaved,
-    ) -> Result<(), Error> {
-        let saved = match unsaved {
-            Unsaved::Save(consumed) => {
-                self.store.save(&entry.key(), consumed, self.stored(held)).await?
-            }
-            Unsaved::Login => return self.save_login(entry, held).await,
-        };
-        if saved {
-            tracing::debug!(user = ?entry.subject(), "a new token is saved at last");
-            return Ok(());
-        }
-        // An earlier call that seemed to fail did save it, or the user has moved on.
-        let row = self.read(&entry.key()).await?;
-        let theirs = row.as_ref().and_then(|row| row.token.as_ref());
-        if theirs.is_some_and(|theirs| is_same(&self.stored(held), theirs)) {
-            return Ok(());
-        }
-        if let Some(row) = row.as_ref().filter(|row| held.is_newer_than(row.version)) {
-            // The store was put back to an earlier day.
-            if self.store.save(&entry.key(), row.version, self.stored(held)).await? {
-                return Ok(());
-            }
-            return Err(Error::store("the row moves"));
-        }
-        self.give_way(entry, held, row).await
-    }
-
-    /// Serves what the store has instead of a token that it will not have.
-    async fn give_way(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        gone: &Arc<Held>,
-        row: Option<Row>,
-    ) -> Result<(), Error> {
-        let theirs = match row.and_then(|row| Some((row.version, row.token?))) {
-            Some((version, stored)) => {
-                let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
-                Some(self.hold(entry, token, version))
-            }
-            None => None,
-        };
-        entry.clear(gone.version, theirs.as_ref().unwrap_or(&self.vacant));
-        Box::pin(self.drop_token(entry, gone, theirs.as_deref())).await;
-        Ok(())
-    }
-
-    /// Puts a login into the store that would not take it before, unless the user has left or come
-    /// in anew since, here or elsewhere.
-    async fn save_login(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        login: &Arc<Held>,
-    ) -> Result<(), Error> {
-        let _turn = entry.turn().await;
-        let over = entry.with(|troubles| troubles.unsaved(login).map(|unsaved| unsaved.over));
-        let (Some(over), Some(version)) = (over, login.version) else {
-            return Ok(());
-        };
-        let row = self.read(&entry.key()).await?.filter(|row| row.token.is_some());
-        let there = row.as_ref().map_or(0, |row| row.version.incarnation);
-        let over = over.unwrap_or(there);
-        if there == version.incarnation {
-            tracing::debug!(user = ?entry.subject(), "a login was saved though it seemed not to be");
-        } else if there == over {
-            entry.with(|troubles| {
-                if let Some(unsaved) = troubles.unsaved(login) {
-                    unsaved.over = Some(over);
-                }
-            });
-            let stored = self.stored(login);
-            self.store.put(&entry.key(), version.incarnation, stored, Put::Replace).await?;
-            tracing::debug!(user = ?entry.subject(), "a login is saved at last");
-        } else {
-            self.give_way(entry, login, row).await?;
-        }
-        entry.with(|troubles| {
-            if troubles.unsaved(login).is_some() {
-                troubles.unsaved_login = None;
-            }
-        });
-        Ok(())
-    }
-}
-
-/// What is still to be done for a token to be kept.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Unsaved {
-    /// A refreshed one, over the version it consumed.
-    Save(Version),
-    /// One that came in by a login.
-    Login,
-}
-
-fn is_same(ours: &StoredToken, theirs: &StoredToken) -> bool {
-    ours.payload.expose_secret() == theirs.payload.expose_secret()
 }

@@ -1,283 +1,193 @@
-//! The end of a user's stay: tokens that nobody keeps any more, until the provider has revoked them.
+//! Revocations: tokens that nobody is to have any more are recorded in the store and retried until
+//! the provider has revoked them, or their time is over.
 //!
-//! Such a token waits in a row of its own, under a name drawn at random, so that it is not forgotten
-//! with the process that dropped it: whoever walks the due users meets it, and finishes.
+//! A record is a row of its own under a random name. So a revocation does not end with the process
+//! that began it: every walk over the due users finishes what it meets.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use super::entry::{Entry, Held};
-use super::{Inner, Landing};
-use crate::error::Error;
-use crate::store::{Claim, Put, Release, Row, RowKind, StoreKey, StoredToken, Version};
-use crate::token::Token;
+use super::cached_token::{CachedToken, whole_seconds};
+use super::entry::{Context, UserEntry};
+use crate::backoff::Backoff;
+use crate::error::{Error, ErrorKind};
+use crate::store::{Claim, Over, Release, Row, RowKind, StoreKey, StoredToken};
+use crate::token::{Notes, Token};
 use crate::user::UserId;
 
-/// What became of the tokens of a user who was
-/// [disconnected](super::UserHandle::disconnect).
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Disconnected {
-    /// The provider has revoked them, or there were none.
-    Revoked,
-    /// The provider has not revoked them yet, for this reason. It is asked again and again in the
-    /// background, and [`shutdown`](super::TokenManager::shutdown) names the user if it still has
-    /// not by then.
-    Pending(Error),
-    /// The API version has no revocation: they are erased here, and live on at the provider.
-    Unrevoked {
-        /// Until when the access token lives, by the local clock; none where none did. One that a
-        /// refresh under way brings, and that is dropped, may live for longer.
-        until: Option<SystemTime>,
-    },
-}
+/// Pauses between two tries.
+const RETRY: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_hours(24));
+
+/// How long the revocation of a refresh token is tried. Nobody knows when such a token ends.
+const REFRESH_TOKEN_BOUND: Duration = Duration::from_hours(7 * 24);
 
 /// A token on its way to be revoked.
-struct Dropped {
-    /// The row in which it waits.
+pub(super) struct PendingRevocation {
+    /// The row of the record.
     key: StoreKey,
-    held: Arc<Held>,
+    token: Token,
+    /// The end of all tries, from when it was recorded.
+    bound: Duration,
 }
 
-/// A refresh that may bring a token after the user has left.
-enum UnderWay {
-    /// In this process.
-    Here(Landing),
-    /// In another, for so long at the most.
-    Elsewhere(Duration),
+/// Records the revocation of a token, and of the earlier access tokens that it superseded. Where
+/// the store fails, this process alone knows of it.
+pub(super) async fn record(entry: &UserEntry, cached: &CachedToken) -> Vec<PendingRevocation> {
+    let context = &entry.context;
+    let now = context.clock.now();
+    let mut pending = Vec::new();
+    let tokens = std::iter::once(cached.token.revocable()).chain(
+        cached.superseded().iter().map(|superseded| cached.token.superseded_token(superseded)),
+    );
+    for token in tokens {
+        let bound = time_to_revoke(&token);
+        if bound.is_zero() {
+            continue;
+        }
+        let name = UserId::internal(format!("{:016x}", context.random_id()));
+        let key = context.key(RowKind::PendingRevocation, &name);
+        let age = token.age_at(now);
+        let notes = Notes { superseded: Vec::new(), pending_since: Some(whole_seconds(age)) };
+        // Not due elsewhere until this process has had its time.
+        let due_in = context.policy.lease_span();
+        let stored = StoredToken { payload: token.payload(&notes), age, due_in };
+        let put = context.store.put(&key, context.random_id(), stored, Over::Anything).await;
+        if let Err(error) = put {
+            tracing::warn!(user = ?entry.subject(), %error, "could not record a revocation; only this process tries it");
+        }
+        pending.push(PendingRevocation { key, token, bound });
+    }
+    pending
 }
 
-impl UnderWay {
-    /// Where the row has a lease, it lives for so long.
-    fn of(entry: &Entry, leased_for: Option<Duration>) -> Option<Self> {
-        let here = entry.refresh_that_sends().map(Self::Here);
-        here.or(leased_for.map(Self::Elsewhere))
+/// How long it is worth trying: an access token to the end of its life, a refresh token for a week.
+fn time_to_revoke(token: &Token) -> Duration {
+    match token.refresh_token() {
+        Some(_) => REFRESH_TOKEN_BOUND,
+        None => token.remaining().unwrap_or(REFRESH_TOKEN_BOUND),
     }
 }
 
-impl Inner {
-    /// Removes a user who has left memory, and has their tokens revoked: `newest` is what was served.
-    pub(super) async fn disconnect(
-        self: Arc<Self>,
-        entry: Arc<Entry>,
-        newest: Arc<Held>,
-    ) -> Result<Disconnected, Error> {
-        if !self.hurdlr.can_revoke() {
-            return self.erase(&entry, &newest).await;
+/// Deletes records whose tokens turned out to be still in use.
+pub(super) async fn delete_records(context: &Context, pending: Vec<PendingRevocation>) {
+    for PendingRevocation { key, .. } in pending {
+        delete_record(context, &key).await;
+    }
+}
+
+async fn delete_record(context: &Context, key: &StoreKey) {
+    if let Err(error) = context.store.forget(key, None).await {
+        // A walk asks for it once more, which does no harm.
+        tracing::warn!(%error, "could not delete a finished revocation record");
+    }
+}
+
+/// Has a token revoked that the store will not have.
+pub(super) async fn revoke_orphan(entry: &Arc<UserEntry>, cached: &CachedToken) {
+    if entry.context.hurdlr.can_revoke() {
+        let pending = record(entry, cached).await;
+        revoke(entry, pending).await;
+    }
+}
+
+/// Has tokens revoked; where that fails, in the background.
+pub(super) async fn revoke(entry: &Arc<UserEntry>, pending: Vec<PendingRevocation>) {
+    for pending in pending {
+        if let Err(error) = try_once(&entry.context, &pending).await {
+            tracing::warn!(user = ?entry.subject(), error = %error.for_log(), "could not revoke a token; trying again later");
+            spawn_retry(entry, pending, error);
         }
-        let turn = entry.turn().await;
-        let (kept, under_way) = match self.mark(&entry).await {
-            Ok(marked) => marked,
-            Err(error) => {
-                // The user may be there still, and is not meant to be: what was served is to end. It
-                // may also be a login that nobody has any more, now that it has left memory.
-                if newest.has_token() {
-                    let dropped = self.put_aside(&entry, &newest).await;
-                    self.keep_revoking(&entry, dropped, error.clone());
+    }
+}
+
+async fn try_once(context: &Context, pending: &PendingRevocation) -> Result<(), Error> {
+    context.hurdlr.revoke_within(&pending.token, context.policy.timeout()).await?;
+    tracing::debug!("revoked a token");
+    delete_record(context, &pending.key).await;
+    Ok(())
+}
+
+/// Retries in the background, at pauses that grow to a day, until the token is revoked or its time
+/// is over. A shutdown ends it after one more try: the record is there for other processes.
+pub(super) fn spawn_retry(entry: &Arc<UserEntry>, pending: PendingRevocation, error: Error) {
+    entry.with(|state| {
+        state.unrevoked.0 += 1;
+        state.unrevoked.1 = Some(error.clone());
+    });
+    let entry = Arc::clone(entry);
+    let context = Arc::clone(&entry.context);
+    context.clone().spawn(async move {
+        let began = context.clock.now();
+        let (mut failures, mut last) = (0, error);
+        loop {
+            failures += 1;
+            let pause = context.delay(RETRY, failures);
+            context.sleep_unless_closing(last.retry_after().unwrap_or_default().max(pause)).await;
+            if context.clock.now().since(began) >= pending.bound {
+                give_up(Some(&last));
+                delete_record(&context, &pending.key).await;
+                break;
+            }
+            match try_once(&context, &pending).await {
+                Ok(()) => break,
+                Err(_) if context.is_closing() => {
+                    tracing::error!(user = ?entry.subject(), "a token could not be revoked before the end; its record stays in the store");
+                    return;
                 }
-                return Err(error);
-            }
-        };
-        // A token that was not saved yet, or a login that the store never saw.
-        let unsaved = match &kept {
-            _ if !newest.has_token() => None,
-            Some(kept) if kept.held.is_no_older_than(&newest) => None,
-            _ => Some(self.put_aside(&entry, &newest).await),
-        };
-        let erased = self.store.forget(&entry.key()).await;
-        // Again: a read may have brought the row back into memory before it was removed.
-        entry.leave();
-        drop(turn);
-
-        for dropped in kept.into_iter().chain(unsaved) {
-            self.revoke(&entry, dropped).await;
-        }
-        // What it brings nobody takes, and so it is revoked by whoever runs it.
-        match under_way {
-            Some(UnderWay::Here(landing)) => {
-                // An error is its end too.
-                let _ = landing.wait().await;
-            }
-            Some(UnderWay::Elsewhere(lease)) => self.sleep_unless_closing(lease).await,
-            None => {}
-        }
-        erased?;
-        let (unrevoked, why) = entry.with(|troubles| troubles.unrevoked.clone());
-        Ok(why.filter(|_| unrevoked > 0).map_or(Disconnected::Revoked, Disconnected::Pending))
-    }
-
-    /// All that can be done where tokens cannot be revoked.
-    async fn erase(&self, entry: &Entry, newest: &Held) -> Result<Disconnected, Error> {
-        let _turn = entry.turn().await;
-        let row = self.read(&entry.key()).await?;
-        let kept = self.held_by(entry, row)?;
-        self.store.forget(&entry.key()).await?;
-        entry.leave();
-        let now = self.clock.now();
-        let left = kept.map_or(Duration::ZERO, |(kept, _)| kept.alive_for(now));
-        let left = left.max(newest.alive_for(now));
-        let until = (!left.is_zero()).then(|| now.wall() + left);
-        Ok(Disconnected::Unrevoked { until })
-    }
-
-    /// Takes the user's token out of its row and puts it aside, at just the revision at which it was
-    /// found: from then on nobody serves it who looks at the store, and what a refresh under way
-    /// brings is not saved any more.
-    async fn mark(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-    ) -> Result<(Option<Dropped>, Option<UnderWay>), Error> {
-        // Each round lost is a refresh by somebody else.
-        const ROUNDS: u32 = 5;
-        let (lease, _) = self.policy.lease_and_deadline();
-        for _ in 0..ROUNDS {
-            let row = self.read(&entry.key()).await?;
-            let leased_for = row.as_ref().and_then(|row| row.leased_for);
-            let Some((held, version)) = self.held_by(entry, row)? else {
-                // A first grant may be under way all the same.
-                return Ok((None, UnderWay::of(entry, leased_for)));
-            };
-            // So that nobody begins to refresh it now; or to learn that somebody has.
-            let claim = Claim {
-                lease_id: self.random_id(),
-                lease,
-                expected: Some(version),
-                incarnation: self.random_id(),
-            };
-            let claimed = self.store.claim(&entry.key(), claim).await?;
-            let leased_for = claimed.row.and_then(|row| row.leased_for);
-            let under_way = UnderWay::of(entry, leased_for.filter(|_| !claimed.granted));
-            let dropped = self.put_aside(entry, &held).await;
-            let mark = StoredToken {
-                payload: Token::gone(&self.clock).payload(),
-                age: Duration::ZERO,
-                due_in: Duration::MAX,
-            };
-            match self.store.save(&entry.key(), version, mark).await {
-                Ok(true) => return Ok((Some(dropped), under_way)),
-                Ok(false) => self.clear_away(&dropped.key).await,
-                Err(error) => {
-                    // It may be marked, and is to be revoked in any case.
-                    self.keep_revoking(entry, dropped, error.clone());
-                    return Err(error);
-                }
+                Err(error) => last = error,
             }
         }
-        Err(Error::store("the user's row changes faster than it can be marked"))
-    }
+        entry.with(|state| state.unrevoked.0 -= 1);
+    });
+}
 
-    /// The token of a row, if there is one.
-    fn held_by(
-        &self,
-        entry: &Entry,
-        row: Option<Row>,
-    ) -> Result<Option<(Arc<Held>, Version)>, Error> {
-        let Some((version, stored)) = row.and_then(|row| Some((row.version, row.token?))) else {
-            return Ok(None);
-        };
-        let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
-        Ok((!token.is_gone()).then(|| (self.hold(entry, token, version), version)))
-    }
+/// Tells that a token will not be revoked any more.
+fn give_up(error: Option<&Error>) {
+    let error = error.map(|error| tracing::field::display(error.for_log()));
+    tracing::error!(
+        error,
+        "gave up revoking a token: the provider refused for as long as it can live"
+    );
+}
 
-    /// Has a token revoked that the store will not have: the user was forgotten, or came in anew. Not
-    /// so where `theirs` is its successor, or the same.
-    pub(super) async fn drop_token(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        ours: &Arc<Held>,
-        theirs: Option<&Held>,
-    ) {
-        let goes_on = theirs.is_some_and(|theirs| theirs.carries_on(ours));
-        if goes_on || !self.hurdlr.can_revoke() {
-            return;
-        }
-        let dropped = self.put_aside(entry, ours).await;
-        self.revoke(entry, dropped).await;
+/// Finishes a revocation that a walk met, unless another process is at it. Says whether it is over.
+pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool, Error> {
+    let key = &key;
+    let Some(Row { version, token: Some(stored), .. }) = context.store.read(key).await? else {
+        return Ok(false);
+    };
+    let token = Token::from_payload(&stored.payload, stored.age, &context.clock)?;
+    let pending_since = Notes::of_payload(&stored.payload).pending_since.unwrap_or(0);
+    let pending_for = stored.age.saturating_sub(Duration::from_secs(pending_since.into()));
+    let is_over = match token.refresh_token() {
+        Some(_) => pending_for >= REFRESH_TOKEN_BOUND,
+        None => token.is_expired(),
+    };
+    if is_over {
+        give_up(None);
+        return context.store.forget(key, Some(version)).await;
     }
+    let claim = Claim {
+        holder: context.random_id(),
+        lease: context.policy.lease_span(),
+        known: Some(version),
+        create: None,
+    };
+    if !context.store.claim(key, claim).await?.granted {
+        return Ok(false);
+    }
+    let Err(error) = context.hurdlr.revoke_within(&token, context.policy.timeout()).await else {
+        return context.store.forget(key, Some(version)).await;
+    };
+    // The pause is as long as the record has been pending, so it doubles in every process alike.
+    let pause = pending_for.clamp(RETRY.initial, RETRY.max);
+    let not_before = error.retry_after().unwrap_or_default().max(pause);
+    let release = Release { not_before, ..Release::default() };
+    context.store.release(key, version, claim.holder, release).await?;
+    Err(error)
+}
 
-    /// Writes down that a token is to be revoked. Where the store fails this process alone knows.
-    async fn put_aside(&self, entry: &Entry, held: &Arc<Held>) -> Dropped {
-        let name = UserId::internal(format!("{:016x}", self.random_id()));
-        let key = self.key(RowKind::PendingRevocation, &name);
-        // This process comes first.
-        let (due_in, _) = self.policy.lease_and_deadline();
-        let stored = StoredToken { due_in, ..self.stored(held) };
-        if let Err(error) = self.store.put(&key, self.random_id(), stored, Put::Replace).await {
-            tracing::warn!(user = ?entry.subject(), %error, "a revocation is not written down");
-        }
-        Dropped { key, held: Arc::clone(held) }
-    }
-
-    async fn clear_away(&self, key: &StoreKey) {
-        if let Err(error) = self.store.forget(key).await {
-            // Whoever walks asks for it once more, which does no harm.
-            tracing::warn!(%error, "a revocation stays written down");
-        }
-    }
-
-    /// Has a token revoked; where that fails, again and again in the background.
-    async fn revoke(self: &Arc<Self>, entry: &Arc<Entry>, dropped: Dropped) {
-        if let Err(error) = self.try_to_revoke(&dropped).await {
-            tracing::warn!(user = ?entry.subject(), error = %error.for_log(), "a token is not revoked yet");
-            self.keep_revoking(entry, dropped, error);
-        }
-    }
-
-    async fn try_to_revoke(&self, dropped: &Dropped) -> Result<(), Error> {
-        let (_, deadline) = self.policy.lease_and_deadline();
-        self.hurdlr.revoke_within(&dropped.held.token, deadline).await?;
-        tracing::debug!("a token is revoked");
-        self.clear_away(&dropped.key).await;
-        Ok(())
-    }
-
-    fn keep_revoking(self: &Arc<Self>, entry: &Arc<Entry>, dropped: Dropped, error: Error) {
-        entry.with(|troubles| {
-            troubles.unrevoked.0 += 1;
-            troubles.unrevoked.1 = Some(error.clone());
-        });
-        let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
-        self.spawn(async move {
-            let mut failures = 0;
-            let mut last = error;
-            loop {
-                failures += 1;
-                let pause = inner.policy.backoff(failures, inner.random.next_u64());
-                inner.sleep_unless_closing(last.retry_after().unwrap_or_default().max(pause)).await;
-                match inner.try_to_revoke(&dropped).await {
-                    Ok(()) => break,
-                    Err(_) if inner.is_past_closing() => {
-                        let what = "a token could not be revoked before the end";
-                        inner.gave_up_on(entry.subject(), what);
-                        return;
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            entry.with(|troubles| troubles.unrevoked.0 -= 1);
-        });
-    }
-
-    /// Revokes a token that waits for it in the store, unless somebody else is at it.
-    pub(super) async fn finish_revocation(&self, key: &StoreKey) -> Result<bool, Error> {
-        let Some(Row { version, token: Some(stored), .. }) = self.read(key).await? else {
-            return Ok(false);
-        };
-        let token = Token::from_payload(&stored.payload, stored.age, &self.clock)?;
-        let (lease, deadline) = self.policy.lease_and_deadline();
-        let lease_id = self.random_id();
-        let claim = Claim { lease_id, lease, expected: Some(version), incarnation: lease_id };
-        if !self.store.claim(key, claim).await?.granted {
-            return Ok(false);
-        }
-        match self.hurdlr.revoke_within(&token, deadline).await {
-            Ok(()) => self.store.forget(key).await,
-            Err(error) => {
-                let not_before = error.retry_after().unwrap_or(self.policy.longest_pause());
-                let release = Release { not_before, refused: false };
-                self.store.release(key, version, lease_id, release).await?;
-                Err(error)
-            }
-        }
-    }
+/// Whether an error says that a row cannot be read, now or later.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    error.kind() == ErrorKind::Store && !error.is_temporary()
 }

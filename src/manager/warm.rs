@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
@@ -23,7 +24,7 @@ pub struct Warm {
 /// One user's outcome.
 #[derive(Debug)]
 pub struct Warmed {
-    /// Who.
+    /// The user.
     pub user: UserId,
     /// Whether a living token is there now.
     pub outcome: Result<(), Error>,
@@ -37,7 +38,11 @@ impl Warm {
         Self { manager, users, running: JoinSet::new(), ready: 0, failed: 0 }
     }
 
-    /// The next outcome, in the order they come; none when all users are through.
+    /// The next outcome, in the order they come; `None` when all users are through.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: an outcome that was not returned is returned by the next call.
     pub async fn next(&mut self) -> Option<Warmed> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
@@ -55,8 +60,8 @@ impl Warm {
     }
 
     fn start_more(&mut self) {
-        let inner = &self.manager.inner;
-        while self.running.len() < inner.at_once {
+        let context = Arc::clone(&self.manager.context);
+        while self.running.len() < context.permits.max() {
             let Some(user) = self.users.next() else {
                 return;
             };
@@ -65,7 +70,7 @@ impl Warm {
                 let outcome = handle.token().await.map(|_| ());
                 Warmed { user, outcome }
             };
-            self.running.spawn_on(warm, &inner.runtime);
+            self.running.spawn_on(warm, &context.runtime);
         }
     }
 }

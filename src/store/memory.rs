@@ -1,25 +1,22 @@
-//! The store of one process: the same promises as the others, kept for as long as it lives.
+//! The store of one process, and the shortest reading of the contract: one method per promise.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::hash::BuildHasher;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::OccupiedEntry;
-use quick_cache::DefaultHashBuilder;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
-    Claim, Claimed, Put, Realm, Release, Row, RowKind, StoreFuture, StoreKey, StoredToken,
-    TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, RowKind, StoreFuture,
+    StoreKey, StoredToken, TokenStore, Version,
 };
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
-use crate::user::UserId;
+use crate::error::Error;
 
-/// Keeps tokens in this process's memory, for one process and for development. What it holds ends
-/// with the process: people must log in again after a restart.
+/// Keeps tokens in this process's memory, for one process and for development. It ends with the
+/// process: people must log in again after a restart.
 ///
 /// Clone it to share it between several managers of one process. Memory is not bounded: it grows
 /// with the number of users, as a database would.
@@ -28,45 +25,39 @@ pub struct MemoryStore(Arc<Shared>);
 
 struct Shared {
     clock: SharedClock,
-    kept: Mutex<Kept>,
+    tables: Mutex<Tables>,
 }
 
-#[derive(Default)]
-struct Kept {
-    rows: Rows,
-    redeemed: HashMap<[u8; 32], (Timestamp, Duration), DefaultHashBuilder>,
-    /// How many states are looked through for those that are over.
+/// All that the store holds. Times are milliseconds by [`Tables::now`].
+struct Tables {
+    /// The store's own time, which never runs backwards, and when it was read last.
+    now: u64,
+    read_at: Timestamp,
+    rows: BTreeMap<StoreKey, Stored>,
+    /// The rows that hold a token and are not refused, by due time.
+    due: BTreeSet<(Arc<Realm>, DueCursor)>,
+    /// The digests of redeemed logins, each until when it is remembered.
+    redeemed: HashMap<[u8; 32], u64>,
+    /// How many digests there may be before the next sweep.
     redeemed_at_sweep: usize,
 }
 
-/// The rows by their keys, each with its hash: a table that grows would look at all the ids again.
-#[derive(Default)]
-struct Rows {
-    table: HashTable<(u64, StoreKey, Stored)>,
-    hasher: DefaultHashBuilder,
-}
-
-/// A row by the store's clock.
 struct Stored {
     version: Version,
-    token: Option<Stamped>,
-    bar: Option<Bar>,
+    token: Option<StampedToken>,
+    /// The last lease that was not released, and until when it lives.
+    lease: Option<(u64, u64)>,
+    not_before: u64,
     refused: bool,
     in_flight: bool,
 }
 
 /// A token as it was when it came.
-struct Stamped {
-    token: StoredToken,
-    at: Timestamp,
-}
-
-/// What keeps others from claiming a row, for as long as it lasts.
-struct Bar {
-    since: Timestamp,
-    lasts: Duration,
-    /// Of the lease that it is; none where it is the pause after one.
-    lease_id: Option<u64>,
+struct StampedToken {
+    payload: SecretBox<Vec<u8>>,
+    age: Duration,
+    at: u64,
+    due_at: u64,
 }
 
 impl Default for MemoryStore {
@@ -82,160 +73,187 @@ impl MemoryStore {
         Self::with_clock(SystemClock)
     }
 
-    /// An empty store that goes by `clock`: that of the `Hurdlr` it serves, if that is turned.
+    /// An empty store that goes by `clock`: that of the `Hurdlr` it serves, if tests advance it.
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
-        Self(Arc::new(Shared { clock: SharedClock::new(clock), kept: Mutex::default() }))
+        let clock = SharedClock::new(clock);
+        let tables = Tables {
+            now: 0,
+            read_at: clock.now(),
+            rows: BTreeMap::new(),
+            due: BTreeSet::new(),
+            redeemed: HashMap::new(),
+            redeemed_at_sweep: 0,
+        };
+        Self(Arc::new(Shared { clock, tables: Mutex::new(tables) }))
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Nothing in here panics half-way through a change.
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // No step panics half-way through a change.
+        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does one atomic step.
     fn step<'a, T: Send + 'a>(
         &'a self,
-        step: impl FnOnce(&mut Kept, Timestamp) -> T + Send + 'a,
+        step: impl FnOnce(&mut Tables) -> T + Send + 'a,
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
-            let now = self.0.clock.now();
-            Ok(step(&mut self.kept(), now))
+            let mut tables = self.tables();
+            let read_at = self.0.clock.now();
+            // Both clocks of a timestamp are counted, so neither one that stands still nor one that
+            // was set back makes a token younger.
+            tables.now = tables.now.saturating_add(read_at.millis_since(tables.read_at));
+            tables.read_at = read_at;
+            Ok(step(&mut tables))
         })
     }
 }
 
-impl Rows {
-    fn get(&self, key: &StoreKey) -> Option<&Stored> {
-        let hash = self.hasher.hash_one(key);
-        self.table.find(hash, |row| row.1 == *key).map(|row| &row.2)
+impl Tables {
+    /// Changes the row of `key`, if there is one and it stays, and keeps the index of due rows.
+    fn change<T>(
+        &mut self,
+        key: &StoreKey,
+        change: impl FnOnce(&mut Stored, u64) -> T,
+    ) -> Option<T> {
+        let stored = self.rows.get_mut(key)?;
+        let before = stored.due_at();
+        let outcome = change(stored, self.now);
+        let after = stored.due_at();
+        if before != after {
+            self.unindex(key, before);
+            self.index(key, after);
+        }
+        Some(outcome)
     }
 
-    fn get_mut(&mut self, key: &StoreKey) -> Option<&mut Stored> {
-        let hash = self.hasher.hash_one(key);
-        self.table.find_mut(hash, |row| row.1 == *key).map(|row| &mut row.2)
+    fn insert(&mut self, key: &StoreKey, stored: Stored) {
+        self.remove(key);
+        self.index(key, stored.due_at());
+        self.rows.insert(key.clone(), stored);
     }
 
-    fn get_or_insert_with(&mut self, key: &StoreKey, make: impl FnOnce() -> Stored) -> &mut Stored {
-        let hash = self.hasher.hash_one(key);
-        let entry = self.table.entry(hash, |row| row.1 == *key, |row| row.0);
-        &mut entry.or_insert_with(|| (hash, key.clone(), make())).into_mut().2
+    fn remove(&mut self, key: &StoreKey) {
+        if let Some(stored) = self.rows.remove(key) {
+            self.unindex(key, stored.due_at());
+        }
     }
 
-    fn remove(&mut self, key: &StoreKey) -> bool {
-        let hash = self.hasher.hash_one(key);
-        let found = self.table.find_entry(hash, |row| row.1 == *key);
-        found.map(OccupiedEntry::remove).is_ok()
+    fn index(&mut self, key: &StoreKey, due_at: Option<u64>) {
+        self.due.extend(due_at.map(|due_at| due_place(key, due_at)));
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&StoreKey, &Stored)> {
-        self.table.iter().map(|(_, key, stored)| (key, stored))
+    fn unindex(&mut self, key: &StoreKey, due_at: Option<u64>) {
+        if let Some(due_at) = due_at {
+            self.due.remove(&due_place(key, due_at));
+        }
     }
 }
 
-/// What is left of `span` since `start`; none when it has passed.
-fn left(start: Timestamp, span: Duration, now: Timestamp) -> Option<Duration> {
-    span.checked_sub(now.since(start)).filter(|left| !left.is_zero())
+fn due_place(key: &StoreKey, due_at: u64) -> (Arc<Realm>, DueCursor) {
+    let subject = key.subject().as_str().into();
+    (Arc::clone(key.realm()), DueCursor { due_at, kind: key.kind(), subject })
 }
 
-impl Bar {
-    fn left(&self, now: Timestamp) -> Option<Duration> {
-        left(self.since, self.lasts, now)
-    }
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The span from `now` to `until`; `None` when it has passed.
+fn left(until: u64, now: u64) -> Option<Duration> {
+    until.checked_sub(now).filter(|left| *left > 0).map(Duration::from_millis)
 }
 
 impl Stored {
-    fn new(version: Version) -> Self {
-        Self { version, token: None, bar: None, refused: false, in_flight: false }
+    fn without_token(version: Version) -> Self {
+        Self { version, token: None, lease: None, not_before: 0, refused: false, in_flight: false }
     }
 
-    fn with_token(version: Version, token: StoredToken, now: Timestamp) -> Self {
-        Self { token: Some(Stamped { token, at: now }), ..Self::new(version) }
+    fn with_token(version: Version, token: StoredToken, now: u64) -> Self {
+        let StoredToken { payload, age, due_in } = token;
+        let due_at = now.saturating_add(millis(due_in));
+        let token = StampedToken { payload, age, at: now, due_at };
+        Self { token: Some(token), ..Self::without_token(version) }
     }
 
-    /// The lease that was taken last, and not released.
-    fn lease(&self) -> Option<&Bar> {
-        self.bar.as_ref().filter(|bar| bar.lease_id.is_some())
-    }
-
-    fn pause(&self) -> Option<&Bar> {
-        self.bar.as_ref().filter(|bar| bar.lease_id.is_none())
-    }
-
-    fn is_free(&self, now: Timestamp) -> bool {
-        self.bar.as_ref().and_then(|bar| bar.left(now)).is_none()
-    }
-
-    fn row(&self, now: Timestamp) -> Row {
+    fn row(&self, now: u64) -> Row {
         Row {
             version: self.version,
-            token: self.token.as_ref().map(|token| token.hand_out(now)),
-            leased_for: self.lease().and_then(|lease| lease.left(now)),
-            not_before: self.pause().and_then(|pause| pause.left(now)),
+            token: self.token.as_ref().map(|token| token.to_stored(now)),
+            leased_for: self.lease.and_then(|(_, until)| left(until, now)),
+            not_before: left(self.not_before, now),
             refused: self.refused,
             in_flight: self.in_flight,
         }
     }
 
-    fn claim(&mut self, claim: &Claim, now: Timestamp) -> bool {
-        let expected = match claim.expected {
-            Some(version) => version == self.version,
-            None => self.token.is_none(),
-        };
-        let lease_id = Some(claim.lease_id);
-        let ours = self.lease().is_some_and(|lease| lease.lease_id == lease_id);
-        if !expected || self.refused || !(ours || self.is_free(now)) {
-            return false;
+    fn claim(&mut self, claim: &Claim, now: u64) -> bool {
+        let is_known = claim.known.map_or(self.token.is_none(), |known| known == self.version);
+        let is_free =
+            self.lease.is_none_or(|(holder, until)| holder == claim.holder || until <= now);
+        let granted = is_known && is_free && !self.refused && self.not_before <= now;
+        if granted {
+            self.in_flight |= self.lease.is_some();
+            self.lease = Some((claim.holder, now.saturating_add(millis(claim.lease))));
         }
-        self.in_flight |= self.lease().is_some() && !ours;
-        self.bar = Some(Bar { since: now, lasts: claim.lease, lease_id });
-        true
+        granted
     }
 
-    fn is_due(&self, now: Timestamp) -> Option<Duration> {
-        let Stamped { token, at } = self.token.as_ref()?;
-        let over = now.since(*at).checked_sub(token.due_in)?;
-        (self.is_free(now) && !self.refused).then_some(over)
+    fn release(&mut self, holder: u64, release: Release, now: u64) {
+        let Release { not_before, refused, in_flight } = release;
+        self.in_flight |= in_flight;
+        self.not_before = self.not_before.max(now.saturating_add(millis(not_before)));
+        if self.lease.is_some_and(|lease| lease.0 == holder) {
+            self.lease = None;
+            self.refused |= refused;
+        }
+    }
+
+    /// The time at which the row is due; `None` where it never is.
+    fn due_at(&self) -> Option<u64> {
+        self.token.as_ref().filter(|_| !self.refused).map(|token| token.due_at)
+    }
+
+    fn is_free(&self, now: u64) -> bool {
+        self.not_before <= now && self.lease.is_none_or(|(_, until)| until <= now)
     }
 }
 
-impl Stamped {
-    fn hand_out(&self, now: Timestamp) -> StoredToken {
-        let passed = now.since(self.at);
+impl StampedToken {
+    fn to_stored(&self, now: u64) -> StoredToken {
         StoredToken {
-            payload: SecretBox::new(Box::new(self.token.payload.expose_secret().clone())),
-            age: self.token.age + passed,
-            due_in: self.token.due_in.saturating_sub(passed),
+            payload: SecretBox::new(Box::new(self.payload.expose_secret().clone())),
+            age: self.age + Duration::from_millis(now - self.at),
+            due_in: left(self.due_at, now).unwrap_or_default(),
         }
     }
-}
-
-/// Where a user of a realm is met in a walk.
-fn place(key: &StoreKey) -> (RowKind, &UserId) {
-    (key.kind(), key.subject())
 }
 
 impl TokenStore for MemoryStore {
-    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
-        self.step(move |kept, now| {
-            keys.iter().map(|key| kept.rows.get(key).map(|stored| stored.row(now))).collect()
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
+        self.step(move |tables| {
+            let row = |key| Ok(tables.rows.get(key).map(|stored| stored.row(tables.now)));
+            keys.iter().map(row).collect()
         })
     }
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
-        self.step(move |kept, now| {
-            let stored = match claim.expected {
-                Some(_) => kept.rows.get_mut(key),
-                None => Some(kept.rows.get_or_insert_with(key, || {
-                    Stored::new(Version { incarnation: claim.incarnation, revision: 0 })
-                })),
-            };
-            match stored {
-                Some(stored) => {
-                    Claimed { granted: stored.claim(&claim, now), row: Some(stored.row(now)) }
-                }
-                None => Claimed { granted: false, row: None },
+        self.step(move |tables| {
+            if let Some(incarnation) = claim.create.filter(|_| !tables.rows.contains_key(key)) {
+                let version = Version { incarnation, revision: 0 };
+                let claim = Claim { known: None, ..claim };
+                let mut stored = Stored::without_token(version);
+                let granted = stored.claim(&claim, tables.now);
+                let row = Some(stored.row(tables.now));
+                tables.insert(key, stored);
+                return Claimed { granted, row };
             }
+            let claimed = tables.change(key, |stored, now| Claimed {
+                granted: stored.claim(&claim, now),
+                row: Some(stored.row(now)),
+            });
+            claimed.unwrap_or(Claimed { granted: false, row: None })
         })
     }
 
@@ -243,14 +261,18 @@ impl TokenStore for MemoryStore {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
+        revision: u64,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
-        self.step(move |kept, now| match kept.rows.get_mut(key) {
-            Some(stored) if stored.version == consumed => {
-                *stored = Stored::with_token(consumed.next(), token, now);
-                true
-            }
-            _ => false,
+        self.step(move |tables| {
+            let saved = tables.change(key, |stored, now| {
+                let is_unchanged = stored.version == consumed;
+                if is_unchanged {
+                    *stored = Stored::with_token(Version { revision, ..consumed }, token, now);
+                }
+                is_unchanged
+            });
+            saved.unwrap_or(false)
         })
     }
 
@@ -259,21 +281,24 @@ impl TokenStore for MemoryStore {
         key: &'a StoreKey,
         incarnation: u64,
         token: StoredToken,
-        put: Put,
+        over: Over,
     ) -> StoreFuture<'a, bool> {
-        self.step(move |kept, now| {
-            let version = Version { incarnation, revision: 1 };
-            let stored = kept.rows.get_or_insert_with(key, || Stored::new(version));
-            if stored.token.is_some() {
-                if stored.version.incarnation == incarnation {
-                    return true;
-                }
-                if put == Put::IfAbsent {
-                    return false;
-                }
+        self.step(move |tables| {
+            let there = tables.rows.get(key).filter(|stored| stored.token.is_some());
+            let there = there.map(|stored| stored.version.incarnation);
+            if there == Some(incarnation) {
+                return true;
             }
-            *stored = Stored::with_token(version, token, now);
-            true
+            let replaces = match over {
+                Over::Nothing => there.is_none(),
+                Over::Incarnation(replaced) => there == Some(replaced),
+                Over::Anything => true,
+            };
+            if replaces {
+                let version = Version { incarnation, revision: 1 };
+                tables.insert(key, Stored::with_token(version, token, tables.now));
+            }
+            replaces
         })
     }
 
@@ -281,51 +306,70 @@ impl TokenStore for MemoryStore {
         &'a self,
         key: &'a StoreKey,
         version: Version,
-        lease_id: u64,
+        holder: u64,
         release: Release,
     ) -> StoreFuture<'a, ()> {
-        self.step(move |kept, now| {
-            let Some(stored) = kept.rows.get_mut(key).filter(|row| row.version == version) else {
-                return;
-            };
-            stored.refused |= release.refused;
-            if stored.lease().is_some_and(|lease| lease.lease_id == Some(lease_id)) {
-                stored.bar = Some(Bar { since: now, lasts: release.not_before, lease_id: None });
-            }
+        self.step(move |tables| {
+            tables.change(key, |stored, now| {
+                if stored.version == version {
+                    stored.release(holder, release, now);
+                }
+            });
         })
     }
 
-    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
-        self.step(move |kept, _| kept.rows.remove(key))
+    fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
+        self.step(move |tables| {
+            let there = tables.rows.get(key).map(|stored| stored.version);
+            let removes = there.is_some_and(|there| version.is_none_or(|meant| meant == there));
+            if removes {
+                tables.remove(key);
+            }
+            removes
+        })
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
-        self.step(move |kept, now| {
-            let is_remembered =
-                |(since, keep): &(Timestamp, Duration)| left(*since, *keep, now).is_some();
-            // As rarely as they double, so that a login does not cost more where there are many.
-            if kept.redeemed.len() >= kept.redeemed_at_sweep {
-                kept.redeemed.retain(|_, redeemed| is_remembered(redeemed));
-                kept.redeemed_at_sweep = 2 * kept.redeemed.len() + 64;
+        self.step(move |tables| {
+            let now = tables.now;
+            // Swept as rarely as they double, so that a login costs no more where there are many.
+            if tables.redeemed.len() >= tables.redeemed_at_sweep {
+                tables.redeemed.retain(|_, until| *until > now);
+                tables.redeemed_at_sweep = 2 * tables.redeemed.len() + 64;
             }
-            let first = !kept.redeemed.get(state).is_some_and(is_remembered);
+            let first = tables.redeemed.get(state).is_none_or(|until| *until <= now);
             if first {
-                kept.redeemed.insert(*state, (now, keep));
+                tables.redeemed.insert(*state, now.saturating_add(millis(keep)));
             }
             first
         })
     }
 
-    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
-        self.step(move |kept, now| {
-            let mut due: Vec<_> = kept
-                .rows
-                .iter()
-                .filter(|(key, _)| key.realm() == realm && key.kind() != RowKind::KeepAliveLock)
-                .filter_map(|(key, stored)| Some((stored.is_due(now)?, key)))
-                .collect();
-            due.sort_unstable_by_key(|(over, _)| std::cmp::Reverse(*over));
-            due.into_iter().take(limit).map(|(_, key)| key.clone()).collect()
+    fn due<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a DueCursor>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<DueRow>> {
+        self.step(move |tables| {
+            let cursor = |due_at| DueCursor { due_at, kind: RowKind::Login, subject: "".into() };
+            let from = match after {
+                Some(after) => Excluded((Arc::clone(realm), after.clone())),
+                None => Included((Arc::clone(realm), cursor(0))),
+            };
+            let to = match tables.now.checked_add(1) {
+                Some(end) => Excluded((Arc::clone(realm), cursor(end))),
+                None => Unbounded,
+            };
+            if after.is_some_and(|after| after.due_at > tables.now) {
+                return Vec::new();
+            }
+            let row = |(realm, cursor): &(Arc<Realm>, DueCursor)| {
+                let key = StoreKey::of_cursor(realm, cursor);
+                let is_free = tables.rows.get(&key).is_some_and(|row| row.is_free(tables.now));
+                is_free.then(|| DueRow { cursor: cursor.clone(), key: Ok(key) })
+            };
+            tables.due.range((from, to)).filter_map(row).take(limit).collect()
         })
     }
 
@@ -334,22 +378,18 @@ impl TokenStore for MemoryStore {
         realm: &'a Arc<Realm>,
         after: Option<&'a StoreKey>,
         limit: usize,
-    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
-        self.step(move |kept, now| {
-            let mut rest: Vec<_> = kept
-                .rows
-                .iter()
-                .filter(|(key, stored)| key.realm() == realm && stored.token.is_some())
-                .filter(|(key, _)| after.is_none_or(|after| place(key) > place(after)))
-                .collect();
-            let order =
-                |one: &(&StoreKey, _), other: &(&StoreKey, _)| place(one.0).cmp(&place(other.0));
-            if limit < rest.len() {
-                rest.select_nth_unstable_by(limit, order);
-                rest.truncate(limit);
-            }
-            rest.sort_unstable_by(order);
-            rest.into_iter().map(|(key, stored)| (key.clone(), stored.row(now))).collect()
+    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
+        self.step(move |tables| {
+            let start = match after {
+                Some(after) => Excluded(after.clone()),
+                None => Included(StoreKey::first(realm)),
+            };
+            let rows = tables.rows.range((start, Unbounded));
+            rows.take_while(|(key, _)| key.realm() == realm)
+                .filter(|(_, stored)| stored.token.is_some())
+                .take(limit)
+                .map(|(key, stored)| (key.clone(), Ok(stored.row(tables.now))))
+                .collect()
         })
     }
 
@@ -360,12 +400,10 @@ impl TokenStore for MemoryStore {
         old: &'a SecretBox<Vec<u8>>,
         new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
-        self.step(move |kept, _| {
-            let held = kept.rows.get_mut(key).filter(|stored| stored.version == version);
-            match held.and_then(|stored| stored.token.as_mut()) {
-                Some(Stamped { token, .. })
-                    if token.payload.expose_secret() == old.expose_secret() =>
-                {
+        self.step(move |tables| {
+            let stored = tables.rows.get_mut(key).filter(|stored| stored.version == version);
+            match stored.and_then(|stored| stored.token.as_mut()) {
+                Some(token) if token.payload.expose_secret() == old.expose_secret() => {
                     token.payload = new;
                     true
                 }
@@ -377,6 +415,6 @@ impl TokenStore for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore").field("rows", &self.kept().rows.table.len()).finish()
+        f.debug_struct("MemoryStore").field("rows", &self.tables().rows.len()).finish()
     }
 }

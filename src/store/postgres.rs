@@ -6,17 +6,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use url::Url;
 
-use super::StoreKey;
-use super::sql::{
-    self, Arg, Dialect, Engine, Found, Situation, Sql, Tables, User, decoded_user,
-    token_store_by_sql,
-};
+use super::delegate_store;
+use super::sql::{self, Arg, Dialect, Engine, Situation, Sql, Tables};
 use crate::error::Error;
 
 const CONNECTIONS: u32 = 10;
@@ -30,29 +27,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that was idle for longer is asked whether it lives.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 
-/// The parameters that sqlx knows. It logs others, value and all, and goes on without them.
-const PARAMETERS: [&str; 20] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-    "options[search_path]",
-    "options[statement_timeout]",
-];
+/// The parameters that sqlx knows. It logs others, value and all, and ignores them.
+const PARAMETERS: &str = "sslmode ssl-mode sslrootcert ssl-root-cert ssl-ca sslcert ssl-cert sslkey \
+     ssl-key statement-cache-capacity host hostaddr port dbname user password application_name \
+     options";
 
 /// Keeps tokens in PostgreSQL, or in a database that speaks its protocol, shared by all processes
 /// that reach it.
@@ -93,9 +71,9 @@ const PARAMETERS: [&str; 20] = [
 ///
 /// # Time
 ///
-/// Leases and ages go by the server's clock, and the machines' own do not matter. For a row it never
-/// runs backwards: put back, or behind on one node of a distributed engine, it stands still until it is
-/// past the row's last change.
+/// Leases and ages go by the server's clock, and the machines' own do not matter. For a row it
+/// never runs backwards: put back, or behind on one node of a distributed engine, it stands still
+/// until it is past the row's last change.
 ///
 /// # Connections
 ///
@@ -104,9 +82,9 @@ const PARAMETERS: [&str; 20] = [
 /// connection turns out to be dead. For a pool of your own, `test_before_acquire(false)` is worth
 /// the same.
 ///
-/// A server that has not answered within 10 s counts as down. A connection on which it fell silent, or
-/// turned out to be read-only, is closed, so that the next one finds the server that took over.
-#[derive(Clone)]
+/// A server that has not answered within 10 s counts as down. A connection on which it fell silent,
+/// or turned out to be read-only, is closed, so that the next one finds the server that took over.
+#[derive(Clone, Debug)]
 pub struct PostgresStore {
     sql: Sql<Postgres>,
 }
@@ -205,7 +183,7 @@ impl PostgresStoreBuilder {
     }
 }
 
-token_store_by_sql!(PostgresStore);
+delegate_store!([] PostgresStore, .sql);
 
 async fn open(url: &str) -> Result<PgPool, Error> {
     PgPoolOptions::new()
@@ -225,17 +203,17 @@ async fn open(url: &str) -> Result<PgPool, Error> {
         .map_err(|error| sql::failed::<Postgres>("connect", &error))
 }
 
-/// The URL may hold a password, so it is not part of any error, and neither is what sqlx says of it.
+/// The URL may hold a password, so it is not part of any error, and neither is what sqlx says of
+/// it.
 fn options(url: &str) -> Result<PgConnectOptions, Error> {
     const FORM: &str = "it has the form postgres://user:password@host:5432/database";
     let parsed = Url::parse(url)
         .ok()
         .filter(|url| matches!(url.scheme(), "postgres" | "postgresql"))
         .ok_or_else(|| Error::config(format!("the store's URL cannot be read: {FORM}")))?;
-    if let Some((name, _)) = parsed
-        .query_pairs()
-        .find(|(name, _)| !PARAMETERS.contains(&&**name) && !name.starts_with("options["))
-    {
+    let is_known = |name: &str| PARAMETERS.split(' ').any(|known| known == name);
+    let mut parameters = parsed.query_pairs().map(|(name, _)| name);
+    if let Some(name) = parameters.find(|name| !is_known(name) && !name.starts_with("options[")) {
         return Err(Error::config(format!(
             "the store's URL has a parameter {name:?}, which the driver does not know"
         )));
@@ -260,30 +238,22 @@ fn query<'a>(sql: &sql::SqlText, args: &[Arg<'_>]) -> Query<'a> {
             Arg::Number(number) => query.bind(number),
             Arg::Bytes(bytes) => query.bind(bytes),
             Arg::Flag(flag) => query.bind(flag),
+            Arg::Keys(keys) => {
+                let texts: Vec<_> = keys.iter().map(sql::key_texts).collect();
+                (0..5).fold(query, |query, column| {
+                    query.bind(texts.iter().map(|texts| texts[column]).collect::<Vec<_>>())
+                })
+            }
         };
     }
     query
 }
 
-impl Postgres {
-    async fn fetch(&self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        let answer = timeout(ANSWER_TIMEOUT, query.fetch_all(&mut *connection)).await;
-        kept_if_good(connection, answer)
-    }
-
-    async fn run(&self, query: Query<'_>) -> Result<PgQueryResult, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        let answer = timeout(ANSWER_TIMEOUT, query.execute(&mut *connection)).await;
-        kept_if_good(connection, answer)
-    }
-}
-
 /// Leaves a connection to the pool if it may be of use again.
 ///
-/// Not one that fell silent, as it does for a quarter of an hour when the network is cut; nor one that
-/// is read-only, to a server that was the primary one once. The next connection finds where that is
-/// now.
+/// Not one that fell silent, as it does for a quarter of an hour when the network is cut; nor one
+/// that is read-only, to a server that was the primary one once. The next connection finds where
+/// that is now.
 fn kept_if_good<T>(
     connection: PoolConnection<sqlx::Postgres>,
     answer: Result<Result<T, sqlx::Error>, Elapsed>,
@@ -299,11 +269,9 @@ fn is_silence(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }
 
-fn found(rows: &[PgRow]) -> Result<Vec<Found>, sqlx::Error> {
-    rows.iter().map(Found::decoded).collect()
-}
-
 impl Engine for Postgres {
+    type Row = PgRow;
+
     const DIALECT: Dialect = Dialect {
         // Of the transaction, which is the statement.
         now: "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)",
@@ -318,12 +286,13 @@ impl Engine for Postgres {
                 kind TEXT NOT NULL, subject TEXT NOT NULL,
                 incarnation BIGINT NOT NULL, revision BIGINT NOT NULL,
                 payload BYTEA, stamped_at BIGINT NOT NULL, obtained_at BIGINT, due_at BIGINT,
-                lease_id BIGINT, leased_until BIGINT, not_before BIGINT,
+                holder BIGINT, leased_until BIGINT, not_before BIGINT,
                 refused BOOLEAN NOT NULL, in_flight BOOLEAN NOT NULL,
                 PRIMARY KEY ({key})
             )",
             "CREATE INDEX IF NOT EXISTS {tokens_due} \
-             ON {tokens} (api_version, environment, client_id, due_at) WHERE NOT refused",
+             ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
+             WHERE NOT refused",
             "CREATE TABLE IF NOT EXISTS {logins} (
                 state BYTEA PRIMARY KEY, keep_until BIGINT NOT NULL
             )",
@@ -337,48 +306,22 @@ impl Engine for Postgres {
     const QUOTES: &'static [&'static str] = &["22", "23"];
 
     async fn execute(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
-        let done = self.run(query(sql, args)).await?;
-        Ok(done.rows_affected())
+        let mut connection = self.pool.acquire().await?;
+        let answer = timeout(ANSWER_TIMEOUT, query(sql, args).execute(&mut *connection)).await;
+        kept_if_good(connection, answer).map(|done| done.rows_affected())
     }
 
-    async fn rows(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<Found>, sqlx::Error> {
-        found(&self.fetch(query(sql, args)).await?)
+    async fn fetch(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<PgRow>, sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let answer = timeout(ANSWER_TIMEOUT, query(sql, args).fetch_all(&mut *connection)).await;
+        kept_if_good(connection, answer)
     }
 
-    async fn look_up(
-        &self,
-        sql: &sql::SqlText,
-        keys: &[StoreKey],
-    ) -> Result<Vec<Found>, sqlx::Error> {
-        let texts: Vec<_> = keys.iter().map(sql::key_texts).collect();
-        let mut query = query(sql, &[]);
-        for column in 0..5 {
-            let values: Vec<&str> = texts.iter().map(|texts| texts[column]).collect();
-            query = query.bind(values);
-        }
-        found(&self.fetch(query).await?)
-    }
-
-    async fn due(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<User>, sqlx::Error> {
-        let rows = self.fetch(query(sql, args)).await?;
-        rows.iter().map(decoded_user).collect()
-    }
-
-    async fn scan(
-        &self,
-        sql: &sql::SqlText,
-        args: &[Arg<'_>],
-    ) -> Result<Vec<(User, Found)>, sqlx::Error> {
-        let rows = self.fetch(query(sql, args)).await?;
-        rows.iter().map(|row| Ok((decoded_user(row)?, Found::decoded(row)?))).collect()
-    }
-
-    async fn schema_version(&self, sql: &sql::SqlText) -> Result<i64, sqlx::Error> {
-        match self.fetch(query(sql, &[])).await {
-            Ok(rows) => sql::decoded_version(&rows),
+    async fn schema_version(&self, sql: &sql::SqlText) -> Result<Vec<PgRow>, sqlx::Error> {
+        match self.fetch(sql, &[]).await {
             // No such table, no such schema.
-            Err(error) if matches!(&*code(&error), "42P01" | "3F000") => Ok(0),
-            Err(error) => Err(error),
+            Err(error) if matches!(&*code(&error), "42P01" | "3F000") => Ok(Vec::new()),
+            answer => answer,
         }
     }
 
@@ -441,12 +384,6 @@ impl Engine for Postgres {
 /// The SQLSTATE; empty where the failure is not the server's.
 fn code(error: &sqlx::Error) -> std::borrow::Cow<'_, str> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default()
-}
-
-impl fmt::Debug for PostgresStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresStore").finish_non_exhaustive()
-    }
 }
 
 impl fmt::Debug for PostgresStoreBuilder {

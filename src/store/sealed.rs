@@ -18,8 +18,8 @@ use secrecy::{ExposeSecret, SecretBox};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Claim, Claimed, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken, TokenStore,
-    Version,
+    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
+    StoredToken, TokenStore, Version,
 };
 #[cfg(feature = "postgres")]
 use super::{PostgresStore, PostgresStoreBuilder};
@@ -28,8 +28,9 @@ use super::{SqliteStore, SqliteStoreBuilder};
 use crate::error::Error;
 use crate::user::UserId;
 
-/// So many due users who cannot be named are passed by at once.
-const NAMELESS: usize = 1_000;
+/// Marks a subject as the one by which the table has the row, where user ids are hashed. No user id
+/// can begin so.
+const STORED: char = '\0';
 
 /// Encrypts what another [`TokenStore`] keeps.
 ///
@@ -75,13 +76,14 @@ const NAMELESS: usize = 1_000;
 ///
 /// # What a seal cannot tell
 ///
-/// **A whole row that is put back as it once was**, version and payload and all, was sealed for just
-/// that place. No row alone can tell. A manager can that holds a newer revision of the same
+/// **A whole row that is put back as it once was**, version and payload and all, was sealed for
+/// just that place. No row alone can tell. A manager can that holds a newer revision of the same
 /// incarnation in its memory: when it next claims the row it refuses the earlier token, and writes
-/// its own back. One that has just started, or has dropped the user from its cache, cannot; nor can any where the row is of an
-/// earlier incarnation, which looks as if the user had just come in, or was removed, which looks as
-/// if they had been forgotten. What is lost then is a refresh token: the one that came back was
-/// rotated away, and the provider refuses it. Guard backups and who may write the table.
+/// its own back. One that has just started, or has dropped the user from its cache, cannot; nor can
+/// any where the row is of an earlier incarnation, which looks as if the user had just come in, or
+/// was removed, which looks as if they had been forgotten. What is lost then is a refresh token:
+/// the one that came back was rotated away, and the provider refuses it. Guard backups and who may
+/// write the table.
 ///
 /// Nor are the columns beside a payload sealed, save the key and the version: whoever can write the
 /// table can make tokens look older or younger, take and end leases, and mark users refused.
@@ -89,8 +91,8 @@ const NAMELESS: usize = 1_000;
 /// # Changing the key
 ///
 /// 1. Add the new key to the ring of every process: `KeyRing::new(old).with_opening_key(new)`.
-/// 2. When all have it, make it the first: `KeyRing::new(new).with_opening_key(old)`. What is saved from
-///    now on is sealed with it.
+/// 2. When all have it, make it the first: `KeyRing::new(new).with_opening_key(old)`. What is saved
+///    from now on is sealed with it.
 /// 3. When no process is left that seals with the old key, [`reseal`](Self::reseal) the rest, until
 ///    a whole walk has found [nothing left](Reseal::left).
 /// 4. Take the old key out of the ring. Backups that are older still need it.
@@ -124,6 +126,9 @@ impl<S: TokenStore> Sealed<S> {
     /// are not there, and with the key the rows are lost. One who has the key can tell whether
     /// somebody they know of is in the table, and nothing else.
     ///
+    /// A row that cannot be opened does not tell whose it is. [`scan`](TokenStore::scan) returns it
+    /// under a key that no user has, by which it can be removed.
+    ///
     /// ```
     /// use hurdlr_oauth2::secrecy::SecretString;
     /// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey, UserHashKey};
@@ -144,8 +149,9 @@ impl<S: TokenStore> Sealed<S> {
 
     /// Where the store inside keeps the row of `key`: to find a user in a table in which ids are
     /// hashed. The same key where they are not.
-    pub fn stored_key(&self, key: &StoreKey) -> Result<StoreKey, Error> {
-        self.seal.stored_key(key).map(Cow::into_owned)
+    #[must_use]
+    pub fn stored_key(&self, key: &StoreKey) -> StoreKey {
+        self.seal.stored_key(key).into_owned()
     }
 
     /// Walks the rows of `realm` and seals those anew that are not under the first key.
@@ -256,19 +262,24 @@ impl Sealed<PostgresStore> {
 }
 
 impl Seal {
-    fn stored_key<'a>(&self, key: &'a StoreKey) -> Result<Cow<'a, StoreKey>, Error> {
+    fn stored_key<'a>(&self, key: &'a StoreKey) -> Cow<'a, StoreKey> {
         let Some(hash) = &self.user_hash else {
-            return Ok(Cow::Borrowed(key));
+            return Cow::Borrowed(key);
         };
-        let subject = UserId::new(hashed(hash, &key.subject))?;
-        Ok(Cow::Owned(StoreKey::new(Arc::clone(&key.realm), key.kind, subject)))
+        let subject = match key.subject.as_str().strip_prefix(STORED) {
+            Some(stored) => stored.to_owned(),
+            None => hashed(hash, &key.subject),
+        };
+        Cow::Owned(StoreKey { subject: UserId::internal(subject), ..key.clone() })
     }
 
-    fn stored_keys<'a>(&self, keys: &'a [StoreKey]) -> Result<Cow<'a, [StoreKey]>, Error> {
+    /// The key of a row that cannot be opened, by which it can be addressed all the same.
+    fn unopened_key(&self, stored_key: StoreKey) -> StoreKey {
         if self.user_hash.is_none() {
-            return Ok(Cow::Borrowed(keys));
+            return stored_key;
         }
-        keys.iter().map(|key| self.stored_key(key).map(Cow::into_owned)).collect()
+        let subject = format!("{STORED}{}", stored_key.subject.as_str());
+        StoreKey { subject: UserId::internal(subject), ..stored_key }
     }
 
     /// `user` is who has the row, by their own id.
@@ -289,7 +300,7 @@ impl Seal {
         version: Version,
         token: &StoredToken,
     ) -> Result<(Cow<'a, StoreKey>, StoredToken), Error> {
-        let stored_key = self.stored_key(key)?;
+        let stored_key = self.stored_key(key);
         let payload = self.seal(&stored_key, version, &token.payload, &key.subject)?;
         Ok((stored_key, StoredToken { payload, age: token.age, due_in: token.due_in }))
     }
@@ -326,20 +337,23 @@ fn hashed(key: &UserHashKey, user: &UserId) -> String {
 }
 
 impl<S: TokenStore> TokenStore for Sealed<S> {
-    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         Box::pin(async move {
-            let keys = self.seal.stored_keys(keys)?;
-            let rows = self.store.read(&keys).await?;
-            let open = |(key, row): (_, Option<Row>)| {
-                row.map(|row| Ok(self.seal.open_row(key, row)?.1)).transpose()
+            let keys: Cow<'_, [StoreKey]> = match self.seal.user_hash {
+                Some(_) => keys.iter().map(|key| self.seal.stored_key(key).into_owned()).collect(),
+                None => Cow::Borrowed(keys),
             };
-            keys.iter().zip(rows).map(open).collect()
+            let rows = self.store.read(&keys).await?;
+            let open = |(key, row): (_, ReadRow)| {
+                row?.map(|row| Ok(self.seal.open_row(key, row)?.1)).transpose()
+            };
+            Ok(keys.iter().zip(rows).map(open).collect())
         })
     }
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         Box::pin(async move {
-            let key = self.seal.stored_key(key)?;
+            let key = self.seal.stored_key(key);
             let Claimed { granted, row } = self.store.claim(&key, claim).await?;
             let Some(row) = row else {
                 return Ok(Claimed { granted, row });
@@ -349,10 +363,10 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
                 Ok((_, row)) => Ok(Claimed { granted, row: Some(row) }),
                 Err(problem) => {
                     if granted {
-                        // Who lacks a key is not in the way of those who have it. If this fails,
-                        // the lease ends by itself.
+                        // Release the lease so that a process without the key does not block those
+                        // that have it. If this fails, the lease ends by itself.
                         let release = Release::default();
-                        let _ = self.store.release(&key, version, claim.lease_id, release).await;
+                        let _ = self.store.release(&key, version, claim.holder, release).await;
                     }
                     Err(problem.into())
                 }
@@ -364,11 +378,13 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
+        revision: u64,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let (key, token) = self.seal.seal_token(key, consumed.next(), &token)?;
-            self.store.save(&key, consumed, token).await
+            let saved = Version { revision, ..consumed };
+            let (key, token) = self.seal.seal_token(key, saved, &token)?;
+            self.store.save(&key, consumed, revision, token).await
         })
     }
 
@@ -377,12 +393,12 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         key: &'a StoreKey,
         incarnation: u64,
         token: StoredToken,
-        put: Put,
+        over: Over,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             let version = Version { incarnation, revision: 1 };
             let (key, token) = self.seal.seal_token(key, version, &token)?;
-            self.store.put(&key, incarnation, token, put).await
+            self.store.put(&key, incarnation, token, over).await
         })
     }
 
@@ -390,55 +406,47 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         &'a self,
         key: &'a StoreKey,
         version: Version,
-        lease_id: u64,
+        holder: u64,
         release: Release,
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            let key = self.seal.stored_key(key)?;
-            self.store.release(&key, version, lease_id, release).await
+            self.store.release(&self.seal.stored_key(key), version, holder, release).await
         })
     }
 
-    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
-        Box::pin(async move { self.store.forget(&*self.seal.stored_key(key)?).await })
+    fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
+        Box::pin(async move { self.store.forget(&self.seal.stored_key(key), version).await })
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         self.store.redeem(state, keep)
     }
 
-    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
+    fn due<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a DueCursor>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<DueRow>> {
         if self.seal.user_hash.is_none() {
-            return self.store.due(realm, limit);
+            return self.store.due(realm, after, limit);
         }
         Box::pin(async move {
-            let most = limit.saturating_add(NAMELESS);
-            let mut wanted = limit;
-            loop {
-                let stored = self.store.due(realm, wanted).await?;
-                let mut nameless = None;
-                let rows = self.store.read(&stored).await?;
-                let mut due = Vec::with_capacity(stored.len());
-                for (key, row) in stored.iter().zip(rows) {
-                    // Some have gone since.
-                    let Some(row) = row.filter(|row| row.token.is_some()) else {
-                        continue;
-                    };
-                    match self.seal.open_row(key, row) {
-                        Ok((user, _)) => due.push(StoreKey::new(realm.clone(), key.kind, user)),
-                        Err(problem) => nameless = Some(problem),
-                    }
-                }
-                // Those who cannot be named are not to keep the others from their turn.
-                if due.len() >= limit || stored.len() < wanted || wanted == most {
-                    if let Some(problem) = nameless {
-                        tracing::warn!(%problem, "users are due who cannot be named");
-                    }
-                    due.truncate(limit);
-                    return Ok(due);
-                }
-                wanted = wanted.saturating_mul(2).min(most);
+            let mut due = self.store.due(realm, after, limit).await?;
+            let keys: Vec<_> =
+                due.iter().filter_map(|row| row.key.as_ref().ok().cloned()).collect();
+            let rows = self.store.read(&keys).await?;
+            let named = due.iter_mut().map(|row| &mut row.key).filter(|key| key.is_ok());
+            for (named, (key, row)) in named.zip(keys.into_iter().zip(rows)) {
+                *named = row.and_then(|row| {
+                    // The user id is in the sealed token, and a page must not become shorter.
+                    let gone = || Error::store("the row of a due user was removed meanwhile");
+                    let row = row.filter(|row| row.token.is_some()).ok_or_else(gone)?;
+                    let (user, _) = self.seal.open_row(&key, row)?;
+                    Ok(StoreKey { subject: user, ..key })
+                });
             }
+            Ok(due)
         })
     }
 
@@ -447,15 +455,17 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         realm: &'a Arc<Realm>,
         after: Option<&'a StoreKey>,
         limit: usize,
-    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
         Box::pin(async move {
-            let after = after.map(|key| self.seal.stored_key(key)).transpose()?;
+            let after = after.map(|key| self.seal.stored_key(key));
             let rows = self.store.scan(realm, after.as_deref(), limit).await?;
-            let open = |(key, row): (StoreKey, Row)| {
-                let (user, row) = self.seal.open_row(&key, row)?;
-                Ok((StoreKey { subject: user, ..key }, row))
+            let open = |(key, row): (StoreKey, Result<Row, Error>)| match row
+                .and_then(|row| Ok(self.seal.open_row(&key, row)?))
+            {
+                Ok((user, row)) => (StoreKey { subject: user, ..key }, Ok(row)),
+                Err(error) => (self.seal.unopened_key(key), Err(error)),
             };
-            rows.into_iter().map(open).collect()
+            Ok(rows.into_iter().map(open).collect())
         })
     }
 
@@ -467,9 +477,9 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         new: SecretBox<Vec<u8>>,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let stored_key = self.seal.stored_key(key)?;
-            let rows = self.store.read(std::slice::from_ref(&*stored_key)).await?;
-            let row = rows.into_iter().flatten().next().filter(|row| row.version == version);
+            let stored_key = self.seal.stored_key(key);
+            let row = self.store.read(std::slice::from_ref(&*stored_key)).await?.pop();
+            let row = row.transpose()?.flatten().filter(|row| row.version == version);
             let Some(StoredToken { payload: sealed, .. }) = row.and_then(|row| row.token) else {
                 return Ok(false);
             };

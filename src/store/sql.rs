@@ -1,25 +1,27 @@
-//! What the stores on SQL have in common: the statements, what goes into them and what comes out.
+//! Logic shared by the stores on SQL: statements, their arguments, and the decoding of their rows.
 //!
-//! Each step of [`TokenStore`](super::TokenStore) that decides anything is one statement by the
+//! Each step of [`TokenStore`] that decides anything is one statement by the
 //! database's clock, so there is nothing to lock, to hold open or to clean up.
 
 mod engine;
-pub(super) use engine::{Arg, Engine, Found, User, decoded_user, decoded_version};
+pub(super) use engine::{Arg, Engine};
+use engine::{Columns, damaged, decoded, unsigned};
 mod failure;
 pub(super) use failure::{Situation, failed};
 mod names;
 pub(super) use names::Tables;
 mod statements;
-use statements::Statements;
-pub(super) use statements::{Dialect, SqlText};
+pub(super) use statements::{Dialect, SqlText, Statements};
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
-    Claim, Claimed, Put, Realm, Release, Row, RowKind, StoreKey, StoredToken, UserId, Version,
+    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, RowKind, StoreFuture,
+    StoreKey, StoredToken, TokenStore, UserId, Version,
 };
 use crate::error::Error;
 
@@ -38,6 +40,12 @@ pub(super) struct Sql<E>(Arc<Shared<E>>);
 impl<E> Clone for Sql<E> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
+    }
+}
+
+impl<E> fmt::Debug for Sql<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sql").finish_non_exhaustive()
     }
 }
 
@@ -64,12 +72,13 @@ impl<E: Engine> Sql<E> {
         &self.0.statements
     }
 
-    /// Which migration was the last; zero before the first.
+    /// The number of migrations that are done.
     async fn schema_version(&self) -> Result<usize, Error> {
         let sql = &self.statements().schema_version;
-        let version =
-            retried::<E, _, _>("look at the schema", true, || self.engine().schema_version(sql))
-                .await?;
+        let doing = "look at the schema";
+        let rows = retried::<E, _, _>(doing, true, || self.engine().schema_version(sql)).await?;
+        let version = rows.first().map(|row| row.number("version")).transpose();
+        let version = version.map_err(|error| failed::<E>(doing, &error))?.flatten().unwrap_or(0);
         let known = E::DIALECT.migrations.len();
         match usize::try_from(version) {
             Ok(version) if version <= known => Ok(version),
@@ -102,172 +111,8 @@ impl<E: Engine> Sql<E> {
         }
     }
 
-    pub(super) async fn read(&self, keys: &[StoreKey]) -> Result<Vec<Option<Row>>, Error> {
-        let mut rows = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(KEYS_AT_ONCE) {
-            let start = rows.len();
-            rows.resize_with(start + keys.len(), || None);
-            let found = retried::<E, _, _>("read", true, || {
-                self.engine().look_up(&self.statements().read, keys)
-            })
-            .await?;
-            for Found { place, row, .. } in found {
-                if let Some(slot) = rows.get_mut(start + place) {
-                    *slot = Some(row);
-                }
-            }
-        }
-        Ok(rows)
-    }
-
-    pub(super) async fn claim(&self, key: &StoreKey, claim: Claim) -> Result<Claimed, Error> {
-        let mut args = key_args(key).to_vec();
-        args.extend([id(claim.lease_id)?, span(claim.lease)]);
-        let sql = match claim.expected {
-            None => {
-                args.push(id(claim.incarnation)?);
-                &self.statements().claim_cold
-            }
-            Some(expected) => {
-                args.extend(version_args(expected)?);
-                &self.statements().claim_known
-            }
-        };
-        let found = self.rows("claim", true, sql, &args).await?.pop();
-        Ok(Claimed {
-            granted: found.as_ref().is_some_and(|found| found.granted),
-            row: found.map(|found| found.row),
-        })
-    }
-
-    pub(super) async fn save(
-        &self,
-        key: &StoreKey,
-        consumed: Version,
-        token: StoredToken,
-    ) -> Result<bool, Error> {
-        let mut args = key_args(key).to_vec();
-        args.extend(version_args(consumed)?);
-        args.extend(token_args(&token));
-        let saved = self.execute("save", false, &self.statements().save, &args).await?;
-        Ok(saved > 0)
-    }
-
-    pub(super) async fn put(
-        &self,
-        key: &StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        put: Put,
-    ) -> Result<bool, Error> {
-        let mut args = key_args(key).to_vec();
-        args.push(id(incarnation)?);
-        args.extend(token_args(&token));
-        args.push(Arg::Flag(put == Put::Replace));
-        for _ in 0..TRIES {
-            let done = self.execute("put", true, &self.statements().put, &args).await?;
-            if done > 0 || put == Put::Replace {
-                return Ok(true);
-            }
-            // A token was there: ours, by an earlier try, or somebody else's.
-            let there = self.read(std::slice::from_ref(key)).await?.pop().flatten();
-            if let Some(row) = there.filter(|row| row.token.is_some()) {
-                return Ok(row.version.incarnation == incarnation);
-            }
-            // It has gone since.
-        }
-        Err(Error::store("the store could not put: the row comes and goes"))
-    }
-
-    pub(super) async fn release(
-        &self,
-        key: &StoreKey,
-        version: Version,
-        lease_id: u64,
-        release: Release,
-    ) -> Result<(), Error> {
-        let mut args = key_args(key).to_vec();
-        args.extend(version_args(version)?);
-        args.extend([id(lease_id)?, span(release.not_before), Arg::Flag(release.refused)]);
-        let sql = &self.statements().release;
-        self.execute("release", true, sql, &args).await?;
-        Ok(())
-    }
-
-    pub(super) async fn forget(&self, key: &StoreKey) -> Result<bool, Error> {
-        let sql = &self.statements().forget;
-        Ok(self.execute("forget", false, sql, &key_args(key)).await? > 0)
-    }
-
-    pub(super) async fn redeem(&self, state: &[u8; 32], keep: Duration) -> Result<bool, Error> {
-        let args = [Arg::Bytes(state), span(keep)];
-        let sql = &self.statements().redeem;
-        let first = self.execute("redeem", false, sql, &args).await? > 0;
-        if fastrand::u8(..CLEAN_ONE_IN) == 0 {
-            // The next one cleans up what this one could not.
-            let _ = self.engine().execute(&self.statements().clean, &[]).await;
-        }
-        Ok(first)
-    }
-
-    pub(super) async fn due(
-        &self,
-        realm: &Arc<Realm>,
-        limit: usize,
-    ) -> Result<Vec<StoreKey>, Error> {
-        let [version, environment, client_id] = realm_args(realm);
-        let args = [version, environment, client_id, count(limit)];
-        let found = retried::<E, _, _>("find due users", true, || {
-            self.engine().due(&self.statements().due, &args)
-        })
-        .await?;
-        Ok(found.into_iter().filter_map(|user| key_of(realm, user)).collect())
-    }
-
-    pub(super) async fn scan(
-        &self,
-        realm: &Arc<Realm>,
-        after: Option<&StoreKey>,
-        limit: usize,
-    ) -> Result<Vec<(StoreKey, Row)>, Error> {
-        let mut after = after.map_or_else(User::default, |after| {
-            (after.kind.name().to_owned(), after.subject.as_str().to_owned())
-        });
-        let mut rows = Vec::new();
-        loop {
-            let wanted = limit - rows.len();
-            let [version, environment, client_id] = realm_args(realm);
-            let (kind, subject) = (Arg::Text(&after.0), Arg::Text(&after.1));
-            let args = [version, environment, client_id, kind, subject, count(wanted)];
-            let found = retried::<E, _, _>("walk the rows", true, || {
-                self.engine().scan(&self.statements().scan, &args)
-            })
-            .await?;
-            let is_last = found.len() < wanted;
-            let end = found.last().map(|(user, _)| user.clone());
-            for (user, found) in found {
-                rows.extend(key_of(realm, user).map(|key| (key, found.row)));
-            }
-            // Fewer than were asked for are the last, so who is left out is made up for.
-            match end.filter(|_| !is_last && rows.len() < limit) {
-                Some(end) => after = end,
-                None => return Ok(rows),
-            }
-        }
-    }
-
-    pub(super) async fn rewrite(
-        &self,
-        key: &StoreKey,
-        version: Version,
-        old: &SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> Result<bool, Error> {
-        let mut args = key_args(key).to_vec();
-        args.extend(version_args(version)?);
-        args.extend([Arg::Bytes(old.expose_secret()), Arg::Bytes(new.expose_secret())]);
-        let sql = &self.statements().rewrite;
-        Ok(self.execute("rewrite", false, sql, &args).await? > 0)
+    async fn read_one(&self, key: &StoreKey) -> ReadRow {
+        self.read(std::slice::from_ref(key)).await?.pop().unwrap_or(Ok(None))
     }
 
     async fn execute(
@@ -280,18 +125,252 @@ impl<E: Engine> Sql<E> {
         retried::<E, _, _>(doing, repeatable, || self.engine().execute(sql, args)).await
     }
 
-    async fn rows(
+    async fn fetch(
         &self,
         doing: &'static str,
-        repeatable: bool,
         sql: &SqlText,
         args: &[Arg<'_>],
-    ) -> Result<Vec<Found>, Error> {
-        retried::<E, _, _>(doing, repeatable, || self.engine().rows(sql, args)).await
+    ) -> Result<Vec<E::Row>, Error> {
+        retried::<E, _, _>(doing, true, || self.engine().fetch(sql, args)).await
     }
 }
 
-/// Does what the database undid again, and what may be repeated also after its connection was cut.
+impl<E: Engine> TokenStore for Sql<E> {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
+        Box::pin(async move {
+            let mut rows = Vec::with_capacity(keys.len());
+            for keys in keys.chunks(KEYS_AT_ONCE) {
+                let before = rows.len();
+                rows.resize_with(before + keys.len(), || Ok(None));
+                let args = [Arg::Keys(keys)];
+                for found in self.fetch("read", &self.statements().read, &args).await? {
+                    // The first place is 1.
+                    let place =
+                        unsigned(&found, "place").map_err(|error| failed::<E>("read", &error))?;
+                    let place = usize::try_from(place).unwrap_or(usize::MAX);
+                    if let Some(slot) = rows[before..].get_mut(place.wrapping_sub(1)) {
+                        *slot = row::<E>("read", &found).map(Some);
+                    }
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
+        Box::pin(async move {
+            let mut args = key_args(key).to_vec();
+            args.extend([id(claim.holder)?, span(claim.lease)]);
+            let step = |sql, more: &[Arg<'static>]| (sql, [&args, more].concat());
+            let take = match claim.known {
+                Some(known) => step(&self.statements().claim_known, &version_args(known)?),
+                None => step(&self.statements().claim_cold, &[]),
+            };
+            let incarnation = claim.create.map(id).transpose()?;
+            let make = incarnation.map(|made| step(&self.statements().make, &[made]));
+            // The likelier one first: mostly a known row is there, and an unknown one is not.
+            let steps = if claim.known.is_some() { [Some(take), make] } else { [make, Some(take)] };
+            for _ in 0..TRIES {
+                for (sql, args) in steps.iter().flatten() {
+                    let changed =
+                        retried::<E, _, _>("claim", true, || self.engine().change(sql, args))
+                            .await?;
+                    if let Some(found) = changed.first() {
+                        return Ok(Claimed { granted: true, row: Some(row::<E>("claim", found)?) });
+                    }
+                }
+                let row = self.read_one(key).await?;
+                if row.is_some() || claim.create.is_none() {
+                    return Ok(Claimed { granted: false, row });
+                }
+                // The row was removed between two of the statements.
+            }
+            Err(unsettled("claim the row"))
+        })
+    }
+
+    fn save<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        consumed: Version,
+        revision: u64,
+        token: StoredToken,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let mut args = key_args(key).to_vec();
+            args.extend(version_args(consumed)?);
+            args.push(id(revision)?);
+            args.extend(token_args(&token));
+            let saved = self.execute("save", false, &self.statements().save, &args).await?;
+            Ok(saved > 0)
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        incarnation: u64,
+        token: StoredToken,
+        over: Over,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let mut args = key_args(key).to_vec();
+            args.push(id(incarnation)?);
+            args.extend(token_args(&token));
+            let sql = if let Over::Incarnation(replaced) = over {
+                args.push(id(replaced)?);
+                &self.statements().put_over_incarnation
+            } else {
+                args.push(Arg::Flag(over == Over::Anything));
+                &self.statements().put
+            };
+            for _ in 0..TRIES {
+                let done = self.execute("put", true, sql, &args).await?;
+                if done > 0 || over == Over::Anything {
+                    return Ok(true);
+                }
+                // A token is in the way: ours, by an earlier try, or another.
+                let there = self.read_one(key).await?.filter(|row| row.token.is_some());
+                let is_ours = there.map(|row| row.version.incarnation == incarnation);
+                if is_ours.is_some() || over != Over::Nothing {
+                    return Ok(is_ours == Some(true));
+                }
+                // The token was removed between the two statements.
+            }
+            Err(unsettled("store the token"))
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        holder: u64,
+        release: Release,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let Release { not_before, refused, in_flight } = release;
+            let mut args = key_args(key).to_vec();
+            args.extend(version_args(version)?);
+            args.extend([id(holder)?, span(not_before), Arg::Flag(refused), Arg::Flag(in_flight)]);
+            let sql = &self.statements().release;
+            self.execute("release", true, sql, &args).await?;
+            Ok(())
+        })
+    }
+
+    fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let mut args = key_args(key).to_vec();
+            let sql = match version {
+                Some(version) => {
+                    args.extend(version_args(version)?);
+                    &self.statements().forget_version
+                }
+                None => &self.statements().forget,
+            };
+            Ok(self.execute("forget", false, sql, &args).await? > 0)
+        })
+    }
+
+    fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let args = [Arg::Bytes(state), span(keep)];
+            let sql = &self.statements().redeem;
+            let first = self.execute("redeem", false, sql, &args).await? > 0;
+            if fastrand::u8(..CLEAN_ONE_IN) == 0 {
+                // The next one cleans up what this one could not.
+                let _ = self.engine().execute(&self.statements().clean, &[]).await;
+            }
+            Ok(first)
+        })
+    }
+
+    fn due<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a DueCursor>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<DueRow>> {
+        Box::pin(async move {
+            let doing = "find due users";
+            let [version, environment, client_id] = realm_texts(realm).map(Arg::Text);
+            let (due_at, kind, subject) = after
+                .map_or((0, "", ""), |after| (after.due_at, after.kind.name(), &after.subject));
+            let due_at = Arg::Number(i64::try_from(due_at).unwrap_or(i64::MAX));
+            let (kind, subject) = (Arg::Text(kind), Arg::Text(subject));
+            let args = [version, environment, client_id, due_at, kind, subject, count(limit)];
+            let due_row = |found: E::Row| {
+                let (key, named) = key_of(realm, &found)?;
+                let due_at = unsigned(&found, "due_at")?;
+                let cursor =
+                    DueCursor { due_at, kind: key.kind, subject: key.subject.as_str().into() };
+                Ok(DueRow { cursor, key: named.map(|()| key) })
+            };
+            let found = self.fetch(doing, &self.statements().due, &args).await?;
+            let rows: Result<_, _> = found.into_iter().map(due_row).collect();
+            rows.map_err(|error| failed::<E>(doing, &error))
+        })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a StoreKey>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
+        Box::pin(async move {
+            let doing = "walk the rows";
+            let [version, environment, client_id] = realm_texts(realm).map(Arg::Text);
+            let (kind, subject) =
+                after.map_or(("", ""), |after| (after.kind.name(), after.subject.as_str()));
+            let args = [
+                version,
+                environment,
+                client_id,
+                Arg::Text(kind),
+                Arg::Text(subject),
+                count(limit),
+            ];
+            let item = |found: E::Row| {
+                let (key, named) = key_of(realm, &found)?;
+                Ok((key, named.and_then(|()| row::<E>(doing, &found))))
+            };
+            let found = self.fetch(doing, &self.statements().scan, &args).await?;
+            let rows: Result<_, _> = found.into_iter().map(item).collect();
+            rows.map_err(|error| failed::<E>(doing, &error))
+        })
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        key: &'a StoreKey,
+        version: Version,
+        old: &'a SecretBox<Vec<u8>>,
+        new: SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let mut args = key_args(key).to_vec();
+            args.extend(version_args(version)?);
+            args.extend([Arg::Bytes(old.expose_secret()), Arg::Bytes(new.expose_secret())]);
+            let sql = &self.statements().rewrite;
+            Ok(self.execute("rewrite", false, sql, &args).await? > 0)
+        })
+    }
+}
+
+fn row<E: Engine>(doing: &str, found: &E::Row) -> Result<Row, Error> {
+    decoded(found).map_err(|error| failed::<E>(doing, &error))
+}
+
+fn unsettled(doing: &str) -> Error {
+    Error::store(format!(
+        "the store could not {doing}: the row is being created and deleted concurrently"
+    ))
+}
+
+/// Repeats a statement that the database undid, and one that is repeatable also after its
+/// connection was cut.
 async fn retried<E: Engine, T, F>(
     doing: &'static str,
     repeatable: bool,
@@ -325,23 +404,13 @@ async fn pause(tries: u32) {
         .await;
 }
 
-fn realm_args(realm: &Realm) -> [Arg<'_>; 3] {
-    [
-        Arg::Text(realm.version.contract().name),
-        Arg::Text(&realm.environment),
-        Arg::Text(&realm.client_id),
-    ]
+fn realm_texts(realm: &Realm) -> [&str; 3] {
+    [realm.version.contract().name, &realm.environment, &realm.client_id]
 }
 
 pub(super) fn key_texts(key: &StoreKey) -> [&str; 5] {
-    let realm = &*key.realm;
-    [
-        realm.version.contract().name,
-        &realm.environment,
-        &realm.client_id,
-        key.kind.name(),
-        key.subject.as_str(),
-    ]
+    let [version, environment, client_id] = realm_texts(&key.realm);
+    [version, environment, client_id, key.kind.name(), key.subject.as_str()]
 }
 
 fn key_args(key: &StoreKey) -> [Arg<'_>; 5] {
@@ -353,7 +422,7 @@ fn version_args(version: Version) -> Result<[Arg<'static>; 2], Error> {
 }
 
 fn token_args(token: &StoredToken) -> [Arg<'_>; 3] {
-    // No younger than it is.
+    // Rounded up, so that no token becomes younger.
     let age = token.age.saturating_add(Duration::from_nanos(999_999));
     [Arg::Bytes(token.payload.expose_secret()), span(age), span(token.due_in)]
 }
@@ -361,7 +430,7 @@ fn token_args(token: &StoredToken) -> [Arg<'_>; 3] {
 fn id(number: u64) -> Result<Arg<'static>, Error> {
     i64::try_from(number)
         .map(Arg::Number)
-        .map_err(|_| Error::store("an incarnation, revision or lease id is 2⁶³ or more"))
+        .map_err(|_| Error::store("an incarnation, revision or holder is 2⁶³ or more"))
 }
 
 /// A span in milliseconds; no longer than what can be added to any date.
@@ -374,110 +443,16 @@ fn count(limit: usize) -> Arg<'static> {
     Arg::Number(i64::try_from(limit).unwrap_or(i64::MAX))
 }
 
-/// Nobody can ask for a user who is not valid, and the others are not to wait for them.
-fn key_of(realm: &Arc<Realm>, (kind, subject): User) -> Option<StoreKey> {
-    let key = kind_of(&kind).zip(UserId::new(subject).ok());
-    if key.is_none() {
-        tracing::warn!("a row has no valid user kind and id");
-    }
-    key.map(|(kind, subject)| StoreKey::new(realm.clone(), kind, subject))
+/// The key by which the table has a row, and an error where its subject is not valid.
+fn key_of(
+    realm: &Arc<Realm>,
+    found: &impl Columns,
+) -> Result<(StoreKey, Result<(), Error>), sqlx::Error> {
+    let (kind, subject) = (found.text("kind")?, found.text("subject")?);
+    let kind = RowKind::WITH_TOKENS.into_iter().find(|known| known.name() == kind);
+    let kind = kind.ok_or_else(|| damaged("kind"))?;
+    let named = UserId::new(subject.as_str()).map(drop).map_err(|invalid| {
+        Error::store("a row has no valid user id").not_temporary().caused_by(invalid)
+    });
+    Ok((StoreKey::new(Arc::clone(realm), kind, UserId::internal(subject)), named))
 }
-
-fn kind_of(name: &str) -> Option<RowKind> {
-    RowKind::WITH_TOKENS.into_iter().find(|kind| kind.name() == name)
-}
-
-/// Makes a store of a type that has one of [`Sql`] in its field `sql`.
-macro_rules! token_store_by_sql {
-    ($store:ty) => {
-        impl $crate::store::TokenStore for $store {
-            fn read<'a>(
-                &'a self,
-                keys: &'a [$crate::store::StoreKey],
-            ) -> $crate::store::StoreFuture<'a, Vec<Option<$crate::store::Row>>> {
-                Box::pin(self.sql.read(keys))
-            }
-
-            fn claim<'a>(
-                &'a self,
-                key: &'a $crate::store::StoreKey,
-                claim: $crate::store::Claim,
-            ) -> $crate::store::StoreFuture<'a, $crate::store::Claimed> {
-                Box::pin(self.sql.claim(key, claim))
-            }
-
-            fn save<'a>(
-                &'a self,
-                key: &'a $crate::store::StoreKey,
-                consumed: $crate::store::Version,
-                token: $crate::store::StoredToken,
-            ) -> $crate::store::StoreFuture<'a, bool> {
-                Box::pin(self.sql.save(key, consumed, token))
-            }
-
-            fn put<'a>(
-                &'a self,
-                key: &'a $crate::store::StoreKey,
-                incarnation: u64,
-                token: $crate::store::StoredToken,
-                put: $crate::store::Put,
-            ) -> $crate::store::StoreFuture<'a, bool> {
-                Box::pin(self.sql.put(key, incarnation, token, put))
-            }
-
-            fn release<'a>(
-                &'a self,
-                key: &'a $crate::store::StoreKey,
-                version: $crate::store::Version,
-                lease_id: u64,
-                release: $crate::store::Release,
-            ) -> $crate::store::StoreFuture<'a, ()> {
-                Box::pin(self.sql.release(key, version, lease_id, release))
-            }
-
-            fn forget<'a>(
-                &'a self,
-                key: &'a $crate::store::StoreKey,
-            ) -> $crate::store::StoreFuture<'a, bool> {
-                Box::pin(self.sql.forget(key))
-            }
-
-            fn redeem<'a>(
-                &'a self,
-                state: &'a [u8; 32],
-                keep: std::time::Duration,
-            ) -> $crate::store::StoreFuture<'a, bool> {
-                Box::pin(self.sql.redeem(state, keep))
-            }
-
-            fn due<'a>(
-                &'a self,
-                realm: &'a std::sync::Arc<$crate::store::Realm>,
-                limit: usize,
-            ) -> $crate::store::StoreFuture<'a, Vec<$crate::store::StoreKey>> {
-                Box::pin(self.sql.due(realm, limit))
-            }
-
-            fn scan<'a>(
-                &'a self,
-                realm: &'a std::sync::Arc<$crate::store::Realm>,
-                after: Option<&'a $crate::store::StoreKey>,
-                limit: usize,
-            ) -> $crate::store::StoreFuture<'a, Vec<($crate::store::StoreKey, $crate::store::Row)>>
-            {
-                Box::pin(self.sql.scan(realm, after, limit))
-            }
-
-            fn rewrite<'a>(
-                &'a self,
-                key: &'a $crate::store::StoreKey,
-                version: $crate::store::Version,
-                old: &'a secrecy::SecretBox<Vec<u8>>,
-                new: secrecy::SecretBox<Vec<u8>>,
-            ) -> $crate::store::StoreFuture<'a, bool> {
-                Box::pin(self.sql.rewrite(key, version, old, new))
-            }
-        }
-    };
-}
-pub(super) use token_store_by_sql;

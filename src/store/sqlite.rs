@@ -14,11 +14,8 @@ use sqlx::sqlite::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::StoreKey;
-use super::sql::{
-    self, Arg, Dialect, Engine, Found, Situation, Sql, Tables, User, decoded_user,
-    token_store_by_sql,
-};
+use super::delegate_store;
+use super::sql::{self, Arg, Dialect, Engine, Situation, Sql, Tables};
 use crate::error::Error;
 
 /// How long a statement waits for another process's, which may wait for a slow disk; far below any
@@ -62,15 +59,16 @@ const READING_CONNECTIONS: u32 = 3;
 /// that is opened as `plaintext` does not encrypt: who can read the file, or a backup of it, has
 /// the tokens. The file is made with mode 0600, in a directory that is made, where it is missing,
 /// with 0700; SQLite gives the files beside it (`-wal`, `-shm`) the mode of the file. One that is
-/// there and that others than its owner may open is refused, and so is a directory in which everybody
-/// may put another in its place. The file of an app's own pool is the app's to look after.
+/// there and that others than its owner may open is refused, and so is a directory in which
+/// everybody may put another in its place. The file of an app's own pool is the app's to look
+/// after.
 ///
 /// # Time
 ///
 /// Leases and ages go by the machine's wall clock, since processes share no other. Put back, it
-/// stands still for a row until it is past the row's last change: a lease lasts longer by as much, and
-/// a token looks younger. Set ahead, it ends leases and makes tokens look older.
-#[derive(Clone)]
+/// stands still for a row until it is past the row's last change: a lease lasts longer by as much,
+/// and a token looks younger. Set ahead, it ends leases and makes tokens look older.
+#[derive(Clone, Debug)]
 pub struct SqliteStore {
     sql: Sql<Sqlite>,
 }
@@ -180,7 +178,7 @@ impl SqliteStoreBuilder {
     }
 }
 
-token_store_by_sql!(SqliteStore);
+delegate_store!([] SqliteStore, .sql);
 
 /// Connections to read by, and the one to write by.
 async fn open(url: &str) -> Result<(SqlitePool, SqlitePool), Error> {
@@ -365,10 +363,11 @@ impl Sqlite {
     async fn judge(&self) -> Result<(), Error> {
         let failed = |error| sql::failed::<Self>("open the file", &error);
         let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?;
+        let settings = "SELECT journal_mode, synchronous, timeout \
+             FROM pragma_journal_mode, pragma_synchronous, pragma_busy_timeout";
+        let settings = sqlx::query_as::<_, (String, i64, i64)>(settings);
+        let (journal, synchronous, busy) =
+            settings.fetch_one(&mut *connection).await.map_err(failed)?;
         if !journal.eq_ignore_ascii_case("wal") {
             return Err(Error::store(format!(
                 "the file's journal mode is {journal:?} and not WAL, without which processes \
@@ -376,20 +375,12 @@ impl Sqlite {
                  ask for it"
             )));
         }
-        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?;
         if synchronous < 2 {
             return Err(Error::store(
                 "the pool's connections are not synchronous=FULL: a token could be lost when the \
                  machine crashes, after its predecessor died",
             ));
         }
-        let busy: i64 = sqlx::query_scalar("PRAGMA busy_timeout")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?;
         if busy <= 0 {
             return Err(Error::store(
                 "the pool's connections have no busy_timeout: whenever two processes write, one \
@@ -435,16 +426,18 @@ fn query<'a>(sql: &sql::SqlText, args: &[Arg<'_>]) -> Query<'a> {
             Arg::Number(number) => query.bind(number),
             Arg::Bytes(bytes) => query.bind(bytes.to_owned()),
             Arg::Flag(flag) => query.bind(flag),
+            Arg::Keys(keys) => {
+                let keys = keys.iter().map(|key| sql::key_texts(key).to_vec());
+                query.bind(keys.collect::<serde_json::Value>().to_string())
+            }
         };
     }
     query
 }
 
-fn found(rows: &[SqliteRow]) -> Result<Vec<Found>, sqlx::Error> {
-    rows.iter().map(Found::decoded).collect()
-}
-
 impl Engine for Sqlite {
+    type Row = SqliteRow;
+
     const DIALECT: Dialect = Dialect {
         now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
         greatest: "MAX",
@@ -457,12 +450,13 @@ impl Engine for Sqlite {
                 kind TEXT NOT NULL, subject TEXT NOT NULL,
                 incarnation INTEGER NOT NULL, revision INTEGER NOT NULL,
                 payload BLOB, stamped_at INTEGER NOT NULL, obtained_at INTEGER, due_at INTEGER,
-                lease_id INTEGER, leased_until INTEGER, not_before INTEGER,
+                holder INTEGER, leased_until INTEGER, not_before INTEGER,
                 refused INTEGER NOT NULL, in_flight INTEGER NOT NULL,
                 PRIMARY KEY ({key})
             ) STRICT",
             "CREATE INDEX IF NOT EXISTS {tokens_due} \
-             ON {tokens} (api_version, environment, client_id, due_at) WHERE NOT refused",
+             ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
+             WHERE NOT refused",
             "CREATE TABLE IF NOT EXISTS {logins} (
                 state BLOB PRIMARY KEY, keep_until INTEGER NOT NULL
             ) STRICT, WITHOUT ROWID",
@@ -481,48 +475,34 @@ impl Engine for Sqlite {
         Ok(done.rows_affected())
     }
 
-    // All of them: who stops at the first row of a statement that writes does not learn whether it
-    // was committed.
-    async fn rows(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<Found>, sqlx::Error> {
-        let _turn = self.turn().await?;
-        found(&query(sql, args).fetch_all(&self.writer).await?)
-    }
-
-    async fn look_up(
-        &self,
-        sql: &sql::SqlText,
-        keys: &[StoreKey],
-    ) -> Result<Vec<Found>, sqlx::Error> {
-        let wanted: serde_json::Value =
-            keys.iter().map(|key| sql::key_texts(key).to_vec()).collect();
-        let wanted = wanted.to_string();
-        found(&query(sql, &[Arg::Text(&wanted)]).fetch_all(&self.pool).await?)
-    }
-
-    async fn due(&self, sql: &sql::SqlText, args: &[Arg<'_>]) -> Result<Vec<User>, sqlx::Error> {
-        let rows = query(sql, args).fetch_all(&self.pool).await?;
-        rows.iter().map(decoded_user).collect()
-    }
-
-    async fn scan(
+    // Fetches all rows: stopping at the first row of a writing statement hides a failed commit.
+    async fn change(
         &self,
         sql: &sql::SqlText,
         args: &[Arg<'_>],
-    ) -> Result<Vec<(User, Found)>, sqlx::Error> {
-        let rows = query(sql, args).fetch_all(&self.pool).await?;
-        rows.iter().map(|row| Ok((decoded_user(row)?, Found::decoded(row)?))).collect()
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        let _turn = self.turn().await?;
+        query(sql, args).fetch_all(&self.writer).await
     }
 
-    async fn schema_version(&self, sql: &sql::SqlText) -> Result<i64, sqlx::Error> {
+    async fn fetch(
+        &self,
+        sql: &sql::SqlText,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        query(sql, args).fetch_all(&self.pool).await
+    }
+
+    async fn schema_version(&self, sql: &sql::SqlText) -> Result<Vec<SqliteRow>, sqlx::Error> {
         // Asked first, since there is no error code of its own for a table that is missing.
         let there = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = $1")
             .bind(self.schema_table.clone())
             .fetch_all(&self.pool)
             .await?;
         if there.is_empty() {
-            return Ok(0);
+            return Ok(there);
         }
-        sql::decoded_version(&query(sql, &[]).fetch_all(&self.pool).await?)
+        self.fetch(sql, &[]).await
     }
 
     async fn apply(&self, steps: &[sql::SqlText]) -> Result<(), sqlx::Error> {
@@ -557,12 +537,6 @@ impl Engine for Sqlite {
     }
 }
 
-impl fmt::Debug for SqliteStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqliteStore").finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for SqliteStoreBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStoreBuilder")
@@ -573,6 +547,7 @@ impl fmt::Debug for SqliteStoreBuilder {
 
 #[cfg(test)]
 mod tests {
+    use super::sql::Statements;
     use super::*;
 
     /// How SQLite would go about a statement, on tables that nobody has analysed.
@@ -591,17 +566,24 @@ mod tests {
         let store = SqliteStore::at(url).open_plaintext().await.unwrap();
         store.migrate().await.unwrap();
         let statements = store.sql.statements();
-        for (statement, index) in [
-            (&statements.read, "sqlite_autoindex_hurdlr_tokens_1"),
-            (&statements.claim_known, "sqlite_autoindex_hurdlr_tokens_1"),
-            (&statements.save, "sqlite_autoindex_hurdlr_tokens_1"),
-            (&statements.release, "sqlite_autoindex_hurdlr_tokens_1"),
-            (&statements.rewrite, "sqlite_autoindex_hurdlr_tokens_1"),
-            (&statements.forget, "sqlite_autoindex_hurdlr_tokens_1"),
-            (&statements.scan, "sqlite_autoindex_hurdlr_tokens_1"),
-            (&statements.due, "hurdlr_tokens_due"),
-            (&statements.clean, "hurdlr_logins_kept"),
-        ] {
+        let Statements { read, claim_known, claim_cold, save, release, rewrite, .. } = statements;
+        let Statements { put_over_incarnation, forget, forget_version, scan, .. } = statements;
+        let by_key = [
+            read,
+            claim_known,
+            claim_cold,
+            save,
+            release,
+            rewrite,
+            put_over_incarnation,
+            forget,
+            forget_version,
+            scan,
+        ];
+        let by_key = by_key.map(|statement| (statement, "sqlite_autoindex_hurdlr_tokens_1"));
+        let others =
+            [(&statements.due, "hurdlr_tokens_due"), (&statements.clean, "hurdlr_logins_kept")];
+        for (statement, index) in by_key.into_iter().chain(others) {
             let plan = plan(&store, statement).await;
             assert!(
                 plan.contains(&format!("USING INDEX {index}"))
@@ -612,7 +594,7 @@ mod tests {
             assert!(!scans.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{plan}");
         }
         // Its conflict is found by the primary key, which needs no plan.
-        for statement in [&statements.claim_cold, &statements.put, &statements.redeem] {
+        for statement in [&statements.make, &statements.put, &statements.redeem] {
             assert_eq!(plan(&store, statement).await, "");
         }
     }

@@ -8,8 +8,8 @@ use secrecy::SecretBox;
 
 use crate::error::Error;
 use crate::store::{
-    Claim, Claimed, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken, TokenStore,
-    Version,
+    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
+    StoredToken, TokenStore, Version,
 };
 
 /// Wraps a [`TokenStore`] and makes its calls slow or has them fail, before or after they took
@@ -142,7 +142,7 @@ impl<S> FaultyStore<S> {
 }
 
 impl<S: TokenStore> TokenStore for FaultyStore<S> {
-    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         self.faulty(StoreCall::Read, move || self.store.read(keys))
     }
 
@@ -154,9 +154,10 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
+        revision: u64,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Save, move || self.store.save(key, consumed, token))
+        self.faulty(StoreCall::Save, move || self.store.save(key, consumed, revision, token))
     }
 
     fn put<'a>(
@@ -164,31 +165,36 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         key: &'a StoreKey,
         incarnation: u64,
         token: StoredToken,
-        put: Put,
+        over: Over,
     ) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Put, move || self.store.put(key, incarnation, token, put))
+        self.faulty(StoreCall::Put, move || self.store.put(key, incarnation, token, over))
     }
 
     fn release<'a>(
         &'a self,
         key: &'a StoreKey,
         version: Version,
-        lease_id: u64,
+        holder: u64,
         release: Release,
     ) -> StoreFuture<'a, ()> {
-        self.faulty(StoreCall::Release, move || self.store.release(key, version, lease_id, release))
+        self.faulty(StoreCall::Release, move || self.store.release(key, version, holder, release))
     }
 
-    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Forget, move || self.store.forget(key))
+    fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
+        self.faulty(StoreCall::Forget, move || self.store.forget(key, version))
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         self.faulty(StoreCall::Redeem, move || self.store.redeem(state, keep))
     }
 
-    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
-        self.faulty(StoreCall::Due, move || self.store.due(realm, limit))
+    fn due<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a DueCursor>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<DueRow>> {
+        self.faulty(StoreCall::Due, move || self.store.due(realm, after, limit))
     }
 
     fn scan<'a>(
@@ -196,7 +202,7 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         realm: &'a Arc<Realm>,
         after: Option<&'a StoreKey>,
         limit: usize,
-    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
         self.faulty(StoreCall::Scan, move || self.store.scan(realm, after, limit))
     }
 

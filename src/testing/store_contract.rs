@@ -1,4 +1,4 @@
-//! What every [`TokenStore`] promises, as tests: prove your own store by them.
+//! The contract of [`TokenStore`] as tests, to prove your own store by.
 //!
 //! Each promise is a function of its own, so that a test can be named for it; [`prove`] runs all of
 //! them. A broken promise panics and says which it was. All users are made up and of a client id
@@ -35,7 +35,8 @@ use tokio::task::JoinSet;
 use super::{FaultyStore, StoreCall, StoreFault};
 use crate::endpoint::ApiVersion;
 use crate::store::{
-    Claim, Claimed, Put, Realm, Release, Row, RowKind, StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, Over, Realm, Release, Row, RowKind, StoreKey, StoredToken,
+    TokenStore, Version,
 };
 use crate::user::UserId;
 
@@ -45,109 +46,159 @@ const SHORT: Duration = Duration::from_millis(400);
 /// A span that no test outlives.
 const LONG: Duration = Duration::from_secs(600);
 
-/// How long a test waits for what a store's clock is to bring about.
+/// How long a test waits for the store's clock.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many ask at once.
+/// How many tasks call the store at once.
 const CROWD: usize = 16;
+
+/// A release that says nothing.
+const QUIET: Release = Release { not_before: Duration::ZERO, refused: false, in_flight: false };
+
+const PAUSE: Release = Release { not_before: LONG, ..QUIET };
+
+const REFUSAL: Release = Release { refused: true, ..QUIET };
 
 /// Proves every promise, the last with 1,000 users.
 pub async fn prove<S: TokenStore>(store: S) {
     let store = &Arc::new(store);
-    a_first_claim_makes_the_row(store).await;
-    a_claim_needs_the_version_it_expects(store).await;
-    a_claim_for_a_user_without_a_token_is_not_granted_once_there_is_one(store).await;
-    one_of_many_first_claims_is_granted(store).await;
-    one_of_many_claims_of_a_version_is_granted(store).await;
-    a_holder_can_claim_again(store).await;
-    a_lease_ends_by_itself_and_leaves_in_flight(store).await;
-    a_release_frees_the_row_after_not_before(store).await;
-    a_release_of_another_lease_or_version_changes_nothing(store).await;
-    a_refused_row_is_not_claimed_until_it_has_a_new_token(store).await;
-    a_save_needs_incarnation_and_revision(store).await;
-    one_of_many_saves_of_a_version_is_done(store).await;
-    a_save_is_done_after_the_lease_was_lost(store).await;
-    an_old_save_does_not_bring_a_user_back(store).await;
-    a_put_replaces_all_of_another_stay(store).await;
-    a_put_if_absent_leaves_a_token_alone(store).await;
-    a_repeated_put_changes_nothing(store).await;
-    one_of_many_puts_if_absent_is_there(store).await;
+    first_claim_makes_the_row(store).await;
+    claim_needs_the_known_version(store).await;
+    ungranted_claim_changes_nothing(store).await;
+    one_of_many_creations_is_granted(store).await;
+    one_of_many_claims_is_granted(store).await;
+    holder_may_claim_again(store).await;
+    unreleased_lease_leaves_in_flight(store).await;
+    release_ends_the_lease(store).await;
+    release_never_shortens_not_before(store).await;
+    release_without_lease_refuses_nothing(store).await;
+    release_needs_the_version(store).await;
+    refused_row_is_not_claimed(store).await;
+    save_needs_the_consumed_version(store).await;
+    save_sets_the_given_revision(store).await;
+    one_of_many_saves_is_done(store).await;
+    save_needs_no_lease(store).await;
+    old_save_brings_nobody_back(store).await;
+    put_over_anything_replaces_all(store).await;
+    put_over_nothing_keeps_tokens(store).await;
+    put_over_incarnation_needs_it(store).await;
+    repeated_put_changes_nothing(store).await;
+    one_of_many_puts_is_done(store).await;
     forget_removes_the_row(store).await;
-    a_token_ages_by_the_stores_clock(store).await;
-    a_payload_is_kept_byte_for_byte(store).await;
+    forget_needs_the_given_version(store).await;
+    token_ages_by_the_stores_clock(store).await;
+    payload_is_kept_byte_for_byte(store).await;
     odd_user_ids_are_kept_apart(store).await;
-    users_of_other_kinds_and_realms_are_others(store).await;
-    a_read_answers_in_the_order_of_its_keys(store).await;
-    a_state_is_redeemed_once(store).await;
-    a_state_is_forgotten_after_its_time(store).await;
-    due_finds_the_longest_due_first(store).await;
-    due_leaves_out_who_cannot_be_refreshed(store).await;
-    a_scan_meets_every_token_once(store).await;
-    a_rewrite_changes_the_payload_and_nothing_else(store).await;
-    a_call_whose_answer_was_lost_can_be_repeated(store).await;
+    kinds_and_realms_are_kept_apart(store).await;
+    read_answers_in_key_order(store).await;
+    state_is_redeemed_once(store).await;
+    state_is_forgotten_after_its_time(store).await;
+    due_lists_the_longest_due_first(store).await;
+    due_goes_on_from_a_cursor(store).await;
+    due_leaves_out_unclaimable_rows(store).await;
+    scan_meets_every_token_once(store).await;
+    rewrite_changes_the_payload_only(store).await;
+    lost_answers_can_be_repeated(store).await;
     many_users_are_kept(store, 1_000).await;
 }
 
-/// A claim for an unknown user makes a row without a token, under the incarnation it brings, and
-/// has its lease. Where a version was expected, it makes nothing.
-pub async fn a_first_claim_makes_the_row<S: TokenStore>(store: &Arc<S>) {
+/// A claim with `create` makes an absent row without a token, under that incarnation and revision
+/// 0, and has its lease. Without `create` it makes nothing.
+pub async fn first_claim_makes_the_row<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
-    let claimed = claim(store, &key, 1, LONG, Some(version(7, 3))).await;
-    assert!(
-        !claimed.granted && claimed.row.is_none(),
-        "a claim that expects a version is not granted without a row"
-    );
-    assert!(read(store, &key).await.is_none(), "a claim that expects a version makes no row");
-
-    let ask = Claim { incarnation: 4711, ..ask(1, LONG, None) };
-    let claimed = store.claim(&key, ask).await.expect("claim");
-    assert!(claimed.granted, "a first claim is granted");
-    let row = claimed.row.expect("a first claim returns the row it made");
-    assert_eq!(row.version, version(4711, 0), "the row that was made");
-    assert!(row.token.is_none(), "the row that was made has no token");
-    assert!(!row.refused && !row.in_flight, "and no mark");
-    assert_lease(&row, LONG);
-    assert_eq!(row.not_before, None);
-    let row = read(store, &key).await.expect("the row was made");
-    assert_eq!(row.version, version(4711, 0));
-    assert_lease(&row, LONG);
-}
-
-/// A claim is granted at the very version it expects: other revisions and incarnations get the row
-/// as it is, and no lease.
-pub async fn a_claim_needs_the_version_it_expects<S: TokenStore>(store: &Arc<S>) {
+    for known in [None, Some(version(7, 3))] {
+        let ask = Claim { holder: 1, lease: LONG, known, create: None };
+        let claimed = store.claim(&key, ask).await.expect("claim");
+        assert!(!claimed.granted && claimed.row.is_none(), "no row, and none to be made");
+        assert!(read(store, &key).await.is_none(), "a claim without `create` makes no row");
+    }
+    for known in [None, Some(version(7, 3))] {
+        let key = some_key();
+        let ask = Claim { holder: 1, lease: LONG, known, create: Some(4711) };
+        let claimed = store.claim(&key, ask).await.expect("claim");
+        assert!(claimed.granted, "a claim that makes the row is granted");
+        let returned = claimed.row.expect("a claim returns the row it made");
+        let kept = read(store, &key).await.expect("the row was made");
+        for row in [returned, kept] {
+            assert_eq!(row.version, version(4711, 0), "the row that was made");
+            assert!(row.token.is_none(), "the row that was made has no token");
+            assert!(!row.refused && !row.in_flight && row.not_before.is_none(), "{row:?}");
+            assert_lease(&row, LONG);
+        }
+    }
+    // A row that is there is claimed, not made.
     let key = some_key();
     put(store, &key, 7, "one").await;
-    for other in [version(7, 0), version(7, 2), version(8, 1), version(0, 1)] {
-        let claimed = claim(store, &key, 1, LONG, Some(other)).await;
+    let ask = Claim { holder: 1, lease: LONG, known: Some(version(7, 1)), create: Some(8) };
+    let claimed = store.claim(&key, ask).await.expect("claim");
+    let row = claimed.row.expect("the row");
+    assert!(claimed.granted, "a claim of the version that is there");
+    assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
+}
+
+/// A claim is granted at the known version only, and one that knows none where there is no token.
+pub async fn claim_needs_the_known_version<S: TokenStore>(store: &Arc<S>) {
+    let key = some_key();
+    put(store, &key, 7, "one").await;
+    let others = [version(7, 0), version(7, 2), version(8, 1), version(0, 1)];
+    for other in others.map(Some).into_iter().chain([None]) {
+        let claimed = claim(store, &key, 1, LONG, other).await;
         assert!(!claimed.granted, "a claim of {other:?} at 7, 1");
         let row = claimed.row.expect("the row as it is");
-        assert_eq!(row.version, version(7, 1));
-        assert_eq!(text(&row), "one");
-        assert_eq!(row.leased_for, None, "who was not granted has no lease");
+        assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
+        assert_eq!(row.leased_for, None, "a claim that is not granted has no lease");
     }
     let claimed = claim(store, &key, 1, LONG, Some(version(7, 1))).await;
     assert!(claimed.granted, "a claim of the version that is there");
     let row = claimed.row.expect("the row");
     assert_eq!(text(&row), "one", "a claim returns the token");
     assert_lease(&row, LONG);
+
+    // Before the first grant has been saved, both ways of asking are right.
+    let key = some_key();
+    assert!(claim(store, &key, 1, LONG, None).await.granted);
+    release(store, &key, version(1, 0), 1, QUIET).await;
+    assert!(claim(store, &key, 2, LONG, None).await.granted, "a row without a token");
+    release(store, &key, version(1, 0), 2, QUIET).await;
+    assert!(!claim(store, &key, 3, LONG, Some(version(1, 1))).await.granted);
+    assert!(claim(store, &key, 3, LONG, Some(version(1, 0))).await.granted);
 }
 
-/// A claim that expects no token is for rows without one: a token that is there is returned.
-pub async fn a_claim_for_a_user_without_a_token_is_not_granted_once_there_is_one<S: TokenStore>(
-    store: &Arc<S>,
-) {
+/// A claim that is not granted writes nothing: no lease, no mark, not even of a lease that ran out.
+pub async fn ungranted_claim_changes_nothing<S: TokenStore>(store: &Arc<S>) {
+    let at = version(7, 1);
     let key = some_key();
     put(store, &key, 7, "one").await;
-    let claimed = claim(store, &key, 1, LONG, None).await;
-    assert!(!claimed.granted, "there is a token");
-    let row = claimed.row.expect("the row as it is");
-    assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
-    assert_eq!(row.leased_for, None);
+    assert!(claim(store, &key, 1, SHORT, Some(at)).await.granted);
+    wait(store, &key, "the lease ends", |row| row.leased_for.is_none()).await;
+    // Such a claim would be marked, were it granted.
+    let others = [Some(version(7, 2)), Some(version(8, 1)), None];
+    for (holder, known) in others.into_iter().flat_map(|known| [(1, known), (2, known)]) {
+        let claimed = claim(store, &key, holder, LONG, known).await;
+        let row = read(store, &key).await.expect("the row");
+        for row in [claimed.row.expect("the row"), row] {
+            assert!(!claimed.granted && row.leased_for.is_none(), "another version");
+            assert!(!row.in_flight, "only a lease that is granted is marked");
+            assert_eq!((row.version, text(&row)), (at, "one"));
+        }
+    }
+
+    assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
+    let leased = read(store, &key).await.expect("the row");
+    assert!(!claim(store, &key, 2, 9 * LONG, Some(at)).await.granted, "another holds the lease");
+    let row = read(store, &key).await.expect("the row");
+    assert!(row.leased_for <= leased.leased_for && row.leased_for.is_some(), "the lease stays");
+
+    release(store, &key, at, 1, PAUSE).await;
+    let paused = read(store, &key).await.expect("the row");
+    assert!(!claim(store, &key, 2, LONG, Some(at)).await.granted, "the row is paused");
+    let row = read(store, &key).await.expect("the row");
+    assert!(row.leased_for.is_none() && row.not_before <= paused.not_before);
+    assert_eq!((row.refused, row.in_flight), (paused.refused, paused.in_flight));
 }
 
-/// Of many claims at once for a user who is not there, one is granted, and all get its row.
-pub async fn one_of_many_first_claims_is_granted<S: TokenStore>(store: &Arc<S>) {
+/// Of many claims at once for a user without a row, one is granted, and all get the row.
+pub async fn one_of_many_creations_is_granted<S: TokenStore>(store: &Arc<S>) {
     for _ in 0..8 {
         let key = some_key();
         let claims = crowd(|place| {
@@ -165,53 +216,51 @@ pub async fn one_of_many_first_claims_is_granted<S: TokenStore>(store: &Arc<S>) 
 }
 
 /// Of many claims at once of one version, one is granted, and all get the row.
-pub async fn one_of_many_claims_of_a_version_is_granted<S: TokenStore>(store: &Arc<S>) {
+pub async fn one_of_many_claims_is_granted<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
     for revision in 1..8 {
-        let expected = version(7, revision);
+        let known = version(7, revision);
         let claims = crowd(|place| {
             let (store, key) = (store.clone(), key.clone());
-            async move { claim(&store, &key, 1 + place as u64, LONG, Some(expected)).await }
+            async move { claim(&store, &key, 1 + place as u64, LONG, Some(known)).await }
         })
         .await;
         assert_one_granted(&claims);
         for claimed in &claims {
             let row = claimed.row.as_ref().expect("all get the row");
-            assert_eq!(row.version, expected);
+            assert_eq!(row.version, known);
             assert!(!row.in_flight, "no lease ran out");
             assert_lease(row, LONG);
         }
-        assert!(save(store, &key, expected, "next").await);
+        assert!(save(store, &key, known, "next").await);
     }
 }
 
-/// A claim under the lease id that holds the lease prolongs it, and marks nothing.
-pub async fn a_holder_can_claim_again<S: TokenStore>(store: &Arc<S>) {
-    let key = some_key();
-    put(store, &key, 7, "one").await;
+/// The holder of a lease may claim again. That starts the lease anew, and marks the row.
+pub async fn holder_may_claim_again<S: TokenStore>(store: &Arc<S>) {
     let at = Some(version(7, 1));
-    assert!(claim(store, &key, 1, LONG, at).await.granted);
-    let again = claim(store, &key, 1, 2 * LONG, at).await;
-    assert!(again.granted, "who holds the lease can claim again");
-    let row = again.row.expect("the row");
-    assert!(row.leased_for > Some(LONG), "the lease starts anew");
-    assert!(!row.in_flight, "nobody fell silent");
-    assert!(!claim(store, &key, 2, LONG, at).await.granted, "another cannot");
-
-    // Not even a lease of one's own that ran out leaves a mark.
-    let key = some_key();
-    put(store, &key, 7, "one").await;
-    assert!(claim(store, &key, 1, SHORT, at).await.granted);
-    let row = wait(store, &key, "the lease ends", |row| row.leased_for.is_none()).await;
-    assert!(!row.in_flight, "that is for the next claim to say");
-    let again = claim(store, &key, 1, LONG, at).await;
-    assert!(again.granted && !again.row.expect("the row").in_flight);
+    for lease in [LONG, SHORT] {
+        let key = some_key();
+        put(store, &key, 7, "one").await;
+        assert!(claim(store, &key, 1, lease, at).await.granted);
+        if lease == SHORT {
+            let row = wait(store, &key, "the lease ends", |row| row.leased_for.is_none()).await;
+            assert!(!row.in_flight, "that is for the next claim to say");
+        }
+        let again = claim(store, &key, 1, 2 * LONG, at).await;
+        assert!(again.granted, "the holder of the lease can claim again");
+        let row = again.row.expect("the row");
+        assert!(row.leased_for > Some(LONG), "the lease starts anew");
+        assert!(row.in_flight, "the earlier attempt was not released, whoever made it");
+        assert!(!claim(store, &key, 2, LONG, at).await.granted, "another cannot");
+        assert!(read(store, &key).await.expect("the row").in_flight);
+    }
 }
 
-/// A lease that nobody released ends by the store's clock. Whoever claims then is told that the
-/// earlier holder fell silent, until there is a new token.
-pub async fn a_lease_ends_by_itself_and_leaves_in_flight<S: TokenStore>(store: &Arc<S>) {
+/// A lease ends by the store's clock. One that was not released leaves `in_flight` set, for the
+/// next holder and until there is a new token.
+pub async fn unreleased_lease_leaves_in_flight<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
     let at = Some(version(7, 1));
@@ -220,140 +269,160 @@ pub async fn a_lease_ends_by_itself_and_leaves_in_flight<S: TokenStore>(store: &
     let left = first.row.expect("the row").leased_for;
     assert!(left.is_some() && left <= Some(SHORT), "{left:?} is left");
 
-    let claimed = wait_until("another can claim", || async {
-        let claimed = claim(store, &key, 2, LONG, at).await;
-        claimed.granted.then_some(claimed)
-    })
-    .await;
+    let claimed = claim_in_time(store, &key, 2, at).await;
     let row = claimed.row.expect("the row");
-    assert!(row.in_flight, "the first holder may have sent the token");
+    assert!(row.in_flight, "the first holder may have sent the refresh token");
     assert_lease(&row, LONG);
 
-    // The mark stays although this holder says how it went.
-    store.release(&key, version(7, 1), 2, Release::default()).await.expect("release");
+    // The mark stays although this holder released.
+    release(store, &key, version(7, 1), 2, QUIET).await;
     let third = claim(store, &key, 3, LONG, at).await;
     assert!(third.granted && third.row.expect("the row").in_flight);
     assert!(save(store, &key, version(7, 1), "two").await);
     let row = read(store, &key).await.expect("the row");
     assert!(!row.in_flight, "the mark goes with the token it is about");
 
-    // A first claim's holder falls silent as any other.
+    // So does the lease of a row that a claim made.
     let key = some_key();
     assert!(claim(store, &key, 1, SHORT, None).await.granted);
-    let claimed = wait_until("another can claim", || async {
-        let claimed = claim(store, &key, 2, LONG, None).await;
-        claimed.granted.then_some(claimed)
-    })
-    .await;
+    let claimed = claim_in_time(store, &key, 2, None).await;
     assert!(claimed.row.expect("the row").in_flight);
 }
 
-/// A released row can be claimed after `not_before` has passed, at once where that is zero, and
-/// carries no mark of it.
-pub async fn a_release_frees_the_row_after_not_before<S: TokenStore>(store: &Arc<S>) {
+/// A release ends the lease of its holder, also one that ran out and that nobody took, and the row
+/// can be claimed once `not_before` has passed.
+pub async fn release_ends_the_lease<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
-    let (at, pause) = (version(7, 1), SHORT);
+    let at = version(7, 1);
     assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
-    release(store, &key, at, 1, Release::default()).await;
+    release(store, &key, at, 1, QUIET).await;
     let row = read(store, &key).await.expect("the row");
     assert_eq!((row.leased_for, row.not_before), (None, None));
-    let claimed = claim(store, &key, 2, LONG, Some(at)).await;
+    let claimed = claim(store, &key, 2, SHORT, Some(at)).await;
     assert!(claimed.granted, "a released row is free");
-    assert!(!claimed.row.expect("the row").in_flight, "who released did not fall silent");
+    assert!(!claimed.row.expect("the row").in_flight, "the lease was released");
 
-    let long = Release { not_before: LONG, ..Release::default() };
-    release(store, &key, at, 2, long).await;
+    wait(store, &key, "the lease ends", |row| row.leased_for.is_none()).await;
+    release(store, &key, at, 2, QUIET).await;
+    let claimed = claim(store, &key, 3, LONG, Some(at)).await;
+    assert!(!claimed.row.expect("the row").in_flight, "a late release is one");
+
+    release(store, &key, at, 3, Release { in_flight: true, ..PAUSE }).await;
     let row = read(store, &key).await.expect("the row");
-    assert_eq!(row.leased_for, None);
-    assert!(
-        row.not_before > Some(LONG / 2) && row.not_before <= Some(LONG),
-        "not_before is {:?}",
-        row.not_before
-    );
-    for lease_id in [2, 3] {
-        let claimed = claim(store, &key, lease_id, LONG, Some(at)).await;
+    assert!(row.in_flight && !row.refused && row.leased_for.is_none());
+    let not_before = row.not_before;
+    assert!(not_before > Some(LONG / 2) && not_before <= Some(LONG), "{not_before:?}");
+    for holder in [3, 4] {
+        let claimed = claim(store, &key, holder, LONG, Some(at)).await;
         assert!(!claimed.granted, "nobody, before not_before has passed");
     }
-    assert!(save(store, &key, at, "two").await, "a save needs no pause");
+    assert!(save(store, &key, at, "two").await, "a save needs no pause to end");
     let row = read(store, &key).await.expect("the row");
-    assert_eq!(row.not_before, None, "a new token ends the pause");
+    assert_eq!((row.not_before, row.in_flight), (None, false), "a new token clears both");
 
     let at = at.next();
     assert!(claim(store, &key, 3, LONG, Some(at)).await.granted);
-    let short = Release { not_before: pause, ..Release::default() };
-    release(store, &key, at, 3, short).await;
-    wait_until("not_before passes", || async {
-        claim(store, &key, 4, LONG, Some(at)).await.granted.then_some(())
-    })
-    .await;
+    release(store, &key, at, 3, Release { not_before: SHORT, ..QUIET }).await;
+    assert!(!claim_in_time(store, &key, 4, Some(at)).await.row.expect("the row").in_flight);
 }
 
-/// A release does nothing to a lease it does not hold, to another version, or to nobody's row.
-pub async fn a_release_of_another_lease_or_version_changes_nothing<S: TokenStore>(store: &Arc<S>) {
+/// `not_before` is moved on by whoever releases, and never back.
+pub async fn release_never_shortens_not_before<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
+    put(store, &key, 7, "one").await;
     let at = version(7, 1);
-    let pause = Release { not_before: LONG, refused: false };
-    let refusal = Release { not_before: LONG, refused: true };
-    release(store, &key, at, 1, refusal).await;
+    let not_before = async || read(store, &key).await.expect("the row").not_before;
+    assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
+    for (holder, asked) in
+        [(2, LONG), (1, LONG / 4), (1, 2 * LONG), (2, SHORT), (1, Duration::ZERO)]
+    {
+        let before = not_before().await.unwrap_or_default();
+        release(store, &key, at, holder, Release { not_before: asked, ..QUIET }).await;
+        let after = not_before().await.expect("a pause");
+        let wanted = before.max(asked);
+        assert!(after <= wanted && after + LONG / 4 > wanted, "{after:?} of {wanted:?}");
+    }
+}
+
+/// A release by a holder that lost the lease leaves that alone and refuses nothing: the new holder
+/// is about to learn for itself. `in_flight` and `not_before` count all the same.
+pub async fn release_without_lease_refuses_nothing<S: TokenStore>(store: &Arc<S>) {
+    let key = some_key();
+    put(store, &key, 7, "one").await;
+    let at = version(7, 1);
+    let all = Release { not_before: LONG, refused: true, in_flight: true };
+    release(store, &key, at, 1, REFUSAL).await;
+    let row = read(store, &key).await.expect("the row");
+    assert!(!row.refused && !row.in_flight && row.not_before.is_none(), "nobody holds it: {row:?}");
+    assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
+    release(store, &key, at, 2, REFUSAL).await;
+    let row = read(store, &key).await.expect("the row");
+    assert!(!row.refused && !row.in_flight, "another holds it: {row:?}");
+    assert_lease(&row, LONG);
+    release(store, &key, at, 2, all).await;
+    let row = read(store, &key).await.expect("the row");
+    assert!(!row.refused, "another holds the lease");
+    assert_lease(&row, LONG);
+    assert!(row.in_flight && row.not_before > Some(LONG / 2), "these count from anybody");
+    release(store, &key, at, 1, REFUSAL).await;
+    assert!(read(store, &key).await.expect("the row").refused, "the holder's refusal counts");
+}
+
+/// A release at another version changes nothing, and makes no row.
+pub async fn release_needs_the_version<S: TokenStore>(store: &Arc<S>) {
+    let key = some_key();
+    let all = Release { not_before: LONG, refused: true, in_flight: true };
+    release(store, &key, version(7, 1), 1, all).await;
     assert!(read(store, &key).await.is_none(), "a release makes no row");
 
     put(store, &key, 7, "one").await;
-    assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
-    release(store, &key, at, 2, pause).await;
+    assert!(claim(store, &key, 1, LONG, Some(version(7, 1))).await.granted);
     for other in [version(7, 0), version(7, 2), version(8, 1)] {
-        release(store, &key, other, 1, refusal).await;
+        release(store, &key, other, 1, all).await;
     }
     let row = read(store, &key).await.expect("the row");
     assert_lease(&row, LONG);
-    assert_eq!(row.not_before, None);
-    assert!(!row.refused);
-
-    // What the provider said of this revision holds, whoever was told.
-    release(store, &key, at, 2, refusal).await;
-    let row = read(store, &key).await.expect("the row");
-    assert!(row.refused, "a refusal counts without the lease");
-    assert_lease(&row, LONG);
-    assert_eq!(row.not_before, None, "only the holder makes a pause");
+    assert!(!row.refused && !row.in_flight && row.not_before.is_none(), "{row:?}");
 }
 
-/// A row whose refresh token was refused is claimed by nobody. A save at its revision, of a holder
-/// who was paused, clears the mark, and so does a put.
-pub async fn a_refused_row_is_not_claimed_until_it_has_a_new_token<S: TokenStore>(store: &Arc<S>) {
+/// A row whose refresh token was refused is claimed by nobody, until it has a new token: by a save
+/// at its revision, of a holder that was paused, or by a put.
+pub async fn refused_row_is_not_claimed<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
-    let refusal = Release { refused: true, ..Release::default() };
     let at = version(7, 1);
     assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
-    release(store, &key, at, 1, refusal).await;
+    release(store, &key, at, 1, REFUSAL).await;
     let row = read(store, &key).await.expect("a refused row is kept");
     assert!(row.refused && row.leased_for.is_none());
     assert_eq!(text(&row), "one", "with its token");
-    for lease_id in [1, 2] {
-        let claimed = claim(store, &key, lease_id, LONG, Some(at)).await;
+    for holder in [1, 2] {
+        let claimed = claim(store, &key, holder, LONG, Some(at)).await;
         assert!(!claimed.granted, "a refused row is not claimed");
-        assert!(claimed.row.expect("the row").refused);
+        let row = claimed.row.expect("the row");
+        assert!(row.refused && row.leased_for.is_none() && !row.in_flight);
     }
 
-    assert!(save(store, &key, at, "two").await, "a paused holder wins");
+    assert!(save(store, &key, at, "two").await, "the token of a paused holder counts");
     let row = read(store, &key).await.expect("the row");
     assert!(!row.refused, "the new token was not refused");
     let at = at.next();
     assert!(claim(store, &key, 2, LONG, Some(at)).await.granted);
-    release(store, &key, at, 2, refusal).await;
+    release(store, &key, at, 2, REFUSAL).await;
     put(store, &key, 8, "three").await;
     let claimed = claim(store, &key, 3, LONG, Some(version(8, 1))).await;
     assert!(claimed.granted, "after a put there is a new token");
 
-    // The same of a row that has no token yet.
+    // A row that has no token yet is refused in the same way.
     let key = some_key();
     assert!(claim(store, &key, 1, LONG, None).await.granted);
-    release(store, &key, version(1, 0), 1, refusal).await;
+    release(store, &key, version(1, 0), 1, REFUSAL).await;
     assert!(!claim(store, &key, 2, LONG, None).await.granted);
 }
 
-/// A save is done at the very version it consumed, makes the next, and ends lease and marks.
-pub async fn a_save_needs_incarnation_and_revision<S: TokenStore>(store: &Arc<S>) {
+/// A save replaces the token at the version it consumed and no other, and clears lease and marks.
+pub async fn save_needs_the_consumed_version<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     assert!(!save(store, &key, version(7, 1), "x").await, "no row");
     assert!(read(store, &key).await.is_none(), "a save makes no row");
@@ -366,10 +435,12 @@ pub async fn a_save_needs_incarnation_and_revision<S: TokenStore>(store: &Arc<S>
     assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
 
     assert!(claim(store, &key, 1, LONG, Some(row.version)).await.granted);
+    release(store, &key, row.version, 2, Release { in_flight: true, ..PAUSE }).await;
     assert!(save(store, &key, row.version, "two").await);
     let row = read(store, &key).await.expect("the row");
     assert_eq!((row.version, text(&row)), (version(7, 2), "two"));
     assert_eq!((row.leased_for, row.not_before), (None, None));
+    assert!(!row.in_flight && !row.refused, "a save clears the marks");
     assert!(!save(store, &key, version(7, 1), "x").await, "not again");
 
     // The first token of a row that a claim made.
@@ -378,18 +449,26 @@ pub async fn a_save_needs_incarnation_and_revision<S: TokenStore>(store: &Arc<S>
     assert!(save(store, &key, made.version, "first").await);
     let row = read(store, &key).await.expect("the row");
     assert_eq!((row.version, text(&row)), (made.version.next(), "first"));
+}
 
-    // The largest numbers there are.
-    let key = some_key();
+/// A saved row is at the revision that the save names, which need not be the next.
+pub async fn save_sets_the_given_revision<S: TokenStore>(store: &Arc<S>) {
     let most = (1 << 63) - 1;
+    let key = some_key();
     put(store, &key, most, "one").await;
     let claimed = claim(store, &key, most, LONG, Some(version(most, 1))).await;
-    assert!(claimed.granted, "2⁶³ - 1 is a lease id and an incarnation");
-    assert!(save(store, &key, version(most, 1), "two").await);
+    assert!(claimed.granted, "2⁶³ - 1 is a holder and an incarnation");
+    for (consumed, revision) in [(1, 2), (2, 9), (9, most)] {
+        let consumed = version(most, consumed);
+        let saved = store.save(&key, consumed, revision, token("new")).await;
+        assert!(saved.expect("save"), "{consumed:?} is there");
+        let row = read(store, &key).await.expect("the row");
+        assert_eq!((row.version, text(&row)), (version(most, revision), "new"));
+    }
 }
 
 /// Of many saves at once over one version, one is done.
-pub async fn one_of_many_saves_of_a_version_is_done<S: TokenStore>(store: &Arc<S>) {
+pub async fn one_of_many_saves_is_done<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
     for revision in 1..4 {
@@ -406,17 +485,14 @@ pub async fn one_of_many_saves_of_a_version_is_done<S: TokenStore>(store: &Arc<S
     }
 }
 
-/// A holder who was paused for longer than its lease may hold the only refresh token that lives:
+/// A holder that was paused for longer than its lease may hold the only refresh token that lives:
 /// its save is done, and the later holder's is not.
-pub async fn a_save_is_done_after_the_lease_was_lost<S: TokenStore>(store: &Arc<S>) {
+pub async fn save_needs_no_lease<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
     let at = version(7, 1);
     assert!(claim(store, &key, 1, SHORT, Some(at)).await.granted);
-    wait_until("another has the lease", || async {
-        claim(store, &key, 2, LONG, Some(at)).await.granted.then_some(())
-    })
-    .await;
+    claim_in_time(store, &key, 2, Some(at)).await;
     assert!(save(store, &key, at, "of the first").await, "a save must not ask for the lease");
     assert!(!save(store, &key, at, "of the second").await);
     let row = read(store, &key).await.expect("the row");
@@ -424,95 +500,122 @@ pub async fn a_save_is_done_after_the_lease_was_lost<S: TokenStore>(store: &Arc<
     assert_eq!(row.leased_for, None, "a save ends any lease");
 }
 
-/// A save of an earlier stay finds nothing, whether the user is gone or has come back since.
-pub async fn an_old_save_does_not_bring_a_user_back<S: TokenStore>(store: &Arc<S>) {
+/// A save of an earlier incarnation is not done, whether the user is gone or has come back since.
+pub async fn old_save_brings_nobody_back<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
     let old = version(7, 1);
     assert!(claim(store, &key, 1, LONG, Some(old)).await.granted);
-    assert!(store.forget(&key).await.expect("forget"));
+    assert!(store.forget(&key, None).await.expect("forget"));
     assert!(!save(store, &key, old, "old").await, "the user was forgotten");
     assert!(read(store, &key).await.is_none(), "and stays so");
 
-    // The same revision, of another stay.
+    // The same revision, of another incarnation.
     put(store, &key, 8, "new").await;
     assert!(!save(store, &key, old, "old").await, "the user is back");
-    let refusal = Release { not_before: LONG, refused: true };
-    release(store, &key, old, 1, refusal).await;
+    release(store, &key, old, 1, Release { refused: true, ..PAUSE }).await;
     let row = read(store, &key).await.expect("the row");
     assert_eq!((row.version, text(&row)), (version(8, 1), "new"));
     assert!(!row.refused && row.not_before.is_none());
-    assert_eq!(row.leased_for, None, "a lease does not outlive its stay");
+    assert_eq!(row.leased_for, None, "a lease does not outlive its incarnation");
 }
 
-/// A put that replaces leaves nothing of another stay: no lease, pause or mark.
-pub async fn a_put_replaces_all_of_another_stay<S: TokenStore>(store: &Arc<S>) {
+/// A put over anything leaves nothing of another incarnation: no lease, pause or mark.
+pub async fn put_over_anything_replaces_all<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
     assert!(save(store, &key, version(7, 1), "two").await);
     let at = version(7, 2);
-    assert!(claim(store, &key, 1, SHORT, Some(at)).await.granted);
-    wait_until("the lease is lost", || async {
-        claim(store, &key, 2, LONG, Some(at)).await.granted.then_some(())
-    })
-    .await;
-    let refusal = Release { not_before: LONG, refused: true };
-    release(store, &key, at, 2, refusal).await;
+    assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
+    release(store, &key, at, 1, Release { refused: true, in_flight: true, ..PAUSE }).await;
     put(store, &key, 8, "new").await;
-    let row = read(store, &key).await.expect("the row");
-    assert_eq!((row.version, text(&row)), (version(8, 1), "new"));
-    assert_eq!((row.leased_for, row.not_before), (None, None));
-    assert!(!row.refused && !row.in_flight);
+    let assert_new = |row: Row| {
+        assert_eq!((row.version, text(&row)), (version(8, 1), "new"));
+        assert_eq!((row.leased_for, row.not_before), (None, None));
+        assert!(!row.refused && !row.in_flight);
+    };
+    assert_new(read(store, &key).await.expect("the row"));
     assert!(!save(store, &key, at, "old").await);
 
-    // And takes the place of a row without a token.
-    let key = some_key();
-    assert!(claim(store, &key, 1, LONG, None).await.granted);
-    put(store, &key, 9, "first").await;
-    let row = read(store, &key).await.expect("the row");
-    assert_eq!((row.version, text(&row)), (version(9, 1), "first"));
-    assert_eq!(row.leased_for, None);
+    // A lease that lives ends, and a row without a token is replaced, also of this incarnation.
+    for made in [1, 8] {
+        let key = some_key();
+        assert!(claim(store, &key, made, LONG, None).await.granted);
+        put(store, &key, 8, "new").await;
+        assert_new(read(store, &key).await.expect("the row"));
+        assert!(claim(store, &key, 2, LONG, Some(version(8, 1))).await.granted);
+    }
 }
 
-/// A put of what may be there already never replaces a token, and takes the place of a row
-/// without one.
-pub async fn a_put_if_absent_leaves_a_token_alone<S: TokenStore>(store: &Arc<S>) {
+/// A put over nothing never replaces a token, and replaces a row without one.
+pub async fn put_over_nothing_keeps_tokens<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
-    assert!(put_if_absent(store, &key, 7, "one").await, "none was there");
-    assert!(!put_if_absent(store, &key, 8, "two").await, "one is there");
+    assert!(put_over(store, &key, 7, "one", Over::Nothing).await, "no token was there");
+    assert!(claim(store, &key, 1, LONG, Some(version(7, 1))).await.granted);
+    assert!(!put_over(store, &key, 8, "two", Over::Nothing).await, "a token is there");
     let row = read(store, &key).await.expect("the row");
     assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
+    assert_lease(&row, LONG);
 
-    let key = some_key();
-    assert!(claim(store, &key, 1, LONG, None).await.granted);
-    assert!(put_if_absent(store, &key, 7, "one").await, "no token there");
-    let row = read(store, &key).await.expect("the row");
-    assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
-    assert_eq!(row.leased_for, None);
+    for made in [1, 7] {
+        let key = some_key();
+        assert!(claim(store, &key, made, LONG, None).await.granted);
+        assert!(put_over(store, &key, 7, "one", Over::Nothing).await, "no token there");
+        let row = read(store, &key).await.expect("the row");
+        assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
+        assert_eq!(row.leased_for, None);
+    }
 }
 
-/// A put of an incarnation that is there has been done, whatever happened to the row since.
-pub async fn a_repeated_put_changes_nothing<S: TokenStore>(store: &Arc<S>) {
+/// A put over an incarnation replaces a token of it, at any revision, and nothing else.
+pub async fn put_over_incarnation_needs_it<S: TokenStore>(store: &Arc<S>) {
+    let key = some_key();
+    assert!(!put_over(store, &key, 8, "x", Over::Incarnation(7)).await, "no row");
+    assert!(read(store, &key).await.is_none(), "such a put makes no row");
+    assert!(claim(store, &key, 7, LONG, None).await.granted);
+    assert!(!put_over(store, &key, 8, "x", Over::Incarnation(7)).await, "no token");
+
     let key = some_key();
     put(store, &key, 7, "one").await;
     assert!(save(store, &key, version(7, 1), "two").await);
     assert!(claim(store, &key, 1, LONG, Some(version(7, 2))).await.granted);
-    for put in [Put::Replace, Put::IfAbsent] {
-        let there = store.put(&key, 7, token("one"), put).await.expect("put");
-        assert!(there, "a repeated {put:?} counts as done");
+    release(store, &key, version(7, 2), 1, Release { refused: true, in_flight: true, ..PAUSE })
+        .await;
+    assert!(!put_over(store, &key, 9, "x", Over::Incarnation(8)).await, "another incarnation");
+    let row = read(store, &key).await.expect("the row");
+    assert_eq!((row.version, text(&row), row.refused), (version(7, 2), "two", true));
+    assert!(put_over(store, &key, 8, "new", Over::Incarnation(7)).await);
+    let row = read(store, &key).await.expect("the row");
+    assert_eq!((row.version, text(&row)), (version(8, 1), "new"));
+    assert_eq!((row.leased_for, row.not_before), (None, None));
+    assert!(!row.refused && !row.in_flight, "nothing earlier is left");
+    assert!(!put_over(store, &key, 9, "x", Over::Incarnation(7)).await, "gone");
+}
+
+/// A put of an incarnation that is there has been done, whatever happened to the row since.
+pub async fn repeated_put_changes_nothing<S: TokenStore>(store: &Arc<S>) {
+    let key = some_key();
+    put(store, &key, 7, "one").await;
+    assert!(save(store, &key, version(7, 1), "two").await);
+    assert!(claim(store, &key, 1, LONG, Some(version(7, 2))).await.granted);
+    for over in [Over::Nothing, Over::Incarnation(6), Over::Incarnation(7), Over::Anything] {
+        assert!(put_over(store, &key, 7, "one", over).await, "a repeated put over {over:?}");
         let row = read(store, &key).await.expect("the row");
         assert_eq!((row.version, text(&row)), (version(7, 2), "two"));
         assert_lease(&row, LONG);
     }
 }
 
-/// Of many puts at once of what may be there already, one is there, and the others know.
-pub async fn one_of_many_puts_if_absent_is_there<S: TokenStore>(store: &Arc<S>) {
-    for _ in 0..4 {
+/// Of many puts at once over nothing, or over one incarnation, one is done, and the others know.
+pub async fn one_of_many_puts_is_done<S: TokenStore>(store: &Arc<S>) {
+    for over in [Over::Nothing, Over::Nothing, Over::Incarnation(99), Over::Incarnation(99)] {
         let key = some_key();
+        if over != Over::Nothing {
+            put(store, &key, 99, "one").await;
+        }
         let puts = crowd(|place| {
             let (store, key) = (store.clone(), key.clone());
-            async move { put_if_absent(&store, &key, place as u64, &format!("{place}")).await }
+            async move { put_over(&store, &key, place as u64, &format!("{place}"), over).await }
         })
         .await;
         let there: Vec<_> = (0..CROWD).filter(|place| puts[*place]).collect();
@@ -522,29 +625,49 @@ pub async fn one_of_many_puts_if_absent_is_there<S: TokenStore>(store: &Arc<S>) 
     }
 }
 
-/// A user who was forgotten is not there, and says so the second time.
+/// A forgotten user has no row, and a second `forget` says so.
 pub async fn forget_removes_the_row<S: TokenStore>(store: &Arc<S>) {
     let [key, other] = [some_key(), some_key()];
-    assert!(!store.forget(&key).await.expect("forget"), "nobody is there");
+    let forget = async |key| store.forget(key, None).await.expect("forget");
+    assert!(!forget(&key).await, "nobody is there");
     put(store, &key, 7, "one").await;
     put(store, &other, 7, "one").await;
-    assert!(store.forget(&key).await.expect("forget"));
+    assert!(claim(store, &key, 1, LONG, Some(version(7, 1))).await.granted);
+    assert!(forget(&key).await, "whoever holds the lease");
     assert!(read(store, &key).await.is_none());
     assert!(read(store, &other).await.is_some(), "no other was forgotten");
-    assert!(!store.forget(&key).await.expect("forget"));
-    let claimed = claim(store, &key, 1, LONG, None).await;
-    assert!(claimed.granted, "who was forgotten can come back");
-    assert!(store.forget(&key).await.expect("forget"), "without a token");
+    assert!(!forget(&key).await);
+    let claimed = claim(store, &key, 2, LONG, None).await;
+    assert!(claimed.granted, "a forgotten user can come back");
+    assert!(!claimed.row.expect("the row").in_flight, "and has nothing of the earlier row");
+    assert!(forget(&key).await, "without a token");
+}
+
+/// A `forget` with a version removes a row at that version only.
+pub async fn forget_needs_the_given_version<S: TokenStore>(store: &Arc<S>) {
+    let key = some_key();
+    let forget = async |version| store.forget(&key, Some(version)).await.expect("forget");
+    assert!(!forget(version(7, 1)).await, "nobody is there");
+    put(store, &key, 7, "one").await;
+    for other in [version(7, 0), version(7, 2), version(8, 1)] {
+        assert!(!forget(other).await, "{other:?} at 7, 1");
+    }
+    assert!(claim(store, &key, 1, LONG, Some(version(7, 1))).await.granted);
+    assert!(read(store, &key).await.is_some(), "the row is still there");
+    assert!(forget(version(7, 1)).await, "whoever holds the lease");
+    assert!(read(store, &key).await.is_none());
+    assert!(claim(store, &key, 1, LONG, None).await.granted);
+    assert!(forget(version(1, 0)).await, "without a token");
 }
 
 /// A token is handed out as old as it was, and older by what has passed on the store's clock; when
 /// it is due comes nearer by as much.
-pub async fn a_token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
+pub async fn token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     let (age, due_in) = (Duration::from_micros(100_000_001), LONG);
     let aged = StoredToken { age, due_in, ..token("one") };
     let begun = Instant::now();
-    assert!(store.put(&key, 7, aged, Put::Replace).await.expect("put"));
+    assert!(store.put(&key, 7, aged, Over::Anything).await.expect("put"));
     let judge = |row: Row| {
         // The store counts in whole milliseconds, maybe, and by another clock.
         let slack = Duration::from_secs(1);
@@ -570,7 +693,7 @@ pub async fn a_token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
     assert!(judge(claimed.row.expect("the row")) > SHORT, "in a claim too");
 
     let token = StoredToken { age, due_in: Duration::ZERO, ..token("one") };
-    assert!(store.save(&key, version(7, 1), token).await.expect("save"));
+    assert!(store.save(&key, version(7, 1), 2, token).await.expect("save"));
     let row = read(store, &key).await.expect("the row");
     let token = row.token.expect("the token");
     assert_eq!(token.due_in, Duration::ZERO, "never below zero");
@@ -578,16 +701,16 @@ pub async fn a_token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
 }
 
 /// A payload may have any bytes: none, zeros, what is no text, and 64 KiB.
-pub async fn a_payload_is_kept_byte_for_byte<S: TokenStore>(store: &Arc<S>) {
+pub async fn payload_is_kept_byte_for_byte<S: TokenStore>(store: &Arc<S>) {
     let all: Vec<u8> = (0..=255).collect();
     for payload in [vec![], vec![0], vec![0xff, 0xfe], all.clone(), all.repeat(256)] {
         let key = some_key();
         let payload_of = || SecretBox::new(Box::new(payload.clone()));
         let token = || StoredToken { payload: payload_of(), ..token("") };
-        for put in [Put::Replace, Put::IfAbsent] {
-            assert!(store.put(&key, 7, token(), put).await.expect("put"));
+        for over in [Over::Anything, Over::Nothing] {
+            assert!(store.put(&key, 7, token(), over).await.expect("put"));
         }
-        assert!(store.save(&key, version(7, 1), token()).await.expect("save"));
+        assert!(store.save(&key, version(7, 1), 2, token()).await.expect("save"));
         let row = read(store, &key).await.expect("the row");
         let kept = row.token.expect("an empty payload is a token too");
         assert!(
@@ -698,7 +821,7 @@ pub async fn odd_user_ids_are_kept_apart<S: TokenStore>(store: &Arc<S>) {
     let rows = store.read(&keys).await.expect("read");
     for (place, (key, row)) in keys.iter().zip(rows).enumerate() {
         let subject = key.subject().as_str();
-        let row = row.unwrap_or_else(|| panic!("{subject:?} is not there"));
+        let row = row.expect("read").unwrap_or_else(|| panic!("{subject:?} is not there"));
         assert_eq!((row.version.incarnation, text(&row)), (place as u64, subject));
     }
     let due: HashSet<_> = due(store, &realm, keys.len()).await.into_iter().collect();
@@ -706,7 +829,7 @@ pub async fn odd_user_ids_are_kept_apart<S: TokenStore>(store: &Arc<S>) {
 }
 
 /// One id as a user of another kind, API version, environment or client is another user.
-pub async fn users_of_other_kinds_and_realms_are_others<S: TokenStore>(store: &Arc<S>) {
+pub async fn kinds_and_realms_are_kept_apart<S: TokenStore>(store: &Arc<S>) {
     let (id, user) = (fastrand::u64(..), UserId::new("ann").expect("an id"));
     let realm = |version, environment: &str, client: &str| {
         Arc::new(Realm::new(version, environment, format!("{client}{id}")))
@@ -739,21 +862,21 @@ pub async fn users_of_other_kinds_and_realms_are_others<S: TokenStore>(store: &A
     for (place, key) in keys.iter().enumerate().take(walk) {
         put(store, key, 100 + place as u64, "one").await;
     }
-    for (place, row) in store.read(&keys).await.expect("read").iter().enumerate() {
-        let row = row.as_ref().expect("each is there");
+    for (place, row) in store.read(&keys).await.expect("read").into_iter().enumerate() {
+        let row = row.expect("read").expect("each is there");
         let is = row.version.incarnation;
         assert_eq!(is, if place == walk { 1 } else { 100 } + place as u64);
     }
     let mut found = due(store, &one, 10).await;
     found.sort_by_key(StoreKey::kind);
     assert_eq!(found, [&keys[..1], &keys[realms.len()..walk]].concat(), "of one realm");
-    assert!(store.forget(&keys[0]).await.expect("forget"));
+    assert!(store.forget(&keys[0], None).await.expect("forget"));
     let rest = store.read(&keys).await.expect("read");
-    assert_eq!(rest.iter().filter(|row| row.is_some()).count(), walk);
+    assert_eq!(rest.into_iter().filter_map(|row| row.expect("read")).count(), walk);
 }
 
 /// A read of many keys answers each in its place, known or not, and one asked for twice both times.
-pub async fn a_read_answers_in_the_order_of_its_keys<S: TokenStore>(store: &Arc<S>) {
+pub async fn read_answers_in_key_order<S: TokenStore>(store: &Arc<S>) {
     assert!(store.read(&[]).await.expect("read").is_empty());
     let keys: Vec<_> = (0..9).map(|_| some_key()).collect();
     for (place, key) in keys.iter().enumerate().filter(|(place, _)| place % 3 != 1) {
@@ -762,12 +885,12 @@ pub async fn a_read_answers_in_the_order_of_its_keys<S: TokenStore>(store: &Arc<
     let asked: Vec<_> = [8, 0, 1, 5, 5, 4, 2, 0].map(|place| keys[place].clone()).into();
     let rows = store.read(&asked).await.expect("read");
     let places: Vec<_> =
-        rows.iter().map(|row| row.as_ref().map(|row| row.version.incarnation)).collect();
+        rows.into_iter().map(|row| Some(row.expect("read")?.version.incarnation)).collect();
     assert_eq!(places, [Some(8), Some(0), None, Some(5), Some(5), None, Some(2), Some(0)]);
 }
 
-/// Of many who redeem one login's state at once, one is the first, and nobody is later.
-pub async fn a_state_is_redeemed_once<S: TokenStore>(store: &Arc<S>) {
+/// Of many who redeem one login's state at once, one is the first, and nobody later is.
+pub async fn state_is_redeemed_once<S: TokenStore>(store: &Arc<S>) {
     for _ in 0..8 {
         let [state, other] = [some_state(), some_state()];
         let firsts = crowd(|_| {
@@ -783,7 +906,7 @@ pub async fn a_state_is_redeemed_once<S: TokenStore>(store: &Arc<S>) {
 }
 
 /// A state is remembered for its time, and not for longer, however often it is asked for.
-pub async fn a_state_is_forgotten_after_its_time<S: TokenStore>(store: &Arc<S>) {
+pub async fn state_is_forgotten_after_its_time<S: TokenStore>(store: &Arc<S>) {
     let [state, other] = [some_state(), some_state()];
     assert!(store.redeem(&state, LONG).await.expect("redeem"));
     assert!(store.redeem(&other, SHORT).await.expect("redeem"));
@@ -796,13 +919,13 @@ pub async fn a_state_is_forgotten_after_its_time<S: TokenStore>(store: &Arc<S>) 
     assert!(!store.redeem(&state, LONG).await.expect("redeem"));
 }
 
-/// Those who are due are found by how long they are, as many as were asked for.
-pub async fn due_finds_the_longest_due_first<S: TokenStore>(store: &Arc<S>) {
+/// The rows that are due come by how long they are, as many as were asked for.
+pub async fn due_lists_the_longest_due_first<S: TokenStore>(store: &Arc<S>) {
     let realm = some_realm();
     let mut keys = Vec::new();
     for place in 0..5 {
-        // Names and kinds in another order.
-        let kind = [RowKind::Login, RowKind::Enterprise, RowKind::Partner][place % 3];
+        // Names and kinds are in another order.
+        let kind = [RowKind::PendingRevocation, RowKind::Enterprise, RowKind::Partner][place % 3];
         let key = key_of(&realm, kind, &format!("user {}", place * 7 % 5));
         put(store, &key, 7, "one").await;
         // So that no clock is too coarse to tell the next from this one.
@@ -816,15 +939,57 @@ pub async fn due_finds_the_longest_due_first<S: TokenStore>(store: &Arc<S>) {
     assert_eq!(due(store, &realm, 10).await, keys, "the longest due first");
     assert_eq!(due(store, &realm, 3).await, keys[..3], "the first three");
     assert!(due(store, &realm, 0).await.is_empty());
+    assert!(due(store, &some_realm(), 10).await.is_empty(), "of another realm");
 
     let first = read(store, &keys[0]).await.expect("the row");
     assert!(save(store, &keys[0], first.version, "two").await);
     let found = due(store, &realm, 10).await;
-    assert_eq!(found[..4], keys[1..], "who has a new token goes to the end");
+    assert_eq!(found[..4], keys[1..], "a row with a new token goes to the end");
 }
 
-/// Whoever has no token, a token that is not due, a lease, a pause or a refusal is not found.
-pub async fn due_leaves_out_who_cannot_be_refreshed<S: TokenStore>(store: &Arc<S>) {
+/// With a cursor, only rows come that are after it: each once in a walk, also among rows that
+/// became due in the same instant, and whatever became of the rows before.
+pub async fn due_goes_on_from_a_cursor<S: TokenStore>(store: &Arc<S>) {
+    let realm = some_realm();
+    // Some of them at the same time.
+    let keys = crowd(|place| {
+        let (store, realm) = (store.clone(), realm.clone());
+        let kind = [RowKind::Login, RowKind::Enterprise, RowKind::Partner][place % 3];
+        async move {
+            let key = key_of(&realm, kind, &format!("user {}", place * 7 % CROWD));
+            put(&store, &key, 7, "one").await;
+            key
+        }
+    })
+    .await;
+    let walk = due(store, &realm, 100).await;
+    assert_eq!(walk.len(), CROWD);
+    assert_eq!(walk.iter().collect::<HashSet<_>>(), keys.iter().collect());
+    for page in [1, 2, 3, CROWD - 1, CROWD, 100] {
+        assert_eq!(due_all(store, &realm, page).await, walk, "{page} at a time");
+    }
+
+    // The rows of a page are renewed, leased, removed or left as they are before the next page.
+    let at = version(7, 1);
+    let (mut met, mut after): (Vec<StoreKey>, Option<DueCursor>) = (Vec::new(), None);
+    for page in 0..CROWD / 4 {
+        let rows = store.due(&realm, after.as_ref(), 4).await.expect("due");
+        assert_eq!(rows.len(), 4, "page {page} after {met:?}");
+        after = rows.last().map(|row| row.cursor.clone());
+        let keys: Vec<_> = rows.into_iter().map(|row| row.key.expect("a key")).collect();
+        let later = StoredToken { due_in: LONG, ..token("two") };
+        assert!(store.save(&keys[0], at, 2, later).await.expect("save"));
+        assert!(claim(store, &keys[1], 1, LONG, Some(at)).await.granted);
+        assert!(store.forget(&keys[3], None).await.expect("forget"));
+        met.extend(keys);
+    }
+    assert_eq!(met, walk, "each once, in the same order");
+    assert!(store.due(&realm, after.as_ref(), 4).await.expect("due").is_empty(), "no more");
+}
+
+/// Rows without a token or with one that is not due, and leased, paused and refused rows are left
+/// out.
+pub async fn due_leaves_out_unclaimable_rows<S: TokenStore>(store: &Arc<S>) {
     let realm = some_realm();
     let key = |name| key_of(&realm, RowKind::Login, name);
     let at = version(7, 1);
@@ -832,29 +997,27 @@ pub async fn due_leaves_out_who_cannot_be_refreshed<S: TokenStore>(store: &Arc<S
         put(store, &key(name), 7, "one").await;
     }
     let later = StoredToken { due_in: LONG, ..token("one") };
-    let put = store.put(&key("later"), 7, later, Put::Replace).await;
+    let put = store.put(&key("later"), 7, later, Over::Anything).await;
     assert!(put.expect("put"));
     assert!(claim(store, &key("empty"), 1, SHORT, None).await.granted);
     let walk = key_of(&realm, RowKind::KeepAliveLock, "walk");
     assert!(claim(store, &walk, 1, SHORT, None).await.granted);
     assert!(claim(store, &key("leased"), 1, LONG, Some(at)).await.granted);
-    for (name, not_before, refused) in [("paused", LONG, false), ("refused", Duration::ZERO, true)]
-    {
+    for (name, release) in [("paused", PAUSE), ("refused", REFUSAL)] {
         assert!(claim(store, &key(name), 1, LONG, Some(at)).await.granted);
-        let release = Release { not_before, refused };
         self::release(store, &key(name), at, 1, release).await;
     }
     wait(store, &walk, "the leases end", |row| row.leased_for.is_none()).await;
     assert_eq!(due(store, &realm, 10).await, [key("due")]);
 
-    release(store, &key("leased"), at, 1, Release::default()).await;
+    release(store, &key("leased"), at, 1, QUIET).await;
     let found: HashSet<_> = due(store, &realm, 10).await.into_iter().collect();
     assert_eq!(found, [key("due"), key("leased")].into(), "after a release");
 }
 
-/// A walk, page by page, meets every user who has a token once, and of this realm only; also one
-/// that goes on from a user who has gone since.
-pub async fn a_scan_meets_every_token_once<S: TokenStore>(store: &Arc<S>) {
+/// A walk, page by page, meets every row of the realm that has a token once, and goes on from a row
+/// that has gone since.
+pub async fn scan_meets_every_token_once<S: TokenStore>(store: &Arc<S>) {
     let realm = some_realm();
     let mut keys = HashSet::new();
     for place in 0..9_u64 {
@@ -871,11 +1034,10 @@ pub async fn a_scan_meets_every_token_once<S: TokenStore>(store: &Arc<S>) {
         let empty = key_of(&realm, kind, "empty");
         assert!(claim(store, &empty, 1, LONG, None).await.granted);
     }
-    // A walk keeps nobody back whom nobody can refresh.
-    let refusal = Release { refused: true, ..Release::default() };
+    // A refused row is met like any other.
     let refused = key_of(&realm, RowKind::Login, "user 3");
     assert!(claim(store, &refused, 1, LONG, Some(version(3, 1))).await.granted);
-    release(store, &refused, version(3, 1), 1, refusal).await;
+    release(store, &refused, version(3, 1), 1, REFUSAL).await;
 
     let mut met = Vec::new();
     for page in [1, 2, 4, 18, 100] {
@@ -893,15 +1055,16 @@ pub async fn a_scan_meets_every_token_once<S: TokenStore>(store: &Arc<S>) {
     assert!(store.scan(&realm, None, 0).await.expect("scan").is_empty());
 
     let gone = &met[4].0;
-    assert!(store.forget(gone).await.expect("forget"));
+    assert!(store.forget(gone, None).await.expect("forget"));
     let rest = store.scan(&realm, Some(gone), 100).await.expect("scan");
-    let order = |rows: &[(StoreKey, Row)]| rows.iter().map(|row| row.0.clone()).collect::<Vec<_>>();
-    assert_eq!(order(&rest), order(&met[5..]), "the walk goes on in its order");
+    let rest: Vec<_> = rest.iter().map(|(key, _)| key).collect();
+    let expected: Vec<_> = met[5..].iter().map(|(key, _)| key).collect();
+    assert_eq!(rest, expected, "the walk goes on in its order");
 }
 
 /// A rewrite needs version and payload, and changes the payload: the revision stays, so does a
 /// lease with all that hangs on it, and its holder saves as if nothing had been.
-pub async fn a_rewrite_changes_the_payload_and_nothing_else<S: TokenStore>(store: &Arc<S>) {
+pub async fn rewrite_changes_the_payload_only<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     let rewrite = async |at: Version, old: &str, new: &str| {
         let [old, new] = [old, new].map(|text| token(text).payload);
@@ -911,7 +1074,7 @@ pub async fn a_rewrite_changes_the_payload_and_nothing_else<S: TokenStore>(store
     assert!(!rewrite(at, "one", "other").await, "there is no row");
     assert!(read(store, &key).await.is_none(), "a rewrite makes no row");
     let aged = StoredToken { age: LONG, due_in: LONG, ..token("one") };
-    assert!(store.put(&key, 7, aged, Put::Replace).await.expect("put"));
+    assert!(store.put(&key, 7, aged, Over::Anything).await.expect("put"));
     for (at, old) in [
         (version(7, 0), "one"),
         (version(7, 2), "one"),
@@ -945,9 +1108,9 @@ pub async fn a_rewrite_changes_the_payload_and_nothing_else<S: TokenStore>(store
     assert!(!done, "no token is not an empty one");
 }
 
-/// Whoever did not get an answer can ask again: a second `forget` and a second `redeem` say no then,
-/// and so do a second `save` and `rewrite`, which a look at the row explains.
-pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: &Arc<S>) {
+/// A call whose answer was lost can be repeated: a second `forget`, `redeem`, `save` or `rewrite`
+/// then says no, which a read of the row explains.
+pub async fn lost_answers_can_be_repeated<S: TokenStore>(store: &Arc<S>) {
     let faulty = &Arc::new(FaultyStore::new(store.clone()));
     for fault in [StoreFault::Before, StoreFault::After] {
         let lose = |call: StoreCall| {
@@ -965,11 +1128,10 @@ pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: 
         let claimed = claim(faulty, &key, 1, LONG, None).await;
         assert!(claimed.granted, "a repeated claim");
         let made = claimed.row.expect("the row");
-        assert!(!made.in_flight, "a repeated claim is of the same holder");
+        assert_eq!(made.in_flight, done, "the lost claim was not released");
 
         lose(StoreCall::Save);
-        let saved = faulty.save(&key, made.version, token("one")).await;
-        saved.expect_err("lost");
+        faulty.save(&key, made.version, 1, token("one")).await.expect_err("lost");
         let again = save(faulty, &key, made.version, "one").await;
         assert_eq!(again, !done, "a repeated save");
         let row = read(faulty, &key).await.expect("the row");
@@ -980,7 +1142,7 @@ pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: 
             let keys = std::slice::from_ref(&key);
             match call {
                 StoreCall::Read => drop(faulty.read(keys).await.expect_err("lost")),
-                StoreCall::Due => drop(faulty.due(key.realm(), 1).await.expect_err("lost")),
+                StoreCall::Due => drop(faulty.due(key.realm(), None, 1).await.expect_err("lost")),
                 _ => drop(faulty.scan(key.realm(), None, 1).await.expect_err("lost")),
             }
             assert_eq!(due(faulty, key.realm(), 2).await, keys);
@@ -996,24 +1158,20 @@ pub async fn a_call_whose_answer_was_lost_can_be_repeated<S: TokenStore>(store: 
         assert_eq!(text(&read(faulty, &key).await.expect("the row")), "other");
 
         lose(StoreCall::Put);
-        let put = faulty.put(&key, 9, token("two"), Put::Replace).await;
-        put.expect_err("lost");
-        let put = faulty.put(&key, 9, token("two"), Put::Replace).await;
-        assert!(put.expect("put"), "a repeated put");
+        faulty.put(&key, 9, token("two"), Over::Anything).await.expect_err("lost");
+        assert!(put_over(faulty, &key, 9, "two", Over::Anything).await, "a repeated put");
         let at = version(9, 1);
         assert!(claim(faulty, &key, 2, LONG, Some(at)).await.granted);
 
         lose(StoreCall::Release);
-        let pause = Release { not_before: LONG, refused: false };
-        let released = faulty.release(&key, at, 2, pause).await;
-        released.expect_err("lost");
-        release(faulty, &key, at, 2, pause).await;
+        faulty.release(&key, at, 2, PAUSE).await.expect_err("lost");
+        release(faulty, &key, at, 2, PAUSE).await;
         let row = read(faulty, &key).await.expect("the row");
         assert!(row.leased_for.is_none() && row.not_before.is_some());
 
         lose(StoreCall::Forget);
-        faulty.forget(&key).await.expect_err("lost");
-        assert_eq!(faulty.forget(&key).await.expect("forget"), !done);
+        faulty.forget(&key, None).await.expect_err("lost");
+        assert_eq!(faulty.forget(&key, None).await.expect("forget"), !done);
         assert!(read(faulty, &key).await.is_none());
 
         let state = some_state();
@@ -1039,7 +1197,7 @@ pub async fn many_users_are_kept<S: TokenStore>(store: &Arc<S>, count: usize) {
                     due_in: if late(place) { Duration::ZERO } else { LONG },
                     ..token(&subject)
                 };
-                let put = store.put(&key, place as u64, token, Put::IfAbsent).await;
+                let put = store.put(&key, place as u64, token, Over::Nothing).await;
                 assert!(put.expect("put"), "{subject} was there");
             }
         });
@@ -1052,6 +1210,7 @@ pub async fn many_users_are_kept<S: TokenStore>(store: &Arc<S>, count: usize) {
         let rows = store.read(&keys).await.expect("read");
         assert_eq!(rows.len(), keys.len());
         for (place, row) in places.iter().zip(rows) {
+            let row = row.expect("read");
             let row = row.unwrap_or_else(|| panic!("user {place} of {count} is not there"));
             assert_eq!(row.version, version(*place as u64, 1));
             assert_eq!(text(&row), format!("user {place}"));
@@ -1104,57 +1263,67 @@ fn text(row: &Row) -> &str {
     std::str::from_utf8(token.payload.expose_secret()).expect("a payload that was put as text")
 }
 
-fn ask(lease_id: u64, lease: Duration, expected: Option<Version>) -> Claim {
-    Claim { lease_id, lease, expected, incarnation: lease_id }
+/// Where the user is not known, the row is made under the holder's number.
+fn ask(holder: u64, lease: Duration, known: Option<Version>) -> Claim {
+    Claim { holder, lease, known, create: known.is_none().then_some(holder) }
 }
 
 async fn claim<S: TokenStore>(
     store: &S,
     key: &StoreKey,
-    lease_id: u64,
+    holder: u64,
     lease: Duration,
-    expected: Option<Version>,
+    known: Option<Version>,
 ) -> Claimed {
-    let claimed = store.claim(key, ask(lease_id, lease, expected)).await;
-    claimed.expect("claim")
+    store.claim(key, ask(holder, lease, known)).await.expect("claim")
+}
+
+/// Claims until it is granted, by the store's clock.
+async fn claim_in_time<S: TokenStore>(
+    store: &S,
+    key: &StoreKey,
+    holder: u64,
+    known: Option<Version>,
+) -> Claimed {
+    wait_until("a claim is granted", || async {
+        Some(claim(store, key, holder, LONG, known).await).filter(|claimed| claimed.granted)
+    })
+    .await
 }
 
 async fn read<S: TokenStore>(store: &S, key: &StoreKey) -> Option<Row> {
     let mut rows = store.read(std::slice::from_ref(key)).await.expect("read");
     assert_eq!(rows.len(), 1, "a read answers each key");
-    rows.pop().flatten()
+    rows.pop().and_then(|row| row.expect("read"))
 }
 
 async fn save<S: TokenStore>(store: &S, key: &StoreKey, at: Version, text: &str) -> bool {
-    store.save(key, at, token(text)).await.expect("save")
+    store.save(key, at, at.next().revision, token(text)).await.expect("save")
 }
 
 async fn put<S: TokenStore>(store: &S, key: &StoreKey, incarnation: u64, text: &str) {
-    let token = token(text);
-    let put = store.put(key, incarnation, token, Put::Replace).await;
-    assert!(put.expect("put"), "a put that replaces is there");
+    let put = put_over(store, key, incarnation, text, Over::Anything).await;
+    assert!(put, "a put over anything is done");
 }
 
-async fn put_if_absent<S: TokenStore>(
+async fn put_over<S: TokenStore>(
     store: &S,
     key: &StoreKey,
     incarnation: u64,
     text: &str,
+    over: Over,
 ) -> bool {
-    let token = token(text);
-    let put = store.put(key, incarnation, token, Put::IfAbsent).await;
-    put.expect("put")
+    store.put(key, incarnation, token(text), over).await.expect("put")
 }
 
 async fn release<S: TokenStore>(
     store: &S,
     key: &StoreKey,
     at: Version,
-    lease_id: u64,
+    holder: u64,
     release: Release,
 ) {
-    let released = store.release(key, at, lease_id, release).await;
-    released.expect("release");
+    store.release(key, at, holder, release).await.expect("release");
 }
 
 /// A whole walk, `page` at a time.
@@ -1168,8 +1337,26 @@ async fn scan_all<S: TokenStore>(
         let after = met.last().map(|(key, _)| key);
         let rows = store.scan(realm, after, page).await.expect("scan");
         assert!(rows.len() <= page, "{} of a page of {page}", rows.len());
+        assert!(rows.iter().all(|(key, _)| Some(key) != after), "only rows after {after:?}");
         let is_last = rows.len() < page;
-        met.extend(rows);
+        met.extend(rows.into_iter().map(|(key, row)| (key, row.expect("a row"))));
+        if is_last {
+            return met;
+        }
+    }
+}
+
+/// A whole walk over the due rows, `page` at a time.
+async fn due_all<S: TokenStore>(store: &S, realm: &Arc<Realm>, page: usize) -> Vec<StoreKey> {
+    let (mut met, mut after): (_, Option<DueCursor>) = (Vec::new(), None);
+    loop {
+        let rows = store.due(realm, after.as_ref(), page).await.expect("due");
+        assert!(rows.len() <= page, "{} of a page of {page}", rows.len());
+        let is_after = rows.iter().all(|row| Some(&row.cursor) != after.as_ref());
+        assert!(is_after, "only rows after {after:?}");
+        let is_last = rows.len() < page;
+        after = rows.last().map(|row| row.cursor.clone());
+        met.extend(rows.into_iter().map(|row| row.key.expect("a key")));
         if is_last {
             return met;
         }
@@ -1177,7 +1364,8 @@ async fn scan_all<S: TokenStore>(
 }
 
 async fn due<S: TokenStore>(store: &S, realm: &Arc<Realm>, limit: usize) -> Vec<StoreKey> {
-    store.due(realm, limit).await.expect("due")
+    let rows = store.due(realm, None, limit).await.expect("due");
+    rows.into_iter().map(|row| row.key.expect("a key")).collect()
 }
 
 fn assert_lease(row: &Row, lease: Duration) {
@@ -1229,7 +1417,7 @@ async fn wait<S: TokenStore>(
     wait_until(what, || async { read(store, key).await.filter(|row| is_so(row)) }).await
 }
 
-/// Asks the store again and again, since only it knows what time it is.
+/// Polls the store, since only it knows what time it is.
 async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
     let begun = Instant::now();
     loop {

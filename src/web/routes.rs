@@ -103,7 +103,7 @@ async fn callback(site: Arc<Login>, request: Request) -> Response {
                     return Err(FailureReason::AlreadyUsed);
                 }
                 let token = manager.hurdlr().complete_login(login, callback).await?;
-                manager.adopting(&user, token)?.await;
+                manager.adopt_uncancellable(&user, token)?.await;
                 Ok(())
             })
             .await

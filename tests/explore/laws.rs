@@ -79,6 +79,7 @@ struct Pause {
 
 /// What one process did and saw.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "they are independent facts")]
 struct Process {
     is_dead: bool,
     granted: Option<Granted>,
@@ -90,6 +91,8 @@ struct Process {
     store_failed: bool,
     /// The last token that was handed out, unless that may have been dropped since.
     served: Option<Pair>,
+    /// The user was evicted, perhaps with a refresh in flight, whose token is dropped with it.
+    is_evicted: bool,
 }
 
 #[derive(Default)]
@@ -164,6 +167,10 @@ impl Laws {
         if call != Call::Put {
             self.process(process).saw_living = saw_living;
         }
+        // A user who was evicted comes back by a look at the store.
+        if call == Call::Read {
+            self.process(process).is_evicted = false;
+        }
     }
 
     /// The store failed a call of this process.
@@ -177,7 +184,7 @@ impl Laws {
     /// The process may have forgotten what the store does not know.
     pub(crate) fn evicted(&mut self, process: usize) {
         self.process(process).served = None;
-        self.pauses.retain(|pause| pause.process != process || !pause.is_private);
+        self.process(process).is_evicted = true;
     }
 
     pub(crate) fn refused(&mut self, process: usize, pair: Pair) {
@@ -361,7 +368,7 @@ impl State {
         let laws = &mut self.laws;
         let unsaved = !laws.ever_stored.contains(&pair);
         let own = laws.process(process);
-        own.served = Some(pair);
+        own.served = Some(pair).filter(|_| !own.is_evicted);
         let own = (own.refused.contains(&pair), own.store_failed);
         if own.0 {
             let words = format!("process {process} serves {pair}, which the API refused");

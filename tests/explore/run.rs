@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hurdlr_oauth2::manager::{RefreshPolicy, Rng, SharedToken};
+use hurdlr_oauth2::manager::{RefreshPolicy, SharedToken};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::{MemoryStore, RowKind, StoreKey};
+use hurdlr_oauth2::testing::Rng;
 use hurdlr_oauth2::{Error, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
 use tokio::task::JoinHandle;
 
@@ -113,6 +114,7 @@ impl Process {
             .retry(RetryPolicy::default().max_attempts(REQUESTS_PER_CLAIM))
             .clock(WorldClock { world: world.clone(), whose: Whose::Process(number) })
             .http_client(Wire { process: number, world: world.clone() })
+            .rng(Numbers(AtomicU64::new(number as u64)))
             .build()
             .expect("settings that can be used");
         let policy = RefreshPolicy::default()
@@ -125,7 +127,6 @@ impl Process {
             .max_concurrent_refreshes(2)
             .revalidate_after(shared.revalidate_after)
             .refresh_policy(policy)
-            .rng(Numbers(AtomicU64::new(number as u64)))
             .build()
             .expect("settings that can be used");
         let (world, user) = (world.clone(), shared.user.clone());

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, MemoryStore, Put, Realm, Release, Row, StoreFuture, StoreKey, StoredToken,
-    TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, MemoryStore, Over, ReadRow, Realm, Release, Row,
+    StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 
 use crate::provider::Pair;
@@ -34,7 +34,7 @@ pub(crate) fn pair(row: Option<&Row>) -> Option<Pair> {
 
 /// Reads the row past all gates.
 pub(crate) async fn row(store: &MemoryStore, key: &StoreKey) -> Option<Row> {
-    store.read(std::slice::from_ref(key)).await.ok()?.into_iter().next()?
+    store.read(std::slice::from_ref(key)).await.ok()?.into_iter().next()?.ok()?
 }
 
 /// A row as it was, to be put back later.
@@ -66,8 +66,8 @@ pub(crate) async fn restore(
         age: backup.age + passed,
         due_in: backup.due_in.saturating_sub(passed),
     };
-    let _ = store.forget(key).await;
-    let _ = store.put(key, backup.incarnation, token, Put::Replace).await;
+    let _ = store.forget(key, None).await;
+    let _ = store.put(key, backup.incarnation, token, Over::Anything).await;
 }
 
 impl GatedStore {
@@ -104,7 +104,7 @@ impl GatedStore {
 }
 
 impl TokenStore for GatedStore {
-    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         self.call(Call::Read, None, self.store.read(keys), |_| ())
     }
 
@@ -122,9 +122,10 @@ impl TokenStore for GatedStore {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
+        revision: u64,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
-        self.call(Call::Save, Some(key), self.store.save(key, consumed, token), |_| ())
+        self.call(Call::Save, Some(key), self.store.save(key, consumed, revision, token), |_| ())
     }
 
     fn put<'a>(
@@ -132,32 +133,37 @@ impl TokenStore for GatedStore {
         key: &'a StoreKey,
         incarnation: u64,
         token: StoredToken,
-        put: Put,
+        over: Over,
     ) -> StoreFuture<'a, bool> {
-        self.call(Call::Put, Some(key), self.store.put(key, incarnation, token, put), |_| ())
+        self.call(Call::Put, Some(key), self.store.put(key, incarnation, token, over), |_| ())
     }
 
     fn release<'a>(
         &'a self,
         key: &'a StoreKey,
         version: Version,
-        lease_id: u64,
+        holder: u64,
         release: Release,
     ) -> StoreFuture<'a, ()> {
-        let released = self.store.release(key, version, lease_id, release);
+        let released = self.store.release(key, version, holder, release);
         self.call(Call::Release, None, released, |()| ())
     }
 
-    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
-        self.call(Call::Forget, Some(key), self.store.forget(key), |_| ())
+    fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
+        self.call(Call::Forget, Some(key), self.store.forget(key, version), |_| ())
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         self.store.redeem(state, keep)
     }
 
-    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
-        self.call(Call::Due, None, self.store.due(realm, limit), |_| ())
+    fn due<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a DueCursor>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<DueRow>> {
+        self.call(Call::Due, None, self.store.due(realm, after, limit), |_| ())
     }
 
     fn scan<'a>(
@@ -165,7 +171,7 @@ impl TokenStore for GatedStore {
         realm: &'a Arc<Realm>,
         after: Option<&'a StoreKey>,
         limit: usize,
-    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
         self.store.scan(realm, after, limit)
     }
 

@@ -150,7 +150,7 @@ impl Site {
         let provider = self.fake.base_url();
         let realm = Realm::new(hurdlr.api_version(), provider.as_str(), hurdlr.client_id());
         let key = StoreKey::new(Arc::new(realm), who.kind(), who.id());
-        self.store.read(&[key]).await.unwrap().remove(0)
+        self.store.read(&[key]).await.unwrap().remove(0).unwrap()
     }
 
     /// Whether the refresh token that the store holds is one that the provider takes.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hurdlr_oauth2::manager::{RefreshPolicy, UserHandle};
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, KeyRing, PostgresStore, Put, Realm, Release, Row, RowKind, SealingKey,
-    SqliteStore, StoreFuture, StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, KeyRing, Over, PostgresStore, ReadRow, Realm, Release, Row,
+    RowKind, SealingKey, SqliteStore, StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::ManualClock;
 use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
@@ -295,17 +295,18 @@ impl TokenStore for Stopping {
         &'a self,
         key: &'a StoreKey,
         consumed: Version,
+        revision: u64,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.stops.reached(Point::Answered).await;
-            let saved = self.store.save(key, consumed, token).await?;
+            let saved = self.store.save(key, consumed, revision, token).await?;
             self.stops.reached(Point::Saved).await;
             Ok(saved)
         })
     }
 
-    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<Option<Row>>> {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         self.store.read(keys)
     }
 
@@ -314,31 +315,36 @@ impl TokenStore for Stopping {
         key: &'a StoreKey,
         incarnation: u64,
         token: StoredToken,
-        put: Put,
+        over: Over,
     ) -> StoreFuture<'a, bool> {
-        self.store.put(key, incarnation, token, put)
+        self.store.put(key, incarnation, token, over)
     }
 
     fn release<'a>(
         &'a self,
         key: &'a StoreKey,
         version: Version,
-        lease_id: u64,
+        holder: u64,
         release: Release,
     ) -> StoreFuture<'a, ()> {
-        self.store.release(key, version, lease_id, release)
+        self.store.release(key, version, holder, release)
     }
 
-    fn forget<'a>(&'a self, key: &'a StoreKey) -> StoreFuture<'a, bool> {
-        self.store.forget(key)
+    fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
+        self.store.forget(key, version)
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         self.store.redeem(state, keep)
     }
 
-    fn due<'a>(&'a self, realm: &'a Arc<Realm>, limit: usize) -> StoreFuture<'a, Vec<StoreKey>> {
-        self.store.due(realm, limit)
+    fn due<'a>(
+        &'a self,
+        realm: &'a Arc<Realm>,
+        after: Option<&'a DueCursor>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<DueRow>> {
+        self.store.due(realm, after, limit)
     }
 
     fn scan<'a>(
@@ -346,7 +352,7 @@ impl TokenStore for Stopping {
         realm: &'a Arc<Realm>,
         after: Option<&'a StoreKey>,
         limit: usize,
-    ) -> StoreFuture<'a, Vec<(StoreKey, Row)>> {
+    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, hurdlr_oauth2::Error>)>> {
         self.store.scan(realm, after, limit)
     }
 

@@ -101,7 +101,7 @@ impl<S: TokenStore + Clone> Site<S> {
 
     pub(crate) async fn row(&self, kind: RowKind, user: &UserId) -> Option<Row> {
         let key = self.key(kind, user);
-        self.store.read(&[key]).await.unwrap().remove(0)
+        self.store.read(&[key]).await.unwrap().remove(0).unwrap()
     }
 
     /// The refresh token that the store holds.

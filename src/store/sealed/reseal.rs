@@ -15,7 +15,8 @@ use crate::store::{Realm, Row, StoreFuture, StoreKey, TokenStore};
 /// So many rows are held at once.
 const PAGE: usize = 100;
 
-/// The walk of [`Sealed::reseal`]: a [`Stream`] of one item per row, with counts for a progress bar.
+/// The walk of [`Sealed::reseal`]: a [`Stream`] of one item per row, with counts for a progress
+/// bar.
 ///
 /// An error is one of the store: the walk goes on from the last row it is sure of when it is asked
 /// again. Dropped, it stops; a new one can go [on from](Self::after) any row, or from the start, as
@@ -25,7 +26,7 @@ pub struct Reseal<S> {
     realm: Arc<Realm>,
     after: Option<StoreKey>,
     include_plaintext: bool,
-    page: VecDeque<(StoreKey, Row)>,
+    page: VecDeque<(StoreKey, Result<Row, Error>)>,
     is_last_page: bool,
     step: Option<StoreFuture<'static, Step>>,
     current: u64,
@@ -49,15 +50,15 @@ pub enum ResealOutcome {
     Resealed,
     /// It was under the first key already.
     Current,
-    /// A save, a login or a forget was first. Whoever saved has sealed it by the first key of a ring
-    /// of their own.
+    /// A save, a login or a forget was first. Whoever saved has sealed it by the first key of a
+    /// ring of their own.
     Overtaken,
     /// It cannot be opened, and was left as it is.
     Unreadable(Error),
 }
 
 enum Step {
-    Page(Vec<(StoreKey, Row)>),
+    Page(Vec<(StoreKey, Result<Row, Error>)>),
     Row(Resealed),
 }
 
@@ -86,9 +87,9 @@ impl<S: TokenStore> Reseal<S> {
         self
     }
 
-    /// Seals also what was saved in plaintext, before the store was sealed. What lies there is taken
-    /// for true, so say this once, on moving, and not when others may have written to the table.
-    /// Not where user ids are hashed, since these rows' are not.
+    /// Seals also what was saved in plaintext, before the store was sealed. What lies there is
+    /// taken for true, so say this once, on moving, and not when others may have written to the
+    /// table. Not where user ids are hashed, since these rows' are not.
     #[must_use]
     pub fn include_plaintext(mut self) -> Self {
         self.include_plaintext = true;
@@ -136,9 +137,13 @@ impl<S: TokenStore> Sealed<S> {
     async fn reseal_row(
         &self,
         key: &StoreKey,
-        row: Row,
+        row: Result<Row, Error>,
         include_plaintext: bool,
     ) -> Result<ResealOutcome, Error> {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => return Ok(ResealOutcome::Unreadable(error)),
+        };
         let Some(token) = row.token else {
             return Ok(ResealOutcome::Overtaken);
         };

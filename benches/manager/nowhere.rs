@@ -1,0 +1,90 @@
+//! A store that takes everything and keeps nothing, for figures about the manager's own memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hurdlr_oauth2::Error;
+use hurdlr_oauth2::secrecy::SecretBox;
+use hurdlr_oauth2::store::{
+    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
+    StoredToken, TokenStore, Version,
+};
+
+#[derive(Debug)]
+pub(crate) struct Nowhere;
+
+impl TokenStore for Nowhere {
+    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
+        Box::pin(async { Ok(keys.iter().map(|_| Ok(None)).collect()) })
+    }
+
+    fn claim<'a>(&'a self, _: &'a StoreKey, _: Claim) -> StoreFuture<'a, Claimed> {
+        Box::pin(async { Ok(Claimed { granted: false, row: None }) })
+    }
+
+    fn save<'a>(
+        &'a self,
+        _: &'a StoreKey,
+        _: Version,
+        _: u64,
+        _: StoredToken,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn put<'a>(
+        &'a self,
+        _: &'a StoreKey,
+        _: u64,
+        _: StoredToken,
+        _: Over,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn release<'a>(
+        &'a self,
+        _: &'a StoreKey,
+        _: Version,
+        _: u64,
+        _: Release,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forget<'a>(&'a self, _: &'a StoreKey, _: Option<Version>) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn redeem<'a>(&'a self, _: &'a [u8; 32], _: Duration) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn due<'a>(
+        &'a self,
+        _: &'a Arc<Realm>,
+        _: Option<&'a DueCursor>,
+        _: usize,
+    ) -> StoreFuture<'a, Vec<DueRow>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        _: &'a Arc<Realm>,
+        _: Option<&'a StoreKey>,
+        _: usize,
+    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        _: &'a StoreKey,
+        _: Version,
+        _: &'a SecretBox<Vec<u8>>,
+        _: SecretBox<Vec<u8>>,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async { Ok(false) })
+    }
+}

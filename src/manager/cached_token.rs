@@ -1,0 +1,214 @@
+//! A token in memory: its version, its three phases, and what is known of it.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+#[cfg(any(feature = "middleware", feature = "tower"))]
+use http::HeaderValue;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+use once_cell::race::OnceBox;
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+
+use super::policy::{Phases, RefreshPolicy};
+use crate::clock::Timestamp;
+use crate::store::{RowKind, StoredToken, Version};
+use crate::token::{Notes, SupersededToken, Token};
+use crate::user::UserId;
+
+/// How many superseded access tokens are remembered for a user.
+const MAX_SUPERSEDED: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct CachedToken {
+    pub(super) token: Token,
+    /// `None` for the placeholder that stands for no token.
+    pub(super) version: Option<Version>,
+    phases: Phases,
+    /// See `fast_path`.
+    pub(super) fast_path_second: AtomicI64,
+    /// Whether the API refused it, and was believed. Never unset.
+    rejected: AtomicBool,
+    /// Milliseconds between receipt and the last time the store confirmed this token.
+    verified_at: AtomicU64,
+    /// Earlier access tokens of an enterprise user that live on at the provider.
+    #[allow(clippy::box_collection, reason = "one word for nearly all users, who have none")]
+    superseded: Option<Box<Vec<SupersededToken>>>,
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    authorization: OnceBox<HeaderValue>,
+}
+
+/// A digest of an access token, for telling whether two are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AccessTokenDigest([u8; 32]);
+
+impl AccessTokenDigest {
+    pub(super) fn of(token: &Token) -> Self {
+        Self(Sha256::digest(token.access_token().expose_secret()).into())
+    }
+}
+
+impl CachedToken {
+    pub(super) fn new(
+        token: Token,
+        version: Version,
+        policy: &RefreshPolicy,
+        kind: RowKind,
+        subject: &UserId,
+    ) -> Self {
+        let phases = policy.phases(&token, kind, subject);
+        Self::with_phases(token, Some(version), phases)
+    }
+
+    pub(super) fn placeholder(token: Token) -> Self {
+        Self::with_phases(token, None, Phases { due: 0, expired: 0, over: 0 })
+    }
+
+    pub(super) fn with_phases(token: Token, version: Option<Version>, phases: Phases) -> Self {
+        Self {
+            token,
+            version,
+            phases,
+            fast_path_second: AtomicI64::new(i64::MIN),
+            rejected: AtomicBool::new(false),
+            verified_at: AtomicU64::new(0),
+            superseded: None,
+            #[cfg(any(feature = "middleware", feature = "tower"))]
+            authorization: OnceBox::new(),
+        }
+    }
+
+    /// Remembers earlier access tokens, with what a payload's notes say of them.
+    pub(super) fn with_superseded(mut self, mut superseded: Vec<SupersededToken>) -> Self {
+        superseded.drain(..superseded.len().saturating_sub(MAX_SUPERSEDED));
+        self.superseded = (!superseded.is_empty()).then(|| Box::new(superseded));
+        self
+    }
+
+    /// The access tokens that live on when `successor` replaces this one.
+    pub(super) fn superseded_by(&self, successor: &Token, now: Timestamp) -> Vec<SupersededToken> {
+        let successor_age = successor.age_at(now);
+        let ends_in = |left: Duration| whole_seconds(successor_age + left);
+        let own_age = self.token.age_at(now);
+        let earlier = self.superseded().iter().filter_map(|earlier| {
+            let left = Duration::from_secs(earlier.ends_at_age.into()).checked_sub(own_age)?;
+            Some(SupersededToken { ends_at_age: ends_in(left), ..earlier.clone() })
+        });
+        let left = self.alive_for(now);
+        let own = (self.version.is_some() && !left.is_zero()).then(|| SupersededToken {
+            access_token: self.token.access_token().clone(),
+            ends_at_age: ends_in(left),
+        });
+        earlier.chain(own).collect()
+    }
+
+    /// The earlier access tokens that may live on at the provider.
+    pub(super) fn superseded(&self) -> &[SupersededToken] {
+        self.superseded.as_ref().map_or(&[], |superseded| superseded.as_slice())
+    }
+
+    /// The token as a store takes it.
+    pub(super) fn to_stored(&self, now: Timestamp) -> StoredToken {
+        let notes = Notes { superseded: self.superseded().to_vec(), pending_since: None };
+        StoredToken {
+            payload: self.token.payload(&notes),
+            age: self.token.age_at(now),
+            due_in: self.due_in(now),
+        }
+    }
+
+    /// The header that calls share for as long as they are made with this token.
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    pub(super) fn authorization(&self) -> HeaderValue {
+        self.authorization.get_or_init(|| Box::new(self.token.authorization_header())).clone()
+    }
+
+    pub(super) fn is_newer_than(&self, version: Version) -> bool {
+        self.version.is_some_and(|ours| ours.is_newer_than(version))
+    }
+
+    /// Whether `later` succeeds this token: it is of the same incarnation, or has the same secrets.
+    pub(super) fn is_continued_by(&self, later: &Self) -> bool {
+        let incarnation = |cached: &Self| cached.version.map(|version| version.incarnation);
+        incarnation(self) == incarnation(later) || self.token.shares_secrets_with(&later.token)
+    }
+
+    pub(super) fn has_same_access_token(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.token.access_token(), other.token.access_token());
+        ours.expose_secret() == theirs.expose_secret()
+    }
+
+    #[inline]
+    fn held_for(&self, now: Timestamp) -> u64 {
+        now.millis_since(self.token.arrival().0)
+    }
+
+    /// Served, and nothing to be done.
+    pub(super) fn is_fresh(&self, now: Timestamp) -> bool {
+        self.held_for(now) < self.phases.due && !self.is_rejected()
+    }
+
+    /// Served, whether or not it is due.
+    pub(super) fn is_served(&self, now: Timestamp) -> bool {
+        self.held_for(now) < self.phases.expired && !self.is_rejected()
+    }
+
+    /// Good for a caller who could get nothing better.
+    pub(super) fn is_alive(&self, now: Timestamp) -> bool {
+        self.held_for(now) < self.phases.over && !self.is_rejected()
+    }
+
+    /// The rest of its life.
+    pub(super) fn alive_for(&self, now: Timestamp) -> Duration {
+        Duration::from_millis(self.phases.over.saturating_sub(self.held_for(now)))
+    }
+
+    /// Whether it lives and has used up nine tenths of its life.
+    #[cfg(feature = "metrics")]
+    pub(super) fn is_expiring(&self, now: Timestamp) -> bool {
+        let left = self.phases.over.saturating_sub(self.held_for(now));
+        let lifetime = self.phases.over + millis(self.token.arrival().1);
+        left > 0 && left < lifetime / 10
+    }
+
+    pub(super) fn due_in(&self, now: Timestamp) -> Duration {
+        Duration::from_millis(self.phases.due.saturating_sub(self.held_for(now)))
+    }
+
+    /// Whether it was due within `span` after it came.
+    pub(super) fn was_due_within(&self, span: Duration) -> bool {
+        Duration::from_millis(self.phases.due) < span
+    }
+
+    /// Time since the store last confirmed this token.
+    pub(super) fn since_verified(&self, now: Timestamp) -> Duration {
+        // Relaxed, here and below: a number that publishes nothing else.
+        let verified_at = self.verified_at.load(Ordering::Relaxed);
+        Duration::from_millis(self.held_for(now).saturating_sub(verified_at))
+    }
+
+    /// Notes that the store had this token at `asked`.
+    pub(super) fn verified(&self, asked: Timestamp) {
+        self.verified_at.store(self.held_for(asked), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn is_rejected(&self) -> bool {
+        // Relaxed: a reader who has not seen the flag yet is a reader who came before it.
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Serves it no more.
+    pub(super) fn reject(&self) {
+        self.rejected.store(true, Ordering::Relaxed);
+    }
+}
+
+pub(super) fn whole_seconds(span: Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(feature = "metrics")]
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

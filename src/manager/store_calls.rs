@@ -1,0 +1,137 @@
+//! The manager's calls to its store: a panic of the store becomes an error, the time of a call is
+//! measured, and a row's age includes the time that its answer took.
+
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::metrics::{self, StoreCall};
+use crate::clock::{SharedClock, Timestamp};
+use crate::error::Error;
+use crate::store::{
+    Claim, Claimed, DueCursor, DueRow, Over, Realm, Release, Row, StoreFuture, StoreKey,
+    StoredToken, TokenStore, Version,
+};
+
+#[derive(Debug)]
+pub(super) struct StoreCalls {
+    store: Arc<dyn TokenStore>,
+    clock: SharedClock,
+}
+
+impl StoreCalls {
+    pub(super) fn new(store: Arc<dyn TokenStore>, clock: SharedClock) -> Self {
+        Self { store, clock }
+    }
+
+    /// Reads many rows, one result per key.
+    pub(super) async fn read_all(
+        &self,
+        keys: &[StoreKey],
+    ) -> Result<Vec<Result<Option<Row>, Error>>, Error> {
+        let asked = self.clock.now();
+        let rows = self.guarded(StoreCall::Read, || self.store.read(keys)).await?;
+        let aged = |row: Result<Option<Row>, Error>| row.map(|row| self.aged(row, asked));
+        Ok(rows.into_iter().map(aged).collect())
+    }
+
+    pub(super) async fn read(&self, key: &StoreKey) -> Result<Option<Row>, Error> {
+        let rows = self.read_all(std::slice::from_ref(key)).await?;
+        rows.into_iter().next().unwrap_or(Ok(None))
+    }
+
+    pub(super) async fn claim(&self, key: &StoreKey, claim: Claim) -> Result<Claimed, Error> {
+        let asked = self.clock.now();
+        let claimed = self.guarded(StoreCall::Claim, || self.store.claim(key, claim)).await?;
+        Ok(Claimed { row: self.aged(claimed.row, asked), ..claimed })
+    }
+
+    pub(super) async fn save(
+        &self,
+        key: &StoreKey,
+        consumed: Version,
+        revision: u64,
+        token: StoredToken,
+    ) -> Result<bool, Error> {
+        let save = || self.store.save(key, consumed, revision, token);
+        self.guarded(StoreCall::Save, save).await
+    }
+
+    pub(super) async fn put(
+        &self,
+        key: &StoreKey,
+        incarnation: u64,
+        token: StoredToken,
+        over: Over,
+    ) -> Result<bool, Error> {
+        let put = || self.store.put(key, incarnation, token, over);
+        self.guarded(StoreCall::Put, put).await
+    }
+
+    pub(super) async fn release(
+        &self,
+        key: &StoreKey,
+        version: Version,
+        holder: u64,
+        release: Release,
+    ) -> Result<(), Error> {
+        let release = || self.store.release(key, version, holder, release);
+        self.guarded(StoreCall::Release, release).await
+    }
+
+    pub(super) async fn forget(
+        &self,
+        key: &StoreKey,
+        version: Option<Version>,
+    ) -> Result<bool, Error> {
+        self.guarded(StoreCall::Forget, || self.store.forget(key, version)).await
+    }
+
+    pub(super) async fn redeem(&self, state: &[u8; 32], keep: Duration) -> Result<bool, Error> {
+        self.guarded(StoreCall::Redeem, || self.store.redeem(state, keep)).await
+    }
+
+    pub(super) async fn due(
+        &self,
+        realm: &Arc<Realm>,
+        after: Option<&DueCursor>,
+        limit: usize,
+    ) -> Result<Vec<DueRow>, Error> {
+        self.guarded(StoreCall::Due, || self.store.due(realm, after, limit)).await
+    }
+
+    /// Makes a call. The store is the app's own code, and a panic in it must not take along a token
+    /// that has just come.
+    async fn guarded<'a, T>(
+        &'a self,
+        call: StoreCall,
+        make: impl FnOnce() -> StoreFuture<'a, T>,
+    ) -> Result<T, Error> {
+        let asked = self.clock.now();
+        let panicked = || Error::store("the store panicked");
+        let outcome = match catch_unwind(AssertUnwindSafe(make)) {
+            Ok(mut future) => {
+                poll_fn(|context| {
+                    let poll = AssertUnwindSafe(|| future.as_mut().poll(context));
+                    catch_unwind(poll).unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+                })
+                .await
+            }
+            Err(_) => Err(panicked()),
+        };
+        metrics::store_call(call, outcome.is_ok(), || self.clock.now().since(asked));
+        outcome
+    }
+
+    /// Adds the time since the store was asked: the machine may have been suspended while the
+    /// answer was on its way.
+    fn aged(&self, row: Option<Row>, asked: Timestamp) -> Option<Row> {
+        let mut row = row?;
+        if let Some(token) = &mut row.token {
+            token.age += self.clock.now().since(asked);
+        }
+        Some(row)
+    }
+}

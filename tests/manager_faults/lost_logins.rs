@@ -1,0 +1,295 @@
+//! Logins that must not be lost.
+
+use std::time::Duration;
+
+use hurdlr_oauth2::manager::RefreshPolicy;
+use hurdlr_oauth2::store::RowKind;
+use hurdlr_oauth2::testing::{Fault, Outcome, RecordedRequest, Rotation, StoreCall};
+use hurdlr_oauth2::{ApiVersion, ErrorKind, Hurdlr, RetryPolicy, TokenManager};
+use tokio::time::{Instant, sleep};
+
+use crate::site::*;
+
+/// As many users as are refreshed at once by default.
+const AT_ONCE: usize = 64;
+
+/// The refreshes that ann's hourly token needs at least in a day.
+const DAILY: u64 = 20;
+
+fn is_refresh(request: &RecordedRequest) -> bool {
+    request.grant() == Some("refresh_token")
+}
+
+/// A login is kept alive beside any number of users whom the provider has removed.
+#[tokio::test(start_paused = true)]
+async fn removed_users_starve_nobody() {
+    let site = Site::new();
+    let manager = site.manager();
+    for gone in ids("gone", AT_ONCE) {
+        manager.enterprise_user(&gone).token().await.unwrap();
+    }
+    site.fake.fault_plan(|request| {
+        let is_gone = request.user().is_some_and(|user| user.starts_with("gone"));
+        is_gone.then(|| Fault::answer(400, r#"{"error":"invalid_request"}"#))
+    });
+    manager.adopt(&ann(), site.login(&ann()).await).await.unwrap();
+    let walk = manager.keep_alive(10 * MINUTE);
+    sleep(DAY).await;
+    walk.stop().await;
+    assert!(site.refreshes() >= DAILY, "{} refreshes of ann's", site.refreshes());
+    assert!(site.fake.is_alive(&soon(&manager.user(&ann())).await.unwrap()));
+}
+
+/// A login is kept alive beside any number of revocations that the provider refuses.
+#[tokio::test(start_paused = true)]
+async fn refused_revocations_starve_nobody() {
+    let site = Site::of(ApiVersion::V6);
+    let left = ids("left", AT_ONCE);
+    let earlier = site.all_logged_in(&left).await;
+    site.fake.fault_plan(|request| {
+        let is_revocation = request.path().ends_with("/revoke");
+        is_revocation.then(|| Fault::answer(400, r#"{"error":"unsupported_token_type"}"#))
+    });
+    for user in &left {
+        let _ = earlier.user(user).disconnect().await;
+    }
+    earlier.shutdown().await;
+    let manager = site.logged_in(&ann()).await;
+    let walk = manager.keep_alive(10 * MINUTE);
+    sleep(DAY).await;
+    walk.stop().await;
+    assert!(site.refreshes() >= DAILY, "{} refreshes of ann's", site.refreshes());
+}
+
+/// A login is kept alive beside any number of users whom only an earlier policy calls due.
+#[tokio::test(start_paused = true)]
+async fn earlier_policies_starve_nobody() {
+    let site = Site::new();
+    site.fake.set_token_life(90 * DAY);
+    let hasty = RefreshPolicy::default().refresh_fraction(0.01).refresh_jitter(0.0);
+    let earlier = TokenManager::builder(site.hurdlr(), site.store.clone());
+    let earlier = earlier.refresh_policy(hasty).build().unwrap();
+    for user in ids("calm", AT_ONCE) {
+        earlier.enterprise_user(&user).token().await.unwrap();
+    }
+    earlier.shutdown().await;
+    sleep(DAY).await;
+    site.fake.set_token_life(HOUR);
+    let manager = site.logged_in(&ann()).await;
+    let walk = manager.keep_alive(10 * MINUTE);
+    sleep(DAY).await;
+    walk.stop().await;
+    assert!(site.refreshes() >= DAILY, "{} refreshes of ann's", site.refreshes());
+}
+
+/// A login is kept alive beside any number of users whose rows cannot be read.
+#[tokio::test(start_paused = true)]
+async fn unreadable_users_starve_nobody() {
+    let site = Site::new();
+    for lost in ids("lost", 1_100) {
+        site.damage(&lost).await;
+    }
+    sleep(2 * HOUR).await;
+    let manager = site.logged_in(&ann()).await;
+    let walk = manager.keep_alive(10 * MINUTE);
+    sleep(DAY).await;
+    walk.stop().await;
+    assert!(site.refreshes() >= DAILY, "{} refreshes of ann's", site.refreshes());
+}
+
+/// A token service that answers 401 for ten minutes logs nobody out.
+#[tokio::test(start_paused = true)]
+async fn outages_log_nobody_out() {
+    let site = Site::new();
+    let users = ids("user", 20);
+    let manager = site.all_logged_in(&users).await;
+    site.advance(HOUR);
+    site.fake.fault_plan(|request| is_refresh(request).then(doubtful_refusal));
+    for _ in 0..20 {
+        for user in &users {
+            let error = soon(&manager.user(user)).await.unwrap_err();
+            assert!(!error.needs_login(), "{error}");
+        }
+        sleep(30 * SECOND).await;
+    }
+    site.fake.clear_faults();
+    for _ in 0..30 {
+        for user in &users {
+            let _ = soon(&manager.user(user)).await;
+        }
+        sleep(MINUTE).await;
+    }
+    let elsewhere = site.manager();
+    for user in &users {
+        for process in [&manager, &elsewhere] {
+            assert!(site.fake.is_alive(&soon(&process.user(user)).await.unwrap()));
+        }
+    }
+}
+
+/// A process with a wrong client secret logs nobody out.
+#[tokio::test(start_paused = true)]
+async fn wrong_secret_logs_nobody_out() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    site.advance(HOUR);
+    site.fake.fault_plan(|request| {
+        let is_wrong = request.field("client_secret").is_some_and(|secret| secret == "wrong");
+        is_wrong.then(doubtful_refusal)
+    });
+    let hurdlr = Hurdlr::builder(site.fake.client_id(), "wrong".into())
+        .environment(site.fake.base_url())
+        .http_client(site.fake.http_client())
+        .retry(RetryPolicy::default().max_attempts(2))
+        .clock(site.clock.clone())
+        .build()
+        .unwrap();
+    let wrong = TokenManager::builder(hurdlr, site.store.clone()).build().unwrap();
+    for _ in 0..20 {
+        let error = soon(&wrong.user(&ann())).await.unwrap_err();
+        assert!(!error.needs_login(), "{error}");
+        sleep(30 * SECOND).await;
+    }
+    wrong.shutdown().await;
+    for _ in 0..30 {
+        let _ = soon(&manager.user(&ann())).await;
+        sleep(MINUTE).await;
+    }
+    assert!(site.fake.is_alive(&soon(&manager.user(&ann())).await.unwrap()));
+}
+
+/// A login that is refused by 401s for long is told as over, is asked for at growing pauses, and
+/// lives on once the provider takes its refresh token.
+#[tokio::test(start_paused = true)]
+async fn lasting_401s_ask_for_login() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    site.advance(HOUR);
+    site.fake.fault_plan(|request| is_refresh(request).then(doubtful_refusal));
+    let began = Instant::now();
+    while began.elapsed() < 14 * MINUTE {
+        let error = soon(&user).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        sleep(MINUTE).await;
+    }
+    while began.elapsed() < HOUR {
+        let _ = soon(&user).await;
+        sleep(MINUTE).await;
+    }
+    assert_eq!(soon(&user).await.unwrap_err().kind(), ErrorKind::LoginRequired);
+    let sent = site.refreshes();
+    while began.elapsed() < DAY {
+        let error = soon(&user).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoginRequired, "{error}");
+        sleep(MINUTE).await;
+    }
+    // Each try is at most two requests: one with Bearer, and one without.
+    let later = site.refreshes() - sent;
+    assert!((2..=30).contains(&later), "{later} requests in 23 hours");
+    site.fake.clear_faults();
+    while began.elapsed() < DAY + 7 * HOUR {
+        let _ = soon(&user).await;
+        sleep(MINUTE).await;
+    }
+    assert!(site.fake.is_alive(&soon(&user).await.unwrap()));
+}
+
+/// A store that is restored from a backup costs no login, not even in a process that was idle.
+#[tokio::test(start_paused = true)]
+async fn restored_store_costs_no_login() {
+    let site = Site::new();
+    site.fake.set_rotation(Rotation::KillFamily);
+    let (busy, idle) = (site.logged_in(&ann()).await, site.manager());
+    let backup = site.row(RowKind::Login, &ann()).await.unwrap();
+    site.advance(HOUR);
+    soon(&busy.user(&ann())).await.unwrap();
+    soon(&idle.user(&ann())).await.unwrap();
+    site.advance(HOUR);
+    let newest = soon(&busy.user(&ann())).await.unwrap();
+    site.restore(&ann(), backup, 2 * HOUR).await;
+    // The busy process looks at the store, and finds the earlier row there.
+    site.advance(MINUTE);
+    assert_eq!(soon(&busy.user(&ann())).await.unwrap(), newest);
+    settled().await;
+    site.advance(HOUR);
+    assert!(site.fake.is_alive(&soon(&idle.user(&ann())).await.unwrap()));
+    assert_eq!(site.fake.count().outcome(Outcome::InvalidGrant), 0, "a spent token was sent");
+    site.advance(MINUTE);
+    for process in [&busy, &idle] {
+        let token = process.user(&ann()).token().await.unwrap().into_shared();
+        assert!(site.fake.refresh_is_alive(&refresh(&token)));
+    }
+}
+
+/// A shutdown starts no refresh that waits in the queue, and tells its callers to come again.
+#[tokio::test(start_paused = true)]
+async fn shutdown_starts_nothing_queued() {
+    let site = Site::new();
+    let manager = TokenManager::builder(site.hurdlr(), site.store.clone());
+    let manager = manager.max_concurrent_refreshes(4).build().unwrap();
+    site.fake.fault_plan(|_| Some(Fault::Delay(5 * SECOND)));
+    let users = ids("user", 100).into_iter();
+    let callers: Vec<_> = users.map(|user| spawn_read(manager.enterprise_user(&user))).collect();
+    site.fake.arrived(4).await;
+    settled().await;
+    let began = Instant::now();
+    manager.shutdown().await;
+    assert!(began.elapsed() <= 10 * SECOND, "{:?}", began.elapsed());
+    let mut served = 0;
+    for caller in callers {
+        match caller.await.unwrap() {
+            Ok(_) => served += 1,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+        }
+    }
+    assert_eq!(served, 4);
+    assert_eq!(site.fake.count().total(), 4);
+}
+
+/// A shutdown ends before a platform kills the process, and names what is unfinished.
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_in_its_time() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    site.advance(HOUR);
+    site.fake.fault_plan(|_| Some(Fault::DelayAfter(60 * SECOND)));
+    let _caller = spawn_read(manager.user(&ann()));
+    site.fake.arrived(1).await;
+    let began = Instant::now();
+    let unfinished = manager.shutdown().await;
+    assert!(began.elapsed() <= Duration::from_secs(21), "{:?}", began.elapsed());
+    assert!(!unfinished.is_empty());
+}
+
+/// A store that panics while it saves a refreshed token loses no login.
+#[tokio::test(start_paused = true)]
+async fn panicking_save_loses_no_token() {
+    let site = Site::new();
+    site.fake.set_rotation(Rotation::KillFamily);
+    let manager = site.logged_in(&ann()).await;
+    site.advance(HOUR);
+    site.panic_once(StoreCall::Save);
+    let user = manager.user(&ann());
+    let token = access(&user.token().await.unwrap());
+    assert!(site.fake.is_alive(&token));
+    sleep(10 * MINUTE).await;
+    assert_eq!(soon(&user).await.unwrap(), token);
+    let stored = site.stored_refresh_token(&ann()).await.unwrap();
+    assert!(site.fake.refresh_is_alive(&stored), "saved at last");
+    assert_eq!(site.refreshes(), 1);
+}
+
+/// A store that panics while it takes a new login loses no login.
+#[tokio::test(start_paused = true)]
+async fn panicking_put_loses_no_login() {
+    let site = Site::new();
+    let manager = site.manager();
+    let login = site.login(&ann()).await;
+    let (token, stored) = (access(&login), refresh(&login));
+    site.panic_once(StoreCall::Put);
+    let _ = manager.adopt(&ann(), login).await;
+    sleep(10 * MINUTE).await;
+    assert_eq!(soon(&manager.user(&ann())).await.unwrap(), token);
+    assert_eq!(site.stored_refresh_token(&ann()).await, Some(stored));
+}
