@@ -586,13 +586,13 @@ async fn import(
 ) -> Result<bool, Error> {
     let context = &entry.context;
     let _writing = entry.lock_writes().await;
-    if entry.with(|state| state.unsaved.is_some()) {
-        return Ok(false); // a login that the store does not know yet
+    if save::has_unsaved_login(&entry) {
+        return Ok(false); // the store does not know it yet
     }
     let stored = context.stored(&cached);
     let put = context.store.put(&entry.key(), incarnation, stored, Over::Nothing).await?;
     if put {
-        entry.install_import(&cached);
+        entry.install_login(&cached, None);
     }
     Ok(put)
 }

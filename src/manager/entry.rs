@@ -444,13 +444,6 @@ impl UserEntry {
         });
     }
 
-    /// Serves an imported token where there is none.
-    pub(super) fn install_import(&self, cached: &Arc<CachedToken>) {
-        if self.current.load().version.is_none() {
-            self.install_login(cached, None);
-        }
-    }
-
     /// Removes the user from memory. A refresh in flight changes nothing any more. Returns the
     /// token that was served.
     pub(super) fn evict(&self) -> Arc<CachedToken> {

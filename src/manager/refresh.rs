@@ -139,6 +139,10 @@ impl Attempt<'_> {
         if self.entry.epoch() != self.epoch || known.is_fresh(asked) {
             return Ok(Step::Done);
         }
+        if self.entry.with(|state| state.late_saves > 0) {
+            // The row's refresh token is spent, and the lease on it is this process's own.
+            return Err(Error::store("the user's newest token is not saved yet").into());
+        }
         let claim = Claim {
             holder: self.context.holder,
             lease: self.context.policy.lease_span(),

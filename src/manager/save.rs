@@ -121,11 +121,7 @@ pub(super) async fn write_back(
 /// Puts a login into the store that would not take it before, unless the user was removed or logged
 /// in anew since, here or elsewhere.
 pub(super) async fn save_unsaved_login(entry: &Arc<UserEntry>) -> Result<(), Error> {
-    let is_unsaved = entry.with(|state| {
-        let unsaved = state.unsaved.as_ref();
-        unsaved.is_some_and(|unsaved| !matches!(unsaved.replaces, Replaces::Version(_)))
-    });
-    if !is_unsaved {
+    if !has_unsaved_login(entry) {
         return Ok(());
     }
     let _writing = entry.lock_writes().await;
@@ -134,6 +130,14 @@ pub(super) async fn save_unsaved_login(entry: &Arc<UserEntry>) -> Result<(), Err
         Some(unsaved) => save_unsaved(entry, epoch, &unsaved).await,
         None => Ok(()),
     }
+}
+
+/// Whether there is a login that the store has not taken yet.
+pub(super) fn has_unsaved_login(entry: &UserEntry) -> bool {
+    entry.with(|state| {
+        let unsaved = state.unsaved.as_ref();
+        unsaved.is_some_and(|unsaved| !matches!(unsaved.replaces, Replaces::Version(_)))
+    })
 }
 
 /// Tries once to save a token that the store has not taken.
