@@ -535,7 +535,9 @@ impl TokenManager {
             () = context.tasks.wait_idle() => {}
             () = context.clock.sleep(context.shutdown_within) => {}
         }
-        self.users.shards().flatten().flat_map(|entry| unfinished(&entry)).collect()
+        let works = self.users.shards().flatten().flat_map(|entry| unfinished(&entry)).collect();
+        context.pins.clear();
+        works
     }
 
     /// Wraps a token from a login or import in a new incarnation of the user.

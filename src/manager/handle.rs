@@ -219,10 +219,11 @@ impl UserHandle {
                 entry.refuse(state, token);
                 true
             });
-        tracing::info!(user = ?entry.subject(), believed = is_believed, "the API refused a token");
         if !is_believed {
+            tracing::debug!(user = ?entry.subject(), "the API refused a token; it is served on");
             return;
         }
+        tracing::info!(user = ?entry.subject(), "the API refused a token; it is replaced");
         entry.context.pins.pin(entry, UserEntry::needs_pin);
         if current.version.is_some() {
             // An error means that it is paused: then the next reader starts it.

@@ -31,6 +31,11 @@ impl<Entry> Pins<Entry> {
         }
         pinned.entries.insert(Arc::as_ptr(entry).addr(), Arc::clone(entry));
     }
+
+    /// Lets all entries go. They hold what holds the pins.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entries.clear();
+    }
 }
 
 #[cfg(test)]

@@ -215,3 +215,19 @@ async fn repeated_import_says_the_truth() {
     sleep(5 * SECOND).await;
     assert_eq!(site.stored_refresh_token(&ann()).await, Some(refresh(&token)));
 }
+
+/// An import succeeds where another process removed the user, although a refreshed token of theirs is
+/// still to be saved here.
+#[tokio::test(start_paused = true)]
+async fn import_follows_removal_elsewhere() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    site.advance(HOUR);
+    site.fail(StoreCall::Save, StoreFault::Before);
+    manager.user(&ann()).token().await.unwrap();
+    site.manager().user(&ann()).forget().await.unwrap();
+    let imported = site.login(&ann()).await;
+    let expected = access(&imported);
+    assert!(manager.import_if_absent(&ann(), imported).await.unwrap());
+    assert_eq!(soon(&manager.user(&ann())).await.unwrap(), expected);
+}
