@@ -727,6 +727,15 @@ impl Known {
     }
 
     /// Whether a request under this process's last lease on a version may have taken effect unseen.
+    /// The process gives up the tokens of a user whom it removes.
+    fn give_up(&mut self, user: usize, number: usize) {
+        let (logins, by_token) = (&self.logins, &self.logins_by_token);
+        self.received.retain(|(process, token)| {
+            let login = by_token.get(token).map(|login| &logins[*login]);
+            *process != number || login.is_none_or(|login| login.user != user)
+        });
+    }
+
     fn may_be_in_flight(&self, subject: &Subject, version: Version, process: usize) -> bool {
         let Some(Some(token)) = self.contents.get(&(subject.clone(), version)) else {
             return false;
@@ -1061,7 +1070,10 @@ impl TokenStore for Spy {
                 // A process that finds the row gone gives up the token that it was about to save. The
                 // row can come back: where a login's save went unanswered, the login counts as later
                 // than the removal.
-                let Known { logins, logins_by_token, received, .. } = &mut *known;
+                let Known { logins, logins_by_token, received, requests, .. } = &mut *known;
+                for request in requests.iter_mut().filter(|it| it.user == key.subject().as_str()) {
+                    request.unanswered = false;
+                }
                 received.retain(|(_, token)| {
                     let login = logins_by_token.get(token).map(|login| &logins[*login]);
                     login.is_none_or(|login| id(login.user) != *key.subject())
@@ -1518,13 +1530,8 @@ impl Run {
             let mut known = world.known();
             known.begin_change(user, number);
             let now = known.when();
-            let known = &mut *known;
             known.removing.insert((number, user), now.event);
-            let (logins, by_token) = (&known.logins, &known.logins_by_token);
-            known.received.retain(|(process, token)| {
-                let login = by_token.get(token).map(|login| &logins[*login]);
-                *process != number || login.is_none_or(|login| login.user != user)
-            });
+            known.give_up(user, number);
         }
         self.tasks.push(tokio::spawn(async move {
             let forgotten = if disconnects {
@@ -1540,6 +1547,8 @@ impl Run {
                 Err(_) => Presence::Unclear,
             };
             known.removing.insert((number, user), since.event);
+            // A token that came meanwhile is given up as well.
+            known.give_up(user, number);
             if let Some(unsaved) = known.unsaved.get_mut(&user) {
                 unsaved.remove(&number);
             }

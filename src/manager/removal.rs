@@ -44,11 +44,11 @@ enum ConcurrentRefresh {
 /// Removes the user here and from the store. Runs in a task of its own.
 pub(super) async fn forget(entry: Arc<UserEntry>) -> Result<(), Error> {
     let _writing = entry.lock_writes().await;
-    entry.context.store.forget(&entry.key(), None).await?;
-    // Again: a read may have brought the row back into memory before it was removed. Not where that
-    // failed: the user may be there still, with a refresh token that is not saved yet.
+    let forgotten = entry.context.store.forget(&entry.key(), None).await;
+    // Again: a login may have been under way, or a read may have brought the row back into memory
+    // before it was removed. A token that is not saved yet is given up, even if the store failed.
     entry.evict();
-    Ok(())
+    forgotten.map(|_| ())
 }
 
 /// Removes a user who is evicted from memory already, and has their tokens revoked; `newest` is the
