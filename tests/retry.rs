@@ -289,7 +289,8 @@ async fn a_second_refusal_without_bearer_is_final() {
     for (fault, kind) in [
         (Fault::html(401), ErrorKind::InvalidResponse),
         (Fault::answer(401, r#"{"error":"invalid_client"}"#), ErrorKind::Rejected),
-        (Fault::answer(401, r#"{"result":"F","error":"EXPIRED_TOKEN"}"#), ErrorKind::LoginRequired),
+        // A 401 with a token code can also mean the client or a gateway.
+        (Fault::answer(401, r#"{"result":"F","error":"EXPIRED_TOKEN"}"#), ErrorKind::Unavailable),
         (Fault::answer(400, r#"{"result":"F","error":"INVALID_TOKEN"}"#), ErrorKind::LoginRequired),
     ] {
         let (error, sent) = failing(RefreshToken, fault).await;
