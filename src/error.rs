@@ -48,6 +48,26 @@ pub enum ErrorKind {
     Store,
 }
 
+impl ErrorKind {
+    /// The kind in snake case, such as `login_required`: for the labels of metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LoginRequired => "login_required",
+            Self::RotationLost => "rotation_lost",
+            Self::RateLimited => "rate_limited",
+            Self::Unavailable => "unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Rejected => "rejected",
+            Self::InvalidResponse => "invalid_response",
+            Self::InvalidCallback => "invalid_callback",
+            Self::Unsupported => "unsupported",
+            Self::Config => "config",
+            Self::Store => "store",
+        }
+    }
+}
+
 /// Why something failed: one type for all of the crate, as small as a pointer.
 ///
 /// Act on [`kind`](Self::kind). The message and the [source](StdError::source) chain are for

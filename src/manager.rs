@@ -21,7 +21,7 @@
 // serves, starts a refresh in the background, or waits for one.
 //
 // *Single flight* (`single_flight`): the state holds the refresh in flight. It is registered
-// under the entry's lock and runs in a task of its own that `task_tracker` counts. Nobody can
+// under the entry's lock and runs in a task of its own that is tracked. Nobody can
 // cancel it. A task that panics, or ends with its runtime, fails its refresh for all waiters.
 //
 // *A refresh* (`refresh`) is claim, send, save. Between processes the store decides: a claim is
@@ -43,10 +43,12 @@
 //
 // *Imports point down*: `handle`, `keep_alive`, `warm` use `read` and `single_flight`; those
 // `refresh`; that `save` and `revocation`; all of them `entry`, which knows `cached_token`,
-// `permits`, `store_calls`, `policy` and `task_tracker`.
+// `permits`, `store_calls`, `policy` and `completion`.
 
 mod cached_token;
 use cached_token::CachedToken;
+mod completion;
+use completion::cut_off;
 mod entry;
 use entry::{Context, Replaces, Unsaved, UserEntry};
 mod events;
@@ -74,8 +76,6 @@ mod save;
 mod single_flight;
 mod store_calls;
 use store_calls::StoreCalls;
-mod task_tracker;
-use task_tracker::{TaskTracker, cut_off};
 mod users;
 use users::Users;
 mod warm;
@@ -90,6 +90,7 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::client::Hurdlr;
 use crate::error::Error;
@@ -218,6 +219,7 @@ impl TokenManagerBuilder {
             return Err(Error::config("shutdown_within is 0: nothing could be saved at the end"));
         }
         let policy = self.policy.validated()?;
+        #[cfg(feature = "metrics")]
         metrics::describe();
         let (clock, rng) = (self.hurdlr.clock().clone(), self.hurdlr.rng().clone());
         let context = Arc::new(Context {
@@ -230,7 +232,7 @@ impl TokenManagerBuilder {
             permits: Permits::new(self.max_concurrent_refreshes),
             pins: pins::Pins::default(),
             revalidation: revalidation_queue::RevalidationQueue::default(),
-            tasks: TaskTracker::default(),
+            tasks: TaskTracker::new(),
             closing: watch::Sender::new(None),
             shutdown_within: self.shutdown_within,
             runtime,
@@ -363,19 +365,10 @@ impl TokenManager {
     /// twice has no cause to. [`ErrorKind::Store`](crate::ErrorKind::Store) where nobody can tell.
     ///
     /// ```
-    /// # use hurdlr_oauth2::store::MemoryStore;
-    /// # use hurdlr_oauth2::testing::FakeHurdlr;
-    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let fake = FakeHurdlr::start().await?;
-    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
-    /// #     .environment(fake.base_url())
-    /// #     .authorize_url(fake.authorize_url())
-    /// #     .redirect_uri("https://app.example.com/callback")
-    /// #     .build()?;
-    /// # let manager = TokenManager::builder(hurdlr.clone(), MemoryStore::new()).build()?;
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
+    /// # fn main() -> Outcome { example(async |fake, manager| {
     /// # let ann = UserId::new("ann")?;
+    /// let hurdlr = manager.hurdlr();
     /// let (url, pending) = hurdlr.begin_login()?;
     /// let callback = fake.consent(&url, "ann").await?; // she logs in, and is sent back
     ///
@@ -383,8 +376,7 @@ impl TokenManager {
     ///     let token = hurdlr.complete_login(pending, &callback).await?;
     ///     manager.adopt(&ann, token).await?;
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     pub async fn redeem(&self, login: &PendingLogin) -> Result<bool, Error> {
         // A login that began on a machine whose clock is ahead may last as long again.
@@ -432,7 +424,7 @@ impl TokenManager {
                     tracing::warn!(user = ?entry.subject(), %error, "could not save a login; it is served from memory and saved later");
                     entry.install_login(&cached, Some(Replaces::Unknown));
                     let unsaved = Unsaved { cached, replaces: Replaces::Unknown };
-                    save::spawn_save_retry(&entry, entry.epoch(), unsaved);
+                    save::spawn_save_retry(&entry, entry.epoch(), unsaved, false);
                 }
             }
             tracing::info!(user = ?entry.subject(), "connected");
@@ -470,24 +462,15 @@ impl TokenManager {
     /// Dropping it ends the list, and not the refreshes under way.
     ///
     /// ```
-    /// # use hurdlr_oauth2::store::MemoryStore;
-    /// # use hurdlr_oauth2::testing::FakeHurdlr;
-    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let fake = FakeHurdlr::start().await?;
-    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
-    /// #     .environment(fake.base_url())
-    /// #     .build()?;
-    /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
+    /// # fn main() -> Outcome { example(async |_fake, manager| {
     /// let users = [UserId::new("ann")?, UserId::new("bob")?];
     /// let mut warm = manager.warm(users);
     /// while let Some(warmed) = warm.next().await {
     ///     warmed.outcome?;
     /// }
     /// assert_eq!(warm.ready(), 2);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     pub fn warm<I>(&self, users: I) -> Warm
     where
@@ -532,7 +515,7 @@ impl TokenManager {
         context.permits.close();
         tokio::select! {
             biased;
-            () = context.tasks.wait_idle() => {}
+            () = context.tasks.wait() => {}
             () = context.clock.sleep(context.shutdown_within) => {}
         }
         let works = self.users.shards().flatten().flat_map(|entry| unfinished(&entry)).collect();

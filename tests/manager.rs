@@ -918,14 +918,51 @@ fn without_a_runtime_building_says_so() {
 async fn contradictions_are_named_when_building() {
     let site = Site::new();
     let builder = || TokenManager::builder(site.hurdlr(), site.store.clone());
-    let policy = RefreshPolicy::default().refresh_timeout(Duration::from_secs(90));
-    let message = builder().refresh_policy(policy).build().unwrap_err().to_string();
-    assert!(message.contains("refresh_timeout") && message.contains("lease"), "{message}");
+    let policy = RefreshPolicy::default;
+    let (second, never) = (Duration::from_secs(1), Duration::ZERO);
+    for (policy, names) in [
+        (policy().refresh_timeout(90 * second), ["refresh_timeout", "lease"]),
+        (policy().lease(second), ["refresh_timeout", "lease"]),
+        (policy().refresh_fraction(0.9), ["refresh_fraction", "refresh_jitter"]),
+        (policy().refresh_fraction(f64::NAN), ["refresh_fraction", "between"]),
+        (policy().refresh_jitter(-0.1), ["refresh_fraction", "refresh_jitter"]),
+        (policy().max_backoff(second / 2), ["initial_backoff", "max_backoff"]),
+        (policy().initial_backoff(never), ["initial_backoff", "pause"]),
+        (policy().default_lifetime(never), ["default_lifetime", "dead"]),
+        (policy().refresh_timeout(never), ["refresh_timeout", "sent"]),
+    ] {
+        let message = builder().refresh_policy(policy).build().unwrap_err().to_string();
+        assert!(names.iter().all(|name| message.contains(name)), "{message}");
+    }
+    for (builder, name) in [
+        (builder().revalidate_after(never), "revalidate_after"),
+        (builder().shutdown_within(never), "shutdown_within"),
+    ] {
+        assert!(builder.build().unwrap_err().to_string().contains(name), "{name}");
+    }
     assert!(
         builder().cache_capacity(0).build().unwrap_err().to_string().contains("cache_capacity")
     );
     let message = builder().max_concurrent_refreshes(0).build().unwrap_err().to_string();
     assert!(message.contains("max_concurrent_refreshes"));
+}
+
+/// Users who were granted together are due spread over the jitter: a sixth of an hour.
+#[tokio::test(start_paused = true)]
+async fn users_are_due_at_different_times() {
+    let site = Site::new();
+    let manager = site.manager();
+    let mut due = Vec::new();
+    for n in 0..1_000 {
+        let user = manager.enterprise_user(&UserId::new(format!("user-{n}")).unwrap());
+        user.token().await.unwrap();
+        due.push(user.due_in().unwrap().as_secs());
+    }
+    for tenth in 0..10 {
+        let from = 2_400 + 60 * tenth;
+        let here = due.iter().filter(|due| (from..from + 60).contains(*due)).count();
+        assert!((60..140).contains(&here), "{here} of 1000 in tenth {tenth}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,15 +11,18 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::cached_token::{AccessTokenDigest, CachedToken};
+use super::completion::Completion;
 use super::events::TokenEvent;
 use super::permits::Permits;
 use super::pins::Pins;
 use super::policy::RefreshPolicy;
 use super::revalidation_queue::RevalidationQueue;
 use super::store_calls::StoreCalls;
-use super::task_tracker::{Completion, TaskTracker};
 use crate::backoff::Backoff;
 use crate::client::Hurdlr;
 use crate::clock::{SharedClock, Timestamp};
@@ -71,16 +74,18 @@ impl Context {
     }
 
     /// Spawns a task that `shutdown` waits for, even if its caller goes away.
-    pub(super) fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
+    pub(super) fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
+        self.tasks.spawn_on(work, &self.runtime)
+    }
+
+    /// Counts a task that must not begin once the shutdown has.
+    pub(super) fn try_track(&self) -> Option<TaskTrackerToken> {
+        // Counted first: then the shutdown waits for it, or is seen here.
         let token = self.tasks.token();
-        self.runtime.spawn(async move {
-            let outcome = work.await;
-            drop(token);
-            outcome
-        })
+        (!self.tasks.is_closed()).then_some(token)
     }
 
     pub(super) fn is_closing(&self) -> bool {

@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::cached_token::AccessTokenDigest;
+use super::completion::cut_off;
 use super::entry::{Refusals, UserEntry};
 use super::events::TokenEvent;
 use super::fast_path::{TokenFuture, TokenGuard};
 use super::read;
 use super::removal::{self, Disconnected};
 use super::single_flight::{Priority, join_or_start};
-use super::task_tracker::cut_off;
 use crate::backoff::Backoff;
 #[cfg(any(feature = "middleware", feature = "tower"))]
 use crate::client::Hurdlr;
@@ -119,24 +119,15 @@ impl UserHandle {
     /// memory knows nothing of the user.
     ///
     /// ```
-    /// # use hurdlr_oauth2::store::MemoryStore;
-    /// # use hurdlr_oauth2::testing::FakeHurdlr;
-    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
     /// use hurdlr_oauth2::manager::UserStatus;
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let fake = FakeHurdlr::start().await?;
-    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
-    /// #     .environment(fake.base_url())
-    /// #     .build()?;
-    /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    /// # fn main() -> Outcome { example(async |_fake, manager| {
     /// let user = manager.enterprise_user(&UserId::new("ann")?);
     /// assert_eq!(user.status().await?, UserStatus::Unknown);
     /// user.token().await?;
     /// assert_eq!(user.status().await?, UserStatus::Connected);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     ///
     /// # Errors
@@ -267,19 +258,10 @@ impl UserHandle {
     /// [`keep_alive`](super::TokenManager::keep_alive) finishes them.
     ///
     /// ```
-    /// # use hurdlr_oauth2::store::MemoryStore;
-    /// # use hurdlr_oauth2::testing::FakeHurdlr;
-    /// # use hurdlr_oauth2::{ApiVersion, Hurdlr, TokenManager, UserId};
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
     /// use hurdlr_oauth2::manager::Disconnected;
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let fake = FakeHurdlr::start().await?;
-    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
-    /// #     .environment(fake.base_url())
-    /// #     .api_version(ApiVersion::V6)
-    /// #     .build()?;
-    /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    /// # fn main() -> Outcome { example(async |fake, manager| {
     /// # let user = manager.enterprise_user(&UserId::new("ann")?);
     /// # user.token().await?;
     /// match user.disconnect().await? {
@@ -289,8 +271,7 @@ impl UserHandle {
     ///     _ => {}
     /// }
     /// # assert_eq!(fake.tokens_alive("ann"), 0);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     ///
     /// # Errors
@@ -312,23 +293,15 @@ impl UserHandle {
     /// Watches the user's events from now on.
     ///
     /// ```
-    /// # use hurdlr_oauth2::manager::TokenEvent;
-    /// # use hurdlr_oauth2::store::MemoryStore;
-    /// # use hurdlr_oauth2::testing::FakeHurdlr;
-    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let fake = FakeHurdlr::start().await?;
-    /// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
-    /// #     .environment(fake.base_url())
-    /// #     .build()?;
-    /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
+    /// use hurdlr_oauth2::manager::TokenEvent;
+    ///
+    /// # fn main() -> Outcome { example(async |_fake, manager| {
     /// let user = manager.enterprise_user(&UserId::new("ann")?);
     /// let mut events = user.subscribe();
     /// user.token().await?;
     /// assert_eq!(events.next().await, TokenEvent::NewToken);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     #[must_use]
     pub fn subscribe(&self) -> TokenEvents {

@@ -1,4 +1,4 @@
-//! Metrics by the `metrics` facade. Without the feature every function is a no-op.
+//! Metrics by the `metrics` facade. Without the feature nothing is recorded.
 //!
 //! | name | type | labels |
 //! |---|---|---|
@@ -15,222 +15,124 @@
 //!
 //! No label ever names a user.
 
+#![cfg_attr(
+    not(feature = "metrics"),
+    allow(dead_code, unused_variables, reason = "without the feature nothing is recorded")
+)]
+
 use std::time::Duration;
+
+#[cfg(feature = "metrics")]
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use crate::error::ErrorKind;
 use crate::store::RowKind;
 
-/// The methods of a store that the manager calls.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "the names of labels"))]
-pub(super) enum StoreCall {
-    Read,
-    Claim,
-    Save,
-    Put,
-    Release,
-    Forget,
-    Redeem,
-    Due,
+const LOOKUPS: &str = "hurdlr_user_lookups_total";
+const REFRESHES: &str = "hurdlr_refreshes_total";
+const ADOPTIONS: &str = "hurdlr_adoptions_total";
+const PROVIDER_SECONDS: &str = "hurdlr_provider_seconds";
+const STORE_SECONDS: &str = "hurdlr_store_seconds";
+const WAITING_CALLERS: &str = "hurdlr_waiting_callers";
+const UNSAVED_TOKENS: &str = "hurdlr_unsaved_tokens";
+const USERS_EXPIRING: &str = "hurdlr_users_expiring";
+const HEALED: &str = "hurdlr_calls_unauthorized_healed_total";
+const WAITED: &str = "hurdlr_calls_rate_limited_waited_total";
+
+#[cfg(feature = "metrics")]
+pub(super) fn describe() {
+    describe_counter!(LOOKUPS, "Look-ups of users in memory.");
+    describe_counter!(REFRESHES, "Refreshes that sent a request, by their outcome.");
+    describe_counter!(ADOPTIONS, "Tokens taken from the store, where a peer had put them.");
+    describe_histogram!(PROVIDER_SECONDS, Unit::Seconds, "Time of a refresh at the provider.");
+    describe_histogram!(STORE_SECONDS, Unit::Seconds, "Time of a call to the store.");
+    describe_gauge!(WAITING_CALLERS, "Callers that wait for a refresh.");
+    describe_gauge!(UNSAVED_TOKENS, "New tokens that the store has not taken yet.");
+    describe_gauge!(
+        USERS_EXPIRING,
+        "Users in memory whose token lives and has used up nine tenths of its life."
+    );
+    describe_counter!(HEALED, "Calls repeated with a newer token after a 401.");
+    describe_counter!(WAITED, "Pauses of calls after a 429.");
+}
+
+fn user(kind: RowKind) -> &'static str {
+    match kind {
+        RowKind::Enterprise => "enterprise",
+        RowKind::Partner => "partner",
+        _ => "login",
+    }
+}
+
+pub(super) fn looked_up(hit: bool) {
+    #[cfg(feature = "metrics")]
+    counter!(LOOKUPS, "result" => if hit { "hit" } else { "miss" }).increment(1);
+}
+
+pub(super) fn refreshed(kind: RowKind, outcome: Result<(), ErrorKind>, took: Duration) {
+    let outcome = outcome.map_or_else(ErrorKind::name, |()| "refreshed");
+    #[cfg(feature = "metrics")]
+    {
+        counter!(REFRESHES, "outcome" => outcome, "user" => user(kind)).increment(1);
+        histogram!(PROVIDER_SECONDS, "outcome" => outcome, "user" => user(kind)).record(took);
+    }
+}
+
+pub(super) fn adopted(kind: RowKind) {
+    #[cfg(feature = "metrics")]
+    counter!(ADOPTIONS, "user" => user(kind)).increment(1);
+}
+
+/// `call` is the name of the store's method.
+pub(super) fn store_call(call: &'static str, ok: bool, took: Duration) {
+    let outcome = if ok { "ok" } else { "error" };
+    #[cfg(feature = "metrics")]
+    histogram!(STORE_SECONDS, "call" => call, "outcome" => outcome).record(took);
 }
 
 #[cfg(feature = "metrics")]
-mod enabled {
-    use metrics::{
-        counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-    };
+pub(super) fn users_expiring(users: usize) {
+    #[allow(clippy::cast_precision_loss, reason = "nobody has 2^53 users")]
+    gauge!(USERS_EXPIRING).set(users as f64);
+}
 
-    use super::{Duration, ErrorKind, RowKind, StoreCall};
+#[cfg(any(feature = "middleware", feature = "tower"))]
+pub(crate) fn call_healed() {
+    #[cfg(feature = "metrics")]
+    counter!(HEALED).increment(1);
+}
 
-    const LOOKUPS: &str = "hurdlr_user_lookups_total";
-    const REFRESHES: &str = "hurdlr_refreshes_total";
-    const ADOPTIONS: &str = "hurdlr_adoptions_total";
-    const PROVIDER_SECONDS: &str = "hurdlr_provider_seconds";
-    const STORE_SECONDS: &str = "hurdlr_store_seconds";
-    const WAITING_CALLERS: &str = "hurdlr_waiting_callers";
-    const UNSAVED_TOKENS: &str = "hurdlr_unsaved_tokens";
-    const USERS_EXPIRING: &str = "hurdlr_users_expiring";
-    const HEALED: &str = "hurdlr_calls_unauthorized_healed_total";
-    const WAITED: &str = "hurdlr_calls_rate_limited_waited_total";
+#[cfg(any(feature = "middleware", feature = "tower"))]
+pub(crate) fn call_waited() {
+    #[cfg(feature = "metrics")]
+    counter!(WAITED).increment(1);
+}
 
-    pub(in crate::manager) fn describe() {
-        use metrics::Unit;
+/// One more in a gauge, until it is dropped.
+#[derive(Debug)]
+pub(super) struct GaugeGuard(&'static str);
 
-        describe_counter!(LOOKUPS, "Look-ups of users in memory.");
-        describe_counter!(REFRESHES, "Refreshes that sent a request, by their outcome.");
-        describe_counter!(ADOPTIONS, "Tokens taken from the store, where a peer had put them.");
-        describe_histogram!(PROVIDER_SECONDS, Unit::Seconds, "Time of a refresh at the provider.");
-        describe_histogram!(STORE_SECONDS, Unit::Seconds, "Time of a call to the store.");
-        describe_gauge!(WAITING_CALLERS, "Callers that wait for a refresh.");
-        describe_gauge!(UNSAVED_TOKENS, "New tokens that the store has not taken yet.");
-        describe_gauge!(
-            USERS_EXPIRING,
-            "Users in memory whose token lives and has used up nine tenths of its life."
-        );
-        describe_counter!(HEALED, "Calls repeated with a newer token after a 401.");
-        describe_counter!(WAITED, "Pauses of calls after a 429.");
+impl GaugeGuard {
+    pub(super) fn waiting_caller() -> Self {
+        Self::up(WAITING_CALLERS)
     }
 
-    fn user(kind: RowKind) -> &'static str {
-        match kind {
-            RowKind::Enterprise => "enterprise",
-            RowKind::Partner => "partner",
-            _ => "login",
-        }
+    pub(super) fn unsaved_token() -> Self {
+        Self::up(UNSAVED_TOKENS)
     }
 
-    fn name(outcome: Result<(), ErrorKind>) -> &'static str {
-        match outcome {
-            Ok(()) => "refreshed",
-            Err(kind) => match kind {
-                ErrorKind::LoginRequired => "login_required",
-                ErrorKind::RotationLost => "rotation_lost",
-                ErrorKind::RateLimited => "rate_limited",
-                ErrorKind::Unavailable => "unavailable",
-                ErrorKind::TimedOut => "timed_out",
-                ErrorKind::Rejected => "rejected",
-                ErrorKind::InvalidResponse => "invalid_response",
-                ErrorKind::InvalidCallback => "invalid_callback",
-                ErrorKind::Unsupported => "unsupported",
-                ErrorKind::Config => "config",
-                ErrorKind::Store => "store",
-            },
-        }
-    }
-
-    impl StoreCall {
-        fn name(self) -> &'static str {
-            match self {
-                Self::Read => "read",
-                Self::Claim => "claim",
-                Self::Save => "save",
-                Self::Put => "put",
-                Self::Release => "release",
-                Self::Forget => "forget",
-                Self::Redeem => "redeem",
-                Self::Due => "due",
-            }
-        }
-    }
-
-    pub(in crate::manager) fn looked_up(hit: bool) {
-        let result = if hit { "hit" } else { "miss" };
-        counter!(LOOKUPS, "result" => result).increment(1);
-    }
-
-    pub(in crate::manager) fn refreshed(
-        kind: RowKind,
-        outcome: Result<(), ErrorKind>,
-        took: impl FnOnce() -> Duration,
-    ) {
-        let (user, outcome) = (user(kind), name(outcome));
-        counter!(REFRESHES, "outcome" => outcome, "user" => user).increment(1);
-        histogram!(PROVIDER_SECONDS, "outcome" => outcome, "user" => user).record(took());
-    }
-
-    pub(in crate::manager) fn adopted(kind: RowKind) {
-        counter!(ADOPTIONS, "user" => user(kind)).increment(1);
-    }
-
-    pub(in crate::manager) fn store_call(
-        call: StoreCall,
-        ok: bool,
-        took: impl FnOnce() -> Duration,
-    ) {
-        let outcome = if ok { "ok" } else { "error" };
-        histogram!(STORE_SECONDS, "call" => call.name(), "outcome" => outcome).record(took());
-    }
-
-    pub(in crate::manager) fn users_expiring(users: usize) {
-        #[allow(clippy::cast_precision_loss, reason = "nobody has 2^53 users")]
-        gauge!(USERS_EXPIRING).set(users as f64);
-    }
-
-    #[cfg(any(feature = "middleware", feature = "tower"))]
-    pub(crate) fn call_healed() {
-        counter!(HEALED).increment(1);
-    }
-
-    #[cfg(any(feature = "middleware", feature = "tower"))]
-    pub(crate) fn call_waited() {
-        counter!(WAITED).increment(1);
-    }
-
-    /// One more in a gauge, until it is dropped.
-    #[derive(Debug)]
-    pub(in crate::manager) struct GaugeGuard(&'static str);
-
-    impl GaugeGuard {
-        pub(in crate::manager) fn waiting_caller() -> Self {
-            Self::up(WAITING_CALLERS)
-        }
-
-        pub(in crate::manager) fn unsaved_token() -> Self {
-            Self::up(UNSAVED_TOKENS)
-        }
-
-        fn up(name: &'static str) -> Self {
-            gauge!(name).increment(1.0);
-            Self(name)
-        }
-    }
-
-    impl Drop for GaugeGuard {
-        fn drop(&mut self) {
-            gauge!(self.0).decrement(1.0);
-        }
+    fn up(name: &'static str) -> Self {
+        #[cfg(feature = "metrics")]
+        gauge!(name).increment(1.0);
+        Self(name)
     }
 }
-#[cfg(feature = "metrics")]
-pub(super) use enabled::{
-    GaugeGuard, adopted, describe, looked_up, refreshed, store_call, users_expiring,
-};
-#[cfg(all(feature = "metrics", any(feature = "middleware", feature = "tower")))]
-pub(crate) use enabled::{call_healed, call_waited};
 
-#[cfg(not(feature = "metrics"))]
-mod disabled {
-    use super::{Duration, ErrorKind, RowKind, StoreCall};
-
-    pub(in crate::manager) fn describe() {}
-
-    pub(in crate::manager) fn looked_up(_: bool) {}
-
-    pub(in crate::manager) fn refreshed(
-        _: RowKind,
-        _: Result<(), ErrorKind>,
-        _: impl FnOnce() -> Duration,
-    ) {
-    }
-
-    pub(in crate::manager) fn adopted(_: RowKind) {}
-
-    pub(in crate::manager) fn store_call(_: StoreCall, _: bool, _: impl FnOnce() -> Duration) {}
-
-    #[cfg(any(feature = "middleware", feature = "tower"))]
-    pub(crate) fn call_healed() {}
-
-    #[cfg(any(feature = "middleware", feature = "tower"))]
-    pub(crate) fn call_waited() {}
-
-    #[derive(Debug)]
-    pub(in crate::manager) struct GaugeGuard;
-
-    impl GaugeGuard {
-        pub(in crate::manager) fn waiting_caller() -> Self {
-            Self
-        }
-
-        pub(in crate::manager) fn unsaved_token() -> Self {
-            Self
-        }
-    }
-
-    impl Drop for GaugeGuard {
-        fn drop(&mut self) {}
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        #[cfg(feature = "metrics")]
+        gauge!(self.0).decrement(1.0);
     }
 }
-#[cfg(not(feature = "metrics"))]
-pub(super) use disabled::{GaugeGuard, adopted, describe, looked_up, refreshed, store_call};
-#[cfg(all(not(feature = "metrics"), any(feature = "middleware", feature = "tower")))]
-pub(crate) use disabled::{call_healed, call_waited};

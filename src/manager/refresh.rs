@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cached_token::CachedToken;
+use super::completion::Completer;
 use super::entry::{Context, Doubt, UserEntry, UserState};
 use super::metrics;
 use super::permits::{Permit, SLOW_AFTER};
 use super::save;
-use super::task_tracker::Completer;
 use crate::backoff::Backoff;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
@@ -249,7 +249,7 @@ impl Attempt<'_> {
         let sent_at = self.context.clock.now();
         let (answer, permit) = self.context.permits.run(permit, slow, request).await;
         let outcome = answer.as_ref().map(|_| ()).map_err(Error::kind);
-        metrics::refreshed(self.entry.kind(), outcome, || self.context.clock.now().since(sent_at));
+        metrics::refreshed(self.entry.kind(), outcome, self.context.clock.now().since(sent_at));
         let step = match answer {
             Ok(token) => self.save(token, held.as_deref(), row.version).await.map(|()| Step::Done),
             Err(error) => self.fail(error, held.as_deref(), &row).await,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::cached_token::CachedToken;
+use super::completion::Completion;
 use super::entry::UserEntry;
 use super::revocation::{self, PendingRevocation};
-use super::task_tracker::Completion;
 use crate::error::Error;
 use crate::store::{Claim, Row};
 

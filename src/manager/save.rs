@@ -28,13 +28,10 @@ pub(super) async fn save_and_serve(
         tracing::warn!(user = ?entry.subject(), %error, "could not save a new token; it is served from memory and saved later");
         let replaces = Replaces::Version(consumed);
         let unsaved = Unsaved { cached: Arc::clone(cached), replaces };
-        if entry.install_unsaved(epoch, &unsaved) {
-            spawn_save_retry(entry, epoch, unsaved);
-        } else {
-            // The user logged in or was removed here meanwhile. Whether in the store too, only the
-            // store can tell: it may hold a login of another process, whose token this is.
-            spawn_late_save(entry, epoch, unsaved.cached, consumed);
-        }
+        // The user may have logged in or been removed here meanwhile. Whether in the store too, only
+        // the store can tell: it may hold a login of another process, whose token this is.
+        let is_late = !entry.install_unsaved(epoch, &unsaved);
+        spawn_save_retry(entry, epoch, unsaved, is_late);
     }
 }
 
@@ -179,54 +176,32 @@ async fn save_unsaved(entry: &Arc<UserEntry>, epoch: u32, unsaved: &Unsaved) -> 
     Ok(())
 }
 
-/// Retries a failed save in the background until it succeeds, the user's token changes, or the time
-/// of the shutdown is over.
-pub(super) fn spawn_save_retry(entry: &Arc<UserEntry>, epoch: u32, unsaved: Unsaved) {
-    let entry = Arc::clone(entry);
-    let gauge = GaugeGuard::unsaved_token();
-    let context = Arc::clone(&entry.context);
-    context.spawn({
-        let context = Arc::clone(&context);
-        async move {
-            let _gauge = gauge;
-            let mut failures = 0;
-            loop {
-                // A login is looked after at once, before somebody else logs in.
-                if failures > 0 || matches!(unsaved.replaces, Replaces::Version(_)) {
-                    let pause = context.delay(context.policy.backoff(), failures + 1);
-                    context.sleep_unless_closing(pause).await;
-                }
-                failures += 1;
-                match retry_save(&entry, epoch, &unsaved.cached).await {
-                    Ok(()) => return,
-                    Err(error) if context.is_past_closing() => {
-                        tracing::error!(user = ?entry.subject(), %error, "a new token could not be saved before the end");
-                        return;
-                    }
-                    Err(error) => {
-                        tracing::warn!(user = ?entry.subject(), %error, "saving the token failed again");
-                    }
-                }
-            }
-        }
-    });
-}
-
-/// Retries a failed save of a token that is not served any more, until the store takes it or has
-/// moved on. Then it is revoked, where the version can.
-fn spawn_late_save(
+/// Retries a failed save in the background until the store takes the token or has moved on, the
+/// user's token changes, or the time of the shutdown is over. A late token is one that is not served
+/// any more; where the store will not have it, it is revoked.
+pub(super) fn spawn_save_retry(
     entry: &Arc<UserEntry>,
     epoch: u32,
-    cached: Arc<CachedToken>,
-    consumed: Version,
+    unsaved: Unsaved,
+    is_late: bool,
 ) {
     let (entry, context) = (Arc::clone(entry), Arc::clone(&entry.context));
-    entry.with(|state| state.late_saves += 1);
+    let gauge = GaugeGuard::unsaved_token();
+    entry.with(|state| state.late_saves += usize::from(is_late));
     context.clone().spawn(async move {
-        for failures in 1.. {
-            let pause = context.delay(context.policy.backoff(), failures);
-            context.sleep_unless_closing(pause).await;
-            match save(&entry, epoch, &cached, consumed).await {
+        let _gauge = gauge;
+        for tries in 0.. {
+            // A login is looked after at once, before somebody else logs in.
+            if tries > 0 || matches!(unsaved.replaces, Replaces::Version(_)) {
+                let pause = context.delay(context.policy.backoff(), tries + 1);
+                context.sleep_unless_closing(pause).await;
+            }
+            let outcome = if is_late {
+                save_unsaved(&entry, epoch, &unsaved).await
+            } else {
+                retry_save(&entry, epoch, &unsaved.cached).await
+            };
+            match outcome {
                 Ok(()) => break,
                 Err(error) if context.is_past_closing() => {
                     tracing::error!(user = ?entry.subject(), %error, "a new token could not be saved before the end");
@@ -237,7 +212,7 @@ fn spawn_late_save(
                 }
             }
         }
-        entry.with(|state| state.late_saves -= 1);
+        entry.with(|state| state.late_saves -= usize::from(is_late));
     });
 }
 

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::completion::{Completer, Completion, cut_off};
 use super::entry::UserEntry;
 use super::refresh;
-use super::task_tracker::{Completer, Completion, TaskToken, cut_off};
 use crate::error::{Error, ErrorKind};
 
 /// Why a refresh is wanted.
@@ -41,7 +43,7 @@ pub(super) fn join_or_start(
             }
             _ => {}
         }
-        let token = context.tasks.try_token().ok_or_else(refresh::shutting_down)?;
+        let token = context.try_track().ok_or_else(refresh::shutting_down)?;
         let (completer, completion) = Completion::channel();
         state.flight = Some(completion.clone());
         Ok((Some((completer, token)), completion))
@@ -61,7 +63,7 @@ pub(super) fn join_or_start(
 struct Flight {
     entry: Arc<UserEntry>,
     completer: Completer,
-    _token: TaskToken,
+    _token: TaskTrackerToken,
 }
 
 impl Flight {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::metrics::{self, StoreCall};
+use super::metrics;
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::Error;
 use crate::store::{
-    Claim, Claimed, DueCursor, DueRow, Over, Realm, Release, Row, StoreFuture, StoreKey,
+    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
     StoredToken, TokenStore, Version,
 };
 
@@ -27,24 +27,21 @@ impl StoreCalls {
     }
 
     /// Reads many rows, one result per key.
-    pub(super) async fn read_all(
-        &self,
-        keys: &[StoreKey],
-    ) -> Result<Vec<Result<Option<Row>, Error>>, Error> {
+    pub(super) async fn read_all(&self, keys: &[StoreKey]) -> Result<Vec<ReadRow>, Error> {
         let asked = self.clock.now();
-        let rows = self.guarded(StoreCall::Read, || self.store.read(keys)).await?;
-        let aged = |row: Result<Option<Row>, Error>| row.map(|row| self.aged(row, asked));
+        let rows = self.guarded("read", || self.store.read(keys)).await?;
+        let aged = |row: ReadRow| row.map(|row| self.aged(row, asked));
         Ok(rows.into_iter().map(aged).collect())
     }
 
-    pub(super) async fn read(&self, key: &StoreKey) -> Result<Option<Row>, Error> {
+    pub(super) async fn read(&self, key: &StoreKey) -> ReadRow {
         let rows = self.read_all(std::slice::from_ref(key)).await?;
         rows.into_iter().next().unwrap_or(Ok(None))
     }
 
     pub(super) async fn claim(&self, key: &StoreKey, claim: Claim) -> Result<Claimed, Error> {
         let asked = self.clock.now();
-        let claimed = self.guarded(StoreCall::Claim, || self.store.claim(key, claim)).await?;
+        let claimed = self.guarded("claim", || self.store.claim(key, claim)).await?;
         Ok(Claimed { row: self.aged(claimed.row, asked), ..claimed })
     }
 
@@ -56,7 +53,7 @@ impl StoreCalls {
         token: StoredToken,
     ) -> Result<bool, Error> {
         let save = || self.store.save(key, consumed, revision, token);
-        self.guarded(StoreCall::Save, save).await
+        self.guarded("save", save).await
     }
 
     pub(super) async fn put(
@@ -67,7 +64,7 @@ impl StoreCalls {
         over: Over,
     ) -> Result<bool, Error> {
         let put = || self.store.put(key, incarnation, token, over);
-        self.guarded(StoreCall::Put, put).await
+        self.guarded("put", put).await
     }
 
     pub(super) async fn release(
@@ -78,7 +75,7 @@ impl StoreCalls {
         release: Release,
     ) -> Result<(), Error> {
         let release = || self.store.release(key, version, holder, release);
-        self.guarded(StoreCall::Release, release).await
+        self.guarded("release", release).await
     }
 
     pub(super) async fn forget(
@@ -86,11 +83,11 @@ impl StoreCalls {
         key: &StoreKey,
         version: Option<Version>,
     ) -> Result<bool, Error> {
-        self.guarded(StoreCall::Forget, || self.store.forget(key, version)).await
+        self.guarded("forget", || self.store.forget(key, version)).await
     }
 
     pub(super) async fn redeem(&self, state: &[u8; 32], keep: Duration) -> Result<bool, Error> {
-        self.guarded(StoreCall::Redeem, || self.store.redeem(state, keep)).await
+        self.guarded("redeem", || self.store.redeem(state, keep)).await
     }
 
     pub(super) async fn due(
@@ -99,14 +96,14 @@ impl StoreCalls {
         after: Option<&DueCursor>,
         limit: usize,
     ) -> Result<Vec<DueRow>, Error> {
-        self.guarded(StoreCall::Due, || self.store.due(realm, after, limit)).await
+        self.guarded("due", || self.store.due(realm, after, limit)).await
     }
 
     /// Makes a call. The store is the app's own code, and a panic in it must not take along a token
     /// that has just come.
     async fn guarded<'a, T>(
         &'a self,
-        call: StoreCall,
+        call: &'static str,
         make: impl FnOnce() -> StoreFuture<'a, T>,
     ) -> Result<T, Error> {
         let asked = self.clock.now();
@@ -121,7 +118,7 @@ impl StoreCalls {
             }
             Err(_) => Err(panicked()),
         };
-        metrics::store_call(call, outcome.is_ok(), || self.clock.now().since(asked));
+        metrics::store_call(call, outcome.is_ok(), self.clock.now().since(asked));
         outcome
     }
 
