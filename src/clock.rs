@@ -141,14 +141,13 @@ impl SharedClock {
         }
     }
 
-    /// The time of day alone, in whole seconds since the Unix epoch, where that is cheaper than
-    /// [`now`](Self::now).
+    /// The time of day alone, in whole seconds since the Unix epoch.
     #[inline]
-    pub(crate) fn coarse_unix_seconds(&self) -> Option<i64> {
+    pub(crate) fn coarse_unix_seconds(&self) -> i64 {
         match self {
             #[cfg(target_os = "linux")]
-            Self::System(_) => Some(rustix::time::clock_gettime(ClockId::RealtimeCoarse).tv_sec),
-            _ => None,
+            Self::System(_) => rustix::time::clock_gettime(ClockId::RealtimeCoarse).tv_sec,
+            _ => self.now().unix_seconds(),
         }
     }
 

@@ -947,6 +947,44 @@ async fn contradictions_are_named_when_building() {
     assert!(message.contains("max_concurrent_refreshes"));
 }
 
+/// Within a second, reads compare that second alone: a token must not become due in it unseen.
+#[tokio::test(start_paused = true)]
+async fn due_token_is_noticed_within_the_second() {
+    for tenth in 0..10 {
+        let site = Site::new();
+        let user = site.manager().enterprise_user(&UserId::new("ann").unwrap());
+        site.clock.advance(Duration::from_millis(100 * tenth));
+        user.token().await.unwrap();
+        site.clock.advance(user.due_in().unwrap() - Duration::from_millis(300));
+        // The first of them has the token compared with the store.
+        for _ in 0..200 {
+            user.token().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        site.clock.advance(Duration::from_millis(600));
+        user.token().await.unwrap();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(site.fake.requests().len(), 2, "tenth {tenth}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clock_put_back_serves_no_expired_token() {
+    for seconds_more in 1..=2 {
+        let site = Site::new();
+        let user = site.manager().enterprise_user(&UserId::new("ann").unwrap());
+        for _ in 0..2 {
+            user.token().await.unwrap();
+        }
+        site.clock.advance(2 * HOUR);
+        site.clock.set_wall_back(2 * HOUR + seconds_more * SECOND);
+        user.token().await.unwrap();
+        assert_eq!(site.fake.requests().len(), 2, "{seconds_more}");
+    }
+}
+
 /// Users who were granted together are due spread over the jitter: a sixth of an hour.
 #[tokio::test(start_paused = true)]
 async fn users_are_due_at_different_times() {
