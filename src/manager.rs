@@ -50,7 +50,7 @@ use cached_token::CachedToken;
 mod completion;
 use completion::cut_off;
 mod entry;
-use entry::{Context, Replaces, Unsaved, UserEntry};
+use entry::{Context, Unsaved, UserEntry};
 mod events;
 pub use events::TokenEvent;
 mod fast_path;
@@ -95,7 +95,7 @@ use tokio_util::task::TaskTracker;
 use crate::client::Hurdlr;
 use crate::error::Error;
 use crate::login::{LOGIN_LIFETIME, PendingLogin};
-use crate::store::{Over, RowKind, TokenStore, Version};
+use crate::store::{RowKind, TokenStore, Version};
 use crate::token::Token;
 use crate::user::UserId;
 
@@ -414,16 +414,13 @@ impl TokenManager {
         let incarnation = self.context.random_id();
         let (entry, cached) = self.new_login(id, token, incarnation)?;
         Ok(async move {
-            let context = &entry.context;
             let _writing = entry.lock_writes().await;
-            let stored = context.stored(&cached);
-            let put = context.store.put(&entry.key(), incarnation, stored, Over::Anything).await;
-            match put {
-                Ok(_) => entry.install_login(&cached, None),
-                Err(error) => {
+            match save::save_login(&entry, &cached).await {
+                Ok(()) => entry.install_login(&cached, None),
+                Err((error, over)) => {
                     tracing::warn!(user = ?entry.subject(), %error, "could not save a login; it is served from memory and saved later");
-                    entry.install_login(&cached, Some(Replaces::Unknown));
-                    let unsaved = Unsaved { cached, replaces: Replaces::Unknown };
+                    let unsaved = Unsaved { cached: Arc::clone(&cached), over };
+                    entry.install_login(&cached, Some(unsaved.clone()));
                     save::spawn_save_retry(&entry, entry.epoch(), unsaved, false);
                 }
             }
@@ -450,7 +447,7 @@ impl TokenManager {
         // an import put that seemed to fail.
         let incarnation = import_incarnation(self.context.holder, &token);
         let (entry, cached) = self.new_login(id, token, incarnation)?;
-        let imported = self.context.spawn(import(entry, incarnation, cached));
+        let imported = self.context.spawn(import(entry, cached));
         imported.await.map_err(|source| cut_off().caused_by(source))?
     }
 
@@ -564,23 +561,39 @@ impl TokenManager {
 }
 
 /// The work of [`TokenManager::import_if_absent`].
-async fn import(
-    entry: Arc<UserEntry>,
-    incarnation: u64,
-    cached: Arc<CachedToken>,
-) -> Result<bool, Error> {
+async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool, Error> {
+    let Some(version) = cached.version else {
+        return Ok(false);
+    };
     let context = &entry.context;
     let _writing = entry.lock_writes().await;
-    if save::has_unsaved_login(&entry) {
+    if entry.with(|state| state.unsaved.is_some()) {
         return Ok(false); // the store does not know it yet
     }
-    let stored = context.stored(&cached);
-    let put = context.store.put(&entry.key(), incarnation, stored, Over::Nothing).await?;
-    if put {
-        entry.install_login(&cached, None);
+    for _ in 0..MAX_IMPORT_ROUNDS {
+        let row = context.store.read(&entry.key()).await?;
+        if let Some(there) = row.as_ref().map(|row| entry.decode(row)).transpose()?.flatten() {
+            let is_ours =
+                there.version.is_some_and(|there| there.incarnation == version.incarnation);
+            if is_ours {
+                entry.install_login(&there, None); // it may have been refreshed since
+            }
+            return Ok(is_ours);
+        }
+        let over = match row {
+            Some(row) => row.version,
+            None => save::make_row(context, &entry.key()).await?,
+        };
+        if context.store.save(&entry.key(), over, version, context.stored(&cached)).await? {
+            entry.install_login(&cached, None);
+            return Ok(true);
+        }
     }
-    Ok(put)
+    Err(save::changing())
 }
+
+/// How often an import starts over because the row has changed in between.
+const MAX_IMPORT_ROUNDS: u32 = 5;
 
 /// The incarnation of an imported token: a digest of it and of the manager that imports it.
 fn import_incarnation(holder: u64, token: &Token) -> u64 {

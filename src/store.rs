@@ -71,32 +71,20 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// its holder may have sent the refresh token. A claim that is not granted writes nothing.
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed>;
 
-    /// Replaces the token if the row is still at the version `consumed`, whoever holds the lease,
-    /// and says whether it was. The row is then at `revision` of the same incarnation; lease,
-    /// `not_before`, `refused` and `in_flight` are cleared.
+    /// Replaces the token if the row is still at the version `over`, whoever holds the lease, and
+    /// says whether it was. The row is then at `version`; lease, `not_before`, `refused` and
+    /// `in_flight` are cleared.
+    ///
+    /// A refresh goes on to the [next](Version::next) revision, a login to another incarnation.
     ///
     /// It must not ask for the lease: a process that was paused after the provider rotated holds
     /// the only refresh token that lives.
     fn save<'a>(
         &'a self,
         key: &'a StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
-    ) -> StoreFuture<'a, bool>;
-
-    /// Puts a token that came by another way than a refresh, under `incarnation` and revision 1,
-    /// with nothing of an earlier row left, and says whether the row is of this incarnation now.
-    ///
-    /// A row of this incarnation that has a token is left alone and counts as put: a call that
-    /// seemed to fail can be repeated, whatever happened to the row since. Any other row is
-    /// replaced as [`Over`] says.
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
     ) -> StoreFuture<'a, bool>;
 
     /// Ends an attempt that saved nothing, if the row is still at `version`.
@@ -398,17 +386,6 @@ pub struct Release {
     pub in_flight: bool,
 }
 
-/// The row that [`TokenStore::put`] replaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
-    /// No row that has a token.
-    Nothing,
-    /// One of this incarnation only.
-    Incarnation(u64),
-    /// Any row, and none. A refresh in flight finds its version gone.
-    Anything,
-}
-
 /// The place of a row in the order of [`TokenStore::due`]: by due time, kind and subject.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DueCursor {
@@ -461,21 +438,11 @@ macro_rules! delegate_store {
                 fn save<'a>(
                     &'a self,
                     key: &'a StoreKey,
-                    consumed: Version,
-                    revision: u64,
+                    over: Version,
+                    version: Version,
                     token: StoredToken,
                 ) -> StoreFuture<'a, bool> {
-                    self$($inner)*.save(key, consumed, revision, token)
-                }
-
-                fn put<'a>(
-                    &'a self,
-                    key: &'a StoreKey,
-                    incarnation: u64,
-                    token: StoredToken,
-                    over: Over,
-                ) -> StoreFuture<'a, bool> {
-                    self$($inner)*.put(key, incarnation, token, over)
+                    self$($inner)*.save(key, over, version, token)
                 }
 
                 fn release<'a>(

@@ -37,6 +37,8 @@ mod listener;
 mod manual_clock;
 mod provider;
 mod resource;
+mod seed_row;
+pub use seed_row::seed_row;
 pub mod store_contract;
 mod token_endpoint;
 pub use manual_clock::ManualClock;

@@ -666,7 +666,7 @@ async fn a_login_the_store_does_not_take_is_served_and_saved_later() {
         let id = UserId::new("ann").unwrap();
         let token = site.login(&UserId::new("ann").unwrap()).await;
         let expected = refresh(&token);
-        site.store.plan(move |call| (call == StoreCall::Put).then_some(fault));
+        site.store.plan(move |call| (call == StoreCall::Save).then_some(fault));
         manager.adopt(&id, token).await.unwrap();
         assert_eq!(refresh(&manager.user(&id).token().await.unwrap()), expected);
         site.store.recover();

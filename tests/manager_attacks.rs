@@ -14,8 +14,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
-use hurdlr_oauth2::store::{Over, RowKind, TokenStore};
-use hurdlr_oauth2::testing::{Fault, Gate, ManualClock, StoreCall, StoreFault};
+use hurdlr_oauth2::store::RowKind;
+use hurdlr_oauth2::testing::{Fault, Gate, ManualClock, StoreCall, StoreFault, seed_row};
 use hurdlr_oauth2::{Clock, ErrorKind, Timestamp, TokenManager, UserId};
 use site::{HOUR, SECOND, Site, access, refresh};
 
@@ -27,7 +27,7 @@ fn ann() -> UserId {
 async fn nobody_is_resurrected_whose_login_was_not_saved_when_they_were_forgotten() {
     let site = Site::new();
     let manager = site.manager();
-    site.fail(StoreCall::Put, StoreFault::Before);
+    site.fail(StoreCall::Save, StoreFault::Before);
     manager.adopt(&ann(), site.login(&ann()).await).await.unwrap();
     manager.user(&ann()).forget().await.unwrap();
     site.store.recover();
@@ -41,7 +41,7 @@ async fn nobody_is_resurrected_whose_login_was_not_saved_when_they_were_forgotte
 async fn a_login_that_was_not_saved_does_not_replace_the_next_one() {
     let site = Site::new();
     let manager = site.manager();
-    site.fail(StoreCall::Put, StoreFault::Before);
+    site.fail(StoreCall::Save, StoreFault::Before);
     manager.adopt(&ann(), site.login(&ann()).await).await.unwrap();
     site.store.recover();
     let next = site.login(&ann()).await;
@@ -62,7 +62,7 @@ async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_
         }
         let token = site.login(&ann()).await;
         let login = refresh(&token);
-        site.fail(StoreCall::Put, StoreFault::Before);
+        site.fail(StoreCall::Save, StoreFault::Before);
         manager.adopt(&ann(), token).await.unwrap();
         site.fake.clear_requests();
         // Its access token ends before the store takes it.
@@ -82,7 +82,7 @@ async fn a_login_that_was_saved_though_it_seemed_not_to_be_is_not_put_again() {
     for is_forgotten in [true, false] {
         let site = Site::new();
         let manager = site.manager();
-        site.fail(StoreCall::Put, StoreFault::After);
+        site.fail(StoreCall::Save, StoreFault::After);
         let login = site.login(&ann()).await;
         manager.adopt(&ann(), login).await.unwrap();
         tokio::time::sleep(SECOND / 10).await;
@@ -106,7 +106,7 @@ async fn a_login_that_was_saved_though_it_seemed_not_to_be_is_not_put_again() {
 async fn a_login_not_saved_yet_gives_way_to_one_that_came_elsewhere() {
     let site = Site::new();
     let manager = site.manager();
-    site.fail(StoreCall::Put, StoreFault::Before);
+    site.fail(StoreCall::Save, StoreFault::Before);
     let earlier = site.login(&ann()).await;
     manager.adopt(&ann(), earlier).await.unwrap();
     tokio::time::sleep(10 * SECOND).await;
@@ -125,7 +125,7 @@ async fn an_import_does_not_replace_a_login_that_is_not_saved_yet() {
     let manager = site.manager();
     let login = site.login(&ann()).await;
     let expected = refresh(&login);
-    site.fail(StoreCall::Put, StoreFault::Before);
+    site.fail(StoreCall::Save, StoreFault::Before);
     manager.adopt(&ann(), login).await.unwrap();
     site.store.recover();
     let older = site.login(&ann()).await;
@@ -410,10 +410,7 @@ async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
         site.fake.arrived(2).await;
         // To the backup of an earlier day: the same stay of the user, an earlier token.
         let key = site.key(RowKind::Login, &ann());
-        site.store.forget(&key, None).await.unwrap();
-        let (incarnation, token) = (first.version.incarnation, first.token.unwrap());
-        let put = site.store.put(&key, incarnation, token, Over::Anything);
-        assert!(put.await.unwrap());
+        seed_row(&site.store, &key, first.version, first.token.unwrap()).await;
         if reads_fail {
             site.fail(StoreCall::Read, StoreFault::Before);
         }

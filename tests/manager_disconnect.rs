@@ -301,7 +301,7 @@ async fn a_token_that_is_not_saved_yet_is_revoked_too() {
     for login in [false, true] {
         let (site, manager, ann) = connected().await;
         if login {
-            site.fail(StoreCall::Put, StoreFault::Before);
+            site.fail(StoreCall::Save, StoreFault::Before);
             manager.adopt(&ann, site.login(&ann).await).await.unwrap();
         } else {
             site.advance(HOUR);
@@ -363,7 +363,7 @@ async fn a_store_that_is_down_does_not_keep_a_disconnected_users_token_alive() {
 #[tokio::test(start_paused = true)]
 async fn a_revocation_that_cannot_be_written_down_is_made_all_the_same() {
     let (site, manager, ann) = connected().await;
-    site.fail(StoreCall::Put, StoreFault::Before);
+    site.fail(StoreCall::Save, StoreFault::Before);
     let outcome = manager.user(&ann).disconnect().await.unwrap();
     assert!(matches!(outcome, Disconnected::Revoked), "{outcome:?}");
     assert_gone(&site, &ann).await;

@@ -9,8 +9,8 @@ mod site;
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent, UserHandle};
-use hurdlr_oauth2::store::{Over, RowKind, StoredToken, TokenStore};
-use hurdlr_oauth2::testing::{Fault, StoreCall};
+use hurdlr_oauth2::store::{RowKind, StoredToken, TokenStore, Version};
+use hurdlr_oauth2::testing::{Fault, StoreCall, seed_row};
 use hurdlr_oauth2::{ErrorKind, TokenManager, UserId};
 use site::{HOUR, SECOND, Site, access, refresh};
 
@@ -107,7 +107,7 @@ async fn a_token_granted_elsewhere_is_known_though_the_provider_failed_here() {
     // Another process is past the pause that this one has for itself.
     let stored = stored_token(&site).await;
     let key = site.key(RowKind::Enterprise, &ann());
-    site.store.put(&key, 7, stored, Over::Anything).await.unwrap();
+    seed_row(&site.store, &key, Version { incarnation: 7, revision: 1 }, stored).await;
     read_for(&site, &user, BOUND).await;
     assert!(user.token().await.is_ok());
 }
@@ -231,7 +231,7 @@ async fn a_store_put_back_to_an_earlier_day_gets_the_newer_token_again() {
     let key = site.key(RowKind::Login, &ann());
     site.store.forget(&key, None).await.unwrap();
     let backup = StoredToken { age: HOUR, ..backup };
-    site.store.put(&key, incarnation, backup, Over::Anything).await.unwrap();
+    seed_row(&site.store, &key, Version { incarnation, revision: 1 }, backup).await;
     assert_ne!(site.stored_refresh_token(&ann()).await.as_ref(), Some(&newer));
     read_for(&site, &user, BOUND).await;
     assert_eq!(site.stored_refresh_token(&ann()).await, Some(newer));
@@ -249,7 +249,7 @@ async fn a_row_that_cannot_be_read_keeps_no_living_token_back_and_is_not_overwri
         age: Duration::ZERO,
         due_in: HOUR,
     };
-    site.store.put(&key, 7, garbage, Over::Anything).await.unwrap();
+    seed_row(&site.store, &key, Version { incarnation: 7, revision: 1 }, garbage).await;
     read_for(&site, &user, BOUND).await;
     assert_eq!(access(&user.token().await.unwrap()), token);
     assert_eq!(site.row(RowKind::Login, &ann()).await.unwrap().version.incarnation, 7);
@@ -275,7 +275,7 @@ async fn a_removal_during_a_look_is_not_undone_where_nothing_was_served_before()
     site.fake.fault_plan(|_| Some(Fault::Refuse));
     assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
     let key = site.key(RowKind::Enterprise, &ann());
-    site.store.put(&key, 7, stored, Over::Anything).await.unwrap();
+    seed_row(&site.store, &key, Version { incarnation: 7, revision: 1 }, stored).await;
     site.store.delay(SECOND);
     site.advance(BOUND);
     assert!(user.token().await.is_err());

@@ -26,7 +26,7 @@ use hurdlr_oauth2::manager::{
 use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, MemoryStore, Over, ReadRow, Realm, Release, Row, RowKind,
+    Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Row, RowKind,
     StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::{
@@ -157,7 +157,6 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => Just(StoreCall::Read),
         2 => Just(StoreCall::Claim),
         4 => Just(StoreCall::Save),
-        2 => Just(StoreCall::Put),
         1 => Just(StoreCall::Release),
         1 => Just(StoreCall::Forget),
         1 => Just(StoreCall::Due)];
@@ -313,7 +312,7 @@ struct Known {
     events: u64,
     /// The number of calls to the stores within one instant.
     calls: Option<(Timestamp, u32)>,
-    puts_failed: HashMap<usize, u32>,
+    calls_failed: HashMap<usize, u32>,
     /// Refresh tokens that a store has held.
     saved: HashSet<String>,
     /// Processes whose store failed at some time.
@@ -956,52 +955,29 @@ impl TokenStore for Spy {
     fn save<'a>(
         &'a self,
         key: &'a StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.count().await;
             let refresh_token = refresh_token_of(&token);
-            let saved = self.store.save(key, consumed, revision, token).await?;
+            let saved = self.store.save(key, over, version, token).await?;
             self.world.known().setting_out -= 1;
             if saved {
                 let now = self.world.when();
                 let mut known = self.world.known();
-                if revision <= consumed.revision {
-                    known.violated(format!("revision {revision} was saved over {consumed:?}"));
+                let is_refresh = version.incarnation == over.incarnation;
+                if is_refresh && version.revision <= over.revision {
+                    known.violated(format!("{version:?} was saved over {over:?}"));
                 }
                 known.changed.insert(subject(key), now);
-                known.saved_by(self.process, refresh_token.as_ref(), now);
-                known.holds(subject(key), Version { revision, ..consumed }, refresh_token);
-            }
-            Ok(saved)
-        })
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
-    ) -> StoreFuture<'a, bool> {
-        Box::pin(async move {
-            self.count().await;
-            let refresh_token = refresh_token_of(&token);
-            let before = self.row(key).await.filter(|row| row.token.is_some());
-            let done = self.store.put(key, incarnation, token, over).await?;
-            self.world.known().setting_out -= 1;
-            // A repeated call leaves the row of its incarnation alone.
-            let is_there = before.is_some_and(|row| row.version.incarnation == incarnation);
-            if done && !is_there {
-                let now = self.world.when();
-                let mut known = self.world.known();
-                known.changed.insert(subject(key), now);
-                let version = Version { incarnation, revision: 1 };
+                if is_refresh {
+                    known.saved_by(self.process, refresh_token.as_ref(), now);
+                }
                 known.holds(subject(key), version, refresh_token);
             }
-            Ok(done)
+            Ok(saved)
         })
     }
 
@@ -1279,17 +1255,17 @@ impl Run {
                 known.unreliable.insert(number);
                 known.failed_at.insert(number, now);
             }
-            if matches!(call, StoreCall::Put | StoreCall::Save)
+            if call == StoreCall::Save
                 && fault != Some(StoreFault::Before)
                 && let Some(world) = world.upgrade()
             {
                 world.known().setting_out += 1;
             }
-            if call == StoreCall::Put
+            if matches!(call, StoreCall::Read | StoreCall::Claim | StoreCall::Save)
                 && fault.is_some()
                 && let Some(world) = world.upgrade()
             {
-                *world.known().puts_failed.entry(number).or_default() += 1;
+                *world.known().calls_failed.entry(number).or_default() += 1;
             }
             fault
         });
@@ -1474,13 +1450,13 @@ impl Run {
             known.killed.remove(&user);
             known.add_login(user, &token, number)
         };
-        let failed_before = world.known().puts_failed.get(&number).copied();
+        let failed_before = world.known().calls_failed.get(&number).copied();
         self.tasks.push(tokio::spawn(async move {
             manager.adopt(&id(user), token).await.expect("adopted");
             lock(&last).remove(&user);
             let since = world.when();
             let mut known = world.known();
-            let failed = known.puts_failed.get(&number).copied() != failed_before;
+            let failed = known.calls_failed.get(&number).copied() != failed_before;
             let unsaved = known.unsaved.entry(user).or_default();
             if failed {
                 unsaved.insert(number);
@@ -1608,7 +1584,7 @@ impl Run {
     }
 
     async fn silent_peer(&mut self, user: usize, sends: bool) {
-        let Some(row) = self.row(user).await else {
+        let Some(row) = self.row(user).await.filter(|row| row.token.is_some()) else {
             return;
         };
         let process = SILENT + self.started;

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
-    Bound, Claim, KeyRing, MemoryStore, OpenError, Over, Realm, Release, ResealOutcome, Row,
-    RowKind, Sealed, SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
+    Bound, Claim, KeyRing, MemoryStore, OpenError, Realm, Release, ResealOutcome, Row, RowKind,
+    Sealed, SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
 };
-use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, StoreCall, StoreFault};
+use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, StoreCall, StoreFault, seed_row};
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, Hurdlr, TokenManager, UserId};
 use proptest::prelude::*;
 
@@ -51,7 +51,7 @@ fn token(payload: impl Into<Vec<u8>>) -> StoredToken {
 }
 
 async fn put(store: &impl TokenStore, key: &StoreKey, payload: impl Into<Vec<u8>>) {
-    assert!(store.put(key, 7, token(payload), Over::Anything).await.unwrap());
+    seed_row(store, key, Version { incarnation: 7, revision: 1 }, token(payload)).await;
 }
 
 async fn try_read(store: &impl TokenStore, key: &StoreKey) -> Result<Option<Row>, Error> {
@@ -103,7 +103,7 @@ async fn nothing_of_a_token_is_in_what_the_store_inside_keeps() {
     let first = payload(&inner, &ann).await;
     assert!(!hold(&first, "secret"));
 
-    assert!(sealed.save(&ann, at(1), 2, token("secret-of-ann")).await.unwrap());
+    assert!(sealed.save(&ann, at(1), at(2), token("secret-of-ann")).await.unwrap());
     let second = payload(&inner, &ann).await;
     assert!(!hold(&second, "secret"));
     // The same text under another nonce shares nothing: not even a block of the stream.
@@ -164,7 +164,7 @@ async fn a_value_moved_to_another_row_is_refused_and_says_what_it_was_sealed_for
         ),
     ] {
         let moved = token(sealed_payload.as_slice());
-        assert!(inner.put(&other, 7, moved, Over::Anything).await.unwrap());
+        seed_row(&inner, &other, Version { incarnation: 7, revision: 1 }, moved).await;
         assert_eq!(problem(&sealed, &other).await, OpenError::Moved(bound), "{other:?}");
     }
     let error = try_read(&sealed, &user("bob")).await.unwrap_err();
@@ -178,12 +178,12 @@ async fn a_value_put_under_another_revision_or_stay_is_refused_and_says_so() {
     let ann = user("ann");
     put(&sealed, &ann, "one").await;
     let first = payload(&inner, &ann).await;
-    assert!(sealed.save(&ann, at(1), 2, token("two")).await.unwrap());
-    assert!(inner.save(&ann, at(2), 3, token(first.as_slice())).await.unwrap());
+    assert!(sealed.save(&ann, at(1), at(2), token("two")).await.unwrap());
+    assert!(inner.save(&ann, at(2), at(3), token(first.as_slice())).await.unwrap());
     let bound = Bound::Revision { sealed: 1, row: 3 };
     assert_eq!(problem(&sealed, &ann).await, OpenError::Moved(bound));
 
-    assert!(inner.put(&ann, 8, token(first), Over::Anything).await.unwrap());
+    seed_row(&inner, &ann, Version { incarnation: 8, revision: 1 }, token(first)).await;
     assert_eq!(problem(&sealed, &ann).await, OpenError::Moved(Bound::Incarnation));
 }
 
@@ -194,9 +194,9 @@ async fn a_whole_row_put_back_as_it_once_was_cannot_be_told() {
     let ann = user("ann");
     put(&sealed, &ann, "one").await;
     let first = payload(&inner, &ann).await;
-    assert!(sealed.save(&ann, at(1), 2, token("two")).await.unwrap());
+    assert!(sealed.save(&ann, at(1), at(2), token("two")).await.unwrap());
     inner.forget(&ann, None).await.unwrap();
-    assert!(inner.put(&ann, 7, token(first), Over::Anything).await.unwrap());
+    seed_row(&inner, &ann, Version { incarnation: 7, revision: 1 }, token(first)).await;
     assert_eq!(payload(&sealed, &ann).await, b"one", "as the docs say");
 }
 
@@ -273,7 +273,7 @@ proptest! {
             if hashes {
                 sealed = sealed.hash_users(hash_key());
             }
-            sealed.put(&key, incarnation, token(bytes.clone()), Over::Anything).await.unwrap();
+            seed_row(&sealed, &key, Version { incarnation, revision: 1 }, token(bytes.clone())).await;
             assert_eq!(payload(&sealed, &key).await, bytes);
             assert_eq!(due(&sealed, key.realm(), 10).await, std::slice::from_ref(&key));
             let walked = sealed.scan(key.realm(), None, 10).await.unwrap();
@@ -327,12 +327,12 @@ async fn a_key_is_changed_under_a_running_fleet_step_by_step() {
     }
     // 1. All open both, and still seal with the old one.
     let both = Sealed::new(inner.clone(), KeyRing::new(key(1)).with_opening_key(key(2)));
-    assert!(both.save(&ann, at(1), 2, token("two")).await.unwrap());
+    assert!(both.save(&ann, at(1), at(2), token("two")).await.unwrap());
     assert_eq!(payload(&old, &ann).await, b"two", "who has not heard of it yet reads on");
     // 2. The new one seals; those of step 1 can read it.
     let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).with_opening_key(key(1)));
     assert_eq!(payload(&new, &ann).await, b"two", "old rows are read with their key");
-    assert!(new.save(&ann, at(2), 3, token("three")).await.unwrap());
+    assert!(new.save(&ann, at(2), at(3), token("three")).await.unwrap());
     assert_eq!(payload(&both, &ann).await, b"three");
     assert!(is_under(&inner, 2, &ann).await, "the next save is under the new key");
     assert!(!is_under(&inner, 2, &bob).await);
@@ -375,7 +375,7 @@ async fn a_reseal_while_a_refresh_is_in_flight_does_not_cost_it_its_save() {
     let leased = row(&new, &ann).await;
     assert!(leased.leased_for.is_some(), "the lease stays");
     assert!(is_under(&inner, 2, &ann).await);
-    assert!(old.save(&ann, at(1), 2, token("two")).await.unwrap(), "the save is done");
+    assert!(old.save(&ann, at(1), at(2), token("two")).await.unwrap(), "the save is done");
     assert_eq!(payload(&new, &ann).await, b"two");
 }
 
@@ -394,7 +394,7 @@ async fn a_reseal_that_comes_after_a_save_leaves_what_was_saved() {
             && let Some((old, ann)) = saving.lock().unwrap().take()
         {
             let saved = std::thread::spawn(move || {
-                run(async { old.save(&ann, at(1), 2, token("two")).await })
+                run(async { old.save(&ann, at(1), at(2), token("two")).await })
             });
             assert!(saved.join().unwrap().unwrap());
         }
@@ -678,7 +678,7 @@ async fn save_is_sealed_for_its_revision() {
     let sealed = Sealed::new(inner, ring(1));
     let ann = user("ann");
     put(&sealed, &ann, "one").await;
-    assert!(sealed.save(&ann, at(1), 9, token("two")).await.unwrap());
+    assert!(sealed.save(&ann, at(1), at(9), token("two")).await.unwrap());
     assert_eq!(payload(&sealed, &ann).await, b"two");
 }
 

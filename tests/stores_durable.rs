@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, DueCursor, Over, PostgresStore, Realm, Release, Row, RowKind, SqliteStore, StoreKey,
+    Claim, DueCursor, PostgresStore, Realm, Release, Row, RowKind, SqliteStore, StoreKey,
     StoredToken, TokenStore, Version,
 };
-use hurdlr_oauth2::testing::store_contract;
+use hurdlr_oauth2::testing::{seed_row, store_contract};
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, UserId};
 use postgres::Server;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -80,7 +80,7 @@ fn claim(holder: u64, known: Option<Version>) -> Claim {
 }
 
 async fn put(store: &impl TokenStore, key: &StoreKey) {
-    assert!(store.put(key, 7, token(), Over::Anything).await.unwrap());
+    seed_row(store, key, Version { incarnation: 7, revision: 1 }, token()).await;
 }
 
 async fn try_read(store: &impl TokenStore, key: &StoreKey) -> Result<Option<Row>, Error> {
@@ -105,10 +105,10 @@ async fn errors_of_all_calls(store: &impl TokenStore) -> Vec<(&'static str, Erro
     note("read", try_read(store, &key).await.err());
     note("cold claim", store.claim(&key, claim(1, None)).await.err());
     note("claim", store.claim(&key, claim(1, Some(version))).await.err());
-    note("save", store.save(&key, version, 2, token()).await.err());
-    for over in [Over::Anything, Over::Nothing, Over::Incarnation(6)] {
-        note("put", store.put(&key, 7, token(), over).await.err());
-    }
+    note(
+        "save",
+        store.save(&key, version, Version { revision: 2, ..version }, token()).await.err(),
+    );
     let release = Release { refused: true, ..Release::default() };
     note("release", store.release(&key, version, 1, release).await.err());
     note("forget", store.forget(&key, Some(version)).await.err());
@@ -191,16 +191,22 @@ async fn use_a_million(store: &impl TokenStore) {
         let [old, new] = ["x", SECRET].map(|text| SecretBox::new(Box::new(text.into())));
         assert!(store.rewrite(&due[0], version, &old, new).await.unwrap());
         let later = || StoredToken { due_in: LEASE, ..token() };
-        assert!(store.save(&due[0], version, 2, later()).await.unwrap());
+        assert!(
+            store
+                .save(&due[0], version, Version { revision: 2, ..version }, later())
+                .await
+                .unwrap()
+        );
         let page = store.scan(&realm, Some(&due[0]), 1_000).await.unwrap();
         assert_eq!(page.len(), 1_000);
         let cold = key(&format!("cold {round}"));
-        assert!(store.claim(&cold, claim(1, None)).await.unwrap().granted);
-        assert!(store.put(&cold, 7, later(), Over::Nothing).await.unwrap());
+        let made = store.claim(&cold, claim(1, None)).await.unwrap().row.unwrap().version;
         let at = Version { incarnation: 7, revision: 1 };
+        assert!(store.save(&cold, made, at, later()).await.unwrap());
         assert!(!store.claim(&cold, claim(1, Some(at.next()))).await.unwrap().granted);
-        assert!(store.put(&cold, 8, later(), Over::Incarnation(7)).await.unwrap());
-        let at = Version { incarnation: 8, revision: 1 };
+        let login = Version { incarnation: 8, revision: 1 };
+        assert!(store.save(&cold, at, login, later()).await.unwrap());
+        let at = login;
         assert!(store.forget(&cold, Some(at)).await.unwrap());
     }
 }
@@ -330,8 +336,7 @@ async fn a_process_of_another_test() {
             "save" => {
                 let rows = store.read(std::slice::from_ref(&key)).await.unwrap().pop();
                 let at = rows.unwrap().unwrap().unwrap().version;
-                let revision = at.next().revision;
-                println!("@{}", store.save(&key, at, revision, token()).await.unwrap());
+                println!("@{}", store.save(&key, at, at.next(), token()).await.unwrap());
             }
             _ => panic!("{what}?"),
         }
@@ -409,7 +414,7 @@ async fn judge_a_clock_put_back(store: &impl TokenStore, put_back: impl AsyncFn(
     let at = Version { incarnation: 7, revision: 1 };
     let (age, due_in) = (Duration::from_secs(100), LEASE);
     let aged = StoredToken { age, due_in, ..token() };
-    assert!(store.put(ann, 7, aged, Over::Anything).await.unwrap());
+    seed_row(store, ann, Version { incarnation: 7, revision: 1 }, aged).await;
     assert!(store.claim(ann, claim(1, Some(at))).await.unwrap().granted);
     put_back().await;
     let judge = |row: Option<Row>| {
@@ -438,7 +443,7 @@ async fn judge_a_clock_put_back(store: &impl TokenStore, put_back: impl AsyncFn(
 
     // A new token goes by the clock as it is now.
     let due = StoredToken { age, due_in: Duration::ZERO, ..token() };
-    assert!(store.save(ann, at, 2, due).await.unwrap());
+    assert!(store.save(ann, at, Version { revision: 2, ..at }, due).await.unwrap());
     assert_eq!(self::due(store, ann.realm(), 2).await, std::slice::from_ref(ann));
     assert!(store.claim(ann, claim(3, Some(at.next()))).await.unwrap().granted);
     // No pause is no pause.
@@ -674,7 +679,9 @@ async fn connections_that_were_cut_are_replaced() {
     crowd().await;
     cut();
     let mut errors = Vec::new();
-    while let Err(error) = store.save(&ann, version, 2, token()).await {
+    while let Err(error) =
+        store.save(&ann, version, Version { revision: 2, ..version }, token()).await
+    {
         assert_says(&error, "could not save");
         errors.push(error);
         assert!(errors.len() < 20, "a dead connection is not used twice");
@@ -703,12 +710,17 @@ async fn a_claim_and_a_save_are_one_statement_each() {
     let cold = store.claim(&ann, claim(1, None)).await.unwrap();
     assert_eq!(sent().len(), before + 1, "{:?}", &sent()[before..]);
     let made = cold.row.unwrap().version;
-    assert!(store.save(&ann, made, 1, token()).await.unwrap());
+    assert!(store.save(&ann, made, Version { revision: 1, ..made }, token()).await.unwrap());
     assert_eq!(sent().len(), before + 2, "{:?}", &sent()[before..]);
     // Also where the row would be made if it were gone.
     let again = Claim { create: Some(8), ..claim(1, Some(made.next())) };
     assert!(store.claim(&ann, again).await.unwrap().granted);
-    assert!(store.save(&ann, made.next(), 2, token()).await.unwrap());
+    assert!(
+        store
+            .save(&ann, made.next(), Version { revision: 2, ..made.next() }, token())
+            .await
+            .unwrap()
+    );
     assert_eq!(sent().len(), before + 4, "{:?}", &sent()[before..]);
     // A claim that is not granted looks at the row by a second one.
     assert!(!store.claim(&ann, claim(2, Some(made))).await.unwrap().granted);
@@ -728,7 +740,7 @@ async fn a_serialization_failure_is_tried_again() {
     store_contract::one_of_many_creations_is_granted(&store).await;
     store_contract::one_of_many_claims_is_granted(&store).await;
     store_contract::one_of_many_saves_is_done(&store).await;
-    store_contract::one_of_many_puts_is_done(&store).await;
+    store_contract::one_of_many_logins_is_saved(&store).await;
     store_contract::state_is_redeemed_once(&store).await;
 }
 
@@ -819,13 +831,12 @@ async fn judge_a_corrupted_row(store: &impl TokenStore, column: &str) {
         scanned.unwrap_err(),
         store.claim(ann, claim(1, Some(at))).await.unwrap_err(),
         store.claim(ann, claim(1, None)).await.unwrap_err(),
-        store.put(ann, 8, token(), Over::Nothing).await.unwrap_err(),
     ] {
         assert_says(&error, "not as this crate writes it");
         assert!(!error.is_temporary());
         assert!(everything_said(&error).contains(column), "{error:?}");
     }
-    assert!(!store.save(ann, at, 2, token()).await.unwrap());
+    assert!(!store.save(ann, at, Version { revision: 2, ..at }, token()).await.unwrap());
     let [old, new] = [token(), token()].map(|token| token.payload);
     assert!(!store.rewrite(ann, at, &old, new).await.unwrap());
     assert!(!store.forget(ann, Some(at)).await.unwrap());
@@ -833,7 +844,7 @@ async fn judge_a_corrupted_row(store: &impl TokenStore, column: &str) {
     store.release(ann, at, 1, all).await.unwrap();
 
     assert!(store.claim(bob, claim(1, Some(at))).await.unwrap().granted);
-    assert!(store.save(bob, at, 2, token()).await.unwrap());
+    assert!(store.save(bob, at, Version { revision: 2, ..at }, token()).await.unwrap());
 }
 
 #[tokio::test]
@@ -1001,17 +1012,14 @@ async fn judge_a_full_disk(store: &impl TokenStore, users: &[StoreKey]) {
     let at = Version { incarnation: 7, revision: 1 };
     let much = || StoredToken { payload: SecretBox::new(Box::new(vec![0; 65_536])), ..token() };
     for user in users {
-        let error = store.save(user, at, 2, much()).await.unwrap_err();
+        let error = store.save(user, at, Version { revision: 2, ..at }, much()).await.unwrap_err();
         assert_says(&error, "disk is full");
     }
-    let error = store.put(&key("new"), 8, much(), Over::Anything).await.unwrap_err();
-    assert_says(&error, "disk is full");
     for row in store.read(users).await.unwrap() {
         let row = row.unwrap().unwrap();
         assert_eq!(row.version, at);
         assert_eq!(row.token.unwrap().payload.expose_secret(), SECRET.as_bytes());
     }
-    assert!(read(store, &key("new")).await.is_none());
 }
 
 #[tokio::test]

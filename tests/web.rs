@@ -262,7 +262,7 @@ async fn a_browser_that_goes_away_while_the_token_is_saved_does_not_take_it_alon
     let mut changes = user.subscribe();
     app.site.store.delay(Duration::from_millis(100));
     let saving = async {
-        while !app.site.store.calls().contains(&StoreCall::Put) {
+        while !app.site.store.calls().contains(&StoreCall::Save) {
             tokio::task::yield_now().await;
         }
     };

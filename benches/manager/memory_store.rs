@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::ApiVersion;
 use hurdlr_oauth2::secrecy::SecretBox;
-use hurdlr_oauth2::store::{MemoryStore, Over, Realm, RowKind, StoreKey, StoredToken, TokenStore};
+use hurdlr_oauth2::store::{
+    MemoryStore, Realm, RowKind, StoreKey, StoredToken, TokenStore, Version,
+};
+use hurdlr_oauth2::testing::seed_row;
 
 use crate::harness::Outcome;
 use crate::{Size, count, median, median_ratio, user};
@@ -80,7 +83,7 @@ async fn put(store: &MemoryStore, keys: &[StoreKey]) -> Outcome {
     for key in keys {
         let payload = SecretBox::new(Box::new(vec![0; 300]));
         let token = StoredToken { payload, age: Duration::ZERO, due_in: Duration::ZERO };
-        store.put(key, 1, token, Over::Nothing).await?;
+        seed_row(store, key, Version { incarnation: 1, revision: 1 }, token).await;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::SecretBox;
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
     StoredToken, TokenStore, Version,
 };
 
@@ -26,18 +26,8 @@ impl TokenStore for Nowhere {
         &'a self,
         _: &'a StoreKey,
         _: Version,
-        _: u64,
+        _: Version,
         _: StoredToken,
-    ) -> StoreFuture<'a, bool> {
-        Box::pin(async { Ok(true) })
-    }
-
-    fn put<'a>(
-        &'a self,
-        _: &'a StoreKey,
-        _: u64,
-        _: StoredToken,
-        _: Over,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async { Ok(true) })
     }

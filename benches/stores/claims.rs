@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::SecretBox;
 use hurdlr_oauth2::store::{
-    Claim, Over, PostgresStore, Realm, Release, RowKind, StoreKey, StoredToken, TokenStore, Version,
+    Claim, PostgresStore, Realm, Release, RowKind, StoreKey, StoredToken, TokenStore, Version,
 };
+use hurdlr_oauth2::testing::seed_row;
 use hurdlr_oauth2::{ApiVersion, UserId};
 use sqlx::postgres::PgPool;
 
@@ -31,7 +32,7 @@ pub(crate) async fn ungranted_wal(server: &Server, size: Size) -> Outcome {
     for key in [&leased, &paused, &refused] {
         let payload = SecretBox::new(Box::new(b"token".to_vec()));
         let token = StoredToken { payload, age: Duration::ZERO, due_in: LONG };
-        store.put(key, at.incarnation, token, Over::Anything).await?;
+        seed_row(&store, key, at, token).await;
         store.claim(key, claim(1, at)).await?;
     }
     let pause = Release { not_before: LONG, ..Release::default() };

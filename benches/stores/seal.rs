@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::{SecretBox, SecretString};
 use hurdlr_oauth2::store::{
-    KeyRing, MemoryStore, Over, PostgresStore, Realm, RowKind, Sealed, SealingKey, StoreKey,
-    StoredToken, TokenStore, Version,
+    KeyRing, MemoryStore, PostgresStore, Realm, RowKind, Sealed, SealingKey, StoreKey, StoredToken,
+    TokenStore, Version,
 };
+use hurdlr_oauth2::testing::seed_row;
 use hurdlr_oauth2::{ApiVersion, UserId};
 
 use crate::harness::Outcome;
@@ -92,13 +93,13 @@ impl<S: TokenStore> Saved<S> {
         let realm = Realm::new(ApiVersion::V4, "https://sandbox.hurdlr.com/", "client-id");
         let key = StoreKey::new(Arc::new(realm), RowKind::Login, UserId::new(user)?);
         let version = Version { incarnation: 1, revision: 1 };
-        store.put(&key, version.incarnation, token(), Over::Anything).await?;
+        seed_row(&store, &key, version, token()).await;
         Ok(Self { store, key, version })
     }
 
     async fn save(&mut self) -> Outcome {
         let next = self.version.next();
-        if !self.store.save(&self.key, self.version, next.revision, token()).await? {
+        if !self.store.save(&self.key, self.version, next, token()).await? {
             return Err("a token was not saved".into());
         }
         self.version = next;

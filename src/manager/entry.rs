@@ -228,19 +228,9 @@ struct RefusedToken {
 #[derive(Clone, Debug)]
 pub(super) struct Unsaved {
     pub(super) cached: Arc<CachedToken>,
-    pub(super) replaces: Replaces,
-}
-
-/// The row that an unsaved token belongs over.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Replaces {
-    /// The one whose refresh token was consumed.
-    Version(Version),
-    /// The one that the store had when it first answered after the login: its incarnation, `None`
-    /// where there was no row.
-    Incarnation(Option<u64>),
-    /// The store has not answered since the login.
-    Unknown,
+    /// The version of the row over which it was saved, by a call of which nobody knows whether it
+    /// took effect. `None` for a login for which the store has not answered yet.
+    pub(super) over: Option<Version>,
 }
 
 impl UserState {
@@ -434,7 +424,7 @@ impl UserEntry {
     /// Serves a token that came by a login or an import. A refresh in flight changes nothing any
     /// more. Nothing is done where a refresh or a look found the login in the store first, and
     /// serves it or its successor.
-    pub(super) fn install_login(&self, cached: &Arc<CachedToken>, unsaved: Option<Replaces>) {
+    pub(super) fn install_login(&self, cached: &Arc<CachedToken>, unsaved: Option<Unsaved>) {
         self.with_epoch(|epoch, state| {
             let incarnation = |cached: &CachedToken| cached.version.map(|it| it.incarnation);
             if incarnation(&self.current.load()) == incarnation(cached) {
@@ -443,8 +433,7 @@ impl UserEntry {
             *epoch = epoch.wrapping_add(1);
             state.reset();
             state.refusals = None;
-            state.unsaved =
-                unsaved.map(|replaces| Unsaved { cached: Arc::clone(cached), replaces });
+            state.unsaved = unsaved;
             self.replace(state, cached);
         });
     }
@@ -488,6 +477,7 @@ impl UserEntry {
         let last = self.current.swap(Arc::clone(cached));
         match (last.version, cached.version) {
             (None, None) => {}
+            _ if Arc::ptr_eq(&last, cached) => {} // it is saved now
             (Some(_), None) => state.tell(TokenEvent::Forgotten),
             (_, Some(_)) => state.tell(TokenEvent::NewToken),
         }

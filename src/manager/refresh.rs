@@ -83,8 +83,8 @@ impl Attempt<'_> {
         if let Some(early) = since.and_then(|since| backoff.initial.checked_sub(since)) {
             self.context.clock.sleep(early).await;
         }
-        // Until an unsaved login is saved, the row is that of the login before, or there is none.
-        save::save_unsaved_login(self.entry).await?;
+        // Until an unsaved token is saved, the row is that of the one before, or there is none.
+        save::save_unsaved(self.entry).await?;
         let mut step = self.first_step().await?;
         for looks in 1.. {
             match step {
@@ -162,12 +162,14 @@ impl Attempt<'_> {
     /// Decides by a row that is not claimed: adopts a newer token, restores an older one, or says
     /// why there is nothing to be had.
     async fn examine(&self, row: Option<Row>) -> Result<Step, Failure> {
-        let Some(row) = row else {
+        let is_login = self.entry.kind() == RowKind::Login;
+        // While somebody's first login is being saved, its row has no token.
+        let Some(row) = row.filter(|row| row.token.is_some() || !is_login) else {
             self.entry.clear(self.epoch);
-            return match self.entry.kind() {
-                RowKind::Login => Err(login_required("nobody is logged in as this user").into()),
-                _ => Ok(Step::Claim),
-            };
+            if is_login {
+                return Err(login_required("nobody is logged in as this user").into());
+            }
+            return Ok(Step::Claim);
         };
         let known = self.entry.current.load_full();
         if known.is_newer_than(row.version) {

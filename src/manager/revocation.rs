@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::cached_token::{CachedToken, whole_seconds};
 use super::entry::{Context, UserEntry};
+use super::save;
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind};
-use crate::store::{Claim, Over, Release, Row, RowKind, StoreKey, StoredToken};
+use crate::store::{Claim, Release, Row, RowKind, StoreKey, StoredToken};
 use crate::token::{Notes, Token};
 use crate::user::UserId;
 
@@ -51,8 +52,11 @@ pub(super) async fn record(entry: &UserEntry, cached: &CachedToken) -> Vec<Pendi
         // Not due elsewhere until this process has had its time.
         let due_in = context.policy.lease_span();
         let stored = StoredToken { payload: token.payload(&notes), age, due_in };
-        let put = context.store.put(&key, context.random_id(), stored, Over::Anything).await;
-        if let Err(error) = put {
+        let saved = match save::make_row(context, &key).await {
+            Ok(made) => context.store.save(&key, made, made.next(), stored).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = saved {
             tracing::warn!(user = ?entry.subject(), %error, "could not record a revocation; only this process tries it");
         }
         pending.push(PendingRevocation { key, token, bound });

@@ -1,17 +1,17 @@
 //! Saving tokens: a refreshed one before it is served, and one that the store would not take as
 //! soon as it does.
 //!
-//! Every save is a compare-and-set, so it can be repeated whatever became of the one before: over
-//! the version that was consumed, over the incarnation that a login replaces, or over nothing.
+//! Every save is a compare-and-set over a version that was read before, so it can be repeated
+//! whatever became of the one before.
 
 use std::sync::Arc;
 
 use super::cached_token::CachedToken;
-use super::entry::{Replaces, Unsaved, UserEntry};
+use super::entry::{Context, Unsaved, UserEntry};
 use super::metrics::GaugeGuard;
 use super::revocation;
 use crate::error::Error;
-use crate::store::{Over, Row, Version};
+use crate::store::{Claim, Row, StoreKey, Version};
 
 /// How often a save starts over because the row has changed in between.
 const MAX_ROUNDS: u32 = 5;
@@ -26,8 +26,7 @@ pub(super) async fn save_and_serve(
 ) {
     if let Err(error) = save(entry, epoch, cached, consumed).await {
         tracing::warn!(user = ?entry.subject(), %error, "could not save a new token; it is served from memory and saved later");
-        let replaces = Replaces::Version(consumed);
-        let unsaved = Unsaved { cached: Arc::clone(cached), replaces };
+        let unsaved = Unsaved { cached: Arc::clone(cached), over: Some(consumed) };
         // The user may have logged in or been removed here meanwhile. Whether in the store too, only
         // the store can tell: it may hold a login of another process, whose token this is.
         let is_late = !entry.install_unsaved(epoch, &unsaved);
@@ -35,32 +34,79 @@ pub(super) async fn save_and_serve(
     }
 }
 
-/// Saves a token over the version that it consumed. Where the row has moved on, what it holds is
+/// Saves a token over a version that the row had. Where the row has moved on, what it holds is
 /// served instead.
 async fn save(
     entry: &Arc<UserEntry>,
     epoch: u32,
     cached: &Arc<CachedToken>,
-    consumed: Version,
+    mut over: Version,
 ) -> Result<(), Error> {
     let (context, key) = (&entry.context, entry.key());
     let Some(version) = cached.version else {
         return Ok(());
     };
-    let mut over = consumed;
     for _ in 0..MAX_ROUNDS {
-        let stored = context.stored(cached);
-        if context.store.save(&key, over, version.revision, stored).await? {
+        if context.store.save(&key, over, version, context.stored(cached)).await? {
             entry.install(epoch, cached);
             return Ok(());
         }
         match context.store.read(&key).await? {
             // The store was restored to an earlier day: this token is newer than the row's.
             Some(row) if version.is_newer_than(row.version) => over = row.version,
+            // The login that this one replaces was refreshed meanwhile.
+            Some(row) if row.version.is_newer_than(over) && !version.is_newer_than(over) => {
+                over = row.version;
+            }
             row => return adopt_winner(entry, epoch, cached, row.as_ref()).await,
         }
     }
     Err(changing())
+}
+
+/// Saves a login over whatever the store has. After an error, the version over which it may have
+/// been saved all the same.
+pub(super) async fn save_login(
+    entry: &UserEntry,
+    cached: &CachedToken,
+) -> Result<(), (Error, Option<Version>)> {
+    let (context, key) = (&entry.context, entry.key());
+    let Some(version) = cached.version else {
+        return Ok(());
+    };
+    for _ in 0..MAX_ROUNDS {
+        let read = match context.store.read(&key).await {
+            Ok(Some(row)) => Ok(row.version),
+            Ok(None) => make_row(context, &key).await,
+            // A row that nobody here can read gives way.
+            Err(error) if revocation::is_unreadable(&error) => {
+                match context.store.forget(&key, None).await {
+                    Ok(_) => make_row(context, &key).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        let over = read.map_err(|error| (error, None))?;
+        match context.store.save(&key, over, version, context.stored(cached)).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {} // a refresh, a removal or another login was first
+            Err(error) => return Err((error, Some(over))),
+        }
+    }
+    Err((changing(), None))
+}
+
+/// Makes a row without a token, to save one over it. Returns the version of the row that is there.
+pub(super) async fn make_row(context: &Context, key: &StoreKey) -> Result<Version, Error> {
+    let claim = Claim {
+        holder: context.holder,
+        lease: context.policy.lease_span(),
+        known: None,
+        create: Some(context.random_id()),
+    };
+    let claimed = context.store.claim(key, claim).await?;
+    claimed.row.map(|row| row.version).ok_or_else(changing)
 }
 
 /// Serves what the store has instead of a token that it will not have: a peer was first, or the
@@ -106,7 +152,7 @@ pub(super) async fn write_back(
     tracing::warn!(user = ?entry.subject(), revision = over.revision, "restored a newer token over an older row");
     let stored = entry.context.stored(cached);
     // Where the row has changed in between, the next look decides.
-    let restored = entry.context.store.save(&entry.key(), over, version.revision, stored).await?;
+    let restored = entry.context.store.save(&entry.key(), over, version, stored).await?;
     if restored {
         entry.with(|state| {
             state.unsaved.take_if(|unsaved| Arc::ptr_eq(&unsaved.cached, cached));
@@ -115,65 +161,40 @@ pub(super) async fn write_back(
     Ok(())
 }
 
-/// Puts a login into the store that would not take it before, unless the user was removed or logged
-/// in anew since, here or elsewhere.
-pub(super) async fn save_unsaved_login(entry: &Arc<UserEntry>) -> Result<(), Error> {
-    if !has_unsaved_login(entry) {
+/// Saves a token that the store would not take before, unless the user was removed or logged in
+/// anew since, here or elsewhere.
+pub(super) async fn save_unsaved(entry: &Arc<UserEntry>) -> Result<(), Error> {
+    if entry.with(|state| state.unsaved.is_none()) {
         return Ok(());
     }
     let _writing = entry.lock_writes().await;
     let (epoch, unsaved) = (entry.epoch(), entry.with(|state| state.unsaved.clone()));
     match unsaved {
-        Some(unsaved) => save_unsaved(entry, epoch, &unsaved).await,
+        Some(unsaved) => retry_save(entry, epoch, &unsaved).await,
         None => Ok(()),
     }
 }
 
-/// Whether there is a login that the store has not taken yet.
-pub(super) fn has_unsaved_login(entry: &UserEntry) -> bool {
-    entry.with(|state| {
-        let unsaved = state.unsaved.as_ref();
-        unsaved.is_some_and(|unsaved| !matches!(unsaved.replaces, Replaces::Version(_)))
-    })
-}
-
-/// Tries once to save a token that the store has not taken.
-async fn save_unsaved(entry: &Arc<UserEntry>, epoch: u32, unsaved: &Unsaved) -> Result<(), Error> {
-    let Unsaved { cached, replaces } = unsaved;
-    let replaced = match *replaces {
-        Replaces::Version(consumed) => {
-            save(entry, epoch, cached, consumed).await?;
+async fn retry_save(entry: &Arc<UserEntry>, epoch: u32, unsaved: &Unsaved) -> Result<(), Error> {
+    let Unsaved { cached, over } = unsaved;
+    let is_same = |unsaved: &mut Unsaved| Arc::ptr_eq(&unsaved.cached, cached);
+    let saved = match *over {
+        Some(over) => save(entry, epoch, cached, over).await,
+        None => save_login(entry, cached).await.map_err(|(error, over)| {
             entry.with(|state| {
-                state.unsaved.take_if(|unsaved| Arc::ptr_eq(&unsaved.cached, cached));
+                if let Some(unsaved) =
+                    state.unsaved.as_mut().filter(|it| Arc::ptr_eq(&it.cached, cached))
+                {
+                    unsaved.over = over;
+                }
             });
-            return Ok(());
-        }
-        Replaces::Incarnation(replaced) => replaced,
-        Replaces::Unknown => {
-            let row = entry.context.store.read(&entry.key()).await?;
-            row.filter(|row| row.token.is_some()).map(|row| row.version.incarnation)
-        }
+            error
+        }),
     };
-    let incarnation = cached.version.map_or(0, |version| version.incarnation);
-    let over = match replaced {
-        Some(replaced) => Over::Incarnation(replaced),
-        None => Over::Nothing,
-    };
-    entry.with(|state| {
-        if let Some(unsaved) = &mut state.unsaved {
-            unsaved.replaces = Replaces::Incarnation(replaced);
-        }
-    });
-    let (key, stored) = (entry.key(), entry.context.stored(cached));
-    if entry.context.store.put(&key, incarnation, stored, over).await? {
-        tracing::debug!(user = ?entry.subject(), "saved a login that the store had not taken");
-        entry.with(|state| state.unsaved = None);
-        return Ok(());
+    if saved.is_ok() {
+        entry.with(|state| state.unsaved.take_if(is_same));
     }
-    let row = entry.context.store.read(&key).await?;
-    adopt_winner(entry, epoch, cached, row.as_ref()).await?;
-    entry.with(|state| state.unsaved = None);
-    Ok(())
+    saved
 }
 
 /// Retries a failed save in the background until the store takes the token or has moved on, the
@@ -191,15 +212,16 @@ pub(super) fn spawn_save_retry(
     context.clone().spawn(async move {
         let _gauge = gauge;
         for tries in 0.. {
-            // A login is looked after at once, before somebody else logs in.
-            if tries > 0 || matches!(unsaved.replaces, Replaces::Version(_)) {
+            // Of a login that the store has not answered for, it is asked at once, before somebody
+            // else logs in.
+            if tries > 0 || unsaved.over.is_some() {
                 let pause = context.delay(context.policy.backoff(), tries + 1);
                 context.sleep_unless_closing(pause).await;
             }
             let outcome = if is_late {
-                save_unsaved(&entry, epoch, &unsaved).await
+                retry_save(&entry, epoch, &unsaved).await
             } else {
-                retry_save(&entry, epoch, &unsaved.cached).await
+                save_unsaved(&entry).await
             };
             match outcome {
                 Ok(()) => break,
@@ -216,19 +238,6 @@ pub(super) fn spawn_save_retry(
     });
 }
 
-async fn retry_save(
-    entry: &Arc<UserEntry>,
-    epoch: u32,
-    cached: &Arc<CachedToken>,
-) -> Result<(), Error> {
-    let _writing = entry.lock_writes().await;
-    let unsaved = entry.with(|state| state.unsaved.clone());
-    match unsaved.filter(|unsaved| Arc::ptr_eq(&unsaved.cached, cached)) {
-        Some(unsaved) => save_unsaved(entry, epoch, &unsaved).await,
-        None => Ok(()),
-    }
-}
-
-fn changing() -> Error {
+pub(super) fn changing() -> Error {
     Error::store("could not save the token: the row is changing concurrently")
 }

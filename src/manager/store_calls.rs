@@ -11,7 +11,7 @@ use super::metrics;
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::Error;
 use crate::store::{
-    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
     StoredToken, TokenStore, Version,
 };
 
@@ -48,23 +48,11 @@ impl StoreCalls {
     pub(super) async fn save(
         &self,
         key: &StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
     ) -> Result<bool, Error> {
-        let save = || self.store.save(key, consumed, revision, token);
-        self.guarded("save", save).await
-    }
-
-    pub(super) async fn put(
-        &self,
-        key: &StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
-    ) -> Result<bool, Error> {
-        let put = || self.store.put(key, incarnation, token, over);
-        self.guarded("put", put).await
+        self.guarded("save", || self.store.save(key, over, version, token)).await
     }
 
     pub(super) async fn release(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, RowKind, StoreFuture,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, RowKind, StoreFuture,
     StoreKey, StoredToken, TokenStore, Version,
 };
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
@@ -260,45 +260,19 @@ impl TokenStore for MemoryStore {
     fn save<'a>(
         &'a self,
         key: &'a StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         self.step(move |tables| {
             let saved = tables.change(key, |stored, now| {
-                let is_unchanged = stored.version == consumed;
+                let is_unchanged = stored.version == over;
                 if is_unchanged {
-                    *stored = Stored::with_token(Version { revision, ..consumed }, token, now);
+                    *stored = Stored::with_token(version, token, now);
                 }
                 is_unchanged
             });
             saved.unwrap_or(false)
-        })
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
-    ) -> StoreFuture<'a, bool> {
-        self.step(move |tables| {
-            let there = tables.rows.get(key).filter(|stored| stored.token.is_some());
-            let there = there.map(|stored| stored.version.incarnation);
-            if there == Some(incarnation) {
-                return true;
-            }
-            let replaces = match over {
-                Over::Nothing => there.is_none(),
-                Over::Incarnation(replaced) => there == Some(replaced),
-                Over::Anything => true,
-            };
-            if replaces {
-                let version = Version { incarnation, revision: 1 };
-                tables.insert(key, Stored::with_token(version, token, tables.now));
-            }
-            replaces
         })
     }
 

@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret, SecretBox};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
     StoredToken, TokenStore, Version,
 };
 #[cfg(feature = "postgres")]
@@ -377,28 +377,13 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
     fn save<'a>(
         &'a self,
         key: &'a StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let saved = Version { revision, ..consumed };
-            let (key, token) = self.seal.seal_token(key, saved, &token)?;
-            self.store.save(&key, consumed, revision, token).await
-        })
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
-    ) -> StoreFuture<'a, bool> {
-        Box::pin(async move {
-            let version = Version { incarnation, revision: 1 };
             let (key, token) = self.seal.seal_token(key, version, &token)?;
-            self.store.put(&key, incarnation, token, over).await
+            self.store.save(&key, over, version, token).await
         })
     }
 

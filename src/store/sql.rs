@@ -20,7 +20,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, RowKind, StoreFuture,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, RowKind, StoreFuture,
     StoreKey, StoredToken, TokenStore, UserId, Version,
 };
 use crate::error::Error;
@@ -192,52 +192,17 @@ impl<E: Engine> TokenStore for Sql<E> {
     fn save<'a>(
         &'a self,
         key: &'a StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             let mut args = key_args(key).to_vec();
-            args.extend(version_args(consumed)?);
-            args.push(id(revision)?);
+            args.extend(version_args(over)?);
+            args.extend(version_args(version)?);
             args.extend(token_args(&token));
             let saved = self.execute("save", false, &self.statements().save, &args).await?;
             Ok(saved > 0)
-        })
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
-    ) -> StoreFuture<'a, bool> {
-        Box::pin(async move {
-            let mut args = key_args(key).to_vec();
-            args.push(id(incarnation)?);
-            args.extend(token_args(&token));
-            let sql = if let Over::Incarnation(replaced) = over {
-                args.push(id(replaced)?);
-                &self.statements().put_over_incarnation
-            } else {
-                args.push(Arg::Flag(over == Over::Anything));
-                &self.statements().put
-            };
-            for _ in 0..TRIES {
-                let done = self.execute("put", true, sql, &args).await?;
-                if done > 0 || over == Over::Anything {
-                    return Ok(true);
-                }
-                // A token is in the way: ours, by an earlier try, or another.
-                let there = self.read_one(key).await?.filter(|row| row.token.is_some());
-                let is_ours = there.map(|row| row.version.incarnation == incarnation);
-                if is_ours.is_some() || over != Over::Nothing {
-                    return Ok(is_ours == Some(true));
-                }
-                // The token was removed between the two statements.
-            }
-            Err(unsettled("store the token"))
         })
     }
 

@@ -567,19 +567,9 @@ mod tests {
         store.migrate().await.unwrap();
         let statements = store.sql.statements();
         let Statements { read, claim_known, claim_cold, save, release, rewrite, .. } = statements;
-        let Statements { put_over_incarnation, forget, forget_version, scan, .. } = statements;
-        let by_key = [
-            read,
-            claim_known,
-            claim_cold,
-            save,
-            release,
-            rewrite,
-            put_over_incarnation,
-            forget,
-            forget_version,
-            scan,
-        ];
+        let Statements { forget, forget_version, scan, .. } = statements;
+        let by_key =
+            [read, claim_known, claim_cold, save, release, rewrite, forget, forget_version, scan];
         let by_key = by_key.map(|statement| (statement, "sqlite_autoindex_hurdlr_tokens_1"));
         let others =
             [(&statements.due, "hurdlr_tokens_due"), (&statements.clean, "hurdlr_logins_kept")];
@@ -594,7 +584,7 @@ mod tests {
             assert!(!scans.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{plan}");
         }
         // Its conflict is found by the primary key, which needs no plan.
-        for statement in [&statements.make, &statements.put, &statements.redeem] {
+        for statement in [&statements.make, &statements.redeem] {
             assert_eq!(plan(&store, statement).await, "");
         }
     }

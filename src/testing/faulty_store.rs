@@ -8,7 +8,7 @@ use secrecy::SecretBox;
 
 use crate::error::Error;
 use crate::store::{
-    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
     StoredToken, TokenStore, Version,
 };
 
@@ -58,7 +58,6 @@ pub enum StoreCall {
     Read,
     Claim,
     Save,
-    Put,
     Release,
     Forget,
     Redeem,
@@ -153,21 +152,11 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
     fn save<'a>(
         &'a self,
         key: &'a StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Save, move || self.store.save(key, consumed, revision, token))
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
-    ) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Put, move || self.store.put(key, incarnation, token, over))
+        self.faulty(StoreCall::Save, move || self.store.save(key, over, version, token))
     }
 
     fn release<'a>(

@@ -32,11 +32,11 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret, SecretBox};
 use tokio::task::JoinSet;
 
-use super::{FaultyStore, StoreCall, StoreFault};
+use super::{FaultyStore, StoreCall, StoreFault, seed_row};
 use crate::endpoint::ApiVersion;
 use crate::store::{
-    Claim, Claimed, DueCursor, Over, Realm, Release, Row, RowKind, StoreKey, StoredToken,
-    TokenStore, Version,
+    Claim, Claimed, DueCursor, Realm, Release, Row, RowKind, StoreKey, StoredToken, TokenStore,
+    Version,
 };
 use crate::user::UserId;
 
@@ -79,11 +79,8 @@ pub async fn prove<S: TokenStore>(store: S) {
     one_of_many_saves_is_done(store).await;
     save_needs_no_lease(store).await;
     old_save_brings_nobody_back(store).await;
-    put_over_anything_replaces_all(store).await;
-    put_over_nothing_keeps_tokens(store).await;
-    put_over_incarnation_needs_it(store).await;
-    repeated_put_changes_nothing(store).await;
-    one_of_many_puts_is_done(store).await;
+    login_leaves_nothing_of_earlier_one(store).await;
+    one_of_many_logins_is_saved(store).await;
     forget_removes_the_row(store).await;
     forget_needs_the_given_version(store).await;
     token_ages_by_the_stores_clock(store).await;
@@ -412,7 +409,7 @@ pub async fn refused_row_is_not_claimed<S: TokenStore>(store: &Arc<S>) {
     release(store, &key, at, 2, REFUSAL).await;
     put(store, &key, 8, "three").await;
     let claimed = claim(store, &key, 3, LONG, Some(version(8, 1))).await;
-    assert!(claimed.granted, "after a put there is a new token");
+    assert!(claimed.granted, "after a login there is a new token");
 
     // A row that has no token yet is refused in the same way.
     let key = some_key();
@@ -460,7 +457,7 @@ pub async fn save_sets_the_given_revision<S: TokenStore>(store: &Arc<S>) {
     assert!(claimed.granted, "2⁶³ - 1 is a holder and an incarnation");
     for (consumed, revision) in [(1, 2), (2, 9), (9, most)] {
         let consumed = version(most, consumed);
-        let saved = store.save(&key, consumed, revision, token("new")).await;
+        let saved = store.save(&key, consumed, version(most, revision), token("new")).await;
         assert!(saved.expect("save"), "{consumed:?} is there");
         let row = read(store, &key).await.expect("the row");
         assert_eq!((row.version, text(&row)), (version(most, revision), "new"));
@@ -520,106 +517,51 @@ pub async fn old_save_brings_nobody_back<S: TokenStore>(store: &Arc<S>) {
     assert_eq!(row.leased_for, None, "a lease does not outlive its incarnation");
 }
 
-/// A put over anything leaves nothing of another incarnation: no lease, pause or mark.
-pub async fn put_over_anything_replaces_all<S: TokenStore>(store: &Arc<S>) {
+/// A save under another incarnation leaves nothing of the earlier one: no lease, pause or mark.
+pub async fn login_leaves_nothing_of_earlier_one<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
     assert!(save(store, &key, version(7, 1), "two").await);
     let at = version(7, 2);
     assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
     release(store, &key, at, 1, Release { refused: true, in_flight: true, ..PAUSE }).await;
-    put(store, &key, 8, "new").await;
-    let assert_new = |row: Row| {
-        assert_eq!((row.version, text(&row)), (version(8, 1), "new"));
-        assert_eq!((row.leased_for, row.not_before), (None, None));
-        assert!(!row.refused && !row.in_flight);
-    };
-    assert_new(read(store, &key).await.expect("the row"));
-    assert!(!save(store, &key, at, "old").await);
-
-    // A lease that lives ends, and a row without a token is replaced, also of this incarnation.
-    for made in [1, 8] {
-        let key = some_key();
-        assert!(claim(store, &key, made, LONG, None).await.granted);
-        put(store, &key, 8, "new").await;
-        assert_new(read(store, &key).await.expect("the row"));
-        assert!(claim(store, &key, 2, LONG, Some(version(8, 1))).await.granted);
-    }
-}
-
-/// A put over nothing never replaces a token, and replaces a row without one.
-pub async fn put_over_nothing_keeps_tokens<S: TokenStore>(store: &Arc<S>) {
-    let key = some_key();
-    assert!(put_over(store, &key, 7, "one", Over::Nothing).await, "no token was there");
-    assert!(claim(store, &key, 1, LONG, Some(version(7, 1))).await.granted);
-    assert!(!put_over(store, &key, 8, "two", Over::Nothing).await, "a token is there");
-    let row = read(store, &key).await.expect("the row");
-    assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
-    assert_lease(&row, LONG);
-
-    for made in [1, 7] {
-        let key = some_key();
-        assert!(claim(store, &key, made, LONG, None).await.granted);
-        assert!(put_over(store, &key, 7, "one", Over::Nothing).await, "no token there");
-        let row = read(store, &key).await.expect("the row");
-        assert_eq!((row.version, text(&row)), (version(7, 1), "one"));
-        assert_eq!(row.leased_for, None);
-    }
-}
-
-/// A put over an incarnation replaces a token of it, at any revision, and nothing else.
-pub async fn put_over_incarnation_needs_it<S: TokenStore>(store: &Arc<S>) {
-    let key = some_key();
-    assert!(!put_over(store, &key, 8, "x", Over::Incarnation(7)).await, "no row");
-    assert!(read(store, &key).await.is_none(), "such a put makes no row");
-    assert!(claim(store, &key, 7, LONG, None).await.granted);
-    assert!(!put_over(store, &key, 8, "x", Over::Incarnation(7)).await, "no token");
-
-    let key = some_key();
-    put(store, &key, 7, "one").await;
-    assert!(save(store, &key, version(7, 1), "two").await);
-    assert!(claim(store, &key, 1, LONG, Some(version(7, 2))).await.granted);
-    release(store, &key, version(7, 2), 1, Release { refused: true, in_flight: true, ..PAUSE })
-        .await;
-    assert!(!put_over(store, &key, 9, "x", Over::Incarnation(8)).await, "another incarnation");
-    let row = read(store, &key).await.expect("the row");
-    assert_eq!((row.version, text(&row), row.refused), (version(7, 2), "two", true));
-    assert!(put_over(store, &key, 8, "new", Over::Incarnation(7)).await);
+    let login = |over| store.save(&key, over, version(8, 1), token("new"));
+    assert!(!login(version(7, 1)).await.expect("save"), "it was refreshed since");
+    assert!(login(at).await.expect("save"));
+    assert!(!login(at).await.expect("save"), "not again");
     let row = read(store, &key).await.expect("the row");
     assert_eq!((row.version, text(&row)), (version(8, 1), "new"));
     assert_eq!((row.leased_for, row.not_before), (None, None));
-    assert!(!row.refused && !row.in_flight, "nothing earlier is left");
-    assert!(!put_over(store, &key, 9, "x", Over::Incarnation(7)).await, "gone");
-}
+    assert!(!row.refused && !row.in_flight);
+    assert!(!save(store, &key, at, "old").await);
 
-/// A put of an incarnation that is there has been done, whatever happened to the row since.
-pub async fn repeated_put_changes_nothing<S: TokenStore>(store: &Arc<S>) {
+    // Over a row without a token, whose lease lives.
     let key = some_key();
-    put(store, &key, 7, "one").await;
-    assert!(save(store, &key, version(7, 1), "two").await);
-    assert!(claim(store, &key, 1, LONG, Some(version(7, 2))).await.granted);
-    for over in [Over::Nothing, Over::Incarnation(6), Over::Incarnation(7), Over::Anything] {
-        assert!(put_over(store, &key, 7, "one", over).await, "a repeated put over {over:?}");
-        let row = read(store, &key).await.expect("the row");
-        assert_eq!((row.version, text(&row)), (version(7, 2), "two"));
-        assert_lease(&row, LONG);
-    }
+    assert!(claim(store, &key, 1, LONG, None).await.granted);
+    let saved = store.save(&key, version(1, 0), version(8, 1), token("new")).await;
+    assert!(saved.expect("save"));
+    assert!(claim(store, &key, 2, LONG, Some(version(8, 1))).await.granted);
 }
 
-/// Of many puts at once over nothing, or over one incarnation, one is done, and the others know.
-pub async fn one_of_many_puts_is_done<S: TokenStore>(store: &Arc<S>) {
-    for over in [Over::Nothing, Over::Nothing, Over::Incarnation(99), Over::Incarnation(99)] {
+/// Of many logins at once over one version, one is saved, and the others know.
+pub async fn one_of_many_logins_is_saved<S: TokenStore>(store: &Arc<S>) {
+    for revision in [0, 1] {
         let key = some_key();
-        if over != Over::Nothing {
-            put(store, &key, 99, "one").await;
+        assert!(claim(store, &key, 99, LONG, None).await.granted);
+        if revision > 0 {
+            assert!(save(store, &key, version(99, 0), "one").await);
         }
-        let puts = crowd(|place| {
+        let saves = crowd(|place| {
             let (store, key) = (store.clone(), key.clone());
-            async move { put_over(&store, &key, place as u64, &format!("{place}"), over).await }
+            let login = version(place as u64, 1);
+            async move {
+                let saved = store.save(&key, version(99, revision), login, token("new")).await;
+                saved.expect("save")
+            }
         })
         .await;
-        let there: Vec<_> = (0..CROWD).filter(|place| puts[*place]).collect();
-        assert_eq!(there.len(), 1, "of {CROWD} puts at once, those of {there:?}");
+        let there: Vec<_> = (0..CROWD).filter(|place| saves[*place]).collect();
+        assert_eq!(there.len(), 1, "of {CROWD} logins at once, those of {there:?}");
         let row = read(store, &key).await.expect("the row");
         assert_eq!(row.version, version(there[0] as u64, 1));
     }
@@ -667,7 +609,7 @@ pub async fn token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
     let (age, due_in) = (Duration::from_micros(100_000_001), LONG);
     let aged = StoredToken { age, due_in, ..token("one") };
     let begun = Instant::now();
-    assert!(store.put(&key, 7, aged, Over::Anything).await.expect("put"));
+    seed_row(store, &key, version(7, 1), aged).await;
     let judge = |row: Row| {
         // The store counts in whole milliseconds, maybe, and by another clock.
         let slack = Duration::from_secs(1);
@@ -693,7 +635,7 @@ pub async fn token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
     assert!(judge(claimed.row.expect("the row")) > SHORT, "in a claim too");
 
     let token = StoredToken { age, due_in: Duration::ZERO, ..token("one") };
-    assert!(store.save(&key, version(7, 1), 2, token).await.expect("save"));
+    assert!(store.save(&key, version(7, 1), version(7, 2), token).await.expect("save"));
     let row = read(store, &key).await.expect("the row");
     let token = row.token.expect("the token");
     assert_eq!(token.due_in, Duration::ZERO, "never below zero");
@@ -707,10 +649,8 @@ pub async fn payload_is_kept_byte_for_byte<S: TokenStore>(store: &Arc<S>) {
         let key = some_key();
         let payload_of = || SecretBox::new(Box::new(payload.clone()));
         let token = || StoredToken { payload: payload_of(), ..token("") };
-        for over in [Over::Anything, Over::Nothing] {
-            assert!(store.put(&key, 7, token(), over).await.expect("put"));
-        }
-        assert!(store.save(&key, version(7, 1), 2, token()).await.expect("save"));
+        seed_row(store, &key, version(7, 1), token()).await;
+        assert!(store.save(&key, version(7, 1), version(7, 2), token()).await.expect("save"));
         let row = read(store, &key).await.expect("the row");
         let kept = row.token.expect("an empty payload is a token too");
         assert!(
@@ -978,7 +918,7 @@ pub async fn due_goes_on_from_a_cursor<S: TokenStore>(store: &Arc<S>) {
         after = rows.last().map(|row| row.cursor.clone());
         let keys: Vec<_> = rows.into_iter().map(|row| row.key.expect("a key")).collect();
         let later = StoredToken { due_in: LONG, ..token("two") };
-        assert!(store.save(&keys[0], at, 2, later).await.expect("save"));
+        assert!(store.save(&keys[0], at, at.next(), later).await.expect("save"));
         assert!(claim(store, &keys[1], 1, LONG, Some(at)).await.granted);
         assert!(store.forget(&keys[3], None).await.expect("forget"));
         met.extend(keys);
@@ -997,8 +937,7 @@ pub async fn due_leaves_out_unclaimable_rows<S: TokenStore>(store: &Arc<S>) {
         put(store, &key(name), 7, "one").await;
     }
     let later = StoredToken { due_in: LONG, ..token("one") };
-    let put = store.put(&key("later"), 7, later, Over::Anything).await;
-    assert!(put.expect("put"));
+    seed_row(store, &key("later"), version(7, 1), later).await;
     assert!(claim(store, &key("empty"), 1, SHORT, None).await.granted);
     let walk = key_of(&realm, RowKind::KeepAliveLock, "walk");
     assert!(claim(store, &walk, 1, SHORT, None).await.granted);
@@ -1074,7 +1013,7 @@ pub async fn rewrite_changes_the_payload_only<S: TokenStore>(store: &Arc<S>) {
     assert!(!rewrite(at, "one", "other").await, "there is no row");
     assert!(read(store, &key).await.is_none(), "a rewrite makes no row");
     let aged = StoredToken { age: LONG, due_in: LONG, ..token("one") };
-    assert!(store.put(&key, 7, aged, Over::Anything).await.expect("put"));
+    seed_row(store, &key, version(7, 1), aged).await;
     for (at, old) in [
         (version(7, 0), "one"),
         (version(7, 2), "one"),
@@ -1131,7 +1070,7 @@ pub async fn lost_answers_can_be_repeated<S: TokenStore>(store: &Arc<S>) {
         assert_eq!(made.in_flight, done, "the lost claim was not released");
 
         lose(StoreCall::Save);
-        faulty.save(&key, made.version, 1, token("one")).await.expect_err("lost");
+        faulty.save(&key, made.version, made.version.next(), token("one")).await.expect_err("lost");
         let again = save(faulty, &key, made.version, "one").await;
         assert_eq!(again, !done, "a repeated save");
         let row = read(faulty, &key).await.expect("the row");
@@ -1157,9 +1096,10 @@ pub async fn lost_answers_can_be_repeated<S: TokenStore>(store: &Arc<S>) {
         assert_eq!(again.expect("rewrite"), !done, "a repeated rewrite");
         assert_eq!(text(&read(faulty, &key).await.expect("the row")), "other");
 
-        lose(StoreCall::Put);
-        faulty.put(&key, 9, token("two"), Over::Anything).await.expect_err("lost");
-        assert!(put_over(faulty, &key, 9, "two", Over::Anything).await, "a repeated put");
+        lose(StoreCall::Save);
+        let login = |over| faulty.save(&key, over, version(9, 1), token("two"));
+        login(row.version).await.expect_err("lost");
+        assert_eq!(login(row.version).await.expect("save"), !done, "a repeated login");
         let at = version(9, 1);
         assert!(claim(faulty, &key, 2, LONG, Some(at)).await.granted);
 
@@ -1197,8 +1137,7 @@ pub async fn many_users_are_kept<S: TokenStore>(store: &Arc<S>, count: usize) {
                     due_in: if late(place) { Duration::ZERO } else { LONG },
                     ..token(&subject)
                 };
-                let put = store.put(&key, place as u64, token, Over::Nothing).await;
-                assert!(put.expect("put"), "{subject} was there");
+                seed_row(&store, &key, version(place as u64, 1), token).await;
             }
         });
     }
@@ -1298,22 +1237,11 @@ async fn read<S: TokenStore>(store: &S, key: &StoreKey) -> Option<Row> {
 }
 
 async fn save<S: TokenStore>(store: &S, key: &StoreKey, at: Version, text: &str) -> bool {
-    store.save(key, at, at.next().revision, token(text)).await.expect("save")
+    store.save(key, at, at.next(), token(text)).await.expect("save")
 }
 
 async fn put<S: TokenStore>(store: &S, key: &StoreKey, incarnation: u64, text: &str) {
-    let put = put_over(store, key, incarnation, text, Over::Anything).await;
-    assert!(put, "a put over anything is done");
-}
-
-async fn put_over<S: TokenStore>(
-    store: &S,
-    key: &StoreKey,
-    incarnation: u64,
-    text: &str,
-    over: Over,
-) -> bool {
-    store.put(key, incarnation, token(text), over).await.expect("put")
+    seed_row(store, key, version(incarnation, 1), token(text)).await;
 }
 
 async fn release<S: TokenStore>(

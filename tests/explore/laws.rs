@@ -163,10 +163,7 @@ impl Laws {
     }
 
     pub(crate) fn store_answered(&mut self, process: usize, call: Call, saw_living: bool) {
-        // The answer to a `put` says nothing to those who refresh.
-        if call != Call::Put {
-            self.process(process).saw_living = saw_living;
-        }
+        self.process(process).saw_living = saw_living;
         // A user who was evicted comes back by a look at the store.
         if call == Call::Read {
             self.process(process).is_evicted = false;

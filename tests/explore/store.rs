@@ -7,9 +7,10 @@ use std::time::Duration;
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, MemoryStore, Over, ReadRow, Realm, Release, Row,
-    StoreFuture, StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Row, StoreFuture,
+    StoreKey, StoredToken, TokenStore, Version,
 };
+use hurdlr_oauth2::testing::seed_row;
 
 use crate::provider::Pair;
 use crate::world::{Broken, Call, World};
@@ -67,7 +68,7 @@ pub(crate) async fn restore(
         due_in: backup.due_in.saturating_sub(passed),
     };
     let _ = store.forget(key, None).await;
-    let _ = store.put(key, backup.incarnation, token, Over::Anything).await;
+    seed_row(store, key, Version { incarnation: backup.incarnation, revision: 1 }, token).await;
 }
 
 impl GatedStore {
@@ -121,21 +122,11 @@ impl TokenStore for GatedStore {
     fn save<'a>(
         &'a self,
         key: &'a StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
-        self.call(Call::Save, Some(key), self.store.save(key, consumed, revision, token), |_| ())
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
-    ) -> StoreFuture<'a, bool> {
-        self.call(Call::Put, Some(key), self.store.put(key, incarnation, token, over), |_| ())
+        self.call(Call::Save, Some(key), self.store.save(key, over, version, token), |_| ())
     }
 
     fn release<'a>(

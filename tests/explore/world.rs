@@ -23,7 +23,6 @@ pub(crate) enum Call {
     Claim,
     Due,
     Forget,
-    Put,
     Read,
     Release,
     Request,

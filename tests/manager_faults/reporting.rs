@@ -204,7 +204,7 @@ async fn repeated_import_says_the_truth() {
     let token = site.login(&ann()).await;
     let json = token.to_secret();
     let copy = || site.hurdlr().import(json.expose_secret()).unwrap();
-    site.fail(StoreCall::Put, StoreFault::After);
+    site.fail(StoreCall::Save, StoreFault::After);
     let failed = manager.import_if_absent(&ann(), copy()).await;
     assert_eq!(failed.unwrap_err().kind(), ErrorKind::Store);
     site.store.recover();

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use hurdlr_oauth2::manager::{TokenEvent, UserHandle};
 use hurdlr_oauth2::secrecy::SecretBox;
-use hurdlr_oauth2::store::{Over, Row, RowKind, StoredToken, TokenStore};
-use hurdlr_oauth2::testing::{Fault, StoreCall, StoreFault};
+use hurdlr_oauth2::store::{Row, RowKind, StoredToken, TokenStore, Version};
+use hurdlr_oauth2::testing::{Fault, StoreCall, StoreFault, seed_row};
 use hurdlr_oauth2::{Error, TokenManager, UserId};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::LevelFilter;
@@ -129,14 +129,14 @@ impl Attacked for Site {
             due_in: HOUR,
         };
         let key = self.key(RowKind::Login, user);
-        self.store.put(&key, 7, garbage, Over::Anything).await.unwrap();
+        seed_row(&self.store, &key, Version { incarnation: 7, revision: 1 }, garbage).await;
     }
 
     async fn restore(&self, user: &UserId, backup: Row, age: Duration) {
         let key = self.key(RowKind::Login, user);
         let stored = StoredToken { age, due_in: Duration::ZERO, ..backup.token.unwrap() };
-        self.store.forget(&key, None).await.unwrap();
-        self.store.put(&key, backup.version.incarnation, stored, Over::Anything).await.unwrap();
+        let version = Version { revision: 1, ..backup.version };
+        seed_row(&self.store, &key, version, stored).await;
     }
 
     async fn all_logged_in(&self, users: &[UserId]) -> TokenManager {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hurdlr_oauth2::manager::{RefreshPolicy, UserHandle};
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, KeyRing, Over, PostgresStore, ReadRow, Realm, Release, Row,
+    Claim, Claimed, DueCursor, DueRow, KeyRing, PostgresStore, ReadRow, Realm, Release, Row,
     RowKind, SealingKey, SqliteStore, StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::ManualClock;
@@ -294,13 +294,13 @@ impl TokenStore for Stopping {
     fn save<'a>(
         &'a self,
         key: &'a StoreKey,
-        consumed: Version,
-        revision: u64,
+        over: Version,
+        version: Version,
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.stops.reached(Point::Answered).await;
-            let saved = self.store.save(key, consumed, revision, token).await?;
+            let saved = self.store.save(key, over, version, token).await?;
             self.stops.reached(Point::Saved).await;
             Ok(saved)
         })
@@ -308,16 +308,6 @@ impl TokenStore for Stopping {
 
     fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         self.store.read(keys)
-    }
-
-    fn put<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        incarnation: u64,
-        token: StoredToken,
-        over: Over,
-    ) -> StoreFuture<'a, bool> {
-        self.store.put(key, incarnation, token, over)
     }
 
     fn release<'a>(

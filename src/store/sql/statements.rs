@@ -26,8 +26,6 @@ pub(in crate::store) struct Statements {
     pub(in crate::store) claim_cold: SqlText,
     pub(in crate::store) claim_known: SqlText,
     pub(in crate::store) save: SqlText,
-    pub(in crate::store) put: SqlText,
-    pub(in crate::store) put_over_incarnation: SqlText,
     pub(in crate::store) release: SqlText,
     pub(in crate::store) forget: SqlText,
     pub(in crate::store) forget_version: SqlText,
@@ -79,20 +77,9 @@ const CLEARED: &str = "holder = NULL, leased_until = NULL, not_before = NULL, re
 
 /// Replaces the token, whoever holds the lease: a holder that was paused after the provider rotated
 /// has the only refresh token that lives. All times of the row are new, so its present is this one.
-const SAVE: &str = "UPDATE {tokens} SET revision = $8, payload = $9, stamped_at = {now}, \
-     obtained_at = {now} - $10, due_at = {now} + $11, {cleared} WHERE {is_version}";
-
-const PUT: &str = "INSERT INTO {tokens} AS held \
-     ({key}, incarnation, revision, payload, stamped_at, obtained_at, due_at, refused, in_flight) \
-     VALUES ($1, $2, $3, $4, $5, $6, 1, $7, {now}, {now} - $8, {now} + $9, FALSE, FALSE) \
-     ON CONFLICT ({key}) DO UPDATE SET incarnation = excluded.incarnation, \
-     revision = 1, payload = excluded.payload, stamped_at = excluded.stamped_at, \
-     obtained_at = excluded.obtained_at, due_at = excluded.due_at, {cleared} \
-     WHERE held.payload IS NULL OR ($10 AND held.incarnation <> excluded.incarnation)";
-
-const PUT_OVER_INCARNATION: &str = "UPDATE {tokens} SET incarnation = $6, revision = 1, \
-     payload = $7, stamped_at = {now}, obtained_at = {now} - $8, due_at = {now} + $9, {cleared} \
-     WHERE {is_key} AND payload IS NOT NULL AND incarnation = $10 AND incarnation <> $6";
+const SAVE: &str = "UPDATE {tokens} SET incarnation = $8, revision = $9, payload = $10, \
+     stamped_at = {now}, obtained_at = {now} - $11, due_at = {now} + $12, {cleared} \
+     WHERE {is_version}";
 
 const RELEASE: &str = "UPDATE {tokens} SET in_flight = in_flight OR $11, \
      not_before = {greatest}(COALESCE(not_before, 0), {present} + $9), stamped_at = {present}, \
@@ -150,8 +137,6 @@ impl Statements {
             claim_cold: claim("payload IS NULL"),
             claim_known: claim("incarnation = $8 AND revision = $9"),
             save: text(SAVE),
-            put: text(PUT),
-            put_over_incarnation: text(PUT_OVER_INCARNATION),
             release: text(RELEASE),
             forget: text("DELETE FROM {tokens} WHERE {is_key}"),
             forget_version: text("DELETE FROM {tokens} WHERE {is_version}"),
