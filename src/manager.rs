@@ -566,10 +566,8 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
         return Ok(false);
     };
     let context = &entry.context;
+    save::save_unsaved(&entry).await?;
     let _writing = entry.lock_writes().await;
-    if entry.with(|state| state.unsaved.is_some()) {
-        return Ok(false); // the store does not know it yet
-    }
     for _ in 0..MAX_IMPORT_ROUNDS {
         let row = context.store.read(&entry.key()).await?;
         if let Some(there) = row.as_ref().map(|row| entry.decode(row)).transpose()?.flatten() {

@@ -376,7 +376,7 @@ pub struct Claimed {
 }
 
 /// The notes that [`TokenStore::release`] leaves for the next holder.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Release {
     /// How long nobody is to try again.
     pub not_before: Duration,

@@ -79,10 +79,19 @@ impl CachedToken {
     }
 
     /// Remembers earlier access tokens, with what a payload's notes say of them.
-    pub(super) fn with_superseded(mut self, mut superseded: Vec<SupersededToken>) -> Self {
-        superseded.drain(..superseded.len().saturating_sub(MAX_SUPERSEDED));
+    pub(super) fn with_superseded(mut self, superseded: Vec<SupersededToken>) -> Self {
         self.superseded = (!superseded.is_empty()).then(|| Box::new(superseded));
         self
+    }
+
+    /// Takes the oldest of the earlier access tokens out that are too many to be remembered.
+    pub(super) fn take_oldest_superseded(&mut self) -> Vec<Token> {
+        let Some(superseded) = &mut self.superseded else {
+            return Vec::new();
+        };
+        let surplus = superseded.len().saturating_sub(MAX_SUPERSEDED);
+        let oldest = superseded.drain(..surplus);
+        oldest.map(|oldest| self.token.superseded_token(&oldest)).collect()
     }
 
     /// The access tokens that live on when `successor` replaces this one.
@@ -127,10 +136,18 @@ impl CachedToken {
         self.version.is_some_and(|ours| ours.is_newer_than(version))
     }
 
-    /// Whether `later` succeeds this token: it is of the same incarnation, or has the same secrets.
-    pub(super) fn is_continued_by(&self, later: &Self) -> bool {
-        let incarnation = |cached: &Self| cached.version.map(|version| version.incarnation);
-        incarnation(self) == incarnation(later) || self.token.shares_secrets_with(&later.token)
+    /// Whether this token ends when `stored` is revoked: a login's with its successors, another one
+    /// only where `stored` knows of it.
+    pub(super) fn ends_with(&self, stored: &Self, kind: RowKind) -> bool {
+        if kind == RowKind::Login {
+            return self.version == stored.version
+                || self.version.is_some_and(|version| stored.is_newer_than(version))
+                || self.token.shares_secrets_with(&stored.token);
+        }
+        let ours = self.token.access_token().expose_secret();
+        let mut earlier = stored.superseded().iter();
+        self.has_same_access_token(stored)
+            || earlier.any(|earlier| earlier.access_token.expose_secret() == ours)
     }
 
     pub(super) fn has_same_access_token(&self, other: &Self) -> bool {
@@ -175,9 +192,10 @@ impl CachedToken {
         Duration::from_millis(self.phases.due.saturating_sub(self.held_for(now)))
     }
 
-    /// Whether it was due within `span` after it came.
-    pub(super) fn was_due_within(&self, span: Duration) -> bool {
-        Duration::from_millis(self.phases.due) < span
+    /// Whether it was due when it came, or within `span`, or had only a tenth of its time to be
+    /// fresh.
+    pub(super) fn is_due_on_arrival(&self, span: Duration) -> bool {
+        Duration::from_millis(self.phases.due) < span || self.phases.due < self.phases.over / 10
     }
 
     /// Time since the store last confirmed this token.

@@ -15,6 +15,8 @@ struct Outcome {
     result: SetOnce<Result<(), Error>>,
     /// Set by the first caller who waits.
     caller_came: SetOnce<()>,
+    /// Set when the user has been removed or has logged in: nobody needs the outcome any more.
+    abandoned: SetOnce<()>,
 }
 
 /// Completes the refresh. Dropped without an outcome, it reports that the refresh was cut off.
@@ -36,6 +38,11 @@ impl Completion {
         let _ = self.0.caller_came.set(());
     }
 
+    /// Says that the refresh need not begin any more.
+    pub(super) fn abandon(&self) {
+        let _ = self.0.abandoned.set(());
+    }
+
     pub(super) async fn wait(&self) -> Result<(), Error> {
         self.0.result.wait().await.clone()
     }
@@ -45,6 +52,16 @@ impl Completer {
     /// Waits until a caller waits for the refresh.
     pub(super) async fn promoted(&self) {
         self.0.0.caller_came.wait().await;
+    }
+
+    /// Whether a caller waits for the refresh.
+    pub(super) fn has_caller(&self) -> bool {
+        self.0.0.caller_came.initialized()
+    }
+
+    /// Waits until the refresh need not begin any more.
+    pub(super) async fn abandoned(&self) {
+        self.0.0.abandoned.wait().await;
     }
 
     pub(super) fn completes(&self, completion: &Completion) -> bool {

@@ -18,6 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::cached_token::{AccessTokenDigest, CachedToken};
 use super::completion::Completion;
 use super::events::TokenEvent;
+use super::metrics;
 use super::permits::Permits;
 use super::pins::Pins;
 use super::policy::RefreshPolicy;
@@ -28,7 +29,7 @@ use crate::client::Hurdlr;
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind};
 use crate::rng::SharedRng;
-use crate::store::{Realm, Row, RowKind, StoreKey, StoredToken, Version};
+use crate::store::{Realm, Release, Row, RowKind, StoreKey, StoredToken, Version};
 use crate::token::{Notes, Token};
 use crate::user::UserId;
 
@@ -98,6 +99,15 @@ impl Context {
         closing.is_some_and(|since| self.clock.now().since(since) >= self.shutdown_within)
     }
 
+    /// Waits, unless the shutdown has begun or begins.
+    pub(super) async fn sleep_while_open(&self, span: Duration) {
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            () = self.clock.sleep(span) => {}
+            _ = closing.wait_for(Option::is_some) => {}
+        }
+    }
+
     /// Waits before another try. A shutdown cuts the wait short once, and later ones to the
     /// shortest backoff.
     pub(super) async fn sleep_unless_closing(&self, pause: Duration) {
@@ -141,9 +151,8 @@ pub(super) struct UserState {
     /// The kind of the last [`TokenEvent::LoginRequired`] or `RotationLost` that was sent.
     told: Option<ErrorKind>,
     pub(super) doubt: Option<Doubt>,
-    /// A refresh token that the provider refused for good, which the store does not know yet, and
-    /// whether an answer was lost before.
-    pub(super) dead: Option<(Version, bool)>,
+    /// The end of an attempt that the store has not been told.
+    pub(super) unreleased: Option<Unreleased>,
     /// A token that the store has not taken yet.
     pub(super) unsaved: Option<Unsaved>,
     /// How many tokens of an earlier epoch are still to be saved. They are not served.
@@ -167,15 +176,13 @@ pub(super) struct Pause {
     pub(super) error: Option<Error>,
     /// When the store was looked at last, if that was during the pause.
     verified: Option<Timestamp>,
-    /// Whether the store does not know of the pause.
-    pub(super) is_private: bool,
 }
 
 impl Pause {
     pub(super) fn begin(&mut self, now: Timestamp, pause: Duration, error: Option<Error>) {
         let failures = self.failures.saturating_add(1);
         let since = Some((now, pause));
-        *self = Self { failures, since, error, verified: None, is_private: false };
+        *self = Self { failures, since, error, verified: None };
     }
 
     /// Time since a refresh brought a token that was due on arrival, if that is the reason for the
@@ -200,6 +207,14 @@ impl Pause {
         let left = |(from, pause): (_, Duration)| pause.saturating_sub(clock.now().since(from));
         self.since.map_or(Duration::ZERO, left)
     }
+}
+
+/// What [`TokenStore::release`](crate::store::TokenStore::release) should have told the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unreleased {
+    pub(super) version: Version,
+    pub(super) release: Release,
+    pub(super) since: Timestamp,
 }
 
 /// Refusals in a row that may mean the refresh token or the client.
@@ -238,7 +253,7 @@ impl UserState {
         self.flight.is_none()
             && self.pause.since.is_none()
             && self.doubt.is_none()
-            && self.dead.is_none()
+            && self.unreleased.is_none()
             && self.unsaved.is_none()
             && self.late_saves == 0
             && self.refused.is_empty()
@@ -277,8 +292,22 @@ impl UserState {
         self.pause = Pause::default();
         self.told = None;
         self.doubt = None;
-        self.dead = None;
+        self.unreleased = None;
         self.unsaved = None;
+    }
+
+    /// The access tokens that the API refused.
+    pub(super) fn refused(&self) -> Vec<AccessTokenDigest> {
+        self.refused.iter().map(|refused| refused.digest).collect()
+    }
+
+    /// Takes a refusal back: the provider was asked for another token after it, and stands by this
+    /// one.
+    pub(super) fn take_refusal_back(&mut self, token: &Token, asked: &[AccessTokenDigest]) {
+        let digest = AccessTokenDigest::of(token);
+        if asked.contains(&digest) {
+            self.refused.retain(|refused| refused.digest != digest);
+        }
     }
 
     pub(super) fn is_refused(&self, token: &Token) -> bool {
@@ -416,6 +445,27 @@ impl UserEntry {
         })
     }
 
+    /// Like [`install`](Self::install), for a token that another process put into the store. It
+    /// explains why the API refused the one before.
+    pub(super) fn adopt(&self, epoch: u32, theirs: &Arc<CachedToken>) {
+        let was_refused = self.current.load().is_rejected();
+        let failures = self.with(|state| state.pause.failures);
+        if !self.install(epoch, theirs) {
+            return;
+        }
+        metrics::adopted(self.kind);
+        self.with(|state| {
+            if was_refused {
+                let others = state.refusals.filter(|refusals| refusals.count > 1);
+                state.refusals =
+                    others.map(|refusals| Refusals { count: refusals.count - 1, ..refusals });
+            }
+            if theirs.is_due_on_arrival(self.context.policy.backoff().initial) {
+                state.pause.failures = failures;
+            }
+        });
+    }
+
     /// Like [`install`](Self::install), for a token that the store has not taken.
     pub(super) fn install_unsaved(&self, epoch: u32, unsaved: &Unsaved) -> bool {
         self.install_with(epoch, &unsaved.cached, Some(unsaved.clone()))
@@ -431,6 +481,9 @@ impl UserEntry {
                 return;
             }
             *epoch = epoch.wrapping_add(1);
+            if let Some(flight) = &state.flight {
+                flight.abandon();
+            }
             state.reset();
             state.refusals = None;
             state.unsaved = unsaved;
@@ -443,7 +496,16 @@ impl UserEntry {
     pub(super) fn evict(&self) -> Arc<CachedToken> {
         self.with_epoch(|epoch, state| {
             *epoch = epoch.wrapping_add(1);
+            if let Some(flight) = &state.flight {
+                flight.abandon();
+            }
+            // A pause that the provider asked for goes on, whoever the user is by then.
+            let asked_for = state.pause.error.as_ref().is_some_and(|it| it.retry_after().is_some());
+            let pause = std::mem::take(&mut state.pause);
             state.reset();
+            if asked_for {
+                state.pause = pause;
+            }
             let last = self.current.swap(Arc::clone(&self.context.placeholder));
             if last.version.is_some() {
                 state.tell(TokenEvent::Forgotten);
@@ -495,12 +557,11 @@ impl UserEntry {
     }
 
     /// Whether the user must stay in memory: the store would serve a refused token again, or does
-    /// not know of a pause.
+    /// not know how an attempt ended.
     pub(super) fn needs_pin(&self) -> bool {
         let now = self.context.clock.now();
         self.with(|state| {
-            let is_paused = !state.pause.left(&self.context.clock).is_zero();
-            (state.pause.is_private && is_paused)
+            state.unreleased.is_some()
                 || state.refused.iter().any(|refused| now.since(refused.since) < refused.lasts)
         })
     }

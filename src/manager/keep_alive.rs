@@ -27,6 +27,9 @@ pub struct KeepAlive {
     walker: JoinHandle<()>,
 }
 
+/// How long a walk keeps other processes from theirs, at most.
+const MAX_LOCKED: Duration = Duration::from_hours(1);
+
 /// The outcome of a visit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visit {
@@ -168,7 +171,9 @@ impl Lock<'_> {
     }
 
     async fn release(&self, version: Version, interval: Duration) -> Result<(), Error> {
-        let release = Release { not_before: interval, ..Release::default() };
+        // Other processes go by intervals of their own.
+        let not_before = interval.min(MAX_LOCKED);
+        let release = Release { not_before, ..Release::default() };
         self.context.store.release(&self.key, version, self.holder, release).await
     }
 }
@@ -229,23 +234,24 @@ async fn visit(users: Arc<Users>, context: Arc<Context>, key: StoreKey) -> Visit
         };
     }
     let entry = users.entry(key.kind(), key.subject());
-    // The first refresh may only bring the token in from the store, still served but due.
-    for _ in 0..2 {
-        if entry.current.load().is_fresh(context.clock.now()) {
-            return Visit::Skipped;
-        }
-        let refreshed = match join_or_start(&entry, Priority::Background) {
-            Ok(completion) => completion.wait().await,
-            Err(_) => return Visit::Skipped,
-        };
-        match refreshed {
-            Ok(()) if entry.current.load().is_fresh(context.clock.now()) => return Visit::Done,
-            Ok(()) => {}
-            Err(error) => {
-                let is_down = error.kind() == ErrorKind::Unavailable && error.attempts() > 0;
-                return if is_down { Visit::ProviderDown } else { Visit::Skipped };
-            }
-        }
+    let is_fresh = || entry.current.load().is_fresh(context.clock.now());
+    if is_fresh() {
+        return Visit::Skipped;
     }
-    Visit::Skipped
+    let refreshed = match join_or_start(&entry, Priority::Background) {
+        Ok(completion) => completion.wait().await,
+        Err(_) => return Visit::Skipped,
+    };
+    match refreshed {
+        Ok(()) if is_fresh() => Visit::Done,
+        // A doubtful refusal may be this user's trouble alone.
+        Err(error)
+            if error.kind() == ErrorKind::Unavailable
+                && error.attempts() > 0
+                && !error.is_doubtful() =>
+        {
+            Visit::ProviderDown
+        }
+        _ => Visit::Skipped,
+    }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::cached_token::CachedToken;
 use super::completion::Completer;
-use super::entry::{Context, Doubt, UserEntry, UserState};
+use super::entry::{Context, Doubt, Unreleased, UserEntry, UserState};
 use super::metrics;
 use super::permits::{Permit, SLOW_AFTER};
-use super::save;
+use super::{revocation, save};
 use crate::backoff::Backoff;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
@@ -38,13 +38,11 @@ struct Failure {
     error: Error,
     /// How long to leave the user alone; `None` for the policy's own backoff.
     pause: Option<Duration>,
-    /// Whether the store does not know of the pause.
-    is_private: bool,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, pause: None, is_private: false }
+        Self { error, pause: None }
     }
 }
 
@@ -54,11 +52,12 @@ pub(super) async fn run(entry: &Arc<UserEntry>, completer: &Completer) -> Result
     let attempt = Attempt {
         entry,
         context,
+        completer,
         key: entry.key(),
         epoch: entry.epoch(),
         started: context.clock.now(),
     };
-    match attempt.run(completer).await {
+    match attempt.run().await {
         Ok(()) => Ok(()),
         // It concerned a token that is no longer the user's: the waiting callers look again.
         Err(_) if entry.epoch() != attempt.epoch => Ok(()),
@@ -69,6 +68,7 @@ pub(super) async fn run(entry: &Arc<UserEntry>, completer: &Completer) -> Result
 struct Attempt<'a> {
     entry: &'a Arc<UserEntry>,
     context: &'a Arc<Context>,
+    completer: &'a Completer,
     key: StoreKey,
     /// The epoch in which the attempt began. It changes nothing in another one.
     epoch: u32,
@@ -76,12 +76,12 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run(&self, completer: &Completer) -> Result<(), Failure> {
+    async fn run(&self) -> Result<(), Failure> {
         // A token that was due on arrival is not replaced at once, even for a caller.
         let backoff = self.context.policy.backoff();
         let since = self.entry.with(|state| state.pause.since_renewal(self.started));
         if let Some(early) = since.and_then(|since| backoff.initial.checked_sub(since)) {
-            self.context.clock.sleep(early).await;
+            self.context.sleep_while_open(early).await;
         }
         // Until an unsaved token is saved, the row is that of the one before, or there is none.
         save::save_unsaved(self.entry).await?;
@@ -94,9 +94,12 @@ impl Attempt<'_> {
                     step = self.examine(self.context.store.read(&self.key).await?).await?;
                 }
                 Step::Claim => {
-                    let permit = self.context.permits.acquire(completer.promoted()).await;
-                    let permit = permit.ok_or_else(shutting_down)?;
-                    step = self.claim(permit).await?;
+                    let permit = tokio::select! {
+                        biased;
+                        () = self.completer.abandoned() => return Ok(()),
+                        permit = self.context.permits.acquire(self.completer.promoted()) => permit,
+                    };
+                    step = self.claim(permit.ok_or_else(shutting_down)?).await?;
                     if matches!(step, Step::Claim) {
                         // The row changed in between, or ours was written back.
                         self.wait(Duration::MAX, looks).await?;
@@ -126,8 +129,8 @@ impl Attempt<'_> {
         let left = self.context.policy.timeout().checked_sub(waited).filter(|left| !left.is_zero());
         let left = left.ok_or_else(|| unavailable("another process is refreshing this user"))?;
         let look = self.context.delay(LOOK, looks);
-        self.context.clock.sleep(look.min(lease).min(left)).await;
-        Ok(())
+        self.context.sleep_while_open(look.min(lease).min(left)).await;
+        if self.context.is_closing() { Err(shutting_down().into()) } else { Ok(()) }
     }
 
     /// Claims the row, and refreshes the token that it holds.
@@ -143,11 +146,14 @@ impl Attempt<'_> {
             // The row's refresh token is spent, and the lease on it is this process's own.
             return Err(Error::store("the user's newest token is not saved yet").into());
         }
+        if self.entry.with(|state| state.unreleased.is_some()) {
+            return Err(Error::store("the end of the last refresh is not saved yet").into());
+        }
         let claim = Claim {
             holder: self.context.holder,
             lease: self.context.policy.lease_span(),
             known: known.version,
-            create: (self.entry.kind() != RowKind::Login).then(|| self.context.random_id()),
+            create: self.may_be_granted_first().then(|| self.context.random_id()),
         };
         let claimed = self.context.store.claim(&self.key, claim).await?;
         match claimed.row {
@@ -157,6 +163,12 @@ impl Attempt<'_> {
                 self.examine(row).await
             }
         }
+    }
+
+    /// Whether a user without a row may be granted a token: only where a caller waits for it.
+    /// Background work would bring a user back who was removed meanwhile.
+    fn may_be_granted_first(&self) -> bool {
+        self.entry.kind() != RowKind::Login && self.completer.has_caller()
     }
 
     /// Decides by a row that is not claimed: adopts a newer token, restores an older one, or says
@@ -169,7 +181,7 @@ impl Attempt<'_> {
             if is_login {
                 return Err(login_required("nobody is logged in as this user").into());
             }
-            return Ok(Step::Claim);
+            return Ok(if self.may_be_granted_first() { Step::Claim } else { Step::Done });
         };
         let known = self.entry.current.load_full();
         if known.is_newer_than(row.version) {
@@ -180,13 +192,11 @@ impl Attempt<'_> {
         if known.version != Some(row.version) {
             match self.entry.decode(&row)? {
                 Some(theirs) => {
-                    if !self.entry.install(self.epoch, &theirs) {
-                        return Ok(Step::Done);
-                    }
-                    self.entry.with(|state| state.refusals = None);
-                    metrics::adopted(self.entry.kind());
+                    self.entry.adopt(self.epoch, &theirs);
                     tracing::debug!(user = ?self.entry.subject(), "adopted the stored token");
-                    if theirs.is_served(self.context.clock.now()) {
+                    let now = self.context.clock.now();
+                    let is_enough = theirs.is_served(now) && self.completer.has_caller();
+                    if is_enough || theirs.is_fresh(now) || self.entry.epoch() != self.epoch {
                         return Ok(Step::Done);
                     }
                 }
@@ -199,7 +209,7 @@ impl Attempt<'_> {
         }
         if let Some(pause) = row.not_before {
             let error = unavailable("another process has just failed to refresh this user");
-            return Err(Failure { error, pause: Some(pause), is_private: false });
+            return Err(Failure { error, pause: Some(pause) });
         }
         Ok(row.leased_for.map_or(Step::Claim, Step::Wait))
     }
@@ -217,18 +227,13 @@ impl Attempt<'_> {
             // The row is damaged, and this process still has what it held.
             Err(_) if known.version == Some(row.version) => Some(Arc::clone(known)),
             Err(error) => {
-                self.release(row.version, Release::default()).await;
+                self.release(row.version, Release::default()).await?;
                 return Err(error.into());
             }
         };
         if self.entry.epoch() != self.epoch {
-            self.give_up(&row).await;
+            self.give_up(&row).await?;
             return Ok(Step::Done);
-        }
-        if let Some((version, lost)) = self.entry.with(|state| state.dead)
-            && version == row.version
-        {
-            return self.conclude_dead(row.version, lost).await;
         }
         // The row may hold another token than the one that is known by its version: the store was
         // restored, and went on from there.
@@ -236,24 +241,30 @@ impl Attempt<'_> {
             && held.is_fresh(self.context.clock.now())
             && self.entry.install(self.epoch, held)
         {
-            self.release(row.version, Release::default()).await;
+            self.release(row.version, Release::default()).await?;
             return Ok(Step::Done);
         }
         let waited = self.context.clock.now().since(asked);
         let left = self.context.policy.timeout().checked_sub(waited).filter(|left| !left.is_zero());
         let Some(left) = left else {
-            self.release(row.version, Release::default()).await;
+            self.release(row.version, Release::default()).await?;
             return Err(unavailable("the time for this refresh was over before it was sent").into());
         };
         tracing::debug!(user = ?self.entry.subject(), revision = row.version.revision, "refresh started");
         let slow = self.context.clock.sleep(SLOW_AFTER);
         let request = self.request(held.as_deref(), left);
+        let refused = self.entry.with(|state| state.refused());
         let sent_at = self.context.clock.now();
         let (answer, permit) = self.context.permits.run(permit, slow, request).await;
         let outcome = answer.as_ref().map(|_| ()).map_err(Error::kind);
         metrics::refreshed(self.entry.kind(), outcome, self.context.clock.now().since(sent_at));
         let step = match answer {
-            Ok(token) => self.save(token, held.as_deref(), row.version).await.map(|()| Step::Done),
+            Ok(token) => {
+                if !refused.is_empty() {
+                    self.entry.with(|state| state.take_refusal_back(&token, &refused));
+                }
+                self.save(token, held.as_deref(), row.version).await.map(|()| Step::Done)
+            }
             Err(error) => self.fail(error, held.as_deref(), &row).await,
         };
         drop(permit);
@@ -292,32 +303,36 @@ impl Attempt<'_> {
             }
             _ => Vec::new(),
         };
-        let cached = self.entry.cache(token, consumed.next()).with_superseded(superseded);
+        let mut cached = self.entry.cache(token, consumed.next()).with_superseded(superseded);
+        let too_many = cached.take_oldest_superseded();
         let cached = Arc::new(cached);
         let failures = self.entry.with(|state| state.pause.failures);
         save::save_and_serve(self.entry, self.epoch, &cached, consumed).await;
         tracing::debug!(user = ?self.entry.subject(), "refresh finished");
+        if !too_many.is_empty() {
+            // Boxed, since it is rare: refreshes need no room for it.
+            Box::pin(revocation::revoke_tokens(self.entry, too_many)).await;
+        }
         let backoff = self.context.policy.backoff();
-        if cached.is_alive(now) && !cached.was_due_within(backoff.initial) {
+        if cached.is_alive(now) && !cached.is_due_on_arrival(backoff.initial) {
             return Ok(());
         }
-        // Asked again at once, the provider would return the like. Each pause is longer.
+        // Asked again at once, the provider would return the like. Each pause is longer, here and
+        // for the other processes.
+        let pause = self.context.delay(backoff, failures + 1);
         self.entry.with(|state| {
             state.pause.failures = failures;
-            let pause = self.context.delay(backoff, failures + 1);
             if cached.is_alive(now) {
                 state.pause.begin(now, pause, None);
             }
         });
+        let release = Release { not_before: pause, ..Release::default() };
+        let _ = self.release(consumed.next(), release).await;
         if cached.is_alive(now) {
             return Ok(());
         }
-        let message = if cached.is_rejected() {
-            "the provider returned the token that the API refused"
-        } else {
-            "the provider's token has no life left"
-        };
-        Err(Error::new(ErrorKind::InvalidResponse, message).into())
+        let error = Error::new(ErrorKind::InvalidResponse, "the provider's token has no life left");
+        Err(Failure { error, pause: Some(pause) })
     }
 
     /// Does what a failure asks for, in the store and in memory.
@@ -337,7 +352,6 @@ impl Attempt<'_> {
         }
         if is_login && error.needs_login() {
             let lost = row.in_flight || error.kind() == ErrorKind::RotationLost;
-            self.entry.with(|state| state.dead = Some((row.version, lost)));
             return self.conclude_dead(row.version, lost).await.map_err(|failure| {
                 // The provider's own words say more than the row.
                 let kind = failure.error.kind();
@@ -348,36 +362,41 @@ impl Attempt<'_> {
         let pause = self.pause_after(&error).max(error.retry_after().unwrap_or_default());
         let in_flight = is_login && error.is_unanswered();
         let release = Release { not_before: pause, refused: false, in_flight };
-        let is_private = !self.release(row.version, release).await;
-        Err(Failure { error, pause: Some(pause), is_private })
+        // Where the store does not know of the pause yet, this process keeps it all the same.
+        let _ = self.release(row.version, release).await;
+        Err(Failure { error, pause: Some(pause) })
     }
 
     /// Marks the row's refresh token as dead. Then the row is read once more before anybody is
     /// told: if it has moved on, the login lives.
     async fn conclude_dead(&self, version: Version, lost: bool) -> Result<Step, Failure> {
         let release = Release { refused: true, in_flight: lost, ..Release::default() };
-        self.context.store.release(&self.key, version, self.context.holder, release).await?;
+        self.release(version, release).await?;
         self.examine(self.context.store.read(&self.key).await?).await
     }
 
     /// Leaves a row alone that was claimed for a user who has been removed or has logged in since.
-    async fn give_up(&self, row: &Row) {
+    async fn give_up(&self, row: &Row) -> Result<(), Error> {
         if row.token.is_some() {
-            self.release(row.version, Release::default()).await;
-        } else if let Err(error) = self.context.store.forget(&self.key, Some(row.version)).await {
-            tracing::warn!(user = ?self.entry.subject(), %error, "could not remove an empty row");
+            return self.release(row.version, Release::default()).await;
         }
+        self.context.store.forget(&self.key, Some(row.version)).await.map(|_| ())
     }
 
-    /// Releases the lease. Says whether the store took it.
-    async fn release(&self, version: Version, release: Release) -> bool {
-        let holder = self.context.holder;
-        let released = self.context.store.release(&self.key, version, holder, release).await;
+    /// Releases the lease, in the background where the store fails and the others have to know.
+    async fn release(&self, version: Version, release: Release) -> Result<(), Error> {
+        let (context, asked) = (self.context, self.context.clock.now());
+        let released = context.store.release(&self.key, version, context.holder, release).await;
         if let Err(error) = &released {
-            // The lease ends by itself, and this process can claim the row before that.
             tracing::warn!(user = ?self.entry.subject(), %error, "could not release a lease; other processes wait until it ends");
+            if release != Release::default() && self.entry.epoch() == self.epoch {
+                let unreleased = Unreleased { version, release, since: asked };
+                self.entry.with(|state| state.unreleased = Some(unreleased));
+                context.pins.pin(self.entry, UserEntry::needs_pin);
+                context.spawn(release_late(Arc::clone(self.entry), asked));
+            }
         }
-        released.is_ok()
+        released
     }
 
     /// The pause after a failure at the provider, which is longer while it is doubtful.
@@ -401,10 +420,7 @@ impl Attempt<'_> {
 
     /// Notes when the next attempt may begin. Returns the error for the waiting callers.
     fn pause(&self, failure: Failure) -> Error {
-        let Failure { mut error, pause, is_private } = failure;
-        if is_private {
-            self.context.pins.pin(self.entry, UserEntry::needs_pin);
-        }
+        let Failure { mut error, pause } = failure;
         let now = self.context.clock.now();
         let had_token = self.entry.current.load().version.is_some();
         self.entry.with(|state| {
@@ -429,7 +445,6 @@ impl Attempt<'_> {
             let pause = pause
                 .unwrap_or_else(|| self.context.delay(backoff, state.pause.failures + 1));
             state.pause.begin(now, pause, Some(error.clone()));
-            state.pause.is_private = is_private;
             let told = error_for_callers(self.entry, state, &error);
             let is_news = state.tell_login_over(told.kind());
             if is_over {
@@ -448,6 +463,31 @@ impl Attempt<'_> {
             }
             told
         })
+    }
+}
+
+/// Tells the store how an attempt ended, as soon as it can be told, unless the user's token changes.
+/// No other attempt begins here meanwhile, whose lease this could end.
+async fn release_late(entry: Arc<UserEntry>, since: Timestamp) {
+    let context = &entry.context;
+    for failures in 1.. {
+        context.sleep_unless_closing(context.delay(context.policy.backoff(), failures)).await;
+        let unreleased = entry.with(|state| state.unreleased).filter(|it| it.since == since);
+        let Some(Unreleased { version, release, .. }) = unreleased else {
+            return;
+        };
+        let passed = context.clock.now().since(since);
+        let not_before = release.not_before.saturating_sub(passed);
+        let release = Release { not_before, ..release };
+        match context.store.release(&entry.key(), version, context.holder, release).await {
+            Err(error) if !context.is_past_closing() => {
+                tracing::debug!(user = ?entry.subject(), %error, "could not release a lease again");
+            }
+            _ => {
+                entry.with(|state| state.unreleased.take_if(|it| it.since == since));
+                return;
+            }
+        }
     }
 }
 

@@ -44,11 +44,33 @@ enum ConcurrentRefresh {
 /// Removes the user here and from the store. Runs in a task of its own.
 pub(super) async fn forget(entry: Arc<UserEntry>) -> Result<(), Error> {
     let _writing = entry.lock_writes().await;
-    let forgotten = entry.context.store.forget(&entry.key(), None).await;
+    let forgotten = forget_row(&entry).await;
     // Again: a login may have been under way, or a read may have brought the row back into memory
     // before it was removed. A token that is not saved yet is given up, even if the store failed.
     entry.evict();
-    forgotten.map(|_| ())
+    forgotten
+}
+
+/// Removes the row at the version at which it is read, so that a call that the store carries out
+/// late removes nobody who has logged in since.
+async fn forget_row(entry: &UserEntry) -> Result<(), Error> {
+    let (store, key) = (&entry.context.store, entry.key());
+    for _ in 0..MAX_ROUNDS {
+        let version = match store.read(&key).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(row)) => Some(row.version),
+            Err(error) if revocation::is_unreadable(&error) => None,
+            Err(error) => return Err(error),
+        };
+        if store.forget(&key, version).await? || version.is_none() {
+            return Ok(());
+        }
+    }
+    Err(changing())
+}
+
+fn changing() -> Error {
+    Error::store("could not remove the user: the row is changing concurrently")
 }
 
 /// Removes a user who is evicted from memory already, and has their tokens revoked; `newest` is the
@@ -67,12 +89,11 @@ pub(super) async fn disconnect(
     let mut pending = removed.pending;
     for served in [newest, adopted] {
         // A token that was not saved yet, or a login that the store never had.
-        let Some(version) = served.version else { continue };
-        let is_stored = removed
-            .stored
-            .as_ref()
-            .is_some_and(|stored| stored.is_newer_than(version) || stored.version == Some(version));
-        if !is_stored {
+        if served.version.is_none() {
+            continue;
+        }
+        let mut stored = removed.stored.iter();
+        if !stored.any(|stored| served.ends_with(stored, entry.kind())) {
             pending.extend(revocation::record(&entry, &served).await);
         }
     }
@@ -122,7 +143,7 @@ async fn erase(entry: &Arc<UserEntry>, newest: &CachedToken) -> Result<Disconnec
         Err(error) if revocation::is_unreadable(&error) => None,
         Err(error) => return Err(error),
     };
-    context.store.forget(&entry.key(), None).await?;
+    forget_row(entry).await?;
     entry.evict();
     let now = context.clock.now();
     let left = stored.map_or(Duration::ZERO, |stored| stored.alive_for(now));
@@ -200,8 +221,7 @@ async fn remove(entry: &Arc<UserEntry>) -> Removed {
             }
         }
     }
-    let message = "could not remove the user: the row is changing concurrently";
-    removed.error = Some(Error::store(message));
+    removed.error = Some(changing());
     removed
 }
 

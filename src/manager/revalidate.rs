@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cached_token::CachedToken;
 use super::entry::{Context, UserEntry};
-use super::{metrics, save};
+use super::save;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::store::{Row, StoreKey};
@@ -95,12 +95,7 @@ async fn apply_row(
             save::write_back(entry, seen, row.version).await?;
         }
         row => match row.map(|row| entry.decode(&row)).transpose()?.flatten() {
-            Some(theirs) => {
-                if entry.install(epoch, &theirs) {
-                    entry.with(|state| state.refusals = None);
-                    metrics::adopted(entry.kind());
-                }
-            }
+            Some(theirs) => entry.adopt(epoch, &theirs),
             None => entry.clear(epoch),
         },
     }

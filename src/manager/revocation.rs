@@ -12,7 +12,7 @@ use super::entry::{Context, UserEntry};
 use super::save;
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind};
-use crate::store::{Claim, Release, Row, RowKind, StoreKey, StoredToken};
+use crate::store::{Claim, Release, Row, RowKind, StoreKey, StoredToken, Version};
 use crate::token::{Notes, Token};
 use crate::user::UserId;
 
@@ -24,22 +24,29 @@ const REFRESH_TOKEN_BOUND: Duration = Duration::from_hours(7 * 24);
 
 /// A token on its way to be revoked.
 pub(super) struct PendingRevocation {
-    /// The row of the record.
+    /// The row of the record, and its version; `None` where the store did not take it.
     key: StoreKey,
+    version: Option<Version>,
     token: Token,
     /// The end of all tries, from when it was recorded.
     bound: Duration,
 }
 
-/// Records the revocation of a token, and of the earlier access tokens that it superseded. Where
-/// the store fails, this process alone knows of it.
+/// Records the revocation of a token, and of the earlier access tokens that it superseded.
 pub(super) async fn record(entry: &UserEntry, cached: &CachedToken) -> Vec<PendingRevocation> {
+    let superseded = cached.superseded().iter();
+    let superseded = superseded.map(|superseded| cached.token.superseded_token(superseded));
+    record_tokens(entry, std::iter::once(cached.token.revocable()).chain(superseded)).await
+}
+
+/// Records revocations. Where the store fails, this process alone knows of them.
+async fn record_tokens(
+    entry: &UserEntry,
+    tokens: impl Iterator<Item = Token>,
+) -> Vec<PendingRevocation> {
     let context = &entry.context;
     let now = context.clock.now();
     let mut pending = Vec::new();
-    let tokens = std::iter::once(cached.token.revocable()).chain(
-        cached.superseded().iter().map(|superseded| cached.token.superseded_token(superseded)),
-    );
     for token in tokens {
         let bound = time_to_revoke(&token);
         if bound.is_zero() {
@@ -53,13 +60,14 @@ pub(super) async fn record(entry: &UserEntry, cached: &CachedToken) -> Vec<Pendi
         let due_in = context.policy.lease_span();
         let stored = StoredToken { payload: token.payload(&notes), age, due_in };
         let saved = match save::make_row(context, &key).await {
-            Ok(made) => context.store.save(&key, made, made.next(), stored).await,
+            Ok(made) => context.store.save(&key, made, made.next(), stored).await.map(|_| made),
             Err(error) => Err(error),
         };
-        if let Err(error) = saved {
+        if let Err(error) = &saved {
             tracing::warn!(user = ?entry.subject(), %error, "could not record a revocation; only this process tries it");
         }
-        pending.push(PendingRevocation { key, token, bound });
+        let version = saved.ok().map(Version::next);
+        pending.push(PendingRevocation { key, version, token, bound });
     }
     pending
 }
@@ -94,11 +102,26 @@ pub(super) async fn revoke_orphan(entry: &Arc<UserEntry>, cached: &CachedToken) 
     }
 }
 
-/// Has tokens revoked; where that fails, in the background.
+/// Has access tokens revoked that are remembered no more.
+pub(super) async fn revoke_tokens(entry: &Arc<UserEntry>, tokens: Vec<Token>) {
+    if entry.context.hurdlr.can_revoke() {
+        let pending = record_tokens(entry, tokens.into_iter()).await;
+        revoke(entry, pending).await;
+    }
+}
+
+/// Has tokens revoked; where that fails, in the background. After a failure that will pass, the
+/// others are not even tried now.
 pub(super) async fn revoke(entry: &Arc<UserEntry>, pending: Vec<PendingRevocation>) {
+    let mut outage = None;
     for pending in pending {
-        if let Err(error) = try_once(&entry.context, &pending).await {
+        let outcome = match outage.clone() {
+            Some(error) => Err(error),
+            None => try_once(&entry.context, &pending).await,
+        };
+        if let Err(error) = outcome {
             tracing::warn!(user = ?entry.subject(), error = %error.for_log(), "could not revoke a token; trying again later");
+            outage = outage.or_else(|| error.is_temporary().then(|| error.clone()));
             spawn_retry(entry, pending, error);
         }
     }
@@ -112,7 +135,8 @@ async fn try_once(context: &Context, pending: &PendingRevocation) -> Result<(), 
 }
 
 /// Retries in the background, at pauses that grow to a day, until the token is revoked or its time
-/// is over. A shutdown ends it after one more try: the record is there for other processes.
+/// is over. A shutdown leaves it to other processes where the store has the record; else it tries
+/// once more.
 pub(super) fn spawn_retry(entry: &Arc<UserEntry>, pending: PendingRevocation, error: Error) {
     entry.with(|state| {
         state.unrevoked.0 += 1;
@@ -122,11 +146,21 @@ pub(super) fn spawn_retry(entry: &Arc<UserEntry>, pending: PendingRevocation, er
     let context = Arc::clone(&entry.context);
     context.clone().spawn(async move {
         let began = context.clock.now();
-        let (mut failures, mut last) = (0, error);
-        loop {
-            failures += 1;
-            let pause = context.delay(RETRY, failures);
-            context.sleep_unless_closing(last.retry_after().unwrap_or_default().max(pause)).await;
+        let mut last = error;
+        for failures in 1.. {
+            let asked_for = last.retry_after().unwrap_or_default();
+            let pause = context.delay(RETRY, failures).max(asked_for);
+            if let Some(version) = pending.version {
+                let release = Release { not_before: pause, ..Release::default() };
+                let noted = context.store.release(&pending.key, version, context.holder, release);
+                if let Err(error) = noted.await {
+                    tracing::debug!(%error, "could not note the pause of a revocation");
+                }
+            }
+            context.sleep_unless_closing(pause).await;
+            if context.is_closing() && (pending.version.is_some() || !asked_for.is_zero()) {
+                return;
+            }
             if context.clock.now().since(began) >= pending.bound {
                 give_up(Some(&last));
                 delete_record(&context, &pending.key).await;
@@ -135,7 +169,7 @@ pub(super) fn spawn_retry(entry: &Arc<UserEntry>, pending: PendingRevocation, er
             match try_once(&context, &pending).await {
                 Ok(()) => break,
                 Err(_) if context.is_closing() => {
-                    tracing::error!(user = ?entry.subject(), "a token could not be revoked before the end; its record stays in the store");
+                    tracing::error!(user = ?entry.subject(), "a token could not be revoked before the end");
                     return;
                 }
                 Err(error) => last = error,

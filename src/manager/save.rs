@@ -10,6 +10,7 @@ use super::cached_token::CachedToken;
 use super::entry::{Context, Unsaved, UserEntry};
 use super::metrics::GaugeGuard;
 use super::revocation;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::store::{Claim, Row, StoreKey, Version};
 
@@ -133,7 +134,7 @@ async fn adopt_winner(
             entry.clear(epoch);
         }
     }
-    if !theirs.is_some_and(|theirs| ours.is_continued_by(&theirs)) {
+    if !theirs.is_some_and(|theirs| ours.ends_with(&theirs, entry.kind())) {
         // Boxed, since it is rare: refreshes need no room for it.
         Box::pin(revocation::revoke_orphan(entry, ours)).await;
     }
@@ -209,13 +210,16 @@ pub(super) fn spawn_save_retry(
     let (entry, context) = (Arc::clone(entry), Arc::clone(&entry.context));
     let gauge = GaugeGuard::unsaved_token();
     entry.with(|state| state.late_saves += usize::from(is_late));
+    // At the end of the lease another process may send the refresh token that this one replaced.
+    let initial = context.policy.backoff().initial;
+    let backoff = Backoff::new(initial, initial.max(context.policy.lease_span() / 16));
     context.clone().spawn(async move {
         let _gauge = gauge;
         for tries in 0.. {
             // Of a login that the store has not answered for, it is asked at once, before somebody
             // else logs in.
             if tries > 0 || unsaved.over.is_some() {
-                let pause = context.delay(context.policy.backoff(), tries + 1);
+                let pause = context.delay(backoff, tries + 1);
                 context.sleep_unless_closing(pause).await;
             }
             let outcome = if is_late {

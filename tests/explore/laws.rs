@@ -91,7 +91,8 @@ struct Process {
     store_failed: bool,
     /// The last token that was handed out, unless that may have been dropped since.
     served: Option<Pair>,
-    /// The user was evicted, perhaps with a refresh in flight, whose token is dropped with it.
+    /// The user was evicted, perhaps with a refresh in flight, whose token is dropped with it when
+    /// nobody waits any more.
     is_evicted: bool,
 }
 
@@ -162,12 +163,8 @@ impl Laws {
         self.break_law(Law::NoCircles, format!("process {process} asks in circles"));
     }
 
-    pub(crate) fn store_answered(&mut self, process: usize, call: Call, saw_living: bool) {
+    pub(crate) fn store_answered(&mut self, process: usize, saw_living: bool) {
         self.process(process).saw_living = saw_living;
-        // A user who was evicted comes back by a look at the store.
-        if call == Call::Read {
-            self.process(process).is_evicted = false;
-        }
     }
 
     /// The store failed a call of this process.
@@ -410,7 +407,8 @@ impl State {
             self.laws.told_lost = true;
         }
         let is_lost = (asked.told_lost && self.laws.told_lost) || self.answer_was_lost();
-        if kind == ErrorKind::LoginRequired && is_lost && !newer {
+        // A store of an earlier day does not know what was lost since.
+        if kind == ErrorKind::LoginRequired && is_lost && !newer && !self.laws.is_restored {
             let words = format!("process {process} tells LoginRequired, not RotationLost");
             self.laws.break_law(Law::RotationLostTold, words);
         }

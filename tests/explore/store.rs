@@ -98,7 +98,7 @@ impl GatedStore {
             };
             let answered = self.world.gated(self.process, call, effect, broken).await;
             let saw_living = answered.as_ref().is_ok_and(|(_, living)| *living);
-            self.world.lock().laws.store_answered(self.process, call, saw_living);
+            self.world.lock().laws.store_answered(self.process, saw_living);
             answered.map(|(outcome, _)| outcome)
         })
     }

@@ -17,4 +17,5 @@ mod lost_logins;
 mod metered;
 mod new_api;
 mod reporting;
+mod second_look;
 mod site;

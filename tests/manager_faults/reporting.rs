@@ -226,6 +226,7 @@ async fn import_follows_removal_elsewhere() {
     site.fail(StoreCall::Save, StoreFault::Before);
     manager.user(&ann()).token().await.unwrap();
     site.manager().user(&ann()).forget().await.unwrap();
+    site.store.recover();
     let imported = site.login(&ann()).await;
     let expected = access(&imported);
     assert!(manager.import_if_absent(&ann(), imported).await.unwrap());
