@@ -7,7 +7,7 @@ use std::time::Duration;
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, MemoryStore, Over, ReadRow, Realm, Release, Row,
+    Claim, Claimed, DueCursor, DueRow, MemoryStore, Over, ReadRow, Realm, Release, Rewrite, Row,
     StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 
@@ -175,13 +175,7 @@ impl TokenStore for GatedStore {
         self.store.scan(realm, after, limit)
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
-        self.store.rewrite(key, version, old, new)
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+        self.store.rewrite(rewrites)
     }
 }
