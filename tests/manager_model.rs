@@ -24,9 +24,9 @@ use hurdlr_oauth2::manager::{
     KeepAlive, SharedToken, TokenManager, Unfinished, UnfinishedWork, UserHandle,
 };
 use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
-use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
+use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Row, RowKind,
+    Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Rewrite, Row, RowKind,
     StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::{
@@ -1087,14 +1087,8 @@ impl TokenStore for Spy {
         self.store.scan(realm, after, limit)
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
-        self.store.rewrite(key, version, old, new)
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+        self.store.rewrite(rewrites)
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
-    Bound, Claim, KeyRing, MemoryStore, OpenError, Realm, Release, ResealOutcome, Row, RowKind,
-    Sealed, SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
+    Bound, Claim, KeyRing, MemoryStore, OpenError, Realm, Release, ResealOutcome, Rewrite, Row,
+    RowKind, Sealed, SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
 };
 use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, StoreCall, StoreFault, seed_row};
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, Hurdlr, TokenManager, UserId};
@@ -430,12 +430,12 @@ async fn a_reseal_goes_on_where_the_store_failed() {
     let faulty = FaultyStore::new(inner.clone());
     let users = many_under_the_old_key(&inner).await;
     let mut calls = 0;
-    // The first scan, two rows, and the scan of a later page.
+    // The first scan, the rewrite of its page twice, and the scan of the next page.
     faulty.plan(move |_| {
         calls += 1;
         match calls {
-            1 | 10 => Some(StoreFault::Before),
-            20 | 130 => Some(StoreFault::After),
+            1 | 3 => Some(StoreFault::Before),
+            5 | 7 => Some(StoreFault::After),
             _ => None,
         }
     });
@@ -724,7 +724,8 @@ async fn a_living_token_is_served_and_nothing_overwritten_where_its_row_cannot_b
     let mut damaged = old.expose_secret().clone();
     *damaged.last_mut().unwrap() ^= 1;
     let new = SecretBox::new(Box::new(damaged.clone()));
-    assert!(inner.rewrite(&key, found.version, &old, new).await.unwrap());
+    let rewrite = Rewrite { key: key.clone(), version: found.version, old, new };
+    assert_eq!(inner.rewrite(&[rewrite]).await.unwrap(), [true]);
 
     ann.token().await.unwrap();
     let fresh = TokenManager::builder(hurdlr(), sealed).build().unwrap();

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hurdlr_oauth2::Error;
-use hurdlr_oauth2::secrecy::SecretBox;
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
-    StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, StoreFuture,
+    StoreKey, StoredToken, TokenStore, Version,
 };
 
 #[derive(Debug)]
@@ -68,13 +67,7 @@ impl TokenStore for Nowhere {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        _: &'a StoreKey,
-        _: Version,
-        _: &'a SecretBox<Vec<u8>>,
-        _: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
-        Box::pin(async { Ok(false) })
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+        Box::pin(async { Ok(vec![false; rewrites.len()]) })
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, RowKind, StoreFuture,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, RowKind, StoreFuture,
     StoreKey, StoredToken, TokenStore, Version,
 };
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
@@ -367,22 +367,19 @@ impl TokenStore for MemoryStore {
         })
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
         self.step(move |tables| {
-            let stored = tables.rows.get_mut(key).filter(|stored| stored.version == version);
-            match stored.and_then(|stored| stored.token.as_mut()) {
-                Some(token) if token.payload.expose_secret() == old.expose_secret() => {
-                    token.payload = new;
-                    true
+            let mut rewrite = |Rewrite { key, version, old, new }: &Rewrite| {
+                let stored = tables.rows.get_mut(key).filter(|stored| stored.version == *version);
+                match stored.and_then(|stored| stored.token.as_mut()) {
+                    Some(token) if token.payload.expose_secret() == old.expose_secret() => {
+                        token.payload = SecretBox::new(Box::new(new.expose_secret().clone()));
+                        true
+                    }
+                    _ => false,
                 }
-                _ => false,
-            }
+            };
+            rewrites.iter().map(&mut rewrite).collect()
         })
     }
 }

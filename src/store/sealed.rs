@@ -18,13 +18,9 @@ use secrecy::{ExposeSecret, SecretBox};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
-    StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, StoreFuture,
+    StoreKey, StoredToken, TokenStore, Version,
 };
-#[cfg(feature = "postgres")]
-use super::{PostgresStore, PostgresStoreBuilder};
-#[cfg(feature = "sqlite")]
-use super::{SqliteStore, SqliteStoreBuilder};
 use crate::error::Error;
 use crate::user::UserId;
 
@@ -156,10 +152,10 @@ impl<S: TokenStore> Sealed<S> {
 
     /// Walks the rows of `realm` and seals those anew that are not under the first key.
     ///
-    /// See [Changing the key](Self#changing-the-key). Rows are changed one after the other, each
-    /// only if its version and its sealed value are still those that were read, and keep their
-    /// revision: a refresh under way saves as if nothing had been. Any number of processes may walk
-    /// at once.
+    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches. A row
+    /// is changed only if its version and its sealed value are still those that were read, and keeps
+    /// its revision: a refresh under way saves as if nothing had been. Any number of processes may
+    /// walk at once.
     ///
     /// ```
     /// # use hurdlr_oauth2::{Hurdlr, secrecy::SecretString};
@@ -183,81 +179,11 @@ impl<S: TokenStore> Sealed<S> {
     pub fn reseal(&self, realm: impl Into<Arc<Realm>>) -> Reseal<S> {
         Reseal::new(self.clone(), realm.into())
     }
-}
 
-#[cfg(feature = "sqlite")]
-impl SqliteStoreBuilder {
-    /// Opens the store with its tokens encrypted. What
-    /// [`open_plaintext`](Self::open_plaintext) refuses is refused here too.
-    ///
-    /// ```
-    /// use hurdlr_oauth2::secrecy::SecretString;
-    /// use hurdlr_oauth2::store::{KeyRing, SealingKey, SqliteStore};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// # let url = format!("sqlite://{}", folder.path().join("tokens.db").display());
-    /// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-    /// // such as "sqlite:///var/lib/app/tokens.db", and a key from where secrets are kept
-    /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-    /// let store = SqliteStore::at(url).open_sealed(keys).await?;
-    /// store.migrate().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn open_sealed(self, keys: KeyRing) -> Result<Sealed<SqliteStore>, Error> {
-        Ok(Sealed::new(self.open().await?, keys))
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl Sealed<SqliteStore> {
-    /// [`SqliteStore::migrate`].
-    pub async fn migrate(&self) -> Result<(), Error> {
-        self.store.migrate().await
-    }
-
-    /// [`SqliteStore::close`].
-    pub async fn close(&self) {
-        self.store.close().await;
-    }
-}
-
-#[cfg(feature = "postgres")]
-impl PostgresStoreBuilder {
-    /// Connects, and opens the store with its tokens encrypted. Tables of a later release are
-    /// refused.
-    ///
-    /// ```no_run
-    /// // Not run: it needs a server.
-    /// use hurdlr_oauth2::secrecy::SecretString;
-    /// use hurdlr_oauth2::store::{KeyRing, PostgresStore, SealingKey};
-    ///
-    /// # async fn open(secret: SecretString) -> Result<(), Box<dyn std::error::Error>> {
-    /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-    /// let store = PostgresStore::at("postgres://app@db.example.com/app?sslmode=verify-full")
-    ///     .open_sealed(keys)
-    ///     .await?;
-    /// store.migrate().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn open_sealed(self, keys: KeyRing) -> Result<Sealed<PostgresStore>, Error> {
-        Ok(Sealed::new(self.open().await?, keys))
-    }
-}
-
-#[cfg(feature = "postgres")]
-impl Sealed<PostgresStore> {
-    /// [`PostgresStore::migrate`].
-    pub async fn migrate(&self) -> Result<(), Error> {
-        self.store.migrate().await
-    }
-
-    /// [`PostgresStore::close`].
-    pub async fn close(&self) {
-        self.store.close().await;
+    /// The store inside, for what its own type adds to it.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn store(&self) -> &S {
+        &self.store
     }
 }
 
@@ -454,26 +380,31 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         })
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
         Box::pin(async move {
-            let stored_key = self.seal.stored_key(key);
-            let row = self.store.read(std::slice::from_ref(&*stored_key)).await?.pop();
-            let row = row.transpose()?.flatten().filter(|row| row.version == version);
-            let Some(StoredToken { payload: sealed, .. }) = row.and_then(|row| row.token) else {
-                return Ok(false);
-            };
-            let (payload, user, _) = self.seal.open(&stored_key, version, &sealed)?;
-            if !bool::from(payload.expose_secret().ct_eq(old.expose_secret())) {
-                return Ok(false);
+            let keys: Vec<_> =
+                rewrites.iter().map(|rewrite| self.stored_key(&rewrite.key)).collect();
+            let rows = self.store.read(&keys).await?;
+            // The rewrites that are to be done, each with its place among those asked for.
+            let (mut places, mut sealed) = (Vec::new(), Vec::new());
+            for (place, (row, key)) in rows.into_iter().zip(keys).enumerate() {
+                let Rewrite { version, old, new, .. } = &rewrites[place];
+                let row = row?.filter(|row| row.version == *version);
+                let Some(StoredToken { payload, .. }) = row.and_then(|row| row.token) else {
+                    continue;
+                };
+                let (opened, user, _) = self.seal.open(&key, *version, &payload)?;
+                if bool::from(opened.expose_secret().ct_eq(old.expose_secret())) {
+                    let new = self.seal.seal(&key, *version, new, &user)?;
+                    sealed.push(Rewrite { key, version: *version, old: payload, new });
+                    places.push(place);
+                }
             }
-            let new = self.seal.seal(&stored_key, version, &new, &user)?;
-            self.store.rewrite(&stored_key, version, &sealed, new).await
+            let mut done = vec![false; rewrites.len()];
+            for (place, is_done) in places.into_iter().zip(self.store.rewrite(&sealed).await?) {
+                done[place] = is_done;
+            }
+            Ok(done)
         })
     }
 }

@@ -1,31 +1,59 @@
-//! Logic shared by the stores on SQL: statements, their arguments, and the decoding of their rows.
+//! Tokens in an SQL database.
 //!
-//! Each step of [`TokenStore`] that decides anything is one statement by the
-//! database's clock, so there is nothing to lock, to hold open or to clean up.
+//! Each step of [`TokenStore`] that decides anything is one statement by the database's clock, so
+//! there is nothing to lock, to hold open or to clean up.
+//!
+//! # Repeated statements
+//!
+//! A statement that the database rolled back for the sake of others is executed again. So is one
+//! whose connection was lost, on another connection, although it may have been executed:
+//!
+//! | call | why it may be repeated |
+//! |---|---|
+//! | `read`, `due`, `scan` | They change nothing. |
+//! | `claim` | Its holder may claim again. The lease that it did not release sets `in_flight`, which is the safe side. |
+//! | `save` | The second one finds the row moved on. Then the row is read: with our payload under our revision, it is saved. |
+//! | `put` | A row of this incarnation that has a token is left alone, and counts as put. |
+//! | `release` | It sets what is set already. |
+//! | `forget` | The second one that removes the row is the first that did. One that finds no row cannot tell who removed it, and is an error. |
+//! | `redeem` | The row names its redeemer, by a random number that is drawn for each call. |
+//! | `rewrite` | The second one finds another payload, and counts as overtaken. Nothing is lost by that. |
+//! | `migrate` | Each step does nothing where it has been done. |
 
-mod engine;
-pub(super) use engine::{Arg, Engine};
-use engine::{Columns, damaged, decoded, unsigned};
-mod failure;
-pub(super) use failure::{Situation, failed};
-mod names;
-pub(super) use names::Tables;
+mod backend;
+use backend::{Arg, Backend, Settings};
+mod decode;
+use decode::{key_of, unsigned};
+mod fault;
+use fault::{Fault, FaultClass};
+mod pool;
+use pool::Pool;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
 mod statements;
-pub(super) use statements::{Dialect, SqlText, Statements};
+use statements::{Statement, Statements};
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretBox};
+use secrecy::ExposeSecret;
+use tokio::time::Instant;
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, RowKind, StoreFuture,
-    StoreKey, StoredToken, TokenStore, UserId, Version,
+    Claim, Claimed, DueCursor, DueRow, KeyRing, ReadRow, Realm, Release, Rewrite, Row, Sealed,
+    StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use crate::error::Error;
 
-/// How often a statement that the database undid, or whose connection was cut, is tried.
+/// How often a statement is tried that the database rolled back, or whose connection was lost.
 const TRIES: u32 = 16;
 
 /// One redeemed login in so many removes those whose time has passed.
@@ -34,52 +62,100 @@ const CLEAN_ONE_IN: u8 = 16;
 /// So many keys are looked up by one statement.
 const KEYS_AT_ONCE: usize = 1_000;
 
-/// A store's logic over an engine.
-pub(super) struct Sql<E>(Arc<Shared<E>>);
+/// Keeps tokens in an SQL database: a [`SqliteStore`] or a [`PostgresStore`].
+pub struct SqlStore<DB: Backend>(Arc<Shared<DB>>);
 
-impl<E> Clone for Sql<E> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<E> fmt::Debug for Sql<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sql").finish_non_exhaustive()
-    }
-}
-
-struct Shared<E> {
-    engine: E,
+struct Shared<DB: Backend> {
+    pool: Pool<DB>,
     statements: Statements,
+    settings: Settings,
 }
 
-impl<E: Engine> Sql<E> {
-    /// The tables' schema may be older, and is to be brought up by [`migrate`](Self::migrate); it
-    /// must not be newer.
-    pub(super) async fn open(engine: E, tables: &Tables) -> Result<Self, Error> {
-        let statements = Statements::new(&E::DIALECT, tables);
-        let sql = Self(Arc::new(Shared { engine, statements }));
-        sql.schema_version().await?;
-        Ok(sql)
+/// Where an [`SqlStore`] is and what its tables are called. Made by [`SqlStore::at`] and
+/// [`SqlStore::on`].
+#[must_use = "a store is there once it was opened"]
+pub struct SqlStoreBuilder<DB: Backend> {
+    place: Place<DB>,
+    settings: Settings,
+}
+
+enum Place<DB: Backend> {
+    Url(String),
+    Pool(sqlx::Pool<DB>),
+}
+
+impl<DB: Backend> SqlStore<DB> {
+    /// A store in the database that `url` names, with connections of its own. A statement is one
+    /// round trip on one of them.
+    ///
+    /// The docs of [`SqliteStore`] and [`PostgresStore`] have the form of the URL and an example.
+    pub fn at(url: impl Into<String>) -> SqlStoreBuilder<DB> {
+        SqlStoreBuilder::new(Place::Url(url.into()))
     }
 
-    pub(super) fn engine(&self) -> &E {
-        &self.0.engine
+    /// A store in a database that the app has open.
+    ///
+    /// A statement costs more than by [`at`](Self::at), since sqlx's pool pings the server whenever
+    /// a connection is given back, in a task that it spawns: two round trips, during which nobody
+    /// else has the connection, and with glibc's allocator 6.6 KB that stay with each user. What the
+    /// store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say what the
+    /// pool's options should be.
+    pub fn on(pool: sqlx::Pool<DB>) -> SqlStoreBuilder<DB> {
+        SqlStoreBuilder::new(Place::Pool(pool))
     }
 
-    pub(super) fn statements(&self) -> &Statements {
-        &self.0.statements
+    /// Makes the tables, or brings them up to this release. Any number of processes may call it at
+    /// once, and again. It only goes forward.
+    ///
+    /// On PostgreSQL it makes the schema too, and needs the right to create what is missing; the
+    /// store itself needs `SELECT`, `INSERT`, `UPDATE` and `DELETE`.
+    ///
+    /// # Errors
+    ///
+    /// Tables of a later release are refused, and so is a server that is read-only.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped half way, it can be called again.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        let Shared { pool, statements, settings } = &*self.0;
+        let doing = "migrate";
+        pool.check(settings).await.map_err(|fault| fault.into_error(doing))?;
+        let mut tries = 0;
+        loop {
+            let done = self.schema_version().await?;
+            let Some(next) = statements.migrations.get(done) else {
+                return Ok(());
+            };
+            match self.apply(next).await {
+                Ok(()) => tries = 0,
+                // Another process is at the same step: whoever loses looks again.
+                Err(fault) if fault.class == FaultClass::Conflict && tries < TRIES => {
+                    tries += 1;
+                    pause(tries).await;
+                }
+                Err(fault) => return Err(fault.into_error(doing)),
+            }
+        }
+    }
+
+    /// Closes the connections. Calls under way come to their end; later ones fail. SQLite folds
+    /// what is in the `-wal` file into the file itself.
+    pub async fn close(&self) {
+        self.0.pool.close().await;
     }
 
     /// The number of migrations that are done.
     async fn schema_version(&self) -> Result<usize, Error> {
-        let sql = &self.statements().schema_version;
+        let statements = &self.0.statements;
         let doing = "look at the schema";
-        let rows = retried::<E, _, _>(doing, true, || self.engine().schema_version(sql)).await?;
-        let version = rows.first().map(|row| row.number("version")).transpose();
-        let version = version.map_err(|error| failed::<E>(doing, &error))?.flatten().unwrap_or(0);
-        let known = E::DIALECT.migrations.len();
+        if self.run(doing, &statements.has_tables, &[]).await?.rows.is_empty() {
+            return Ok(0);
+        }
+        let rows = self.run(doing, &statements.schema_version, &[]).await?.rows;
+        let version = rows.first().map(|row| backend::Columns::number(row, "version")).transpose();
+        let version = version.map_err(failed::<DB>(doing))?.flatten().unwrap_or(0);
+        let known = DB::DIALECT.migrations.len();
         match usize::try_from(version) {
             Ok(version) if version <= known => Ok(version),
             _ => Err(Error::store(format!(
@@ -90,66 +166,142 @@ impl<E: Engine> Sql<E> {
         }
     }
 
-    pub(super) async fn migrate(&self) -> Result<(), Error> {
-        let migrations = &self.statements().migrations;
-        let mut tries = 0;
+    /// Executes the steps of a migration. Not in one transaction, which some engines do not have for
+    /// definitions: each can be repeated, so whoever finds one half done goes on from there.
+    async fn apply(&self, steps: &[Statement]) -> Result<(), Fault> {
+        // Creating a schema needs a right even where there is nothing to create.
+        if let Some([find, create]) = &self.0.statements.schema
+            && self.repeated(find, &[]).await?.rows.is_empty()
+        {
+            self.repeated(create, &[]).await?;
+        }
+        for step in steps {
+            self.repeated(step, &[]).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(
+        &self,
+        doing: &'static str,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Answer<DB::Row>, Error> {
+        self.repeated(statement, args).await.map_err(|fault| fault.into_error(doing))
+    }
+
+    /// Runs a statement, again if need be: see [Repeated statements](self#repeated-statements).
+    async fn repeated(
+        &self,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Answer<DB::Row>, Fault> {
+        let begun = Instant::now();
+        let (mut tries, mut fresh, mut in_doubt) = (0, false, false);
         loop {
-            let done = self.schema_version().await?;
-            let Some(next) = migrations.get(done) else {
-                return Ok(());
+            let fault = match self.0.pool.run(statement, args, fresh).await {
+                Ok(rows) => return Ok(Answer { rows, in_doubt }),
+                Err(fault) => fault,
             };
-            let outcome = self.engine().apply(next).await;
-            match outcome {
-                Ok(()) => tries = 0,
-                // Another process is at the same step: whoever loses looks again.
-                Err(error) if E::situation(&error) != Situation::Final && tries < TRIES => {
-                    tries += 1;
-                    pause(tries).await;
-                }
-                Err(error) => return Err(failed::<E>("migrate", &error)),
+            tries += 1;
+            fresh |= fault.is_of_connection();
+            in_doubt |= fault.class == FaultClass::Lost;
+            let is_repeatable = fresh || fault.class == FaultClass::RolledBack;
+            if !is_repeatable || tries >= TRIES || begun.elapsed() >= DB::STATEMENT_TIMEOUT {
+                return Err(fault);
             }
+            pause(tries).await;
         }
     }
 
     async fn read_one(&self, key: &StoreKey) -> ReadRow {
         self.read(std::slice::from_ref(key)).await?.pop().unwrap_or(Ok(None))
     }
+}
 
-    async fn execute(
-        &self,
-        doing: &'static str,
-        repeatable: bool,
-        sql: &SqlText,
-        args: &[Arg<'_>],
-    ) -> Result<u64, Error> {
-        retried::<E, _, _>(doing, repeatable, || self.engine().execute(sql, args)).await
+/// The answer to a statement.
+struct Answer<R> {
+    /// The rows it returned: where it writes, one for each that it changed.
+    rows: Vec<R>,
+    /// An earlier try may have been executed, and its answer lost.
+    in_doubt: bool,
+}
+
+impl<DB: Backend> SqlStoreBuilder<DB> {
+    fn new(place: Place<DB>) -> Self {
+        let settings = Settings {
+            schema: None,
+            table_prefix: "hurdlr_".into(),
+            max_connections: DB::CONNECTIONS,
+            group_access: false,
+        };
+        Self { place, settings }
     }
 
-    async fn fetch(
-        &self,
-        doing: &'static str,
-        sql: &SqlText,
-        args: &[Arg<'_>],
-    ) -> Result<Vec<E::Row>, Error> {
-        retried::<E, _, _>(doing, true, || self.engine().fetch(sql, args)).await
+    /// What the tables' names begin with: a-z, 0-9 and `_`. `hurdlr_` if nothing is said.
+    pub fn table_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.settings.table_prefix = prefix.into();
+        self
+    }
+
+    /// Opens the store with its tokens encrypted, by the first key of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open_plaintext`](Self::open_plaintext).
+    pub async fn open_sealed(self, keys: KeyRing) -> Result<Sealed<SqlStore<DB>>, Error> {
+        Ok(Sealed::new(self.open_plaintext().await?, keys))
+    }
+
+    /// Opens the store, which will not encrypt the tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) where the URL or a setting cannot be used.
+    /// [`Store`](crate::ErrorKind::Store) where the database cannot be reached; where it is
+    /// read-only; where tokens would not survive a crash of it, processes could not share it, or
+    /// others may open its file; and where its tables are of a later release.
+    pub async fn open_plaintext(self) -> Result<SqlStore<DB>, Error> {
+        let Self { place, settings } = self;
+        let statements = Statements::new(&DB::DIALECT, &settings)?;
+        let pool = match place {
+            Place::Url(url) => Pool::connect(DB::target(&url, &settings)?, &settings)?,
+            Place::Pool(pool) => Pool::of_app(pool),
+        };
+        pool.check(&settings).await.map_err(|fault| fault.into_error("open the database"))?;
+        let store = SqlStore(Arc::new(Shared { pool, statements, settings }));
+        store.schema_version().await?;
+        Ok(store)
     }
 }
 
-impl<E: Engine> TokenStore for Sql<E> {
+impl<DB: Backend> Sealed<SqlStore<DB>> {
+    /// [`SqlStore::migrate`].
+    pub async fn migrate(&self) -> Result<(), Error> {
+        self.store().migrate().await
+    }
+
+    /// [`SqlStore::close`].
+    pub async fn close(&self) {
+        self.store().close().await;
+    }
+}
+
+impl<DB: Backend> TokenStore for SqlStore<DB> {
     fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         Box::pin(async move {
+            let doing = "read";
             let mut rows = Vec::with_capacity(keys.len());
             for keys in keys.chunks(KEYS_AT_ONCE) {
                 let before = rows.len();
                 rows.resize_with(before + keys.len(), || Ok(None));
                 let args = [Arg::Keys(keys)];
-                for found in self.fetch("read", &self.statements().read, &args).await? {
+                for found in self.run(doing, &self.0.statements.read, &args).await?.rows {
                     // The first place is 1.
-                    let place =
-                        unsigned(&found, "place").map_err(|error| failed::<E>("read", &error))?;
+                    let place = unsigned(&found, "place").map_err(failed::<DB>(doing))?;
                     let place = usize::try_from(place).unwrap_or(usize::MAX);
                     if let Some(slot) = rows[before..].get_mut(place.wrapping_sub(1)) {
-                        *slot = row::<E>("read", &found).map(Some);
+                        *slot = row::<DB>(doing, &found).map(Some);
                     }
                 }
             }
@@ -159,24 +311,23 @@ impl<E: Engine> TokenStore for Sql<E> {
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         Box::pin(async move {
+            let doing = "claim";
+            let statements = &self.0.statements;
             let mut args = key_args(key).to_vec();
             args.extend([id(claim.holder)?, span(claim.lease)]);
             let step = |sql, more: &[Arg<'static>]| (sql, [&args, more].concat());
             let take = match claim.known {
-                Some(known) => step(&self.statements().claim_known, &version_args(known)?),
-                None => step(&self.statements().claim_cold, &[]),
+                Some(known) => step(&statements.claim_known, &version_args(known)?),
+                None => step(&statements.claim_cold, &[]),
             };
             let incarnation = claim.create.map(id).transpose()?;
-            let make = incarnation.map(|made| step(&self.statements().make, &[made]));
+            let make = incarnation.map(|made| step(&statements.make, &[made]));
             // The likelier one first: mostly a known row is there, and an unknown one is not.
             let steps = if claim.known.is_some() { [Some(take), make] } else { [make, Some(take)] };
             for _ in 0..TRIES {
                 for (sql, args) in steps.iter().flatten() {
-                    let changed =
-                        retried::<E, _, _>("claim", true, || self.engine().change(sql, args))
-                            .await?;
-                    if let Some(found) = changed.first() {
-                        return Ok(Claimed { granted: true, row: Some(row::<E>("claim", found)?) });
+                    if let Some(found) = self.run(doing, sql, args).await?.rows.first() {
+                        return Ok(Claimed { granted: true, row: Some(row::<DB>(doing, found)?) });
                     }
                 }
                 let row = self.read_one(key).await?;
@@ -201,8 +352,14 @@ impl<E: Engine> TokenStore for Sql<E> {
             args.extend(version_args(over)?);
             args.extend(version_args(version)?);
             args.extend(token_args(&token));
-            let saved = self.execute("save", false, &self.statements().save, &args).await?;
-            Ok(saved > 0)
+            let answer = self.run("save", &self.0.statements.save, &args).await?;
+            if !answer.rows.is_empty() || !answer.in_doubt {
+                return Ok(!answer.rows.is_empty());
+            }
+            // An earlier try may have saved it.
+            let row = self.read_one(key).await?.filter(|row| row.version == version);
+            let payload = row.and_then(|row| row.token).map(|token| token.payload);
+            Ok(payload.is_some_and(|it| it.expose_secret() == token.payload.expose_secret()))
         })
     }
 
@@ -218,8 +375,7 @@ impl<E: Engine> TokenStore for Sql<E> {
             let mut args = key_args(key).to_vec();
             args.extend(version_args(version)?);
             args.extend([id(holder)?, span(not_before), Arg::Flag(refused), Arg::Flag(in_flight)]);
-            let sql = &self.statements().release;
-            self.execute("release", true, sql, &args).await?;
+            self.run("release", &self.0.statements.release, &args).await?;
             Ok(())
         })
     }
@@ -230,24 +386,30 @@ impl<E: Engine> TokenStore for Sql<E> {
             let sql = match version {
                 Some(version) => {
                     args.extend(version_args(version)?);
-                    &self.statements().forget_version
+                    &self.0.statements.forget_version
                 }
-                None => &self.statements().forget,
+                None => &self.0.statements.forget,
             };
-            Ok(self.execute("forget", false, sql, &args).await? > 0)
+            let answer = self.run("forget", sql, &args).await?;
+            if answer.rows.is_empty() && answer.in_doubt {
+                return Err(Error::store(
+                    "the store could not tell who removed the row: the connection was lost",
+                ));
+            }
+            Ok(!answer.rows.is_empty())
         })
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let args = [Arg::Bytes(state), span(keep)];
-            let sql = &self.statements().redeem;
-            let first = self.execute("redeem", false, sql, &args).await? > 0;
+            let owner = Arg::Number(fastrand::i64(..));
+            let args = [Arg::Bytes(state), span(keep), owner];
+            let redeemed = self.run("redeem", &self.0.statements.redeem, &args).await?;
             if fastrand::u8(..CLEAN_ONE_IN) == 0 {
                 // The next one cleans up what this one could not.
-                let _ = self.engine().execute(&self.statements().clean, &[]).await;
+                let _ = self.0.pool.run(&self.0.statements.clean, &[], false).await;
             }
-            Ok(first)
+            Ok(!redeemed.rows.is_empty())
         })
     }
 
@@ -259,22 +421,21 @@ impl<E: Engine> TokenStore for Sql<E> {
     ) -> StoreFuture<'a, Vec<DueRow>> {
         Box::pin(async move {
             let doing = "find due users";
-            let [version, environment, client_id] = realm_texts(realm).map(Arg::Text);
             let (due_at, kind, subject) = after
                 .map_or((0, "", ""), |after| (after.due_at, after.kind.name(), &after.subject));
             let due_at = Arg::Number(i64::try_from(due_at).unwrap_or(i64::MAX));
-            let (kind, subject) = (Arg::Text(kind), Arg::Text(subject));
-            let args = [version, environment, client_id, due_at, kind, subject, count(limit)];
-            let due_row = |found: E::Row| {
+            let mut args = realm.texts().map(Arg::Text).to_vec();
+            args.extend([due_at, Arg::Text(kind), Arg::Text(subject), count(limit)]);
+            let due_row = |found: DB::Row| {
                 let (key, named) = key_of(realm, &found)?;
                 let due_at = unsigned(&found, "due_at")?;
                 let cursor =
                     DueCursor { due_at, kind: key.kind, subject: key.subject.as_str().into() };
                 Ok(DueRow { cursor, key: named.map(|()| key) })
             };
-            let found = self.fetch(doing, &self.statements().due, &args).await?;
+            let found = self.run(doing, &self.0.statements.due, &args).await?.rows;
             let rows: Result<_, _> = found.into_iter().map(due_row).collect();
-            rows.map_err(|error| failed::<E>(doing, &error))
+            rows.map_err(failed::<DB>(doing))
         })
     }
 
@@ -286,46 +447,42 @@ impl<E: Engine> TokenStore for Sql<E> {
     ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
         Box::pin(async move {
             let doing = "walk the rows";
-            let [version, environment, client_id] = realm_texts(realm).map(Arg::Text);
             let (kind, subject) =
                 after.map_or(("", ""), |after| (after.kind.name(), after.subject.as_str()));
-            let args = [
-                version,
-                environment,
-                client_id,
-                Arg::Text(kind),
-                Arg::Text(subject),
-                count(limit),
-            ];
-            let item = |found: E::Row| {
+            let mut args = realm.texts().map(Arg::Text).to_vec();
+            args.extend([Arg::Text(kind), Arg::Text(subject), count(limit)]);
+            let item = |found: DB::Row| {
                 let (key, named) = key_of(realm, &found)?;
-                Ok((key, named.and_then(|()| row::<E>(doing, &found))))
+                Ok((key, named.and_then(|()| row::<DB>(doing, &found))))
             };
-            let found = self.fetch(doing, &self.statements().scan, &args).await?;
+            let found = self.run(doing, &self.0.statements.scan, &args).await?.rows;
             let rows: Result<_, _> = found.into_iter().map(item).collect();
-            rows.map_err(|error| failed::<E>(doing, &error))
+            rows.map_err(failed::<DB>(doing))
         })
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
         Box::pin(async move {
-            let mut args = key_args(key).to_vec();
-            args.extend(version_args(version)?);
-            args.extend([Arg::Bytes(old.expose_secret()), Arg::Bytes(new.expose_secret())]);
-            let sql = &self.statements().rewrite;
-            Ok(self.execute("rewrite", false, sql, &args).await? > 0)
+            let doing = "rewrite";
+            let args = [Arg::Rewrites(rewrites)];
+            let changed = self.run(doing, &self.0.statements.rewrite, &args).await?.rows;
+            let texts = |row: &DB::Row| decode::key_texts(row);
+            let changed: Result<HashSet<_>, _> = changed.iter().map(texts).collect();
+            let changed = changed.map_err(failed::<DB>(doing))?;
+            let is_changed =
+                |rewrite: &Rewrite| changed.contains(&rewrite.key.texts().map(Into::into));
+            Ok(rewrites.iter().map(is_changed).collect())
         })
     }
 }
 
-fn row<E: Engine>(doing: &str, found: &E::Row) -> Result<Row, Error> {
-    decoded(found).map_err(|error| failed::<E>(doing, &error))
+fn row<DB: Backend>(doing: &str, found: &DB::Row) -> Result<Row, Error> {
+    decode::row(found).map_err(failed::<DB>(doing))
+}
+
+/// Turns the driver's error about a row into one of the store.
+fn failed<DB: Backend>(doing: &str) -> impl Fn(sqlx::Error) -> Error {
+    move |error| Fault::of::<DB>(&error).into_error(doing)
 }
 
 fn unsettled(doing: &str) -> Error {
@@ -334,52 +491,14 @@ fn unsettled(doing: &str) -> Error {
     ))
 }
 
-/// Repeats a statement that the database undid, and one that is repeatable also after its
-/// connection was cut.
-async fn retried<E: Engine, T, F>(
-    doing: &'static str,
-    repeatable: bool,
-    run: impl Fn() -> F,
-) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, sqlx::Error>>,
-{
-    let mut tries = 0;
-    loop {
-        let error = match run().await {
-            Ok(outcome) => return Ok(outcome),
-            Err(error) => error,
-        };
-        tries += 1;
-        let again = match E::situation(&error) {
-            Situation::Undone => true,
-            Situation::Cut => repeatable,
-            Situation::Contended | Situation::Damaged | Situation::Final => false,
-        };
-        if !again || tries >= TRIES {
-            return Err(failed::<E>(doing, &error));
-        }
-        pause(tries).await;
-    }
-}
-
 /// Lets the others of a contention pass: up to 5 ms at first, 80 ms in the end.
 async fn pause(tries: u32) {
     tokio::time::sleep(Duration::from_micros(fastrand::u64(..=5_000 * u64::from(tries.min(16)))))
         .await;
 }
 
-fn realm_texts(realm: &Realm) -> [&str; 3] {
-    [realm.version.contract().name, &realm.environment, &realm.client_id]
-}
-
-pub(super) fn key_texts(key: &StoreKey) -> [&str; 5] {
-    let [version, environment, client_id] = realm_texts(&key.realm);
-    [version, environment, client_id, key.kind.name(), key.subject.as_str()]
-}
-
 fn key_args(key: &StoreKey) -> [Arg<'_>; 5] {
-    key_texts(key).map(Arg::Text)
+    key.texts().map(Arg::Text)
 }
 
 fn version_args(version: Version) -> Result<[Arg<'static>; 2], Error> {
@@ -408,16 +527,21 @@ fn count(limit: usize) -> Arg<'static> {
     Arg::Number(i64::try_from(limit).unwrap_or(i64::MAX))
 }
 
-/// The key by which the table has a row, and an error where its subject is not valid.
-fn key_of(
-    realm: &Arc<Realm>,
-    found: &impl Columns,
-) -> Result<(StoreKey, Result<(), Error>), sqlx::Error> {
-    let (kind, subject) = (found.text("kind")?, found.text("subject")?);
-    let kind = RowKind::WITH_TOKENS.into_iter().find(|known| known.name() == kind);
-    let kind = kind.ok_or_else(|| damaged("kind"))?;
-    let named = UserId::new(subject.as_str()).map(drop).map_err(|invalid| {
-        Error::store("a row has no valid user id").not_temporary().caused_by(invalid)
-    });
-    Ok((StoreKey::new(Arc::clone(realm), kind, UserId::internal(subject)), named))
+impl<DB: Backend> Clone for SqlStore<DB> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<DB: Backend> fmt::Debug for SqlStore<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlStore").field("settings", &self.0.settings).finish_non_exhaustive()
+    }
+}
+
+impl<DB: Backend> fmt::Debug for SqlStoreBuilder<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A URL may hold a password.
+        f.debug_struct("SqlStoreBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }

@@ -4,12 +4,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use secrecy::SecretBox;
-
 use crate::error::Error;
 use crate::store::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
-    StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, StoreFuture,
+    StoreKey, StoredToken, TokenStore, Version,
 };
 
 /// Wraps a [`TokenStore`] and makes its calls slow or has them fail, before or after they took
@@ -195,14 +193,8 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         self.faulty(StoreCall::Scan, move || self.store.scan(realm, after, limit))
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Rewrite, move || self.store.rewrite(key, version, old, new))
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+        self.faulty(StoreCall::Rewrite, move || self.store.rewrite(rewrites))
     }
 }
 

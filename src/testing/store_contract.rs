@@ -34,9 +34,10 @@ use tokio::task::JoinSet;
 
 use super::{FaultyStore, StoreCall, StoreFault, seed_row};
 use crate::endpoint::ApiVersion;
+use crate::error::Error;
 use crate::store::{
-    Claim, Claimed, DueCursor, Realm, Release, Row, RowKind, StoreKey, StoredToken, TokenStore,
-    Version,
+    Claim, Claimed, DueCursor, Realm, Release, Rewrite, Row, RowKind, StoreKey, StoredToken,
+    TokenStore, Version,
 };
 use crate::user::UserId;
 
@@ -95,6 +96,7 @@ pub async fn prove<S: TokenStore>(store: S) {
     due_leaves_out_unclaimable_rows(store).await;
     scan_meets_every_token_once(store).await;
     rewrite_changes_the_payload_only(store).await;
+    many_rows_are_rewritten_at_once(store).await;
     lost_answers_can_be_repeated(store).await;
     many_users_are_kept(store, 1_000).await;
 }
@@ -1001,14 +1003,24 @@ pub async fn scan_meets_every_token_once<S: TokenStore>(store: &Arc<S>) {
     assert_eq!(rest, expected, "the walk goes on in its order");
 }
 
+async fn rewrite<S: TokenStore>(
+    store: &Arc<S>,
+    key: &StoreKey,
+    version: Version,
+    old: &str,
+    new: &str,
+) -> Result<bool, Error> {
+    let [old, new] = [old, new].map(|text| token(text).payload);
+    let done = store.rewrite(&[Rewrite { key: key.clone(), version, old, new }]).await?;
+    assert_eq!(done.len(), 1, "one answer per row");
+    Ok(done[0])
+}
+
 /// A rewrite needs version and payload, and changes the payload: the revision stays, so does a
 /// lease with all that hangs on it, and its holder saves as if nothing had been.
 pub async fn rewrite_changes_the_payload_only<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
-    let rewrite = async |at: Version, old: &str, new: &str| {
-        let [old, new] = [old, new].map(|text| token(text).payload);
-        store.rewrite(&key, at, &old, new).await.expect("rewrite")
-    };
+    let rewrite = async |at, old, new| rewrite(store, &key, at, old, new).await.expect("rewrite");
     let at = version(7, 1);
     assert!(!rewrite(at, "one", "other").await, "there is no row");
     assert!(read(store, &key).await.is_none(), "a rewrite makes no row");
@@ -1042,9 +1054,33 @@ pub async fn rewrite_changes_the_payload_only<S: TokenStore>(store: &Arc<S>) {
 
     let empty = some_key();
     let made = claim(store, &empty, 1, LONG, None).await.row.expect("the row");
-    let [old, new] = ["", "new"].map(|text| token(text).payload);
-    let done = store.rewrite(&empty, made.version, &old, new).await.expect("rewrite");
+    let done = self::rewrite(store, &empty, made.version, "", "new").await.expect("rewrite");
     assert!(!done, "no token is not an empty one");
+}
+
+/// Many rows are rewritten at once, of several realms and kinds; each answer is its row's own.
+pub async fn many_rows_are_rewritten_at_once<S: TokenStore>(store: &Arc<S>) {
+    assert!(store.rewrite(&[]).await.expect("rewrite").is_empty());
+    let keys: Vec<_> = (0..40).map(|_| some_key()).collect();
+    for key in &keys {
+        put(store, key, 7, "one").await;
+    }
+    let rewrites: Vec<_> = keys
+        .iter()
+        .enumerate()
+        .map(|(place, key)| Rewrite {
+            key: key.clone(),
+            version: version(7, if place % 3 == 1 { 2 } else { 1 }),
+            old: token(if place % 3 == 2 { "two" } else { "one" }).payload,
+            new: token(&format!("new {place}")).payload,
+        })
+        .collect();
+    let done = store.rewrite(&rewrites).await.expect("rewrite");
+    for (place, (key, is_done)) in keys.iter().zip(done).enumerate() {
+        assert_eq!(is_done, place % 3 == 0, "{place}");
+        let expected = if is_done { format!("new {place}") } else { "one".into() };
+        assert_eq!(text(&read(store, key).await.expect("the row")), expected);
+    }
 }
 
 /// A call whose answer was lost can be repeated: a second `forget`, `redeem`, `save` or `rewrite`
@@ -1089,10 +1125,9 @@ pub async fn lost_answers_can_be_repeated<S: TokenStore>(store: &Arc<S>) {
         }
 
         lose(StoreCall::Rewrite);
-        let [old, new, same] = ["one", "other", "other"].map(|text| token(text).payload);
-        let rewritten = faulty.rewrite(&key, row.version, &old, new).await;
+        let rewritten = rewrite(faulty, &key, row.version, "one", "other").await;
         rewritten.expect_err("lost");
-        let again = faulty.rewrite(&key, row.version, &old, same).await;
+        let again = rewrite(faulty, &key, row.version, "one", "other").await;
         assert_eq!(again.expect("rewrite"), !done, "a repeated rewrite");
         assert_eq!(text(&read(faulty, &key).await.expect("the row")), "other");
 

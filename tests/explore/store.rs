@@ -7,8 +7,8 @@ use std::time::Duration;
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Row, StoreFuture,
-    StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Rewrite, Row,
+    StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::seed_row;
 
@@ -166,13 +166,7 @@ impl TokenStore for GatedStore {
         self.store.scan(realm, after, limit)
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
-        self.store.rewrite(key, version, old, new)
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+        self.store.rewrite(rewrites)
     }
 }

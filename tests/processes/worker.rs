@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::{RefreshPolicy, UserHandle};
-use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
+use hurdlr_oauth2::secrecy::{ExposeSecret, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, KeyRing, PostgresStore, ReadRow, Realm, Release, Row,
-    RowKind, SealingKey, SqliteStore, StoreFuture, StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, KeyRing, PostgresStore, ReadRow, Realm, Release, Rewrite,
+    Row, RowKind, SealingKey, SqliteStore, StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::ManualClock;
 use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
@@ -346,13 +346,7 @@ impl TokenStore for Stopping {
         self.store.scan(realm, after, limit)
     }
 
-    fn rewrite<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>,
-    ) -> StoreFuture<'a, bool> {
-        self.store.rewrite(key, version, old, new)
+    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+        self.store.rewrite(rewrites)
     }
 }

@@ -146,7 +146,7 @@ pub(super) fn seal(
         Error::store("the operating system has no random bytes for a nonce").caused_by(source)
     })?;
     let (payload, user) = (payload.expose_secret(), user.map_or("", UserId::as_str));
-    let texts = texts(key);
+    let texts = key.texts();
     let sealed_bytes = payload.len() + user.len() + 2 + TAG_BYTES;
     let clear_bytes =
         1 + 8 + NONCE_BYTES + texts.map(|text| 4 + text.len()).iter().sum::<usize>() + 20;
@@ -254,7 +254,7 @@ impl<'a> Clear<'a> {
     fn judge(&self, key: &StoreKey, version: Version) -> Result<(), OpenError> {
         const TEXTS: [Bound; 5] =
             [Bound::ApiVersion, Bound::Environment, Bound::ClientId, Bound::Kind, Bound::User];
-        for ((bound, sealed), row) in TEXTS.into_iter().zip(self.texts).zip(texts(key)) {
+        for ((bound, sealed), row) in TEXTS.into_iter().zip(self.texts).zip(key.texts()) {
             if sealed != row.as_bytes() {
                 return Err(OpenError::Moved(bound));
             }
@@ -290,12 +290,6 @@ impl<'a> Rest<'a> {
         self.0 = rest;
         Ok(text)
     }
-}
-
-fn texts(key: &StoreKey) -> [&str; 5] {
-    let realm = &*key.realm;
-    let version = realm.version.contract().name;
-    [version, &realm.environment, &realm.client_id, key.kind.name(), key.subject.as_str()]
 }
 
 fn length(bytes: usize) -> Result<[u8; 4], Error> {

@@ -4,16 +4,17 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures_core::Stream;
+use secrecy::SecretBox;
 
 use super::{OpenError, Sealed};
 use crate::error::Error;
-use crate::store::{Realm, Row, StoreFuture, StoreKey, TokenStore};
+use crate::store::{Realm, Rewrite, StoreFuture, StoreKey, TokenStore, Version};
 
-/// So many rows are held at once.
-const PAGE: usize = 100;
+/// So many rows are read, and then changed, in one step.
+const PAGE: usize = 200;
 
 /// The walk of [`Sealed::reseal`]: a [`Stream`] of one item per row, with counts for a progress
 /// bar.
@@ -26,9 +27,10 @@ pub struct Reseal<S> {
     realm: Arc<Realm>,
     after: Option<StoreKey>,
     include_plaintext: bool,
-    page: VecDeque<(StoreKey, Result<Row, Error>)>,
+    /// Rows that are done, and not handed out yet.
+    done: VecDeque<Resealed>,
     is_last_page: bool,
-    step: Option<StoreFuture<'static, Step>>,
+    page: Option<StoreFuture<'static, Vec<Resealed>>>,
     current: u64,
     left: u64,
 }
@@ -57,11 +59,6 @@ pub enum ResealOutcome {
     Unreadable(Error),
 }
 
-enum Step {
-    Page(Vec<(StoreKey, Result<Row, Error>)>),
-    Row(Resealed),
-}
-
 impl<S: TokenStore> Reseal<S> {
     pub(super) fn new(sealed: Sealed<S>, realm: Arc<Realm>) -> Self {
         Self {
@@ -69,9 +66,9 @@ impl<S: TokenStore> Reseal<S> {
             realm,
             after: None,
             include_plaintext: false,
-            page: VecDeque::new(),
+            done: VecDeque::new(),
             is_last_page: false,
-            step: None,
+            page: None,
             current: 0,
             left: 0,
         }
@@ -114,53 +111,68 @@ impl<S: TokenStore> Reseal<S> {
         self.left
     }
 
-    fn next_step(&mut self) -> Option<StoreFuture<'static, Step>> {
-        let sealed = self.sealed.clone();
-        if let Some((key, row)) = self.page.pop_front() {
-            let include_plaintext = self.include_plaintext;
-            return Some(Box::pin(async move {
-                let outcome = sealed.reseal_row(&key, row, include_plaintext).await?;
-                Ok(Step::Row(Resealed { key, outcome }))
-            }));
-        }
-        if self.is_last_page {
-            return None;
-        }
-        let (realm, after) = (Arc::clone(&self.realm), self.after.clone());
-        Some(Box::pin(async move {
-            sealed.store.scan(&realm, after.as_ref(), PAGE).await.map(Step::Page)
-        }))
+    fn next_page(&self) -> StoreFuture<'static, Vec<Resealed>> {
+        let (sealed, realm) = (self.sealed.clone(), Arc::clone(&self.realm));
+        let (after, include_plaintext) = (self.after.clone(), self.include_plaintext);
+        Box::pin(async move { sealed.reseal_page(&realm, after.as_ref(), include_plaintext).await })
     }
 }
 
 impl<S: TokenStore> Sealed<S> {
-    async fn reseal_row(
+    async fn reseal_page(
+        &self,
+        realm: &Arc<Realm>,
+        after: Option<&StoreKey>,
+        include_plaintext: bool,
+    ) -> Result<Vec<Resealed>, Error> {
+        let (mut page, mut places, mut rewrites) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, (key, row)) in
+            self.store.scan(realm, after, PAGE).await?.into_iter().enumerate()
+        {
+            let rewrite = row.and_then(|row| {
+                let Some(token) = row.token else {
+                    return Err(Error::store("a row without a token was scanned"));
+                };
+                self.resealed(&key, row.version, token.payload, include_plaintext)
+            });
+            let outcome = match rewrite {
+                Ok(Some(rewrite)) => {
+                    places.push(place);
+                    rewrites.push(rewrite);
+                    ResealOutcome::Overtaken
+                }
+                Ok(None) => ResealOutcome::Current,
+                Err(error) => ResealOutcome::Unreadable(error),
+            };
+            page.push(Resealed { key, outcome });
+        }
+        if !rewrites.is_empty() {
+            let done = self.store.rewrite(&rewrites).await?;
+            for (place, _) in places.into_iter().zip(done).filter(|(_, is_done)| *is_done) {
+                page[place].outcome = ResealOutcome::Resealed;
+            }
+        }
+        Ok(page)
+    }
+
+    /// The payload under the first key; `None` where it is already.
+    fn resealed(
         &self,
         key: &StoreKey,
-        row: Result<Row, Error>,
+        version: Version,
+        old: SecretBox<Vec<u8>>,
         include_plaintext: bool,
-    ) -> Result<ResealOutcome, Error> {
-        let row = match row {
-            Ok(row) => row,
-            Err(error) => return Ok(ResealOutcome::Unreadable(error)),
-        };
-        let Some(token) = row.token else {
-            return Ok(ResealOutcome::Overtaken);
-        };
-        let (seal, old) = (&self.seal, token.payload);
-        let new = match seal.open(key, row.version, &old) {
-            Ok((_, _, id)) if id == seal.keys.first().id() => return Ok(ResealOutcome::Current),
-            Ok((payload, user, _)) => seal.seal(key, row.version, &payload, &user)?,
+    ) -> Result<Option<Rewrite>, Error> {
+        let seal = &self.seal;
+        let new = match seal.open(key, version, &old) {
+            Ok((_, _, id)) if id == seal.keys.first().id() => return Ok(None),
+            Ok((payload, user, _)) => seal.seal(key, version, &payload, &user)?,
             Err(OpenError::NotSealed) if include_plaintext && seal.user_hash.is_none() => {
-                seal.seal(key, row.version, &old, &key.subject)?
+                seal.seal(key, version, &old, &key.subject)?
             }
-            Err(problem) => return Ok(ResealOutcome::Unreadable(problem.into())),
+            Err(problem) => return Err(problem.into()),
         };
-        Ok(if self.store.rewrite(key, row.version, &old, new).await? {
-            ResealOutcome::Resealed
-        } else {
-            ResealOutcome::Overtaken
-        })
+        Ok(Some(Rewrite { key: key.clone(), version, old, new }))
     }
 }
 
@@ -169,33 +181,29 @@ impl<S: TokenStore> Stream for Reseal<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if self.step.is_none() {
-                self.step = self.next_step();
+            if let Some(row) = self.done.pop_front() {
+                match row.outcome {
+                    ResealOutcome::Resealed | ResealOutcome::Current => self.current += 1,
+                    ResealOutcome::Overtaken | ResealOutcome::Unreadable(_) => self.left += 1,
+                }
+                self.after = Some(row.key.clone());
+                return Poll::Ready(Some(Ok(row)));
             }
-            let Some(step) = &mut self.step else {
+            if self.is_last_page {
                 return Poll::Ready(None);
-            };
-            let done = ready!(step.as_mut().poll(context));
-            self.step = None;
-            match done {
-                Ok(Step::Page(rows)) => {
+            }
+            let mut page = self.page.take().unwrap_or_else(|| self.next_page());
+            match page.as_mut().poll(context) {
+                Poll::Pending => {
+                    self.page = Some(page);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(rows)) => {
                     self.is_last_page = rows.len() < PAGE;
-                    self.page = rows.into();
+                    self.done = rows.into();
                 }
-                Ok(Step::Row(row)) => {
-                    match row.outcome {
-                        ResealOutcome::Resealed | ResealOutcome::Current => self.current += 1,
-                        ResealOutcome::Overtaken | ResealOutcome::Unreadable(_) => self.left += 1,
-                    }
-                    self.after = Some(row.key.clone());
-                    return Poll::Ready(Some(Ok(row)));
-                }
-                Err(error) => {
-                    // The call may have taken effect, so the row is looked at again.
-                    self.page.clear();
-                    self.is_last_page = false;
-                    return Poll::Ready(Some(Err(error)));
-                }
+                // The page is read again: what was changed is under the first key then.
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
             }
         }
     }

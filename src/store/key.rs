@@ -1,0 +1,171 @@
+//! The keys of rows.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+use super::DueCursor;
+use crate::endpoint::ApiVersion;
+use crate::user::UserId;
+
+/// API version, environment and client id: the part of a key that all users of one client share.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Realm {
+    version: ApiVersion,
+    environment: Box<str>,
+    client_id: Box<str>,
+}
+
+impl Realm {
+    /// The realm of `client_id` at `environment`, a base URL.
+    pub fn new(
+        version: ApiVersion,
+        environment: impl Into<Box<str>>,
+        client_id: impl Into<Box<str>>,
+    ) -> Self {
+        Self { version, environment: environment.into(), client_id: client_id.into() }
+    }
+
+    /// API version, environment and client id, as a table has them.
+    #[cfg(any(feature = "postgres", feature = "sealed", feature = "sqlite"))]
+    pub(super) fn texts(&self) -> [&str; 3] {
+        [self.version.contract().name, &self.environment, &self.client_id]
+    }
+
+    /// The API version.
+    #[must_use]
+    pub fn api_version(&self) -> ApiVersion {
+        self.version
+    }
+
+    /// The base URL of the provider's installation.
+    #[must_use]
+    pub fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    /// The client id.
+    #[must_use]
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+}
+
+impl fmt::Debug for Realm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} at {}", self.client_id, self.version, self.environment)
+    }
+}
+
+/// How a row's token was obtained, which is how it is renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum RowKind {
+    /// By an authorization code, or imported. Renewed by the refresh token, the only copy of
+    /// which may be the one that is kept.
+    Login,
+    /// By client credentials with `userId`. Renewed by the same grant again.
+    Enterprise,
+    /// The row by which processes agree which of them walks the due users. It never has a token.
+    KeepAliveLock,
+    /// By client credentials without a user: the partner itself. Renewed by the same grant again.
+    Partner,
+    /// A token that is to be revoked, under a name of its own. It is not renewed, and due once the
+    /// process that put it there has had its time.
+    PendingRevocation,
+}
+
+impl RowKind {
+    /// The kinds whose rows may have a token.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) const WITH_TOKENS: [Self; 4] =
+        [Self::Login, Self::Enterprise, Self::Partner, Self::PendingRevocation];
+
+    /// The name in a store's table, which never changes.
+    #[cfg(any(feature = "postgres", feature = "sealed", feature = "sqlite"))]
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Enterprise => "enterprise",
+            Self::KeepAliveLock => "keep_alive_lock",
+            Self::Partner => "partner",
+            Self::PendingRevocation => "pending_revocation",
+        }
+    }
+}
+
+/// The key of a row. Keys are ordered by realm, kind and subject.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct StoreKey {
+    pub(super) realm: Arc<Realm>,
+    pub(super) kind: RowKind,
+    pub(super) subject: UserId,
+}
+
+impl Ord for StoreKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Nearly all keys that meet share their realm.
+        let realm = if Arc::ptr_eq(&self.realm, &other.realm) {
+            Ordering::Equal
+        } else {
+            self.realm.cmp(&other.realm)
+        };
+        realm
+            .then_with(|| self.kind.cmp(&other.kind))
+            .then_with(|| self.subject.cmp(&other.subject))
+    }
+}
+
+impl PartialOrd for StoreKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl StoreKey {
+    /// The key of `subject` as a user of this kind in `realm`.
+    #[must_use]
+    pub fn new(realm: Arc<Realm>, kind: RowKind, subject: UserId) -> Self {
+        Self { realm, kind, subject }
+    }
+
+    /// The key before all others of a realm.
+    pub(super) fn first(realm: &Arc<Realm>) -> Self {
+        Self::new(Arc::clone(realm), RowKind::Login, UserId::internal(""))
+    }
+
+    pub(super) fn of_cursor(realm: &Arc<Realm>, cursor: &DueCursor) -> Self {
+        Self::new(Arc::clone(realm), cursor.kind, UserId::internal(cursor.subject.clone()))
+    }
+
+    /// The key's parts, as a table has them.
+    #[cfg(any(feature = "postgres", feature = "sealed", feature = "sqlite"))]
+    pub(super) fn texts(&self) -> [&str; 5] {
+        let [version, environment, client_id] = self.realm.texts();
+        [version, environment, client_id, self.kind.name(), self.subject.as_str()]
+    }
+
+    /// Version, environment and client id.
+    #[must_use]
+    pub fn realm(&self) -> &Arc<Realm> {
+        &self.realm
+    }
+
+    /// How the user's token is renewed.
+    #[must_use]
+    pub fn kind(&self) -> RowKind {
+        self.kind
+    }
+
+    /// The user. Personal data.
+    #[must_use]
+    pub fn subject(&self) -> &UserId {
+        &self.subject
+    }
+}
+
+impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?} ({:?})", self.kind, self.subject, self.realm)
+    }
+}

@@ -1,0 +1,144 @@
+//! Failures of a database, in words that hold no content of a row.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::ErrorKind as IoErrorKind;
+
+use super::backend::Backend;
+use crate::error::Error;
+
+/// What can be done about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultClass {
+    /// The database undid the statement for the sake of others: it is repeated.
+    RolledBack,
+    /// The connection is of no use, and nothing was executed: the statement is repeated on another.
+    Refused,
+    /// The connection was lost, and the statement may have been executed: it is repeated on
+    /// another, and its caller learns of the doubt.
+    Lost,
+    /// Others made the same object at the same time: a migration looks again.
+    Conflict,
+    /// It may heal by itself.
+    Temporary,
+    /// It does not heal by itself.
+    Permanent,
+}
+
+/// A code, or a name of [`Fault::code_of`], and what an operator is told about it.
+pub(super) type KnownFault = (&'static str, FaultClass, &'static str);
+
+/// A failure of a database.
+#[derive(Debug)]
+pub struct Fault {
+    pub class: FaultClass,
+    pub text: &'static str,
+    /// The database's own words. sqlx's error is not kept: its details quote the row, its settings
+    /// the password.
+    pub detail: String,
+}
+
+impl Fault {
+    /// Looks a code up in the backend's table: the code itself, or else its class, which is the
+    /// first two characters of an SQLSTATE.
+    pub fn known<DB: Backend>(code: &str, detail: impl Into<String>) -> Self {
+        let class = code.get(..2).unwrap_or(code);
+        let find = |code: &str| DB::FAULTS.iter().find(|known| known.0 == code);
+        let (_, class, text) = find(code).or_else(|| find(class)).copied().unwrap_or((
+            "",
+            FaultClass::Temporary,
+            "the database refused the statement",
+        ));
+        Self { class, text, detail: detail.into() }
+    }
+
+    pub fn of<DB: Backend>(error: &sqlx::Error) -> Self {
+        let (code, detail) = Self::code_of::<DB>(error);
+        Self::known::<DB>(&code, bounded(&detail))
+    }
+
+    fn code_of<DB: Backend>(error: &sqlx::Error) -> (String, String) {
+        use sqlx::Error as E;
+        let named = |name: &str, detail: &dyn fmt::Display| (name.to_owned(), detail.to_string());
+        match error {
+            E::Database(refusal) => {
+                let code = DB::code(&**refusal);
+                let said = if DB::quotes_values(&code) { "" } else { refusal.message() };
+                let detail = format!("code {code} {said}");
+                (code, detail)
+            }
+            E::Io(error) => match error.get_ref().and_then(tls_fault) {
+                Some(name) => named(name, error),
+                None => match error.kind() {
+                    IoErrorKind::UnexpectedEof => named("closed", &""),
+                    // From a write, at whose end is the message without which nothing is executed.
+                    IoErrorKind::BrokenPipe => named("unsent", &""),
+                    kind => named("io", &kind),
+                },
+            },
+            // A certificate's fault is named by the source's text, which holds names and dates.
+            E::Tls(source) => named("tls", source),
+            // The driver says so where a proxy closes the connection in place of an answer.
+            E::Protocol(_) | E::WorkerCrashed => named("closed", &""),
+            E::PoolTimedOut => named("no connection", &""),
+            E::PoolClosed => named("pool closed", &""),
+            E::ColumnDecode { index, .. } => named("row", &format_args!("column {index}")),
+            E::ColumnNotFound(column) => named("table", &format_args!("column {column}")),
+            E::Configuration(_) => named("settings", &""),
+            _ => named("driver", &""),
+        }
+    }
+
+    /// Whether another connection may do better.
+    pub fn is_of_connection(&self) -> bool {
+        matches!(self.class, FaultClass::Refused | FaultClass::Lost)
+    }
+
+    pub fn into_error(self, doing: &str) -> Error {
+        let error = Error::store(format!("the store could not {doing}: {}", self.text));
+        let error = match self.class {
+            FaultClass::Permanent => error.not_temporary(),
+            _ => error,
+        };
+        match self.detail.trim() {
+            "" => error,
+            detail => error.caused_by(Detail(detail.to_owned())),
+        }
+    }
+}
+
+/// The name of a certificate's fault, where rustls found one.
+#[cfg(feature = "postgres")]
+fn tls_fault(source: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
+    use rustls::CertificateError as C;
+    Some(match source.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(
+            // A CA of the same name with another key ends in a bad signature.
+            C::UnknownIssuer | C::BadSignature,
+        ) => "tls issuer",
+        rustls::Error::InvalidCertificate(
+            C::NotValidForName | C::NotValidForNameContext { .. },
+        ) => "tls name",
+        _ => "tls",
+    })
+}
+
+#[cfg(not(feature = "postgres"))]
+fn tls_fault(_: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
+    None
+}
+
+fn bounded(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+#[derive(Debug)]
+struct Detail(String);
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Detail {}

@@ -1,0 +1,343 @@
+//! PostgreSQL.
+
+mod url;
+use url::Target;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretBox};
+use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::{Arguments, ConnectOptions, Postgres, SqlStr};
+use tokio::time::timeout;
+
+use super::backend::{Arg, Backend, Columns, Settings};
+use super::fault::{Fault, FaultClass, KnownFault};
+use super::statements::Dialect;
+use super::{SqlStore, SqlStoreBuilder};
+use crate::error::Error;
+use crate::store::{Rewrite, StoreKey, Version};
+
+/// Keeps tokens in PostgreSQL, or in a database that speaks its protocol, shared by all processes
+/// that reach it.
+///
+/// ```no_run
+/// // Not run: it needs a server.
+/// use hurdlr_oauth2::store::{KeyRing, PostgresStore};
+///
+/// # async fn open(keys: KeyRing) -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::at("postgres://app@db.example.com/app?sslmode=verify-full")
+///     .schema("auth")
+///     .open_sealed(keys) // or `open_plaintext`, where the tokens may be read
+///     .await?;
+/// store.migrate().await?; // makes the tables, or brings them up to this release
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What is kept in clear
+///
+/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
+/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store
+/// that is opened as `plaintext` does not encrypt: who can read the table, or a backup of it, has
+/// the tokens. On the wire they are as safe as `sslmode` makes them: with sqlx's default, `prefer`,
+/// somebody in between can turn TLS off, so write `verify-full`.
+///
+/// # The URL
+///
+/// `postgres://user:password@host:5432/database`, with the parameters of
+/// [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and these of libpq: `connect_timeout`
+/// bounds one attempt to connect, within the 5 s that a statement waits for a connection;
+/// `target_session_attrs` may be `any`, `read-write` or `primary`, since a server that is read-only
+/// is refused anyway; `keepalives` and its kin change nothing, since this crate bounds each
+/// statement and proves idle connections itself. `sslmode=require` with an `sslrootcert` verifies
+/// the CA, as it does in libpq. Other parameters, and several hosts, are errors.
+///
+/// # Connections
+///
+/// [`at`](Self::at) opens up to 10, or [`max_connections`](SqlStoreBuilder::max_connections). A
+/// statement is one round trip. A connection that was idle for 30 s is pinged first. One that the
+/// server ended, or on which it is read-only, is replaced by one to wherever the name in the URL
+/// leads by now, and the statement is repeated there: a restart or a failover that takes less than
+/// 5 s costs no call.
+///
+/// A statement that has not been answered within 10 s fails, and its connection is closed. The
+/// server ends it by itself half a second earlier (`statement_timeout`, and `lock_timeout` after
+/// 9 s), so that a locked table does not pile up sessions. Both are startup options: a session's
+/// `SET` would reach other clients of a pooler.
+///
+/// A pool of the app's, by [`on`](Self::on), takes two round trips and a spawned task per
+/// statement. It has the server's timeouts only if its options or the role's settings say so. Its
+/// `test_before_acquire(false)` saves a third round trip.
+///
+/// ```no_run
+/// // Not run: it needs a server.
+/// use hurdlr_oauth2::store::PostgresStore;
+/// use hurdlr_oauth2::sqlx::postgres::PgPool;
+///
+/// # async fn open(pool: PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::on(pool)
+///     .table_prefix("oauth_")
+///     .open_plaintext()
+///     .await?;
+/// store.migrate().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Distributed engines and poolers
+///
+/// Every step is one statement that commits by itself: no transaction, lock, notification or
+/// setting of a session outlives it. There are no advisory locks and no `LISTEN`. A statement that
+/// the database undid for the sake of others (SQLSTATE 40001 and 40P01) is done again.
+///
+/// Behind a pooler in transaction mode, statements prepared on one server connection are executed
+/// on another. `PgBouncer` from 1.21 on takes care of that if its `max_prepared_statements` is not
+/// zero. Older poolers work in session mode only. A pooler that refuses startup options is asked
+/// again without them; the timeouts are then up to the role:
+/// `ALTER ROLE app SET statement_timeout = '9500ms'; ALTER ROLE app SET lock_timeout = '9s'`.
+///
+/// # Time
+///
+/// Leases and ages go by the server's clock, and the machines' own do not matter. For a row it
+/// never runs backwards: put back, or behind on one node of a distributed engine, it stands still
+/// until it is past the row's last change.
+pub type PostgresStore = SqlStore<Postgres>;
+
+impl SqlStoreBuilder<Postgres> {
+    /// The schema of the tables: a-z, 0-9 and `_`. The first of the connection's `search_path` if
+    /// nothing is said.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.settings.schema = Some(schema.into());
+        self
+    }
+
+    /// The most connections that a store [`at`](SqlStore::at) a URL opens; 10 if nothing is said. All
+    /// processes together must stay below the server's `max_connections`. A pool of the app's has
+    /// its own.
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.settings.max_connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        self
+    }
+}
+
+impl Backend for Postgres {
+    const DIALECT: Dialect = Dialect {
+        // Of the transaction, which is the statement.
+        now: "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)",
+        greatest: "GREATEST",
+        keys: "SELECT * FROM \
+               UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[]) \
+               WITH ORDINALITY AS key (api_version, environment, client_id, kind, subject, place)",
+        rewrites: "SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], \
+                   $6::BIGINT[], $7::BIGINT[], $8::BYTEA[], $9::BYTEA[]) \
+                   AS rewrite (in_version, in_environment, in_client, of_kind, of_subject, \
+                   at_incarnation, at_revision, old_payload, new_payload)",
+        has_tables: "SELECT 1 WHERE to_regclass('{schema}') IS NOT NULL",
+        schema: Some([
+            "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
+            "CREATE SCHEMA IF NOT EXISTS \"{schema_name}\"",
+        ]),
+        migrations: &[&[
+            "CREATE TABLE IF NOT EXISTS {tokens} (
+                api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
+                kind TEXT NOT NULL, subject TEXT NOT NULL,
+                incarnation BIGINT NOT NULL, revision BIGINT NOT NULL,
+                payload BYTEA, stamped_at BIGINT NOT NULL, obtained_at BIGINT, due_at BIGINT,
+                holder BIGINT, leased_until BIGINT, not_before BIGINT,
+                refused BOOLEAN NOT NULL, in_flight BOOLEAN NOT NULL,
+                PRIMARY KEY ({key})
+            )",
+            "CREATE INDEX IF NOT EXISTS \"{prefix}tokens_due\" \
+             ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
+             WHERE NOT refused",
+            "CREATE TABLE IF NOT EXISTS {logins} (
+                state BYTEA PRIMARY KEY, keep_until BIGINT NOT NULL, redeemed_by BIGINT NOT NULL
+            )",
+            "CREATE INDEX IF NOT EXISTS \"{prefix}logins_kept\" ON {logins} (keep_until)",
+            "CREATE TABLE IF NOT EXISTS {schema} (version BIGINT PRIMARY KEY)",
+            "INSERT INTO {schema} (version) VALUES (1) ON CONFLICT DO NOTHING",
+        ]],
+    };
+
+    const FAULTS: &'static [KnownFault] = FAULTS;
+
+    const ONE_WRITER: bool = false;
+
+    const CONNECTIONS: usize = 10;
+
+    const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+    const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    type Target = Target;
+
+    fn target(url: &str, _: &Settings) -> Result<Target, Error> {
+        Target::parse(url)
+    }
+
+    async fn connect(target: &Target) -> Result<PgConnection, Fault> {
+        let connecting = async {
+            if !target.is_pooled.load(Ordering::Relaxed) {
+                match target.options.connect().await {
+                    // A pooler refuses options that it would have to pass on.
+                    Err(error) if matches!(&*sqlstate(&error), "08P01" | "0A000") => {
+                        target.is_pooled.store(true, Ordering::Relaxed);
+                    }
+                    connected => return connected,
+                }
+            }
+            target.plain_options.connect().await
+        };
+        let connected = match target.connect_timeout {
+            Some(limit) => timeout(limit, connecting).await,
+            None => Ok(connecting.await),
+        };
+        let Ok(connected) = connected else {
+            return Err(Fault::known::<Self>("connect", ""));
+        };
+        let mut connection = connected.map_err(|error| Fault::of::<Self>(&error))?;
+        refuse_read_only(&mut connection).await?;
+        Ok(connection)
+    }
+
+    async fn check(connection: &mut PgConnection, _: &Settings) -> Result<(), Fault> {
+        refuse_read_only(connection).await
+    }
+
+    fn bind(arguments: &mut PgArguments, arg: Arg<'_>) -> Result<(), BoxDynError> {
+        match arg {
+            Arg::Text(text) => arguments.add(text),
+            Arg::Number(number) => arguments.add(number),
+            Arg::Bytes(bytes) => arguments.add(bytes),
+            Arg::Flag(flag) => arguments.add(flag),
+            Arg::Keys(keys) => bind_keys(arguments, keys.iter()),
+            Arg::Rewrites(rewrites) => {
+                bind_keys(arguments, rewrites.iter().map(|rewrite| &rewrite.key))?;
+                let versions = rewrites.iter().map(|rewrite| rewrite.version);
+                let numbers = |number: fn(Version) -> u64| {
+                    versions.clone().map(number).map(i64::try_from).collect::<Result<Vec<_>, _>>()
+                };
+                arguments.add(numbers(|version| version.incarnation)?)?;
+                arguments.add(numbers(|version| version.revision)?)?;
+                let payloads = |payload: fn(&Rewrite) -> &SecretBox<Vec<u8>>| {
+                    let bytes = |rewrite| payload(rewrite).expose_secret().as_slice();
+                    rewrites.iter().map(bytes).collect::<Vec<_>>()
+                };
+                arguments.add(payloads(|rewrite| &rewrite.old))?;
+                arguments.add(payloads(|rewrite| &rewrite.new))
+            }
+        }
+    }
+
+    async fn fetch(
+        connection: &mut PgConnection,
+        sql: SqlStr,
+        arguments: PgArguments,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        sqlx::query_with(sql, arguments).fetch_all(connection).await
+    }
+
+    fn code(error: &dyn DatabaseError) -> String {
+        error.code().unwrap_or_default().into_owned()
+    }
+
+    fn quotes_values(code: &str) -> bool {
+        // Bad data, and violated constraints.
+        code.starts_with("22") || code.starts_with("23")
+    }
+}
+
+fn bind_keys<'a>(
+    arguments: &mut PgArguments,
+    keys: impl Iterator<Item = &'a StoreKey>,
+) -> Result<(), BoxDynError> {
+    let keys: Vec<_> = keys.map(StoreKey::texts).collect();
+    (0..5).try_for_each(|column| {
+        arguments.add(keys.iter().map(|texts| texts[column]).collect::<Vec<_>>())
+    })
+}
+
+/// A standby, or a primary that is being replaced, takes part in nothing.
+async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), Fault> {
+    let read_only = sqlx::query("SHOW transaction_read_only").persistent(false);
+    let row = read_only.fetch_one(connection).await;
+    let setting = row.and_then(|row| Columns::text(&row, "transaction_read_only"));
+    match setting.map_err(|error| Fault::of::<Postgres>(&error))?.as_str() {
+        "off" => Ok(()),
+        _ => Err(Fault::known::<Postgres>("25006", "")),
+    }
+}
+
+/// The SQLSTATE; empty where the failure is not the server's.
+fn sqlstate(error: &sqlx::Error) -> String {
+    error.as_database_error().map(Postgres::code).unwrap_or_default()
+}
+
+/// `docs/databases.md` has the same table for operators.
+#[rustfmt::skip]
+const FAULTS: &[KnownFault] = {
+    use FaultClass::{Conflict, Lost, Permanent, Refused, RolledBack, Temporary};
+    &[
+        ("08P01", Permanent, "the pooler refused how the connection was opened: its log says \
+            which setting it lacks"),
+        ("0A000", Permanent, "the server does not have what the store needs"),
+        // Of the catalogue, or of one object by another that was just made.
+        ("23505", Conflict, "others made the same row or table at the same time"),
+        ("25006", Refused, "the server is read-only: it is a standby, or \
+            default_transaction_read_only is on; the URL has to lead to the primary"),
+        ("26000", Permanent, "the pooler lost a prepared statement: it needs session mode, or \
+            PgBouncer 1.21 with max_prepared_statements above 0"),
+        ("28", Permanent, "the server did not accept the user or the password"),
+        ("3D000", Permanent, "there is no database of this name: create it, or correct the URL"),
+        ("3F000", Permanent, "the tables are missing: migrate() was never called"),
+        ("40", RolledBack, "the database kept undoing the statement for the sake of others"),
+        ("42501", Permanent, "the user lacks a right: GRANT it USAGE on the schema, and SELECT, \
+            INSERT, UPDATE, DELETE on the tables"),
+        ("42703", Permanent, "the tables are not as this crate makes them"),
+        ("42804", Permanent, "the tables are not as this crate makes them"),
+        ("42883", Permanent, "the tables are not as this crate makes them"),
+        ("42P01", Permanent, "the tables are missing: migrate() was never called"),
+        ("42P05", Permanent, "the pooler mixed up prepared statements: it needs session mode, or \
+            PgBouncer 1.21 with max_prepared_statements above 0"),
+        ("42P06", Conflict, "others made the same schema at the same time"),
+        ("42P07", Conflict, "others made the same table at the same time"),
+        ("42710", Conflict, "others made the same object at the same time"),
+        ("53100", Temporary, "the server's disk is full"),
+        ("53300", Refused, "the server has no connection left: all processes' max_connections \
+            together must stay below the server's"),
+        ("55P03", Temporary, "a lock was not had within lock_timeout: something keeps the tables \
+            or a row locked"),
+        ("57014", Temporary, "the server ended the statement after its statement_timeout, or an \
+            administrator did"),
+        ("57P01", Refused, "the server is stopping, or an administrator ended the connection"),
+        ("57P02", Lost, "the server crashed"),
+        ("57P03", Refused, "the server is starting or stopping"),
+        ("57P05", Refused, "the server ended the connection after its idle_session_timeout"),
+        // "Tuple concurrently updated", among others.
+        ("XX000", Conflict, "the server had an internal error"),
+        ("XX001", Permanent, "the table is damaged: restore it, or REINDEX"),
+        ("XX002", Permanent, "an index is damaged: REINDEX it"),
+        ("closed", Lost, "the connection was closed: the server or a proxy on the way ended it, \
+            or what answers is not PostgreSQL"),
+        ("connect", Refused, "connecting took longer than the URL's connect_timeout"),
+        ("driver", Temporary, "the database driver failed"),
+        ("io", Lost, "the connection failed"),
+        ("no connection", Temporary, "no connection could be had in time: the server does not \
+            answer, or all connections are in use and max_connections is too small"),
+        ("pool closed", Permanent, "the store or its pool is closed"),
+        ("row", Permanent, "a row is not as this crate writes it"),
+        ("settings", Permanent, "the connection's settings cannot be used: sslcert and sslkey go \
+            together, and are PEM files"),
+        ("silent", Temporary, "the server did not answer within 10 s"),
+        ("table", Permanent, "a table is not as this crate makes it"),
+        ("tls", Permanent, "TLS with the server failed: it does not offer TLS, or its \
+            certificate is not valid"),
+        ("tls issuer", Permanent, "no CA that is trusted signed the server's certificate: \
+            sslrootcert has to name the PEM file of the CA that did"),
+        ("tls name", Permanent, "the server's certificate is for another host name: the URL has \
+            to use a name that is in it, or sslmode=verify-ca"),
+        ("unsent", Refused, "the connection was closed before the statement was sent"),
+    ]
+};

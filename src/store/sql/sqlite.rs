@@ -1,0 +1,297 @@
+//! SQLite.
+
+mod file;
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, SqlStr, Sqlite};
+
+use super::backend::{Arg, Backend, Settings};
+use super::fault::{Fault, FaultClass, KnownFault};
+use super::statements::Dialect;
+use super::{SqlStore, SqlStoreBuilder};
+use crate::error::Error;
+use crate::store::{Rewrite, StoreKey};
+
+/// How long a statement waits for another process's, which may wait for a slow disk.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Keeps tokens in a SQLite file that several processes of one machine share.
+///
+/// A crash of a process or of the machine loses nothing that was saved: the file is in WAL mode
+/// with `synchronous=FULL`. It must be on a local disk, since SQLite's locks and shared memory do
+/// not work over a network.
+///
+/// ```
+/// use hurdlr_oauth2::secrecy::SecretString;
+/// use hurdlr_oauth2::store::{KeyRing, SealingKey, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("tokens.db");
+/// # let url = format!("sqlite://{}", path.display());
+/// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
+/// let keys = KeyRing::new(SealingKey::from_base64(&secret)?); // from where your secrets are
+/// // The URL is such as "sqlite:///var/lib/app/tokens.db".
+/// let store = SqliteStore::at(url).open_sealed(keys).await?; // or `open_plaintext`
+/// store.migrate().await?; // makes the tables, or brings them up to this release
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The URL is `sqlite:///var/lib/app/tokens.db`, or `sqlite:` and a path. The only parameter that can
+/// be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
+///
+/// A file that the app has open can be used too. Its connections must be in WAL mode with
+/// `synchronous=FULL` and a busy timeout, which opening checks on one of them.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use hurdlr_oauth2::store::SqliteStore;
+/// use hurdlr_oauth2::sqlx::sqlite::{
+///     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("app.db");
+/// let options = SqliteConnectOptions::new()
+///     .filename(path)
+///     .create_if_missing(true)
+///     .journal_mode(SqliteJournalMode::Wal)
+///     .synchronous(SqliteSynchronous::Full)
+///     .busy_timeout(Duration::from_secs(5));
+/// let pool = SqlitePool::connect_with(options).await?;
+///
+/// let store = SqliteStore::on(pool)
+///     .table_prefix("oauth_")
+///     .open_plaintext()
+///     .await?;
+/// store.migrate().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What is kept in clear
+///
+/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
+/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store
+/// that is opened as `plaintext` does not encrypt: who can read the file, or a backup of it, has
+/// the tokens. The file is made with mode 0600, in a directory that is made, where it is missing,
+/// with 0700; SQLite gives the files beside it (`-wal`, `-shm`) the mode of the file. One that is
+/// there and that others than its owner may open is refused (see
+/// [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a directory in which
+/// everybody may put another in its place. The file of an app's own pool is the app's to look
+/// after.
+///
+/// # Time
+///
+/// Leases and ages go by the machine's wall clock, since processes share no other. Put back, it
+/// stands still for a row until it is past the row's last change: a lease lasts longer by as much,
+/// and a token looks younger. Set ahead, it ends leases and makes tokens look older.
+pub type SqliteStore = SqlStore<Sqlite>;
+
+impl SqlStoreBuilder<Sqlite> {
+    /// Allows files that their group may read and write, as Kubernetes makes them by `fsGroup`. What
+    /// the store makes then has mode 0660, and its directory 0770.
+    pub fn allow_group_access(mut self) -> Self {
+        self.settings.group_access = true;
+        self
+    }
+}
+
+impl Backend for Sqlite {
+    const DIALECT: Dialect = Dialect {
+        now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+        greatest: "MAX",
+        keys: "SELECT key + 1 AS place, value ->> 0 AS api_version, value ->> 1 AS environment, \
+               value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
+               FROM json_each($1)",
+        rewrites: "SELECT value ->> '$[0][0]' AS in_version, value ->> '$[0][1]' AS in_environment, \
+                   value ->> '$[0][2]' AS in_client, value ->> '$[0][3]' AS of_kind, \
+                   value ->> '$[0][4]' AS of_subject, value ->> 1 AS at_incarnation, \
+                   value ->> 2 AS at_revision, unhex(value ->> 3) AS old_payload, \
+                   unhex(value ->> 4) AS new_payload FROM json_each($1)",
+        has_tables: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{prefix}schema'",
+        schema: None,
+        migrations: &[&[
+            "CREATE TABLE IF NOT EXISTS {tokens} (
+                api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
+                kind TEXT NOT NULL, subject TEXT NOT NULL,
+                incarnation INTEGER NOT NULL, revision INTEGER NOT NULL,
+                payload BLOB, stamped_at INTEGER NOT NULL, obtained_at INTEGER, due_at INTEGER,
+                holder INTEGER, leased_until INTEGER, not_before INTEGER,
+                refused INTEGER NOT NULL, in_flight INTEGER NOT NULL,
+                PRIMARY KEY ({key})
+            ) STRICT",
+            "CREATE INDEX IF NOT EXISTS \"{prefix}tokens_due\" \
+             ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
+             WHERE NOT refused",
+            "CREATE TABLE IF NOT EXISTS {logins} (
+                state BLOB PRIMARY KEY, keep_until INTEGER NOT NULL,
+                redeemed_by INTEGER NOT NULL
+            ) STRICT, WITHOUT ROWID",
+            "CREATE INDEX IF NOT EXISTS \"{prefix}logins_kept\" ON {logins} (keep_until)",
+            "CREATE TABLE IF NOT EXISTS {schema} (version INTEGER PRIMARY KEY) STRICT",
+            "INSERT INTO {schema} (version) VALUES (1) ON CONFLICT DO NOTHING",
+        ]],
+    };
+
+    const FAULTS: &'static [KnownFault] = FAULTS;
+
+    /// Each connection keeps the pages that it wrote, and would have to read again what another has
+    /// written. SQLite's busy handler polls, so a writer could starve under load.
+    const ONE_WRITER: bool = true;
+
+    const CONNECTIONS: usize = 3;
+
+    const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
+
+    const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+    type Target = SqliteConnectOptions;
+
+    fn target(url: &str, settings: &Settings) -> Result<SqliteConnectOptions, Error> {
+        let options = file::prepare(url, settings.group_access)?;
+        Ok(options
+            .create_if_missing(false)
+            .busy_timeout(BUSY_TIMEOUT)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            // What is forgotten or replaced does not stay in the file's free space.
+            .pragma("secure_delete", "ON"))
+    }
+
+    async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, Fault> {
+        loop {
+            match options.connect().await.map_err(|error| Fault::of::<Self>(&error)) {
+                // Another process turns WAL on, for which SQLite does not wait. The pool's bound
+                // ends this.
+                Err(fault) if fault.text == BUSY => {}
+                connected => return connected,
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(20..=100))).await;
+        }
+    }
+
+    async fn check(connection: &mut SqliteConnection, settings: &Settings) -> Result<(), Fault> {
+        let failed = |error| Fault::of::<Self>(&error);
+        let sql = "SELECT journal_mode, synchronous, timeout \
+                   FROM pragma_journal_mode, pragma_synchronous, pragma_busy_timeout";
+        let (journal, synchronous, busy): (String, i64, i64) =
+            sqlx::query_as(sql).fetch_one(&mut *connection).await.map_err(failed)?;
+        if !journal.eq_ignore_ascii_case("wal") {
+            return Err(Fault::known::<Self>("journal", format!("journal_mode is {journal}")));
+        }
+        if synchronous < 2 {
+            return Err(Fault::known::<Self>("synchronous", ""));
+        }
+        if busy <= 0 {
+            return Err(Fault::known::<Self>("busy_timeout", ""));
+        }
+        // A write that is taken back, for a file that is read-only can be locked all the same.
+        let mut probe = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let write = format!(r#"CREATE TABLE "{}probe" (probe INTEGER)"#, settings.table_prefix);
+        let write = sqlx::query(AssertSqlSafe(write)).persistent(false);
+        write.execute(&mut *probe).await.map_err(failed)?;
+        probe.rollback().await.map_err(failed)
+    }
+
+    fn bind(arguments: &mut SqliteArguments, arg: Arg<'_>) -> Result<(), BoxDynError> {
+        match arg {
+            Arg::Text(text) => arguments.add(text),
+            Arg::Number(number) => arguments.add(number),
+            Arg::Bytes(bytes) => arguments.add(bytes),
+            Arg::Flag(flag) => arguments.add(flag),
+            Arg::Keys(keys) => {
+                let keys: Vec<_> = keys.iter().map(StoreKey::texts).collect();
+                arguments.add(serde_json::to_string(&keys)?)
+            }
+            Arg::Rewrites(rewrites) => {
+                let rewrites = rewrites.iter().map(|rewrite| {
+                    let Rewrite { key, version, old, new } = rewrite;
+                    let [old, new] = [old, new].map(|payload| hex(payload.expose_secret()));
+                    (key.texts(), version.incarnation, version.revision, old, new)
+                });
+                let rewrites: Vec<_> = rewrites.collect();
+                arguments.add(serde_json::to_string(&rewrites)?)
+            }
+        }
+    }
+
+    async fn fetch(
+        connection: &mut SqliteConnection,
+        sql: SqlStr,
+        arguments: SqliteArguments,
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        // All rows: stopping at the first row of a writing statement hides a failed commit.
+        sqlx::query_with(sql, arguments).fetch_all(connection).await
+    }
+
+    /// The result code without what extends it (<https://sqlite.org/rescode.html>).
+    fn code(error: &dyn DatabaseError) -> String {
+        let code = error.code().and_then(|code| code.parse::<i32>().ok());
+        (code.unwrap_or(0) & 0xff).to_string()
+    }
+
+    fn quotes_values(_: &str) -> bool {
+        // Its messages name columns, never values.
+        false
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+const BUSY: &str = "another process keeps the file locked";
+
+/// `docs/databases.md` has the same table for operators.
+#[rustfmt::skip]
+const FAULTS: &[KnownFault] = {
+    use FaultClass::{Lost, Permanent, Temporary};
+    &[
+        ("1", Permanent, "the tables are not as this crate makes them, or migrate() was never \
+            called"),
+        ("5", Temporary, BUSY),
+        ("6", Temporary, BUSY),
+        ("8", Temporary, "the file is read-only"),
+        ("10", Temporary, "the disk failed"),
+        ("11", Permanent, "the file is damaged: restore a backup"),
+        ("13", Temporary, "the disk is full"),
+        ("14", Permanent, "the file cannot be opened"),
+        ("26", Permanent, "the file is not a SQLite database"),
+        ("busy_timeout", Permanent, "the pool's connections have no busy_timeout: whenever two \
+            processes write, one of them would fail"),
+        ("closed", Lost, "the connection's thread ended"),
+        ("driver", Temporary, "the database driver failed"),
+        ("io", Temporary, "the file could not be read or written"),
+        ("journal", Permanent, "the file's journal mode is not WAL, without which processes \
+            cannot share it: this file system may not allow it, or the pool's options do not ask \
+            for it"),
+        ("no connection", Temporary, "no connection could be had in time: the pool is too small, \
+            or the disk too slow"),
+        ("pool closed", Permanent, "the store or its pool is closed"),
+        ("row", Permanent, "a row is not as this crate writes it"),
+        ("settings", Permanent, "the connection's settings cannot be used"),
+        ("silent", Temporary, "the disk did not answer within 20 s"),
+        ("synchronous", Permanent, "the pool's connections are not synchronous=FULL: a token \
+            could be lost when the machine crashes, after its predecessor died"),
+        ("table", Permanent, "a table is not as this crate makes it"),
+    ]
+};
