@@ -11,8 +11,11 @@
 )]
 #![allow(clippy::print_stdout, reason = "figures, and what an operator would have read")]
 
+mod balancer;
 mod cluster;
 mod connections;
+mod failover;
+mod load;
 mod pooler;
 #[path = "../support/postgres.rs"]
 mod postgres;
@@ -37,6 +40,15 @@ macro_rules! tests {
 
 // The longest ones first.
 tests! {
+    failover::{
+        sync_crash_loses_no_login,
+        async_crash_tells_what_was_lost,
+        planned_switchover_loses_no_login,
+        frozen_standby_loses_no_login,
+        restarted_server_costs_no_login,
+        balancer_without_server_is_named,
+        standby_is_refused_by_name,
+    }
     pooler::{
         session_mode_serves_a_managed_refresh,
         transaction_mode_works_or_is_refused,
