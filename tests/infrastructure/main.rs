@@ -16,10 +16,13 @@ mod cluster;
 mod connections;
 mod failover;
 mod load;
+mod network;
 mod pooler;
 #[path = "../support/postgres.rs"]
 mod postgres;
+mod proxy;
 mod site;
+mod timed;
 
 use std::pin::Pin;
 
@@ -48,6 +51,13 @@ tests! {
         restarted_server_costs_no_login,
         balancer_without_server_is_named,
         standby_is_refused_by_name,
+    }
+    network::{
+        blackhole_costs_no_login_or_connection,
+        withheld_answers_lose_nothing,
+        cut_connections_lose_nothing,
+        throttled_network_loses_nothing,
+        slow_network_loses_nothing,
     }
     pooler::{
         session_mode_serves_a_managed_refresh,
