@@ -15,6 +15,7 @@ mod balancer;
 mod cluster;
 mod connections;
 mod failover;
+mod limits;
 mod load;
 mod network;
 mod pooler;
@@ -58,6 +59,12 @@ tests! {
         cut_connections_lose_nothing,
         throttled_network_loses_nothing,
         slow_network_loses_nothing,
+    }
+    limits::{
+        locked_table_piles_up_no_backends,
+        full_disk_is_named,
+        serializable_isolation_fails_nothing,
+        too_many_connections_are_named,
     }
     pooler::{
         session_mode_serves_a_managed_refresh,
