@@ -1,6 +1,6 @@
 //! PgBouncer between a store and its server, in its three modes.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use hurdlr_oauth2::Error;
@@ -47,7 +47,7 @@ impl Pooler {
             users.display()
         );
         let config = write_private(folder.path(), "pgbouncer.ini", &config);
-        let daemon = Daemon::start(folder.path(), ["TERM", ":"], program(), [config]);
+        let daemon = Daemon::start(folder.path(), ["TERM", ":"], &program(), [config]);
         until("PgBouncer", async || TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
         Self { _daemon: daemon, _folder: folder, port }
     }
@@ -57,8 +57,10 @@ impl Pooler {
     }
 }
 
-fn program() -> &'static Path {
-    let program = Path::new("/usr/sbin/pgbouncer");
+/// PgBouncer of the system, or another version's that the variable `PGBOUNCER` names.
+fn program() -> PathBuf {
+    let program = std::env::var_os("PGBOUNCER").unwrap_or("/usr/sbin/pgbouncer".into());
+    let program = PathBuf::from(program);
     assert!(program.exists(), "{INSTALL}");
     program
 }
