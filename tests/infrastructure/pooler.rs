@@ -5,6 +5,7 @@ use std::process::Command;
 
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::store::{PostgresStore, TokenStore};
+use sqlx::postgres::PgPool;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -137,8 +138,19 @@ pub(crate) async fn statement_mode_works_or_is_refused() {
     works_or_is_refused("statement", "pooled_by_statement").await;
 }
 
+/// The driver's own setting is named where the pooler refuses it: for a pool of the app's, and for a
+/// store of its own unless that does without the setting.
 pub(crate) async fn missing_startup_setting_is_named() {
-    let pooler = Pooler::start("session", "").await;
-    let error = first_failure(&pooler.url(), "pooled_without_setting").await.unwrap();
-    assert_final(&error, &[&["extra_float_digits"]]);
+    let pooler = Pooler::start("session", "default_pool_size = 30").await;
+    let schema = "pooled_without_setting";
+    let pool = PgPool::connect_lazy(&pooler.url()).unwrap();
+    let opened = PostgresStore::on(pool).schema(schema).open_plaintext().await;
+    assert_final(&opened.unwrap_err(), &[&["extra_float_digits"]]);
+    if let Some(error) = first_failure(&pooler.url(), schema).await {
+        assert_final(&error, &[&["extra_float_digits"]]);
+    } else {
+        let store = migrated(&pooler.url(), schema).await;
+        Site::new().exercise(&store).await;
+        store.close().await;
+    }
 }
