@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this one")]
 #![allow(clippy::expect_used, reason = "a failed expectation is the test's failure")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -14,11 +15,56 @@ use tempfile::TempDir;
 const INSTALL: &str = "PostgreSQL's server is missing, so this test cannot run. Install it by \
                        `tests/install`, or: apt-get install --yes postgresql";
 
+/// A program that runs until it is dropped, or until the test's process has ended, however it ends.
+pub(crate) struct Daemon {
+    child: Child,
+    /// The program is stopped when this is closed.
+    alive: Option<ChildStdin>,
+}
+
+impl Daemon {
+    /// Runs `program` as an unprivileged user in `folder`, with its output in the file `log` there.
+    /// At its end it gets `signal`, and then `finally` is run.
+    pub(crate) fn start<A: AsRef<OsStr>>(
+        folder: &Path,
+        [signal, finally]: [&str; 2],
+        program: &Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let log = fs::File::create(folder.join("log")).expect("a log");
+        // `cat` ends when the pipe does: with us, even if we are killed.
+        let script = r#"signal=$1; finally=$2; shift 2; "$@" <&- & cat
+                        kill -$signal $!; wait $!; $finally"#;
+        let mut child = as_unprivileged(Path::new("/bin/sh"))
+            .args(["-c", script, "sh", signal, finally])
+            .arg(program)
+            .args(args)
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("a handle"))
+            .stderr(log)
+            .spawn()
+            .expect("sh runs");
+        let alive = child.stdin.take();
+        Self { child, alive }
+    }
+
+    /// Stops the program, and waits until it has stopped.
+    pub(crate) fn stop(&mut self) {
+        drop(self.alive.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// Runs until it is dropped, or until the test's process has ended, however it ends.
 pub(crate) struct Server {
-    child: Child,
-    /// The server stops when this is closed.
-    alive: Option<ChildStdin>,
+    daemon: Daemon,
     folder: TempDir,
 }
 
@@ -40,44 +86,19 @@ impl Server {
 
     /// Runs `finally` when the server has stopped.
     fn start_in(folder: TempDir, finally: &str) -> Self {
-        let binaries = binaries();
         let data = folder.path().join("data");
         if !data.exists() {
-            let user = unprivileged();
-            if let Some(user) = &user {
-                let owned = Command::new("chown").arg(user).arg(folder.path()).status();
-                assert!(owned.expect("chown").success(), "chown to {user}");
-            }
-            let made = as_unprivileged(&binaries.join("initdb"))
-                .args(["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"])
-                .args(["--username=test", "--pgdata"])
-                .arg(&data)
-                .current_dir(folder.path())
-                .output()
-                .expect("initdb runs");
-            let said = String::from_utf8_lossy(&made.stderr);
-            assert!(made.status.success(), "initdb: {said}");
+            initdb(&data, &["--auth=trust"]);
         }
-        let log = fs::File::create(folder.path().join("log")).expect("a log");
-        // `cat` ends when the pipe does: with us, even if we are killed.
-        let mut child = as_unprivileged(Path::new("/bin/sh"))
-            .args(["-c", r#"finally=$1; shift; "$@" <&- & cat; kill -INT $!; wait $!; $finally"#])
-            .args(["sh", finally])
-            .arg(binaries.join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(folder.path())
-            .args(["-c", "listen_addresses=", "-c", "max_connections=300"])
-            .args(["-c", "fsync=off", "-c", "shared_buffers=64MB"])
-            .current_dir(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().expect("a handle"))
-            .stderr(log)
-            .spawn()
-            .expect("sh runs");
-        let alive = child.stdin.take();
-        let server = Self { child, alive, folder };
+        let path = |path: &Path| path.display().to_string();
+        let [data, sockets] = [path(&data), path(folder.path())];
+        let settings =
+            ["listen_addresses=", "max_connections=300", "fsync=off", "shared_buffers=64MB"];
+        let settings = settings.into_iter().flat_map(|setting| ["-c", setting]);
+        let args = ["-D", &data, "-k", &sockets].into_iter().chain(settings);
+        let postgres = binaries().join("postgres");
+        let daemon = Daemon::start(folder.path(), ["INT", finally], &postgres, args);
+        let server = Self { daemon, folder };
         let begun = Instant::now();
         while !server.psql("postgres", "SELECT 1") {
             assert!(
@@ -113,8 +134,7 @@ impl Server {
 
     /// Stops, as an administrator would do it; all connections are cut.
     pub(crate) fn stop(&mut self) {
-        drop(self.alive.take());
-        let _ = self.child.wait();
+        self.daemon.stop();
     }
 
     /// Starts again with the data that is there.
@@ -122,12 +142,6 @@ impl Server {
         self.stop();
         let folder = std::mem::replace(&mut self.folder, folder());
         Self::start_in(folder, ":")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -151,10 +165,7 @@ impl SmallDisk {
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         let path = self.0.path().join(name);
         fs::create_dir(&path).expect("a folder");
-        if let Some(user) = unprivileged() {
-            let owned = Command::new("chown").arg(user).arg(&path).status();
-            assert!(owned.is_ok_and(|status| status.success()), "chown");
-        }
+        give_away(&path);
         path
     }
 }
@@ -165,11 +176,35 @@ impl Drop for SmallDisk {
     }
 }
 
-fn folder() -> TempDir {
-    tempfile::tempdir().expect("a folder")
+/// A folder that a daemon can write to.
+pub(crate) fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    give_away(folder.path());
+    folder
 }
 
-fn binaries() -> &'static Path {
+/// Makes a file or a folder the property of the user that daemons run as.
+pub(crate) fn give_away(path: &Path) {
+    if let Some(user) = unprivileged() {
+        let owned = Command::new("chown").arg(user).arg(path).status();
+        assert!(owned.is_ok_and(|status| status.success()), "chown");
+    }
+}
+
+/// Makes the files of a database server, whose superuser is `test`.
+pub(crate) fn initdb(data: &Path, args: &[&str]) {
+    let made = as_unprivileged(&binaries().join("initdb"))
+        .args(["--encoding=UTF8", "--no-locale", "--no-sync", "--username=test"])
+        .args(args)
+        .arg("--pgdata")
+        .arg(data)
+        .current_dir(data.parent().expect("a folder around it"))
+        .output()
+        .expect("initdb runs");
+    assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+}
+
+pub(crate) fn binaries() -> &'static Path {
     static BINARIES: LazyLock<PathBuf> = LazyLock::new(|| {
         let newest = fs::read_dir("/usr/lib/postgresql")
             .into_iter()
@@ -201,7 +236,7 @@ fn unprivileged() -> Option<String> {
     Some(user.expect("a user to run PostgreSQL as").to_owned())
 }
 
-fn as_unprivileged(program: &Path) -> Command {
+pub(crate) fn as_unprivileged(program: &Path) -> Command {
     match unprivileged() {
         None => Command::new(program),
         Some(user) => {
