@@ -955,7 +955,7 @@ async fn due_token_is_noticed_within_the_second() {
         let user = site.manager().enterprise_user(&UserId::new("ann").unwrap());
         site.clock.advance(Duration::from_millis(100 * tenth));
         user.token().await.unwrap();
-        site.clock.advance(user.due_in().unwrap() - Duration::from_millis(300));
+        site.clock.advance(user.due_in().unwrap().saturating_sub(Duration::from_millis(300)));
         // The first of them has the token compared with the store.
         for _ in 0..200 {
             user.token().await.unwrap();

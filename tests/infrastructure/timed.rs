@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::Error;
-use hurdlr_oauth2::secrecy::SecretBox;
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, Over, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
-    StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, StoreFuture,
+    StoreKey, StoredToken, TokenStore, Version,
 };
 
 /// Hands calls on to a store. Clones share their notes.
@@ -66,18 +65,12 @@ macro_rules! hand_on {
 hand_on! {
     read(keys: &'a [StoreKey]) -> Vec<ReadRow>;
     claim(key: &'a StoreKey, claim: Claim) -> Claimed;
-    save(key: &'a StoreKey, consumed: Version, revision: u64, token: StoredToken) -> bool;
-    put(key: &'a StoreKey, incarnation: u64, token: StoredToken, over: Over) -> bool;
+    save(key: &'a StoreKey, over: Version, version: Version, token: StoredToken) -> bool;
     release(key: &'a StoreKey, version: Version, holder: u64, release: Release) -> ();
     forget(key: &'a StoreKey, version: Option<Version>) -> bool;
     redeem(state: &'a [u8; 32], keep: Duration) -> bool;
     due(realm: &'a Arc<Realm>, after: Option<&'a DueCursor>, limit: usize) -> Vec<DueRow>;
     scan(realm: &'a Arc<Realm>, after: Option<&'a StoreKey>, limit: usize)
         -> Vec<(StoreKey, Result<Row, Error>)>;
-    rewrite(
-        key: &'a StoreKey,
-        version: Version,
-        old: &'a SecretBox<Vec<u8>>,
-        new: SecretBox<Vec<u8>>
-    ) -> bool;
+    rewrite(rewrites: &'a [Rewrite]) -> Vec<bool>;
 }
