@@ -459,6 +459,21 @@ async fn a_reseal_goes_on_where_the_store_failed() {
     }
 }
 
+/// A page of rows is one scan and one rewrite, whatever a round trip takes.
+#[tokio::test]
+async fn reseal_works_in_batches() {
+    let inner = MemoryStore::new();
+    many_under_the_old_key(&inner).await;
+    let faulty = FaultyStore::new(inner);
+    let new = Sealed::new(faulty.clone(), KeyRing::new(key(2)).with_opening_key(key(1)));
+    let mut walk = new.reseal(realm());
+    while let Some(row) = walk.next().await {
+        assert!(matches!(row.unwrap().outcome, ResealOutcome::Resealed));
+    }
+    let (scan, rewrite) = (StoreCall::Scan, StoreCall::Rewrite);
+    assert_eq!(faulty.calls(), [scan, rewrite, scan, rewrite], "250 rows");
+}
+
 #[tokio::test]
 async fn a_reseal_goes_on_from_where_another_ended() {
     let inner = MemoryStore::new();

@@ -3,22 +3,9 @@
 //! Each step of [`TokenStore`] that decides anything is one statement by the database's clock, so
 //! there is nothing to lock, to hold open or to clean up.
 //!
-//! # Repeated statements
-//!
 //! A statement that the database rolled back for the sake of others is executed again. So is one
-//! whose connection was lost, on another connection, although it may have been executed:
-//!
-//! | call | why it may be repeated |
-//! |---|---|
-//! | `read`, `due`, `scan` | They change nothing. |
-//! | `claim` | Its holder may claim again. The lease that it did not release sets `in_flight`, which is the safe side. |
-//! | `save` | The second one finds the row moved on. Then the row is read: with our payload under our revision, it is saved. |
-//! | `put` | A row of this incarnation that has a token is left alone, and counts as put. |
-//! | `release` | It sets what is set already. |
-//! | `forget` | The second one that removes the row is the first that did. One that finds no row cannot tell who removed it, and is an error. |
-//! | `redeem` | The row names its redeemer, by a random number that is drawn for each call. |
-//! | `rewrite` | The second one finds another payload, and counts as overtaken. Nothing is lost by that. |
-//! | `migrate` | Each step does nothing where it has been done. |
+//! whose connection was lost, although it may have been executed: `docs/design.md` says for each why
+//! it may be.
 
 mod backend;
 use backend::{Arg, Backend, Settings};
@@ -190,7 +177,7 @@ impl<DB: Backend> SqlStore<DB> {
         self.repeated(statement, args).await.map_err(|fault| fault.into_error(doing))
     }
 
-    /// Runs a statement, again if need be: see [Repeated statements](self#repeated-statements).
+    /// Runs a statement, again if need be.
     async fn repeated(
         &self,
         statement: &Statement,
@@ -204,7 +191,7 @@ impl<DB: Backend> SqlStore<DB> {
                 Err(fault) => fault,
             };
             tries += 1;
-            fresh |= fault.is_of_connection();
+            fresh = fault.is_of_connection();
             in_doubt |= fault.class == FaultClass::Lost;
             let is_repeatable = fresh || fault.class == FaultClass::RolledBack;
             if !is_repeatable || tries >= TRIES || begun.elapsed() >= DB::STATEMENT_TIMEOUT {
@@ -264,6 +251,9 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
     pub async fn open_plaintext(self) -> Result<SqlStore<DB>, Error> {
         let Self { place, settings } = self;
         let statements = Statements::new(&DB::DIALECT, &settings)?;
+        if settings.max_connections == 0 {
+            return Err(Error::config("max_connections is 0: a store needs at least 1"));
+        }
         let pool = match place {
             Place::Url(url) => Pool::connect(DB::target(&url, &settings)?, &settings)?,
             Place::Pool(pool) => Pool::of_app(pool),
@@ -295,7 +285,8 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             for keys in keys.chunks(KEYS_AT_ONCE) {
                 let before = rows.len();
                 rows.resize_with(before + keys.len(), || Ok(None));
-                let args = [Arg::Keys(keys)];
+                let keys = json(keys.iter().map(StoreKey::texts));
+                let args = [Arg::Text(&keys)];
                 for found in self.run(doing, &self.0.statements.read, &args).await?.rows {
                     // The first place is 1.
                     let place = unsigned(&found, "place").map_err(failed::<DB>(doing))?;
@@ -464,7 +455,11 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
         Box::pin(async move {
             let doing = "rewrite";
-            let args = [Arg::Rewrites(rewrites)];
+            let values = json(rewrites.iter().map(|Rewrite { key, version, old, new }| {
+                let [old, new] = [old, new].map(|payload| hex(payload.expose_secret()));
+                (key.texts(), version.incarnation, version.revision, old, new)
+            }));
+            let args = [Arg::Text(&values)];
             let changed = self.run(doing, &self.0.statements.rewrite, &args).await?.rows;
             let texts = |row: &DB::Row| decode::key_texts(row);
             let changed: Result<HashSet<_>, _> = changed.iter().map(texts).collect();
@@ -495,6 +490,18 @@ fn unsettled(doing: &str) -> Error {
 async fn pause(tries: u32) {
     tokio::time::sleep(Duration::from_micros(fastrand::u64(..=5_000 * u64::from(tries.min(16)))))
         .await;
+}
+
+/// A JSON array, by which a statement takes any number of rows.
+fn json(rows: impl Iterator<Item = impl serde::Serialize>) -> String {
+    let rows: Vec<_> = rows.collect();
+    // Texts and numbers can always be written.
+    serde_json::to_string(&rows).unwrap_or_default()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digit = |digit: u8| char::from_digit(digit.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn key_args(key: &StoreKey) -> [Arg<'_>; 5] {

@@ -8,7 +8,6 @@ use sqlx::{ColumnIndex, Decode, SqlStr, Type};
 use super::fault::{Fault, KnownFault};
 use super::statements::Dialect;
 use crate::error::Error;
-use crate::store::{Rewrite, StoreKey};
 
 /// A database that [`SqlStore`](super::SqlStore) works on: sqlx's `Sqlite` or `Postgres`.
 pub trait Backend: sqlx::Database<Row: Columns> {
@@ -57,6 +56,11 @@ pub trait Backend: sqlx::Database<Row: Columns> {
     /// The error's code as it stands in [`FAULTS`](Self::FAULTS).
     fn code(error: &dyn DatabaseError) -> String;
 
+    /// The name in [`FAULTS`](Self::FAULTS) of what TLS found wrong.
+    fn tls_fault(_: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<&'static str> {
+        None
+    }
+
     /// Whether the database's message for this code may quote a value of a row.
     fn quotes_values(code: &str) -> bool;
 }
@@ -77,10 +81,6 @@ pub enum Arg<'a> {
     Number(i64),
     Bytes(&'a [u8]),
     Flag(bool),
-    /// Keys, as [`Dialect::keys`] takes them.
-    Keys(&'a [StoreKey]),
-    /// Rewrites, as [`Dialect::rewrites`] takes them.
-    Rewrites(&'a [Rewrite]),
 }
 
 /// A row of a result, by its columns' names. It stands for bounds that sqlx wants repeated at each

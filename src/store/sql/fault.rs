@@ -1,8 +1,7 @@
 //! Failures of a database, in words that hold no content of a row.
 
-use std::error::Error as StdError;
 use std::fmt;
-use std::io::ErrorKind as IoErrorKind;
+use std::io;
 
 use super::backend::Backend;
 use crate::error::Error;
@@ -25,7 +24,7 @@ pub enum FaultClass {
     Permanent,
 }
 
-/// A code, or a name of [`Fault::code_of`], and what an operator is told about it.
+/// Codes, or names of [`Fault::code_of`], and what an operator is told about them.
 pub(super) type KnownFault = (&'static str, FaultClass, &'static str);
 
 /// A failure of a database.
@@ -43,7 +42,8 @@ impl Fault {
     /// first two characters of an SQLSTATE.
     pub fn known<DB: Backend>(code: &str, detail: impl Into<String>) -> Self {
         let class = code.get(..2).unwrap_or(code);
-        let find = |code: &str| DB::FAULTS.iter().find(|known| known.0 == code);
+        let is = |codes: &str, code: &str| codes.split(", ").any(|known| known == code);
+        let find = |code: &str| DB::FAULTS.iter().find(|known| is(known.0, code));
         let (_, class, text) = find(code).or_else(|| find(class)).copied().unwrap_or((
             "",
             FaultClass::Temporary,
@@ -67,12 +67,14 @@ impl Fault {
                 let detail = format!("code {code} {said}");
                 (code, detail)
             }
-            E::Io(error) => match error.get_ref().and_then(tls_fault) {
+            E::Io(error) => match error.get_ref().and_then(DB::tls_fault) {
                 Some(name) => named(name, error),
                 None => match error.kind() {
-                    IoErrorKind::UnexpectedEof => named("closed", &""),
+                    io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted => named("closed", &""),
                     // From a write, at whose end is the message without which nothing is executed.
-                    IoErrorKind::BrokenPipe => named("unsent", &""),
+                    io::ErrorKind::BrokenPipe => named("unsent", &""),
                     kind => named("io", &kind),
                 },
             },
@@ -102,43 +104,11 @@ impl Fault {
         };
         match self.detail.trim() {
             "" => error,
-            detail => error.caused_by(Detail(detail.to_owned())),
+            detail => error.caused_by(io::Error::other(detail.to_owned())),
         }
     }
-}
-
-/// The name of a certificate's fault, where rustls found one.
-#[cfg(feature = "postgres")]
-fn tls_fault(source: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
-    use rustls::CertificateError as C;
-    Some(match source.downcast_ref::<rustls::Error>()? {
-        rustls::Error::InvalidCertificate(
-            // A CA of the same name with another key ends in a bad signature.
-            C::UnknownIssuer | C::BadSignature,
-        ) => "tls issuer",
-        rustls::Error::InvalidCertificate(
-            C::NotValidForName | C::NotValidForNameContext { .. },
-        ) => "tls name",
-        _ => "tls",
-    })
-}
-
-#[cfg(not(feature = "postgres"))]
-fn tls_fault(_: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
-    None
 }
 
 fn bounded(text: &str) -> String {
     text.chars().take(200).collect()
 }
-
-#[derive(Debug)]
-struct Detail(String);
-
-impl fmt::Display for Detail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl StdError for Detail {}

@@ -97,7 +97,7 @@ impl<DB: Backend> Pool<DB> {
 
     /// Refuses a database that could not keep what this crate promises.
     pub(super) async fn check(&self, settings: &Settings) -> Result<(), Fault> {
-        let (mut connection, _turn) = self.acquire(true, false).await?;
+        let (mut connection, _turn) = self.acquire(true, true).await?;
         let Ok(checked) =
             timeout(DB::STATEMENT_TIMEOUT, DB::check(connection.get(), settings)).await
         else {

@@ -3,10 +3,10 @@
 mod url;
 use url::Target;
 
+use std::error::Error as StdError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretBox};
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{Arguments, ConnectOptions, Postgres, SqlStr};
@@ -17,7 +17,6 @@ use super::fault::{Fault, FaultClass, KnownFault};
 use super::statements::Dialect;
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
-use crate::store::{Rewrite, StoreKey, Version};
 
 /// Keeps tokens in PostgreSQL, or in a database that speaks its protocol, shared by all processes
 /// that reach it.
@@ -44,59 +43,22 @@ use crate::store::{Rewrite, StoreKey, Version};
 /// the tokens. On the wire they are as safe as `sslmode` makes them: with sqlx's default, `prefer`,
 /// somebody in between can turn TLS off, so write `verify-full`.
 ///
-/// # The URL
-///
-/// `postgres://user:password@host:5432/database`, with the parameters of
-/// [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and these of libpq: `connect_timeout`
-/// bounds one attempt to connect, within the 5 s that a statement waits for a connection;
-/// `target_session_attrs` may be `any`, `read-write` or `primary`, since a server that is read-only
-/// is refused anyway; `keepalives` and its kin change nothing, since this crate bounds each
-/// statement and proves idle connections itself. `sslmode=require` with an `sslrootcert` verifies
-/// the CA, as it does in libpq. Other parameters, and several hosts, are errors.
-///
 /// # Connections
 ///
-/// [`at`](Self::at) opens up to 10, or [`max_connections`](SqlStoreBuilder::max_connections). A
-/// statement is one round trip. A connection that was idle for 30 s is pinged first. One that the
-/// server ended, or on which it is read-only, is replaced by one to wherever the name in the URL
-/// leads by now, and the statement is repeated there: a restart or a failover that takes less than
-/// 5 s costs no call.
+/// [`at`](Self::at) takes a URL such as `postgres://user:password@host:5432/database`, with the
+/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq. It opens up to
+/// 10 connections. One that the server ended, or on which it is read-only, is replaced, and the
+/// statement is repeated: a restart or a failover that takes less than 5 s costs no call. A statement
+/// that is not answered within 10 s fails; the server ends it half a second earlier.
 ///
-/// A statement that has not been answered within 10 s fails, and its connection is closed. The
-/// server ends it by itself half a second earlier (`statement_timeout`, and `lock_timeout` after
-/// 9 s), so that a locked table does not pile up sessions. Both are startup options: a session's
-/// `SET` would reach other clients of a pooler.
+/// `docs/databases.md` in the repository says what parameters, poolers, roles and replication need,
+/// and has a table of all errors.
 ///
-/// A pool of the app's, by [`on`](Self::on), takes two round trips and a spawned task per
-/// statement. It has the server's timeouts only if its options or the role's settings say so. Its
-/// `test_before_acquire(false)` saves a third round trip.
-///
-/// ```no_run
-/// // Not run: it needs a server.
-/// use hurdlr_oauth2::store::PostgresStore;
-/// use hurdlr_oauth2::sqlx::postgres::PgPool;
-///
-/// # async fn open(pool: PgPool) -> Result<(), Box<dyn std::error::Error>> {
-/// let store = PostgresStore::on(pool)
-///     .table_prefix("oauth_")
-///     .open_plaintext()
-///     .await?;
-/// store.migrate().await?;
-/// # Ok(())
-/// # }
-/// ```
-///
-/// # Distributed engines and poolers
+/// # Distributed engines
 ///
 /// Every step is one statement that commits by itself: no transaction, lock, notification or
 /// setting of a session outlives it. There are no advisory locks and no `LISTEN`. A statement that
 /// the database undid for the sake of others (SQLSTATE 40001 and 40P01) is done again.
-///
-/// Behind a pooler in transaction mode, statements prepared on one server connection are executed
-/// on another. `PgBouncer` from 1.21 on takes care of that if its `max_prepared_statements` is not
-/// zero. Older poolers work in session mode only. A pooler that refuses startup options is asked
-/// again without them; the timeouts are then up to the role:
-/// `ALTER ROLE app SET statement_timeout = '9500ms'; ALTER ROLE app SET lock_timeout = '9s'`.
 ///
 /// # Time
 ///
@@ -127,13 +89,16 @@ impl Backend for Postgres {
         // Of the transaction, which is the statement.
         now: "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)",
         greatest: "GREATEST",
-        keys: "SELECT * FROM \
-               UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[]) \
-               WITH ORDINALITY AS key (api_version, environment, client_id, kind, subject, place)",
-        rewrites: "SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], \
-                   $6::BIGINT[], $7::BIGINT[], $8::BYTEA[], $9::BYTEA[]) \
-                   AS rewrite (in_version, in_environment, in_client, of_kind, of_subject, \
-                   at_incarnation, at_revision, old_payload, new_payload)",
+        keys: "SELECT place, value ->> 0 AS api_version, value ->> 1 AS environment, \
+               value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
+               FROM jsonb_array_elements(CAST($1 AS JSONB)) WITH ORDINALITY AS key (value, place)",
+        rewrites: "SELECT value -> 0 ->> 0 AS in_version, value -> 0 ->> 1 AS in_environment, \
+                   value -> 0 ->> 2 AS in_client, value -> 0 ->> 3 AS of_kind, \
+                   value -> 0 ->> 4 AS of_subject, CAST(value ->> 1 AS BIGINT) AS at_incarnation, \
+                   CAST(value ->> 2 AS BIGINT) AS at_revision, \
+                   decode(value ->> 3, 'hex') AS old_payload, \
+                   decode(value ->> 4, 'hex') AS new_payload \
+                   FROM jsonb_array_elements(CAST($1 AS JSONB)) AS rewrite (value)",
         has_tables: "SELECT 1 WHERE to_regclass('{schema}') IS NOT NULL",
         schema: Some([
             "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
@@ -212,22 +177,6 @@ impl Backend for Postgres {
             Arg::Number(number) => arguments.add(number),
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
-            Arg::Keys(keys) => bind_keys(arguments, keys.iter()),
-            Arg::Rewrites(rewrites) => {
-                bind_keys(arguments, rewrites.iter().map(|rewrite| &rewrite.key))?;
-                let versions = rewrites.iter().map(|rewrite| rewrite.version);
-                let numbers = |number: fn(Version) -> u64| {
-                    versions.clone().map(number).map(i64::try_from).collect::<Result<Vec<_>, _>>()
-                };
-                arguments.add(numbers(|version| version.incarnation)?)?;
-                arguments.add(numbers(|version| version.revision)?)?;
-                let payloads = |payload: fn(&Rewrite) -> &SecretBox<Vec<u8>>| {
-                    let bytes = |rewrite| payload(rewrite).expose_secret().as_slice();
-                    rewrites.iter().map(bytes).collect::<Vec<_>>()
-                };
-                arguments.add(payloads(|rewrite| &rewrite.old))?;
-                arguments.add(payloads(|rewrite| &rewrite.new))
-            }
         }
     }
 
@@ -243,20 +192,22 @@ impl Backend for Postgres {
         error.code().unwrap_or_default().into_owned()
     }
 
+    fn tls_fault(source: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
+        use rustls::CertificateError as C;
+        Some(match source.downcast_ref::<rustls::Error>()? {
+            // A CA of the same name with another key ends in a bad signature.
+            rustls::Error::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => "tls issuer",
+            rustls::Error::InvalidCertificate(
+                C::NotValidForName | C::NotValidForNameContext { .. },
+            ) => "tls name",
+            _ => "tls",
+        })
+    }
+
     fn quotes_values(code: &str) -> bool {
         // Bad data, and violated constraints.
         code.starts_with("22") || code.starts_with("23")
     }
-}
-
-fn bind_keys<'a>(
-    arguments: &mut PgArguments,
-    keys: impl Iterator<Item = &'a StoreKey>,
-) -> Result<(), BoxDynError> {
-    let keys: Vec<_> = keys.map(StoreKey::texts).collect();
-    (0..5).try_for_each(|column| {
-        arguments.add(keys.iter().map(|texts| texts[column]).collect::<Vec<_>>())
-    })
 }
 
 /// A standby, or a primary that is being replaced, takes part in nothing.
@@ -279,65 +230,51 @@ fn sqlstate(error: &sqlx::Error) -> String {
 #[rustfmt::skip]
 const FAULTS: &[KnownFault] = {
     use FaultClass::{Conflict, Lost, Permanent, Refused, RolledBack, Temporary};
-    &[
-        ("08P01", Permanent, "the pooler refused how the connection was opened: its log says \
-            which setting it lacks"),
+    &[        ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
         ("0A000", Permanent, "the server does not have what the store needs"),
-        // Of the catalogue, or of one object by another that was just made.
-        ("23505", Conflict, "others made the same row or table at the same time"),
-        ("25006", Refused, "the server is read-only: it is a standby, or \
-            default_transaction_read_only is on; the URL has to lead to the primary"),
-        ("26000", Permanent, "the pooler lost a prepared statement: it needs session mode, or \
-            PgBouncer 1.21 with max_prepared_statements above 0"),
+        ("23505, 42710, 42P06, 42P07", Conflict, "others made the same object at the same time"),
+        ("25006", Refused, "the server is read-only: the URL has to lead to the primary, on which \
+            default_transaction_read_only is off"),
+        ("26000, 42P05", Permanent, "the pooler mixed up prepared statements: it needs session \
+            mode, or PgBouncer 1.21 with max_prepared_statements above 0"),
         ("28", Permanent, "the server did not accept the user or the password"),
         ("3D000", Permanent, "there is no database of this name: create it, or correct the URL"),
-        ("3F000", Permanent, "the tables are missing: migrate() was never called"),
+        ("3F000, 42P01", Permanent, "the tables are missing: migrate() was never called"),
         ("40", RolledBack, "the database kept undoing the statement for the sake of others"),
         ("42501", Permanent, "the user lacks a right: GRANT it USAGE on the schema, and SELECT, \
             INSERT, UPDATE, DELETE on the tables"),
-        ("42703", Permanent, "the tables are not as this crate makes them"),
-        ("42804", Permanent, "the tables are not as this crate makes them"),
-        ("42883", Permanent, "the tables are not as this crate makes them"),
-        ("42P01", Permanent, "the tables are missing: migrate() was never called"),
-        ("42P05", Permanent, "the pooler mixed up prepared statements: it needs session mode, or \
-            PgBouncer 1.21 with max_prepared_statements above 0"),
-        ("42P06", Conflict, "others made the same schema at the same time"),
-        ("42P07", Conflict, "others made the same table at the same time"),
-        ("42710", Conflict, "others made the same object at the same time"),
+        ("42703, 42804, 42883", Permanent, "the tables are not as this crate makes them"),
         ("53100", Temporary, "the server's disk is full"),
-        ("53300", Refused, "the server has no connection left: all processes' max_connections \
+        ("53300", Refused, "the server has no connection left: max_connections of all processes \
             together must stay below the server's"),
-        ("55P03", Temporary, "a lock was not had within lock_timeout: something keeps the tables \
-            or a row locked"),
-        ("57014", Temporary, "the server ended the statement after its statement_timeout, or an \
-            administrator did"),
+        ("55P03", Temporary, "a lock was not had within lock_timeout: something locks the tables"),
+        ("57014", Temporary, "the server ended the statement after its statement_timeout"),
         ("57P01", Refused, "the server is stopping, or an administrator ended the connection"),
         ("57P02", Lost, "the server crashed"),
         ("57P03", Refused, "the server is starting or stopping"),
         ("57P05", Refused, "the server ended the connection after its idle_session_timeout"),
         // "Tuple concurrently updated", among others.
         ("XX000", Conflict, "the server had an internal error"),
-        ("XX001", Permanent, "the table is damaged: restore it, or REINDEX"),
-        ("XX002", Permanent, "an index is damaged: REINDEX it"),
-        ("closed", Lost, "the connection was closed: the server or a proxy on the way ended it, \
-            or what answers is not PostgreSQL"),
+        ("XX001, XX002", Permanent, "the table or its index is damaged: REINDEX, or restore it"),
+        ("closed", Lost, "the connection was closed by the server or a proxy on the way, or what \
+            answers is not PostgreSQL"),
         ("connect", Refused, "connecting took longer than the URL's connect_timeout"),
         ("driver", Temporary, "the database driver failed"),
         ("io", Lost, "the connection failed"),
         ("no connection", Temporary, "no connection could be had in time: the server does not \
-            answer, or all connections are in use and max_connections is too small"),
+            answer, or all are in use and max_connections is too small"),
         ("pool closed", Permanent, "the store or its pool is closed"),
         ("row", Permanent, "a row is not as this crate writes it"),
-        ("settings", Permanent, "the connection's settings cannot be used: sslcert and sslkey go \
-            together, and are PEM files"),
+        ("settings", Permanent, "the connection's settings cannot be used: sslcert and sslkey are \
+            PEM files, and go together"),
         ("silent", Temporary, "the server did not answer within 10 s"),
         ("table", Permanent, "a table is not as this crate makes it"),
-        ("tls", Permanent, "TLS with the server failed: it does not offer TLS, or its \
-            certificate is not valid"),
+        ("tls", Permanent, "TLS failed: the server does not offer it, or its certificate is not \
+            valid"),
         ("tls issuer", Permanent, "no CA that is trusted signed the server's certificate: \
             sslrootcert has to name the PEM file of the CA that did"),
-        ("tls name", Permanent, "the server's certificate is for another host name: the URL has \
-            to use a name that is in it, or sslmode=verify-ca"),
+        ("tls name", Permanent, "the server's certificate is for another host name: use one of its \
+            names in the URL, or sslmode=verify-ca"),
         ("unsent", Refused, "the connection was closed before the statement was sent"),
     ]
 };

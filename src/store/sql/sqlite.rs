@@ -4,7 +4,6 @@ mod file;
 
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow,
@@ -17,7 +16,6 @@ use super::fault::{Fault, FaultClass, KnownFault};
 use super::statements::Dialect;
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
-use crate::store::{Rewrite, StoreKey};
 
 /// How long a statement waits for another process's, which may wait for a slow disk.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,37 +47,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The URL is `sqlite:///var/lib/app/tokens.db`, or `sqlite:` and a path. The only parameter that can
 /// be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
 ///
-/// A file that the app has open can be used too. Its connections must be in WAL mode with
+/// A file that the app has open can be used too: see `docs/databases.md` in the repository, which
+/// also tells how to back a file up. The pool's connections must be in WAL mode with
 /// `synchronous=FULL` and a busy timeout, which opening checks on one of them.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use hurdlr_oauth2::store::SqliteStore;
-/// use hurdlr_oauth2::sqlx::sqlite::{
-///     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous,
-/// };
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("app.db");
-/// let options = SqliteConnectOptions::new()
-///     .filename(path)
-///     .create_if_missing(true)
-///     .journal_mode(SqliteJournalMode::Wal)
-///     .synchronous(SqliteSynchronous::Full)
-///     .busy_timeout(Duration::from_secs(5));
-/// let pool = SqlitePool::connect_with(options).await?;
-///
-/// let store = SqliteStore::on(pool)
-///     .table_prefix("oauth_")
-///     .open_plaintext()
-///     .await?;
-/// store.migrate().await?;
-/// # Ok(())
-/// # }
-/// ```
 ///
 /// # What is kept in clear
 ///
@@ -212,19 +182,6 @@ impl Backend for Sqlite {
             Arg::Number(number) => arguments.add(number),
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
-            Arg::Keys(keys) => {
-                let keys: Vec<_> = keys.iter().map(StoreKey::texts).collect();
-                arguments.add(serde_json::to_string(&keys)?)
-            }
-            Arg::Rewrites(rewrites) => {
-                let rewrites = rewrites.iter().map(|rewrite| {
-                    let Rewrite { key, version, old, new } = rewrite;
-                    let [old, new] = [old, new].map(|payload| hex(payload.expose_secret()));
-                    (key.texts(), version.incarnation, version.revision, old, new)
-                });
-                let rewrites: Vec<_> = rewrites.collect();
-                arguments.add(serde_json::to_string(&rewrites)?)
-            }
         }
     }
 
@@ -249,16 +206,6 @@ impl Backend for Sqlite {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
 const BUSY: &str = "another process keeps the file locked";
 
 /// `docs/databases.md` has the same table for operators.
@@ -268,8 +215,7 @@ const FAULTS: &[KnownFault] = {
     &[
         ("1", Permanent, "the tables are not as this crate makes them, or migrate() was never \
             called"),
-        ("5", Temporary, BUSY),
-        ("6", Temporary, BUSY),
+        ("5, 6", Temporary, BUSY),
         ("8", Temporary, "the file is read-only"),
         ("10", Temporary, "the disk failed"),
         ("11", Permanent, "the file is damaged: restore a backup"),

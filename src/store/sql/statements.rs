@@ -24,9 +24,9 @@ pub struct Dialect {
     pub now: &'static str,
     /// The function that returns the largest of its arguments.
     pub greatest: &'static str,
-    /// A table of the keys to read, with the place of each.
+    /// A table of the keys to read, with the place of each, from a JSON array.
     pub keys: &'static str,
-    /// A table of the rewrites: key, version, old and new payload.
+    /// A table of the rewrites, from a JSON array of key, version, old and new payload.
     pub rewrites: &'static str,
     /// Returns a row if the tables were made.
     pub has_tables: &'static str,

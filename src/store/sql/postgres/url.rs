@@ -1,5 +1,6 @@
 //! The URL of a PostgreSQL server, with the parameters of libpq.
 
+use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -14,12 +15,23 @@ const DRIVER_PARAMETERS: &str = "sslmode ssl-mode sslrootcert ssl-root-cert ssl-
      ssl-cert sslkey ssl-key statement-cache-capacity host hostaddr port dbname user password \
      application_name options";
 
-/// libpq's, which change nothing here: dead connections are found by this crate's own bounds.
-const KEEPALIVE_PARAMETERS: &str =
-    "keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout";
+/// libpq's that change nothing here, with the values for which that is so; any where there is none.
+/// Dead connections are found by this crate's own bounds, and each new connection is asked whether
+/// it can write.
+const IDLE_PARAMETERS: &[(&str, &[&str])] = &[
+    ("channel_binding", &["disable", "prefer"]),
+    ("gssencmode", &["disable", "prefer"]),
+    ("keepalives", &[]),
+    ("keepalives_count", &[]),
+    ("keepalives_idle", &[]),
+    ("keepalives_interval", &[]),
+    ("target_session_attrs", &["any", "primary", "read-write"]),
+    ("tcp_user_timeout", &[]),
+];
 
 /// The server ends a statement shortly before this crate gives up waiting for it, so that a locked
-/// table does not pile up sessions. Said in the URL, the URL's values hold.
+/// table does not pile up sessions. These are startup options, since a pooler hands a session's
+/// `SET` on to other clients. If the URL has others, the URL's hold.
 const TIMEOUTS: [(&str, &str); 2] =
     [("options[statement_timeout]", "9500"), ("options[lock_timeout]", "9000")];
 
@@ -35,84 +47,70 @@ pub struct Target {
 }
 
 impl Target {
-    /// Parses a URL. It may hold a password, so no error quotes a part of it, save a parameter's
-    /// name.
+    /// Parses a URL. It may hold a password, so an error quotes nothing of it but a parameter's name.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let invalid = |what: &str| Error::config(format!("the store's URL {what}"));
         let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
         let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
-        let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-        let mut has_hosts = hosts.contains(',');
-        let (mut driver, mut sslmode, mut has_root, mut connect_timeout) =
-            (Vec::new(), None, std::env::var_os("PGSSLROOTCERT").is_some(), None);
-        let url =
-            Url::parse(text).ok().filter(|url| matches!(url.scheme(), "postgres" | "postgresql"));
-        for (name, value) in url.iter().flat_map(Url::query_pairs) {
-            let is_one_of = |names: &str| names.split(' ').any(|known| known == name);
+        if authority.rsplit('@').next().is_some_and(|hosts| hosts.contains(',')) {
+            return Err(several_hosts());
+        }
+        let mut url = Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "postgres" | "postgresql"))
+            .ok_or_else(|| invalid(format!("cannot be read: {FORM}")))?;
+        let (mut driver, mut connect_timeout) = (Vec::new(), None);
+        let mut requires_tls = false;
+        let mut has_root = std::env::var_os("PGSSLROOTCERT").is_some();
+        for (name, value) in url.query_pairs().into_owned() {
+            let idle = IDLE_PARAMETERS.iter().find(|idle| idle.0 == name);
             match (&*name, &*value) {
-                ("sslmode" | "ssl-mode", mode) => sslmode = Some(mode.to_owned()),
+                ("sslmode" | "ssl-mode", mode) => requires_tls = mode == "require",
                 ("sslrootcert" | "ssl-root-cert" | "ssl-ca", file) => {
                     has_root = true;
                     check_file(&name, file)?;
                 }
                 ("sslcert" | "ssl-cert" | "sslkey" | "ssl-key", file) => check_file(&name, file)?,
-                ("host" | "hostaddr" | "port", value) => has_hosts |= value.contains(','),
-                _ => {}
-            }
-            match (&*name, &*value) {
+                ("host" | "hostaddr" | "port", hosts) if hosts.contains(',') => {
+                    return Err(several_hosts());
+                }
                 ("connect_timeout", seconds) => {
                     let seconds = seconds.parse::<u64>().map_err(|_| {
                         invalid("has a connect_timeout that is not a number of seconds")
                     })?;
                     connect_timeout = Some(seconds).filter(|s| *s > 0).map(Duration::from_secs);
+                    continue;
                 }
-                // Each new connection is asked whether it can write.
-                ("target_session_attrs", "any" | "read-write" | "primary")
-                | ("channel_binding" | "gssencmode", "disable" | "prefer") => {}
-                ("target_session_attrs", _) => {
-                    return Err(invalid(
-                        "asks by target_session_attrs for a server that cannot write: the store \
-                         needs read-write",
-                    ));
+                _ => {}
+            }
+            match idle {
+                Some((_, values)) if values.is_empty() || values.contains(&&*value) => {}
+                Some((_, values)) => {
+                    return Err(invalid(format!(
+                        "asks by {name} for what cannot be had here: it takes {}",
+                        values.join(", ")
+                    )));
                 }
-                ("channel_binding", _) => {
-                    return Err(invalid(
-                        "asks for channel_binding, which the driver does not have: leave it out, \
-                         and write sslmode=verify-full",
-                    ));
+                None if DRIVER_PARAMETERS.split(' ').any(|known| known == name)
+                    || name.starts_with("options[") =>
+                {
+                    driver.push((name, value));
                 }
-                _ if is_one_of(KEEPALIVE_PARAMETERS) => {}
-                _ if is_one_of(DRIVER_PARAMETERS) || name.starts_with("options[") => {
-                    driver.push((name.into_owned(), value.into_owned()));
-                }
-                _ => {
-                    return Err(invalid(&format!(
+                None => {
+                    return Err(invalid(format!(
                         "has a parameter {name:?}, which the driver does not know: leave it out"
                     )));
                 }
             }
         }
-        if has_hosts {
-            return Err(invalid(
-                "names several hosts, of which the driver takes one: name the primary's, by DNS, \
-                 a virtual address or a proxy such as HAProxy",
-            ));
-        }
-        let url = url.ok_or_else(|| invalid(&format!("cannot be read: {FORM}")))?;
-        let options = |pairs: &[(&str, &str)]| {
-            let mut url = url.clone();
+        let mut options = |pairs: &[(&str, &str)]| -> Result<_, Error> {
             url.query_pairs_mut().clear().extend_pairs(pairs).extend_pairs(&driver);
             let options = PgConnectOptions::from_url(&url)
-                .map_err(|_| invalid(&format!("has a part that cannot be used: {FORM}")))?;
-            // A pooler would have to be told to ignore it, and no statement has a float.
-            let options = options.extra_float_digits(None);
+                .map_err(|_| invalid(format!("has a part that cannot be used: {FORM}")))?
+                // No statement has a float, and poolers would have to be told to ignore this.
+                .extra_float_digits(None);
             // As libpq does: a CA that is named is checked.
-            let verifies_ca = has_root && sslmode.as_deref() == Some("require");
-            Result::<_, Error>::Ok(if verifies_ca {
-                options.ssl_mode(PgSslMode::VerifyCa)
-            } else {
-                options
-            })
+            let checks_ca = requires_tls && has_root;
+            Ok(if checks_ca { options.ssl_mode(PgSslMode::VerifyCa) } else { options })
         };
         Ok(Self {
             options: options(&TIMEOUTS)?,
@@ -121,6 +119,17 @@ impl Target {
             connect_timeout,
         })
     }
+}
+
+fn invalid(what: impl fmt::Display) -> Error {
+    Error::config(format!("the store's URL {what}"))
+}
+
+fn several_hosts() -> Error {
+    invalid(
+        "names several hosts, of which the driver takes one: name the primary's, by DNS, a virtual \
+         address or a proxy such as HAProxy",
+    )
 }
 
 /// The driver's error for a file that is missing does not name it.
