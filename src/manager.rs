@@ -578,11 +578,14 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
             }
             return Ok(is_ours);
         }
-        let over = match row {
-            Some(row) => row.version,
+        let row = match row {
+            Some(row) => row,
             None => save::make_row(context, &entry.key()).await?,
         };
-        if context.store.save(&entry.key(), over, version, context.stored(&cached)).await? {
+        if row.token.is_some() {
+            continue; // somebody else was first
+        }
+        if context.store.save(&entry.key(), row.version, version, context.stored(&cached)).await? {
             entry.install_login(&cached, None);
             return Ok(true);
         }

@@ -60,13 +60,16 @@ async fn record_tokens(
         let due_in = context.policy.lease_span();
         let stored = StoredToken { payload: token.payload(&notes), age, due_in };
         let saved = match save::make_row(context, &key).await {
-            Ok(made) => context.store.save(&key, made, made.next(), stored).await.map(|_| made),
+            Ok(Row { version, .. }) => {
+                let saved = context.store.save(&key, version, version.next(), stored).await;
+                saved.map(|_| version.next())
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = &saved {
             tracing::warn!(user = ?entry.subject(), %error, "could not record a revocation; only this process tries it");
         }
-        let version = saved.ok().map(Version::next);
+        let version = saved.ok();
         pending.push(PendingRevocation { key, version, token, bound });
     }
     pending

@@ -78,11 +78,11 @@ pub(super) async fn save_login(
     for _ in 0..MAX_ROUNDS {
         let read = match context.store.read(&key).await {
             Ok(Some(row)) => Ok(row.version),
-            Ok(None) => make_row(context, &key).await,
+            Ok(None) => make_row(context, &key).await.map(|row| row.version),
             // A row that nobody here can read gives way.
             Err(error) if revocation::is_unreadable(&error) => {
                 match context.store.forget(&key, None).await {
-                    Ok(_) => make_row(context, &key).await,
+                    Ok(_) => make_row(context, &key).await.map(|row| row.version),
                     Err(error) => Err(error),
                 }
             }
@@ -98,16 +98,16 @@ pub(super) async fn save_login(
     Err((changing(), None))
 }
 
-/// Makes a row without a token, to save one over it. Returns the version of the row that is there.
-pub(super) async fn make_row(context: &Context, key: &StoreKey) -> Result<Version, Error> {
+/// Makes a row without a token, to save one over it. Returns the row that is there: somebody else may
+/// have been first.
+pub(super) async fn make_row(context: &Context, key: &StoreKey) -> Result<Row, Error> {
     let claim = Claim {
         holder: context.holder,
         lease: context.policy.lease_span(),
         known: None,
         create: Some(context.random_id()),
     };
-    let claimed = context.store.claim(key, claim).await?;
-    claimed.row.map(|row| row.version).ok_or_else(changing)
+    context.store.claim(key, claim).await?.row.ok_or_else(changing)
 }
 
 /// Serves what the store has instead of a token that it will not have: a peer was first, or the

@@ -420,3 +420,23 @@ async fn failed_release_loses_no_rotation() {
     }
     assert_eq!(last, Some(ErrorKind::LoginRequired));
 }
+
+/// Of many processes that import a user at the same moment, one does.
+#[tokio::test(start_paused = true)]
+async fn simultaneous_imports_replace_nothing() {
+    let site = Site::new();
+    let json = site.login(&ann()).await.to_secret();
+    // All of them look for the row before one of them makes it.
+    site.store.delay(SECOND / 10);
+    let mut imports = tokio::task::JoinSet::new();
+    for n in 0..5 {
+        let manager = site.manager();
+        let token = site.hurdlr().import(json.expose_secret()).unwrap();
+        imports.spawn(async move {
+            sleep(SECOND / 20 * n).await;
+            manager.import_if_absent(&ann(), token).await.unwrap()
+        });
+    }
+    let imported = imports.join_all().await;
+    assert_eq!(imported.into_iter().filter(|imported| *imported).count(), 1);
+}
