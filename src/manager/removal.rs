@@ -56,7 +56,7 @@ pub(super) async fn forget(entry: Arc<UserEntry>) -> Result<(), Error> {
 async fn forget_row(entry: &UserEntry) -> Result<(), Error> {
     let (store, key) = (&entry.context.store, entry.key());
     for _ in 0..MAX_ROUNDS {
-        let version = match store.read(&key).await {
+        let version = match store.read_row(&key).await? {
             Ok(None) => return Ok(()),
             Ok(Some(row)) => Some(row.version),
             Err(error) if revocation::is_unreadable(&error) => None,
@@ -138,7 +138,7 @@ async fn erase(entry: &Arc<UserEntry>, newest: &CachedToken) -> Result<Disconnec
     let _writing = entry.lock_writes().await;
     // Again: a login may have been under way.
     let adopted = entry.evict();
-    let stored = match context.store.read(&entry.key()).await {
+    let stored = match context.store.read_row(&entry.key()).await? {
         Ok(row) => row.and_then(|row| entry.decode(&row).ok().flatten()),
         Err(error) if revocation::is_unreadable(&error) => None,
         Err(error) => return Err(error),
@@ -171,7 +171,13 @@ async fn remove(entry: &Arc<UserEntry>) -> Removed {
     let (context, key) = (&entry.context, entry.key());
     let mut removed = Removed::default();
     for _ in 0..MAX_ROUNDS {
-        let read = context.store.read(&key).await;
+        let read = match context.store.read_row(&key).await {
+            Ok(read) => read,
+            Err(error) => {
+                removed.error = Some(error);
+                return removed;
+            }
+        };
         let decoded = read.and_then(|row| {
             Ok((row.as_ref().map(|row| entry.decode(row)).transpose()?.flatten(), row))
         });

@@ -228,7 +228,7 @@ pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool,
     Err(error)
 }
 
-/// Whether an error says that a row cannot be read, now or later.
+/// Whether an error of a row says that it cannot be read, now or later.
 pub(super) fn is_unreadable(error: &Error) -> bool {
     error.kind() == ErrorKind::Store && !error.is_temporary()
 }

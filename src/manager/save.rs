@@ -76,17 +76,17 @@ pub(super) async fn save_login(
         return Ok(());
     };
     for _ in 0..MAX_ROUNDS {
-        let read = match context.store.read(&key).await {
-            Ok(Some(row)) => Ok(row.version),
-            Ok(None) => make_row(context, &key).await.map(|row| row.version),
+        let read = match context.store.read_row(&key).await {
+            Ok(Ok(Some(row))) => Ok(row.version),
+            Ok(Ok(None)) => make_row(context, &key).await.map(|row| row.version),
             // A row that nobody here can read gives way.
-            Err(error) if revocation::is_unreadable(&error) => {
+            Ok(Err(error)) if revocation::is_unreadable(&error) => {
                 match context.store.forget(&key, None).await {
                     Ok(_) => make_row(context, &key).await.map(|row| row.version),
                     Err(error) => Err(error),
                 }
             }
-            Err(error) => Err(error),
+            Ok(Err(error)) | Err(error) => Err(error),
         };
         let over = read.map_err(|error| (error, None))?;
         match context.store.save(&key, over, version, context.stored(cached)).await {

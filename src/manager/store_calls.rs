@@ -35,8 +35,13 @@ impl StoreCalls {
     }
 
     pub(super) async fn read(&self, key: &StoreKey) -> ReadRow {
+        self.read_row(key).await?
+    }
+
+    /// Reads a row. An error of the row itself is told apart from one of the call.
+    pub(super) async fn read_row(&self, key: &StoreKey) -> Result<ReadRow, Error> {
         let rows = self.read_all(std::slice::from_ref(key)).await?;
-        rows.into_iter().next().unwrap_or(Ok(None))
+        Ok(rows.into_iter().next().unwrap_or(Ok(None)))
     }
 
     pub(super) async fn claim(&self, key: &StoreKey, claim: Claim) -> Result<Claimed, Error> {

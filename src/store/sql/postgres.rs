@@ -212,8 +212,8 @@ impl Backend for Postgres {
 
 /// A standby, or a primary that is being replaced, takes part in nothing.
 async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), Fault> {
-    let read_only = sqlx::query("SHOW transaction_read_only").persistent(false);
-    let row = read_only.fetch_one(connection).await;
+    // Unprepared, so that a pooler has nothing to mix up.
+    let row = sqlx::raw_sql("SHOW transaction_read_only").fetch_one(connection).await;
     let setting = row.and_then(|row| Columns::text(&row, "transaction_read_only"));
     match setting.map_err(|error| Fault::of::<Postgres>(&error))?.as_str() {
         "off" => Ok(()),
@@ -240,7 +240,8 @@ const FAULTS: &[KnownFault] = {
         ("28", Permanent, "the server did not accept the user or the password"),
         ("3D000", Permanent, "there is no database of this name: create it, or correct the URL"),
         ("3F000, 42P01", Permanent, "the tables are missing: migrate() was never called"),
-        ("40", RolledBack, "the database kept undoing the statement for the sake of others"),
+        ("40001, 40P01", RolledBack, "the database kept undoing the statement for the sake of others"),
+        ("40003", Lost, "the database cannot say whether the statement was executed"),
         ("42501", Permanent, "the user lacks a right: GRANT it USAGE on the schema, and SELECT, \
             INSERT, UPDATE, DELETE on the tables"),
         ("42703, 42804, 42883", Permanent, "the tables are not as this crate makes them"),
