@@ -1002,7 +1002,11 @@ impl TokenStore for Spy {
                     ));
                 }
                 // The release may be the repetition of one that failed.
-                let sent = known.requests.iter().rfind(|it| it.process == process && it.unanswered);
+                let is_meant = |it: &&Request| {
+                    let is_of_user = it.process == process && it.user == key.subject().as_str();
+                    is_of_user && it.unanswered
+                };
+                let sent = known.requests.iter().find(is_meant);
                 let passed = sent.map_or(Duration::ZERO, |sent| at.since(sent.at));
                 // Both are counted in whole milliseconds.
                 let left = passed + release.not_before + Duration::from_millis(2);
