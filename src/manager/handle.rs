@@ -185,9 +185,9 @@ impl UserHandle {
     /// it is replaced. Where its replacement is refused too, that one is served on for a minute and
     /// then replaced, with pauses that double to an hour: an endpoint that refuses every token must
     /// not take down the calls that work. A refusal that a peer's newer token explains does not
-    /// count. A provider that hands out the same token when it is asked for another stands by it: it
-    /// is served again. A report of any other token than the user's current one is ignored, and so is one
-    /// for a user without a token in memory once the store turns out to hold another.
+    /// count. A provider that hands out the same token when it is asked for another stands by it:
+    /// it is served again. A report of any other token than the user's current one is ignored, and
+    /// so is one for a user without a token in memory once the store turns out to hold another.
     pub fn report_unauthorized(&self, token: &Token) {
         let entry = &self.entry;
         let current = entry.current.load();

@@ -466,7 +466,7 @@ impl Attempt<'_> {
     }
 }
 
-/// Tells the store how an attempt ended, as soon as it can be told, unless the user's token changes.
+/// Tells the store how an attempt ended as soon as it answers, unless the user's token changes.
 /// No other attempt begins here meanwhile, whose lease this could end.
 async fn release_late(entry: Arc<UserEntry>, since: Timestamp) {
     let context = &entry.context;

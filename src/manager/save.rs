@@ -28,8 +28,8 @@ pub(super) async fn save_and_serve(
     if let Err(error) = save(entry, epoch, cached, consumed).await {
         tracing::warn!(user = ?entry.subject(), %error, "could not save a new token; it is served from memory and saved later");
         let unsaved = Unsaved { cached: Arc::clone(cached), over: Some(consumed) };
-        // The user may have logged in or been removed here meanwhile. Whether in the store too, only
-        // the store can tell: it may hold a login of another process, whose token this is.
+        // The user may have logged in or been removed here meanwhile. Only the store can tell
+        // whether there too: it may hold a login of another process, whose token this is.
         let is_late = !entry.install_unsaved(epoch, &unsaved);
         spawn_save_retry(entry, epoch, unsaved, is_late);
     }
@@ -98,8 +98,8 @@ pub(super) async fn save_login(
     Err((changing(), None))
 }
 
-/// Makes a row without a token, to save one over it. Returns the row that is there: somebody else may
-/// have been first.
+/// Makes a row without a token, to save one over it. Returns the row that is there: somebody else
+/// may have been first.
 pub(super) async fn make_row(context: &Context, key: &StoreKey) -> Result<Row, Error> {
     let claim = Claim {
         holder: context.holder,
@@ -199,8 +199,8 @@ async fn retry_save(entry: &Arc<UserEntry>, epoch: u32, unsaved: &Unsaved) -> Re
 }
 
 /// Retries a failed save in the background until the store takes the token or has moved on, the
-/// user's token changes, or the time of the shutdown is over. A late token is one that is not served
-/// any more; where the store will not have it, it is revoked.
+/// user's token changes, or the time of the shutdown is over. A late token is one that is not
+/// served any more; where the store will not have it, it is revoked.
 pub(super) fn spawn_save_retry(
     entry: &Arc<UserEntry>,
     epoch: u32,
@@ -216,8 +216,8 @@ pub(super) fn spawn_save_retry(
     context.clone().spawn(async move {
         let _gauge = gauge;
         for tries in 0.. {
-            // Of a login that the store has not answered for, it is asked at once, before somebody
-            // else logs in.
+            // A login for which the store has not answered is tried at once, before somebody else
+            // logs in.
             if tries > 0 || unsaved.over.is_some() {
                 let pause = context.delay(backoff, tries + 1);
                 context.sleep_unless_closing(pause).await;

@@ -545,7 +545,7 @@ pub async fn login_leaves_nothing_of_earlier_one<S: TokenStore>(store: &Arc<S>) 
     assert!(claim(store, &key, 2, LONG, Some(version(8, 1))).await.granted);
 }
 
-/// Of many logins at once over one version, one is saved, and the others know.
+/// One of many logins at once over one version is saved, and the others know.
 pub async fn one_of_many_logins_is_saved<S: TokenStore>(store: &Arc<S>) {
     for revision in [0, 1] {
         let key = some_key();

@@ -13,7 +13,7 @@ use super::{OpenError, Sealed};
 use crate::error::Error;
 use crate::store::{Realm, Rewrite, StoreFuture, StoreKey, TokenStore, Version};
 
-/// So many rows are read, and then changed, in one step.
+/// How many rows are read, and then changed, in one step.
 const PAGE: usize = 200;
 
 /// The walk of [`Sealed::reseal`]: a [`Stream`] of one item per row, with counts for a progress

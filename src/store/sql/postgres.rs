@@ -86,7 +86,7 @@ impl SqlStoreBuilder<Postgres> {
 
 impl Backend for Postgres {
     const DIALECT: Dialect = Dialect {
-        // Of the transaction, which is the statement.
+        // This is when the transaction began, which is the statement.
         now: "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)",
         greatest: "GREATEST",
         keys: "SELECT place, value ->> 0 AS api_version, value ->> 1 AS environment, \

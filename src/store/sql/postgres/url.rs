@@ -108,7 +108,7 @@ impl Target {
                 .map_err(|_| invalid(format!("has a part that cannot be used: {FORM}")))?
                 // No statement has a float, and poolers would have to be told to ignore this.
                 .extra_float_digits(None);
-            // As libpq does: a CA that is named is checked.
+            // libpq does the same: a CA that is named is checked.
             let checks_ca = requires_tls && has_root;
             Ok(if checks_ca { options.ssl_mode(PgSslMode::VerifyCa) } else { options })
         };
