@@ -60,6 +60,7 @@ pub use handle::{TokenEvents, UserHandle, UserStatus};
 mod keep_alive;
 pub use keep_alive::KeepAlive;
 pub(crate) mod metrics;
+mod outage;
 mod permits;
 use permits::Permits;
 mod pins;
@@ -241,6 +242,7 @@ impl TokenManagerBuilder {
             hurdlr: self.hurdlr,
         });
         let users = Arc::new(Users::new(self.cache_capacity, Arc::clone(&context))?);
+        outage::watch(&users, &context);
         let manager = TokenManager { users, context };
         #[cfg(feature = "metrics")]
         manager.spawn_expiry_gauge();
@@ -308,8 +310,7 @@ impl TokenManager {
     ///
     /// Cancel safe: it changes nothing.
     pub async fn check(&self) -> Result<(), Error> {
-        let key = self.context.key(RowKind::KeepAliveLock, &UserId::internal("keep_alive"));
-        self.context.store.read(&key).await.map(|_| ())
+        self.context.check_store().await
     }
 
     /// A user who logged in, or was imported. They are never granted a token silently: without a

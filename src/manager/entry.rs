@@ -65,6 +65,16 @@ impl Context {
         StoreKey::new(Arc::clone(&self.realm), kind, subject.clone())
     }
 
+    /// The key of the row by which processes agree who walks.
+    pub(super) fn keep_alive_lock(&self) -> StoreKey {
+        self.key(RowKind::KeepAliveLock, &UserId::internal("keep_alive"))
+    }
+
+    /// Asks the store whether it answers.
+    pub(super) async fn check_store(&self) -> Result<(), Error> {
+        self.store.read(&self.keep_alive_lock()).await.map(drop)
+    }
+
     /// A number below 2⁶³, and not 0: databases know signed integers.
     pub(super) fn random_id(&self) -> u64 {
         (self.rng.next_u64() >> 1).max(1)

@@ -17,7 +17,6 @@ use super::single_flight::{Priority, join_or_start};
 use super::users::Users;
 use crate::error::{Error, ErrorKind};
 use crate::store::{Claim, DueCursor, DueRow, Release, RowKind, StoreKey, Version};
-use crate::user::UserId;
 
 /// The walk that [`TokenManager::keep_alive`](super::TokenManager::keep_alive) starts. It ends when
 /// this is stopped or dropped; refreshes in flight finish all the same.
@@ -90,7 +89,7 @@ async fn walk(
     context: &Arc<Context>,
     interval: Duration,
 ) -> Result<usize, Error> {
-    let lock = Lock { context, key: lock_key(context), holder: context.random_id() };
+    let lock = Lock { context, key: context.keep_alive_lock(), holder: context.random_id() };
     let Some(mut version) = lock.extend(None).await? else {
         return Ok(0);
     };
@@ -144,10 +143,6 @@ async fn walk(
     }
     lock.release(version, interval).await?;
     Ok(renewed)
-}
-
-fn lock_key(context: &Context) -> StoreKey {
-    context.key(RowKind::KeepAliveLock, &UserId::internal("keep_alive"))
 }
 
 /// The row by which processes agree who walks.

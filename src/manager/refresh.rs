@@ -94,6 +94,7 @@ impl Attempt<'_> {
                     step = self.examine(self.context.store.read(&self.key).await?).await?;
                 }
                 Step::Claim => {
+                    self.context.store.availability().settled().await;
                     let permit = tokio::select! {
                         biased;
                         () = self.completer.abandoned() => return Ok(()),
@@ -157,6 +158,11 @@ impl Attempt<'_> {
         };
         let claimed = self.context.store.claim(&self.key, claim).await?;
         match claimed.row {
+            Some(row) if claimed.granted && self.context.store.availability().is_settling() => {
+                // An outage has just ended, and the row may be an older one.
+                self.release(row.version, Release::default()).await?;
+                Ok(Step::Claim)
+            }
             Some(row) if claimed.granted => self.refresh(permit, row, &known, asked).await,
             row => {
                 drop(permit);

@@ -34,14 +34,7 @@ pub(super) fn schedule(entry: &Arc<UserEntry>, cached: &CachedToken, now: Timest
 async fn run(context: &Arc<Context>) {
     let mut failures = 0;
     while let Some(entries) = context.revalidation.take() {
-        let mut outcome = Ok(());
-        for batch in entries.chunks(BATCH) {
-            outcome = revalidate(context, batch).await;
-            if outcome.is_err() {
-                break;
-            }
-        }
-        let Err(error) = outcome else {
+        let Err(error) = compare(context, &entries).await else {
             failures = 0;
             continue;
         };
@@ -53,7 +46,16 @@ async fn run(context: &Arc<Context>) {
     }
 }
 
-async fn revalidate(context: &Context, entries: &[Arc<UserEntry>]) -> Result<(), Error> {
+/// Compares users with the store: adopts newer tokens, and writes back where the store has an older
+/// one.
+pub(super) async fn compare(context: &Context, entries: &[Arc<UserEntry>]) -> Result<(), Error> {
+    for batch in entries.chunks(BATCH) {
+        compare_batch(context, batch).await?;
+    }
+    Ok(())
+}
+
+async fn compare_batch(context: &Context, entries: &[Arc<UserEntry>]) -> Result<(), Error> {
     let asked = context.clock.now();
     // The answer is younger than the token that is compared with it.
     let (mut served, mut keys) = (Vec::new(), Vec::<StoreKey>::new());

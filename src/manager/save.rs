@@ -220,7 +220,10 @@ pub(super) fn spawn_save_retry(
             // logs in.
             if tries > 0 || unsaved.over.is_some() {
                 let pause = context.delay(backoff, tries + 1);
-                context.sleep_unless_closing(pause).await;
+                tokio::select! {
+                    () = context.sleep_unless_closing(pause) => {}
+                    () = context.store.availability().changed() => {}
+                }
             }
             let outcome = if is_late {
                 retry_save(&entry, epoch, &unsaved).await

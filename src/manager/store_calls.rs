@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::metrics;
+use super::outage::Availability;
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::Error;
 use crate::store::{
@@ -19,11 +20,16 @@ use crate::store::{
 pub(super) struct StoreCalls {
     store: Arc<dyn TokenStore>,
     clock: SharedClock,
+    availability: Availability,
 }
 
 impl StoreCalls {
     pub(super) fn new(store: Arc<dyn TokenStore>, clock: SharedClock) -> Self {
-        Self { store, clock }
+        Self { store, availability: Availability::new(clock.clone()), clock }
+    }
+
+    pub(super) fn availability(&self) -> &Availability {
+        &self.availability
     }
 
     /// Reads many rows, one result per key.
@@ -111,6 +117,9 @@ impl StoreCalls {
             }
             Err(_) => Err(panicked()),
         };
+        // An error that is there to stay is an answer too.
+        let is_answer = outcome.as_ref().err().is_none_or(|error| !error.is_temporary());
+        self.availability.note(asked, is_answer);
         metrics::store_call(call, outcome.is_ok(), self.clock.now().since(asked));
         outcome
     }

@@ -93,6 +93,10 @@ impl Users {
         Ok(Self { recent, shards, hasher, context })
     }
 
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     /// The user's entry, made where there is none.
     #[inline]
     pub(super) fn entry(&self, kind: RowKind, subject: &UserId) -> Arc<UserEntry> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
 use hurdlr_oauth2::store::RowKind;
-use hurdlr_oauth2::testing::{Fault, Outcome, RecordedRequest, Rotation, StoreCall};
+use hurdlr_oauth2::testing::{Fault, Outcome, RecordedRequest, Rotation, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, ErrorKind, Hurdlr, RetryPolicy, TokenManager};
 use tokio::time::{Instant, sleep};
 
@@ -220,6 +220,87 @@ async fn restored_store_costs_no_login() {
         let token = process.user(&ann()).token().await.unwrap().into_shared();
         assert!(site.fake.refresh_is_alive(&refresh(&token)));
     }
+}
+
+/// After an outage the store may be one that lacks the last minutes. Whoever has them writes them
+/// back before a process that knows no better sends a refresh token that is spent.
+#[tokio::test(start_paused = true)]
+async fn failover_to_older_store_costs_no_login() {
+    for readers in 0..2 {
+        let site = Site::new();
+        site.fake.set_rotation(Rotation::KillFamily);
+        let (holder, other) = (site.logged_in(&ann()).await, site.manager());
+        let backup = site.row(RowKind::Login, &ann()).await.unwrap();
+        soon(&other.user(&ann())).await.unwrap();
+        site.advance(HOUR);
+        let newest = soon(&holder.user(&ann())).await.unwrap();
+        site.store.go_down();
+        for second in 0..60 {
+            sleep(SECOND).await;
+            assert_eq!(soon(&holder.user(&ann())).await.unwrap(), newest);
+            // Others than ann, whom a failure would keep from being asked for at once afterwards.
+            soon(&other.user(&id(&format!("user-{second}")))).await.unwrap_err();
+        }
+        site.store.recover();
+        site.restore(&ann(), backup, HOUR + MINUTE).await;
+        let processes = [&holder, &other];
+        for _ in 0..MINUTE.as_secs() {
+            // Either may be the first that is read again.
+            let _ = soon(&processes[readers].user(&ann())).await;
+            sleep(SECOND).await;
+        }
+        assert_eq!(site.fake.count().outcome(Outcome::InvalidGrant), 0, "a spent token was sent");
+        assert_eq!(soon(&other.user(&ann())).await.unwrap(), newest);
+    }
+}
+
+/// After an outage that outlasts the lease, the token that could not be saved meanwhile is saved before
+/// another process sends the refresh token that it replaced.
+#[tokio::test(start_paused = true)]
+async fn outage_beyond_the_lease_costs_no_login() {
+    for outage in [70, 300, 1_000] {
+        let site = Site::new();
+        site.fake.set_rotation(Rotation::KillFamily);
+        let holder = site.logged_in(&ann()).await;
+        let other = site.manager();
+        soon(&other.user(&ann())).await.unwrap();
+        site.advance(HOUR);
+        let mut down = false;
+        site.store.plan(move |call| {
+            down |= call == StoreCall::Save;
+            down.then_some(StoreFault::Before)
+        });
+        let newest = soon(&holder.user(&ann())).await.unwrap();
+        for second in 0..outage {
+            sleep(SECOND).await;
+            let _ = soon(&other.user(&id(&format!("user-{second}")))).await;
+        }
+        site.store.recover();
+        for _ in 0..100 {
+            sleep(SECOND / 10).await;
+            let _ = soon(&other.user(&ann())).await;
+        }
+        assert_eq!(site.fake.count().outcome(Outcome::InvalidGrant), 0, "outage of {outage} s");
+        sleep(6 * MINUTE).await;
+        assert_eq!(soon(&other.user(&ann())).await.unwrap(), newest);
+    }
+}
+
+/// One slow call beside others that are answered is no outage, and holds nobody up.
+#[tokio::test(start_paused = true)]
+async fn slow_row_delays_nobody_else() {
+    let site = Site::new();
+    let manager = site.manager();
+    let first = manager.enterprise_user(&ann());
+    site.store.delay(10 * SECOND);
+    let slow = spawn_read(first);
+    settled().await;
+    site.store.delay(Duration::ZERO);
+    for user in ids("user", 30) {
+        soon(&manager.enterprise_user(&user)).await.unwrap();
+        sleep(SECOND).await;
+    }
+    slow.await.unwrap().unwrap();
 }
 
 /// A shutdown starts no refresh that waits in the queue, and tells its callers to come again.
