@@ -101,6 +101,7 @@ macro_rules! save {
         let done = about!($user, &$user.shared.save)
             .bind(incarnation)
             .bind(revision)
+            .bind(incarnation)
             .bind(revision + 1)
             .bind($payload)
             .bind(0_i64)

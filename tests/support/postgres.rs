@@ -116,6 +116,11 @@ impl Server {
         format!("postgres://test@localhost/postgres?host={}", self.folder.path().display())
     }
 
+    /// The file of that socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
+    }
+
     /// What it wrote into its log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).expect("a log")
