@@ -139,7 +139,7 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// The revision stays, and so do lease, times and marks: a refresh in flight saves as if
     /// nothing had been. The rows need not change in one step.
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>>;
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>>;
 }
 
 impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
@@ -197,7 +197,7 @@ impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
         self.as_ref().scan(realm, after, limit)
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         self.as_ref().rewrite(rewrites)
     }
 }

@@ -8,8 +8,8 @@
 //!
 //! The stores are a PostgreSQL server of the bench's own and a SQLite file, both in a temporary
 //! folder; the provider is a process of its own and answers at once. The two sides of a ratio alternate
-//! in one run, so that whatever else the machine does befalls both. All of it goes by the production
-//! clock.
+//! in one run, so that whatever else the machine does befalls both. Only the managers whose users are
+//! refreshed have a clock of their own, which moves on until the tokens are due.
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout)]
@@ -58,7 +58,7 @@ fn main() -> harness::Outcome {
         seal::overhead(&server, size).await?;
         claims::ungranted_wal(&server, size).await?;
         warm_start::time(&server, size).await?;
-        reseal::beside_single_rows(&server, size).await?;
+        reseal::beside_single_rows(size).await?;
         refresh::beside_bare(&server, size).await
     })
 }

@@ -16,15 +16,17 @@ use crate::warm_start::{copies, log_in};
 use crate::{Size, count, median};
 
 /// How many rows are read by one statement.
-const PAGE: usize = 200;
+const PAGE: usize = 500;
 
-pub(crate) async fn beside_single_rows(server: &Server, size: Size) -> Outcome {
+/// On a server whose commits wait for the disk, as in production.
+pub(crate) async fn beside_single_rows(size: Size) -> Outcome {
+    let server = Server::start_durable();
     let hurdlr = Hurdlr::builder("client-id", "client-secret".into()).build()?;
-    let store = PostgresStore::at(server.url()).schema("reseal").open_plaintext().await?;
+    let store = PostgresStore::at(server.url()).open_plaintext().await?;
     store.migrate().await?;
     log_in(&hurdlr, store.clone(), 1).await?;
     let pool = PgPool::connect(&server.url()).await?;
-    sqlx::query(copies("reseal.hurdlr_tokens", size.resealed - 1)).execute(&pool).await?;
+    sqlx::query(copies("hurdlr_tokens", size.resealed - 1)).execute(&pool).await?;
     let realm = Arc::new(hurdlr.realm());
 
     let key = |secret: &[u8; 32]| SealingKey::from_bytes(&secret.to_vec().into());
@@ -84,7 +86,7 @@ async fn single_rows(store: &PostgresStore, realm: &Arc<Realm>, rows: usize) -> 
             let old = row.token.ok_or("a row without a token")?.payload;
             let new = SecretBox::new(Box::new(old.expose_secret().clone()));
             let rewrite = Rewrite { key: key.clone(), version: row.version, old, new };
-            changed += usize::from(store.rewrite(&[rewrite]).await? == [true]);
+            changed += usize::from(store.rewrite(vec![rewrite]).await? == [true]);
             after = Some(key);
         }
         if read < PAGE {

@@ -380,7 +380,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         })
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         Box::pin(async move {
             let keys: Vec<_> =
                 rewrites.iter().map(|rewrite| self.stored_key(&rewrite.key)).collect();
@@ -401,7 +401,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
                 }
             }
             let mut done = vec![false; rewrites.len()];
-            for (place, is_done) in places.into_iter().zip(self.store.rewrite(&sealed).await?) {
+            for (place, is_done) in places.into_iter().zip(self.store.rewrite(sealed).await?) {
                 done[place] = is_done;
             }
             Ok(done)

@@ -33,7 +33,6 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use super::{
     Claim, Claimed, DueCursor, DueRow, KeyRing, ReadRow, Realm, Release, Rewrite, Row, Sealed,
@@ -453,13 +452,10 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
         })
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         Box::pin(async move {
             let doing = "rewrite";
-            let values = rewrites_as_json(rewrites)?;
-            let values = std::str::from_utf8(&values)
-                .map_err(|_| Error::store("the rows to rewrite are no text"))?;
-            let args = [Arg::Text(values)];
+            let args = [Arg::Rewrites(&rewrites)];
             let changed = self.run(doing, &self.0.statements.rewrite, &args).await?.rows;
             let texts = |row: &DB::Row| decode::key_texts(row);
             let changed: Result<HashSet<_>, _> = changed.iter().map(texts).collect();
@@ -497,42 +493,6 @@ fn json(rows: impl Iterator<Item = impl serde::Serialize>) -> String {
     let rows: Vec<_> = rows.collect();
     // Texts and numbers can always be written.
     serde_json::to_string(&rows).unwrap_or_default()
-}
-
-/// The rows of a rewrite as JSON, in a buffer that is wiped. An old payload may be in plaintext.
-fn rewrites_as_json(rewrites: &[Rewrite]) -> Result<Zeroizing<Vec<u8>>, Error> {
-    // Large enough from the start, since a buffer that grows leaves copies behind.
-    let payloads = rewrites.iter().map(|Rewrite { old, new, .. }| {
-        2 * (old.expose_secret().len() + new.expose_secret().len())
-    });
-    let rest_of_a_row = 4_096;
-    let room = payloads.map(|payloads| payloads + rest_of_a_row).sum();
-    let mut json = Zeroizing::new(Vec::with_capacity(room));
-    let rows: Vec<_> = rewrites
-        .iter()
-        .map(|Rewrite { key, version, old, new }| {
-            let [old, new] = [old, new].map(|payload| Hex(payload.expose_secret()));
-            (key.texts(), version.incarnation, version.revision, old, new)
-        })
-        .collect();
-    serde_json::to_writer(&mut *json, &rows)
-        .map_err(|_| Error::store("the rows to rewrite cannot be written as JSON"))?;
-    Ok(json)
-}
-
-/// Bytes that are written in hexadecimal.
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl serde::Serialize for Hex<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
 }
 
 fn key_args(key: &StoreKey) -> [Arg<'_>; 5] {

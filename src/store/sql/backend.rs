@@ -8,6 +8,7 @@ use sqlx::{ColumnIndex, Decode, SqlStr, Type};
 use super::fault::{Fault, KnownFault};
 use super::statements::Dialect;
 use crate::error::Error;
+use crate::store::Rewrite;
 
 /// A database that [`SqlStore`](super::SqlStore) works on: sqlx's `Sqlite` or `Postgres`.
 pub trait Backend: sqlx::Database<Row: Columns> {
@@ -81,6 +82,8 @@ pub enum Arg<'a> {
     Number(i64),
     Bytes(&'a [u8]),
     Flag(bool),
+    /// Several arguments, whose number does not depend on that of the rows.
+    Rewrites(&'a [Rewrite]),
 }
 
 /// A row of a result, by its columns' names. It stands for bounds that sqlx wants repeated at each

@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{Arguments, ConnectOptions, Postgres, SqlStr};
@@ -92,13 +93,9 @@ impl Backend for Postgres {
         keys: "SELECT place, value ->> 0 AS api_version, value ->> 1 AS environment, \
                value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
                FROM jsonb_array_elements(CAST($1 AS JSONB)) WITH ORDINALITY AS key (value, place)",
-        rewrites: "SELECT value -> 0 ->> 0 AS in_version, value -> 0 ->> 1 AS in_environment, \
-                   value -> 0 ->> 2 AS in_client, value -> 0 ->> 3 AS of_kind, \
-                   value -> 0 ->> 4 AS of_subject, CAST(value ->> 1 AS BIGINT) AS at_incarnation, \
-                   CAST(value ->> 2 AS BIGINT) AS at_revision, \
-                   decode(value ->> 3, 'hex') AS old_payload, \
-                   decode(value ->> 4, 'hex') AS new_payload \
-                   FROM jsonb_array_elements(CAST($1 AS JSONB)) AS rewrite (value)",
+        rewrites: "SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9) AS rewrite \
+                   (in_version, in_environment, in_client, of_kind, of_subject, \
+                   at_incarnation, at_revision, old_payload, new_payload)",
         has_tables: "SELECT 1 WHERE to_regclass('{schema}') IS NOT NULL",
         schema: Some([
             "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
@@ -177,6 +174,19 @@ impl Backend for Postgres {
             Arg::Number(number) => arguments.add(number),
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
+            Arg::Rewrites(rewrites) => {
+                let rows = || rewrites.iter();
+                for part in 0..5 {
+                    arguments.add(rows().map(|it| it.key.texts()[part]).collect::<Vec<_>>())?;
+                }
+                let versions = rows().map(|it| [it.version.incarnation, it.version.revision]);
+                for part in 0..2 {
+                    let numbers = versions.clone().map(|version| i64::try_from(version[part]));
+                    arguments.add(numbers.collect::<Result<Vec<_>, _>>()?)?;
+                }
+                arguments.add(rows().map(|it| &**it.old.expose_secret()).collect::<Vec<_>>())?;
+                arguments.add(rows().map(|it| &**it.new.expose_secret()).collect::<Vec<_>>())
+            }
         }
     }
 

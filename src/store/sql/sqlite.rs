@@ -4,6 +4,8 @@ mod file;
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretBox};
+use serde_json::{Value, json};
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow,
@@ -16,6 +18,7 @@ use super::fault::{Fault, FaultClass, KnownFault};
 use super::statements::Dialect;
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
+use crate::store::Rewrite;
 
 /// How long a statement waits for another process's, which may wait for a slow disk.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,11 +89,14 @@ impl Backend for Sqlite {
         keys: "SELECT key + 1 AS place, value ->> 0 AS api_version, value ->> 1 AS environment, \
                value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
                FROM json_each($1)",
+        // Each payload is a part of $2, from where and as long as $1 says.
         rewrites: "SELECT value ->> '$[0][0]' AS in_version, value ->> '$[0][1]' AS in_environment, \
                    value ->> '$[0][2]' AS in_client, value ->> '$[0][3]' AS of_kind, \
-                   value ->> '$[0][4]' AS of_subject, value ->> 1 AS at_incarnation, \
-                   value ->> 2 AS at_revision, unhex(value ->> 3) AS old_payload, \
-                   unhex(value ->> 4) AS new_payload FROM json_each($1)",
+                   value ->> '$[0][4]' AS of_subject, \
+                   value ->> 1 AS at_incarnation, value ->> 2 AS at_revision, \
+                   substr($2, value ->> '$[3][0]', value ->> '$[3][1]') AS old_payload, \
+                   substr($2, value ->> '$[4][0]', value ->> '$[4][1]') AS new_payload \
+                   FROM json_each($1)",
         has_tables: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{prefix}schema'",
         schema: None,
         migrations: &[&[
@@ -182,6 +188,21 @@ impl Backend for Sqlite {
             Arg::Number(number) => arguments.add(number),
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
+            Arg::Rewrites(rewrites) => {
+                let mut payloads = Vec::new();
+                let mut place = |payload: &SecretBox<Vec<u8>>| {
+                    let payload = payload.expose_secret();
+                    payloads.extend_from_slice(payload);
+                    [payloads.len() + 1 - payload.len(), payload.len()]
+                };
+                let mut row = |Rewrite { key, version, old, new }: &Rewrite| {
+                    let (incarnation, revision) = (version.incarnation, version.revision);
+                    json!([key.texts(), incarnation, revision, place(old), place(new)])
+                };
+                let rows: Value = rewrites.iter().map(&mut row).collect();
+                arguments.add(rows.to_string())?;
+                arguments.add(payloads)
+            }
         }
     }
 

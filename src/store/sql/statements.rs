@@ -26,7 +26,7 @@ pub struct Dialect {
     pub greatest: &'static str,
     /// A table of the keys to read, with the place of each, from a JSON array.
     pub keys: &'static str,
-    /// A table of the rewrites, from a JSON array of key, version, old and new payload.
+    /// A table of the rewrites, from the arguments that stand for them.
     pub rewrites: &'static str,
     /// Returns a row if the tables were made.
     pub has_tables: &'static str,
