@@ -40,7 +40,7 @@ use super::{
 };
 use crate::error::Error;
 
-/// How often a statement is tried that the database rolled back, or whose connection was lost.
+/// Tries of a statement that the database rolled back, or whose connection was lost.
 const TRIES: u32 = 16;
 
 /// One redeemed login in so many removes those whose time has passed.
@@ -58,8 +58,7 @@ struct Shared<DB: Backend> {
     settings: Settings,
 }
 
-/// Where an [`SqlStore`] is and what its tables are called. Made by [`SqlStore::at`] and
-/// [`SqlStore::on`].
+/// The settings of an [`SqlStore`], made by [`SqlStore::at`] and [`SqlStore::on`].
 #[must_use = "a store is there once it was opened"]
 pub struct SqlStoreBuilder<DB: Backend> {
     place: Place<DB>,
@@ -142,7 +141,7 @@ impl<DB: Backend> SqlStore<DB> {
         let rows = self.run(doing, &statements.schema_version, &[]).await?.rows;
         let version = rows.first().map(|row| backend::Columns::number(row, "version")).transpose();
         let version = version.map_err(failed::<DB>(doing))?.flatten().unwrap_or(0);
-        let known = DB::DIALECT.migrations.len();
+        let known = statements.migrations.len();
         match usize::try_from(version) {
             Ok(version) if version <= known => Ok(version),
             _ => Err(Error::store(format!(
@@ -225,7 +224,7 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
         Self { place, settings }
     }
 
-    /// What the tables' names begin with: a-z, 0-9 and `_`. `hurdlr_` if nothing is said.
+    /// The prefix of the tables' names: a-z, 0-9 and `_`. `hurdlr_` if nothing is said.
     pub fn table_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings.table_prefix = prefix.into();
         self
@@ -285,7 +284,9 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             for keys in keys.chunks(KEYS_AT_ONCE) {
                 let before = rows.len();
                 rows.resize_with(before + keys.len(), || Ok(None));
-                let keys = json(keys.iter().map(StoreKey::texts));
+                let keys: Vec<_> = keys.iter().map(StoreKey::texts).collect();
+                // Texts can always be written.
+                let keys = serde_json::to_string(&keys).unwrap_or_default();
                 let args = [Arg::Text(&keys)];
                 for found in self.run(doing, &self.0.statements.read, &args).await?.rows {
                     // The first place is 1.
@@ -327,7 +328,9 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
                 }
                 // The row was removed between two of the statements.
             }
-            Err(unsettled("claim the row"))
+            Err(Error::store(
+                "the store could not claim the row: it is being created and deleted concurrently",
+            ))
         })
     }
 
@@ -476,23 +479,10 @@ fn failed<DB: Backend>(doing: &str) -> impl Fn(sqlx::Error) -> Error {
     move |error| Fault::of::<DB>(&error).into_error(doing)
 }
 
-fn unsettled(doing: &str) -> Error {
-    Error::store(format!(
-        "the store could not {doing}: the row is being created and deleted concurrently"
-    ))
-}
-
 /// Lets the others of a contention pass: up to 5 ms at first, 80 ms in the end.
 async fn pause(tries: u32) {
     tokio::time::sleep(Duration::from_micros(fastrand::u64(..=5_000 * u64::from(tries.min(16)))))
         .await;
-}
-
-/// A JSON array, by which a statement takes any number of rows.
-fn json(rows: impl Iterator<Item = impl serde::Serialize>) -> String {
-    let rows: Vec<_> = rows.collect();
-    // Texts and numbers can always be written.
-    serde_json::to_string(&rows).unwrap_or_default()
 }
 
 fn key_args(key: &StoreKey) -> [Arg<'_>; 5] {

@@ -224,7 +224,7 @@ struct Connector<DB: Backend>(Arc<DB::Target>);
 
 struct Pooled<DB: Backend> {
     connection: DB::Connection,
-    /// When its last statement ended.
+    /// The end of its last statement.
     used: Instant,
 }
 

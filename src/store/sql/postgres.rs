@@ -101,36 +101,14 @@ impl Backend for Postgres {
             "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
             "CREATE SCHEMA IF NOT EXISTS \"{schema_name}\"",
         ]),
-        migrations: &[&[
-            "CREATE TABLE IF NOT EXISTS {tokens} (
-                api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
-                kind TEXT NOT NULL, subject TEXT NOT NULL,
-                incarnation BIGINT NOT NULL, revision BIGINT NOT NULL,
-                payload BYTEA, stamped_at BIGINT NOT NULL, obtained_at BIGINT, due_at BIGINT,
-                holder BIGINT, leased_until BIGINT, not_before BIGINT,
-                refused BOOLEAN NOT NULL, in_flight BOOLEAN NOT NULL,
-                PRIMARY KEY ({key})
-            )",
-            "CREATE INDEX IF NOT EXISTS \"{prefix}tokens_due\" \
-             ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
-             WHERE NOT refused",
-            "CREATE TABLE IF NOT EXISTS {logins} (
-                state BYTEA PRIMARY KEY, keep_until BIGINT NOT NULL, redeemed_by BIGINT NOT NULL
-            )",
-            "CREATE INDEX IF NOT EXISTS \"{prefix}logins_kept\" ON {logins} (keep_until)",
-            "CREATE TABLE IF NOT EXISTS {schema} (version BIGINT PRIMARY KEY)",
-            "INSERT INTO {schema} (version) VALUES (1) ON CONFLICT DO NOTHING",
-        ]],
+        types: ["BIGINT", "BYTEA", "BOOLEAN"],
+        table_options: "",
     };
 
     const FAULTS: &'static [KnownFault] = FAULTS;
-
     const ONE_WRITER: bool = false;
-
     const CONNECTIONS: usize = 10;
-
     const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-
     const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
     type Target = Target;
@@ -240,7 +218,8 @@ fn sqlstate(error: &sqlx::Error) -> String {
 #[rustfmt::skip]
 const FAULTS: &[KnownFault] = {
     use FaultClass::{Conflict, Lost, Permanent, Refused, RolledBack, Temporary};
-    &[        ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
+    &[
+        ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
         ("0A000", Permanent, "the server does not have what the store needs"),
         ("23505, 42710, 42P06, 42P07", Conflict, "others made the same object at the same time"),
         ("25006", Refused, "the server is read-only: the URL has to lead to the primary, on which \

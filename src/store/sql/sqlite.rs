@@ -20,7 +20,7 @@ use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
 use crate::store::Rewrite;
 
-/// How long a statement waits for another process's, which may wait for a slow disk.
+/// Longest wait of a statement for another process's, which may wait for a slow disk.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keeps tokens in a SQLite file that several processes of one machine share.
@@ -99,27 +99,8 @@ impl Backend for Sqlite {
                    FROM json_each($1)",
         has_tables: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{prefix}schema'",
         schema: None,
-        migrations: &[&[
-            "CREATE TABLE IF NOT EXISTS {tokens} (
-                api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
-                kind TEXT NOT NULL, subject TEXT NOT NULL,
-                incarnation INTEGER NOT NULL, revision INTEGER NOT NULL,
-                payload BLOB, stamped_at INTEGER NOT NULL, obtained_at INTEGER, due_at INTEGER,
-                holder INTEGER, leased_until INTEGER, not_before INTEGER,
-                refused INTEGER NOT NULL, in_flight INTEGER NOT NULL,
-                PRIMARY KEY ({key})
-            ) STRICT",
-            "CREATE INDEX IF NOT EXISTS \"{prefix}tokens_due\" \
-             ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
-             WHERE NOT refused",
-            "CREATE TABLE IF NOT EXISTS {logins} (
-                state BLOB PRIMARY KEY, keep_until INTEGER NOT NULL,
-                redeemed_by INTEGER NOT NULL
-            ) STRICT, WITHOUT ROWID",
-            "CREATE INDEX IF NOT EXISTS \"{prefix}logins_kept\" ON {logins} (keep_until)",
-            "CREATE TABLE IF NOT EXISTS {schema} (version INTEGER PRIMARY KEY) STRICT",
-            "INSERT INTO {schema} (version) VALUES (1) ON CONFLICT DO NOTHING",
-        ]],
+        types: ["INTEGER", "BLOB", "INTEGER"],
+        table_options: "STRICT",
     };
 
     const FAULTS: &'static [KnownFault] = FAULTS;
@@ -129,9 +110,7 @@ impl Backend for Sqlite {
     const ONE_WRITER: bool = true;
 
     const CONNECTIONS: usize = 3;
-
     const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
-
     const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
     type Target = SqliteConnectOptions;
@@ -143,7 +122,7 @@ impl Backend for Sqlite {
             .busy_timeout(BUSY_TIMEOUT)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            // What is forgotten or replaced does not stay in the file's free space.
+            // Values that are forgotten or replaced do not stay in the file's free space.
             .pragma("secure_delete", "ON"))
     }
 
