@@ -13,7 +13,7 @@ use url::{Url, form_urlencoded};
 
 use crate::harness::Outcome;
 
-/// What all bare users share.
+/// State shared by all bare users.
 pub(crate) struct Loop {
     pub(crate) pool: Pool,
     pub(crate) claim: Arc<str>,

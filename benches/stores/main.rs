@@ -1,15 +1,15 @@
-//! What durable stores cost: a refresh through the manager beside the bare statements and request,
-//! a restart with many users, a seal and a walk that seals anew, the memory of a cached user, round
-//! trips, and claims that are not granted.
+//! The cost of durable stores: a refresh through the manager beside the bare statements and
+//! request, a restart with many users, a seal and a walk that seals anew, the memory of a cached
+//! user, round trips, and claims that are not granted.
 //!
 //! ```text
 //! cargo bench --bench stores
 //! ```
 //!
 //! The stores are a PostgreSQL server of the bench's own and a SQLite file, both in a temporary
-//! folder; the provider is a process of its own and answers at once. The two sides of a ratio alternate
-//! in one run, so that whatever else the machine does befalls both. Only the managers whose users are
-//! refreshed have a clock of their own, which moves on until the tokens are due.
+//! folder; the provider is a process of its own and answers at once. The two sides of a ratio
+//! alternate in one run, so that whatever else the machine does befalls both. Only the managers
+//! whose users are refreshed have a clock of their own, which moves on until the tokens are due.
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout)]
@@ -63,9 +63,9 @@ fn main() -> harness::Outcome {
     })
 }
 
-/// Has itself built with what it needs. A feature that a bench needs can be one of this crate as its
-/// own dev-dependency, but then all tests and examples would have it, and would wait for SQLite to
-/// be compiled.
+/// Has itself built with what it needs. A feature that a bench needs can be one of this crate as
+/// its own dev-dependency, but then all tests and examples would have it, and would wait for SQLite
+/// to be compiled.
 #[cfg(not(all(feature = "postgres", feature = "sqlite")))]
 fn main() -> std::process::ExitCode {
     use std::process::{Command, ExitCode};

@@ -15,8 +15,8 @@ use crate::{Size, count};
 /// How many callers read at once.
 const AT_ONCE: usize = 64;
 
-/// What this process grows by while users are read from PostgreSQL for the first time. It has to be
-/// the first measure of a process: what an earlier one freed would be used again.
+/// Measures the growth of this process while users are read from PostgreSQL for the first time. It
+/// has to be the first measure of a process: what an earlier one freed would be used again.
 pub(crate) async fn of_a_user(server: &Server, size: Size) -> Outcome {
     let hurdlr = Hurdlr::builder("client-id", "client-secret".into()).build()?;
     let store = PostgresStore::at(server.url()).schema("memory").open_plaintext().await?;

@@ -22,7 +22,7 @@ use crate::{Size, count, median};
 /// How many refreshes are under way at once: the manager's own bound.
 const AT_ONCE: usize = 64;
 
-/// As many connections as [`PostgresStore::at`] opens.
+/// The number of connections that [`PostgresStore::at`] opens.
 const CONNECTIONS: u32 = 10;
 
 pub(crate) async fn beside_bare(server: &Server, size: Size) -> Outcome {
@@ -146,8 +146,8 @@ async fn statements_sent(server: &Server, provider: &Provider, size: Size) -> Ou
     Ok(count(logged() - before) / count(size.users))
 }
 
-/// Round trips of a refresh, as a proxy on the way to the server counts them, and how many refreshes a
-/// network with 20 ms each way allows.
+/// Round trips of a refresh, as a proxy on the way to the server counts them, and how many
+/// refreshes a network with 20 ms each way allows.
 async fn over_a_network(server: &Server, provider: &Provider, size: Size) -> Outcome {
     let network = Network::to(server.socket()).await?;
     let store = PostgresStore::at(network.url()).schema("refresh").open_plaintext().await?;

@@ -36,7 +36,7 @@ pub(crate) async fn beside_single_rows(size: Size) -> Outcome {
         KeyRing::new(first.clone()).with_opening_key(other.clone())
     };
     let (mut from, mut to) = (ring(&other, &one), ring(&one, &other));
-    // What is in plaintext is sealed by the first walk, which is a warm-up.
+    // The first walk seals the plaintext, and is a warm-up.
     walk(&store, &from, &realm, true, size.resealed).await?;
     single_rows(&store, &realm, size.resealed).await?;
     let (mut ratios, mut rates) = (Vec::new(), Vec::new());

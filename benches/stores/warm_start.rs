@@ -23,7 +23,7 @@ const AT_ONCE: usize = 64;
 /// From opening the store until its first users were served, on each database. What is read is
 /// sealed; the rest of the table is copies of one row.
 pub(crate) async fn time(server: &Server, size: Size) -> Outcome {
-    // Who would answer is not there, so that a request could not go unnoticed.
+    // Nobody answers, so that a request could not go unnoticed.
     let provider = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     provider.set_nonblocking(true)?;
     let hurdlr = Hurdlr::builder("client-id", "client-secret".into())

@@ -4,8 +4,8 @@
 //! there is nothing to lock, to hold open or to clean up.
 //!
 //! A statement that the database rolled back for the sake of others is executed again. So is one
-//! whose connection was lost, although it may have been executed: `docs/design.md` says for each why
-//! it may be.
+//! whose connection was lost, although it may have been executed: `docs/design.md` says for each
+//! why it may be.
 
 mod backend;
 use backend::{Arg, Backend, Settings};
@@ -46,7 +46,7 @@ const TRIES: u32 = 16;
 /// One redeemed login in so many removes those whose time has passed.
 const CLEAN_ONE_IN: u8 = 16;
 
-/// So many keys are looked up by one statement.
+/// The most keys that one statement looks up.
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// Keeps tokens in an SQL database: a [`SqliteStore`] or a [`PostgresStore`].
@@ -83,9 +83,9 @@ impl<DB: Backend> SqlStore<DB> {
     ///
     /// A statement costs more than by [`at`](Self::at), since sqlx's pool pings the server whenever
     /// a connection is given back, in a task that it spawns: two round trips, during which nobody
-    /// else has the connection, and with glibc's allocator 6.6 KB that stay with each user. What the
-    /// store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say what the
-    /// pool's options should be.
+    /// else has the connection, and with glibc's allocator 6.6 KB that stay with each user. What
+    /// the store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say
+    /// what the pool's options should be.
     pub fn on(pool: sqlx::Pool<DB>) -> SqlStoreBuilder<DB> {
         SqlStoreBuilder::new(Place::Pool(pool))
     }
@@ -152,8 +152,8 @@ impl<DB: Backend> SqlStore<DB> {
         }
     }
 
-    /// Executes the steps of a migration. Not in one transaction, which some engines do not have for
-    /// definitions: each can be repeated, so whoever finds one half done goes on from there.
+    /// Executes the steps of a migration. Not in one transaction, which some engines do not have
+    /// for definitions: each can be repeated, so whoever finds one half done goes on from there.
     async fn apply(&self, steps: &[Statement]) -> Result<(), Fault> {
         // Creating a schema needs a right even where there is nothing to create.
         if let Some([find, create]) = &self.0.statements.schema

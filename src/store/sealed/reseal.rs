@@ -51,7 +51,7 @@ pub struct Resealed {
     pub outcome: ResealOutcome,
 }
 
-/// What became of a row.
+/// The outcome for a row.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ResealOutcome {

@@ -47,10 +47,10 @@ use crate::error::Error;
 /// # Connections
 ///
 /// [`at`](Self::at) takes a URL such as `postgres://user:password@host:5432/database`, with the
-/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq. It opens up to
-/// 10 connections. One that the server ended, or on which it is read-only, is replaced, and the
-/// statement is repeated: a restart or a failover that takes less than 5 s costs no call. A statement
-/// that is not answered within 10 s fails; the server ends it half a second earlier.
+/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq. It opens up
+/// to 10 connections. One that the server ended, or on which it is read-only, is replaced, and the
+/// statement is repeated: a restart or a failover that takes less than 5 s costs no call. A
+/// statement that is not answered within 10 s fails; the server ends it half a second earlier.
 ///
 /// `docs/databases.md` in the repository says what parameters, poolers, roles and replication need,
 /// and has a table of all errors.
@@ -76,9 +76,9 @@ impl SqlStoreBuilder<Postgres> {
         self
     }
 
-    /// The most connections that a store [`at`](SqlStore::at) a URL opens; 10 if nothing is said. All
-    /// processes together must stay below the server's `max_connections`. A pool of the app's has
-    /// its own.
+    /// The most connections that a store [`at`](SqlStore::at) a URL opens; 10 if nothing is said.
+    /// All processes together must stay below the server's `max_connections`. A pool of the app's
+    /// has its own.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.settings.max_connections = usize::try_from(connections).unwrap_or(usize::MAX);
         self

@@ -47,8 +47,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// # }
 /// ```
 ///
-/// The URL is `sqlite:///var/lib/app/tokens.db`, or `sqlite:` and a path. The only parameter that can
-/// be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
+/// The URL is `sqlite:///var/lib/app/tokens.db`, or `sqlite:` and a path. The only parameter that
+/// can be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
 ///
 /// A file that the app has open can be used too: see `docs/databases.md` in the repository, which
 /// also tells how to back a file up. The pool's connections must be in WAL mode with
@@ -74,8 +74,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 pub type SqliteStore = SqlStore<Sqlite>;
 
 impl SqlStoreBuilder<Sqlite> {
-    /// Allows files that their group may read and write, as Kubernetes makes them by `fsGroup`. What
-    /// the store makes then has mode 0660, and its directory 0770.
+    /// Allows files that their group may read and write, as Kubernetes makes them by `fsGroup`.
+    /// What the store makes then has mode 0660, and its directory 0770.
     pub fn allow_group_access(mut self) -> Self {
         self.settings.group_access = true;
         self
@@ -90,7 +90,8 @@ impl Backend for Sqlite {
                value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
                FROM json_each($1)",
         // Each payload is a part of $2, from where and as long as $1 says.
-        rewrites: "SELECT value ->> '$[0][0]' AS in_version, value ->> '$[0][1]' AS in_environment, \
+        rewrites: "SELECT value ->> '$[0][0]' AS in_version, \
+                   value ->> '$[0][1]' AS in_environment, \
                    value ->> '$[0][2]' AS in_client, value ->> '$[0][3]' AS of_kind, \
                    value ->> '$[0][4]' AS of_subject, \
                    value ->> 1 AS at_incarnation, value ->> 2 AS at_revision, \

@@ -108,8 +108,8 @@ const RELEASE: &str = "UPDATE {tokens} SET in_flight = in_flight OR $11, \
      holder = CASE WHEN holder = $8 THEN NULL ELSE holder END \
      WHERE {is_version}";
 
-/// Redeems a state that is not there, or was and is to be remembered no longer. The redeemer's random
-/// number lets a repeated statement find that the first one had taken effect.
+/// Redeems a state that is not there, or was and is to be remembered no longer. The redeemer's
+/// random number lets a repeated statement find that the first one had taken effect.
 const REDEEM: &str = "INSERT INTO {logins} AS held (state, keep_until, redeemed_by) \
      VALUES ($1, {now} + $2, $3) ON CONFLICT (state) DO UPDATE \
      SET keep_until = excluded.keep_until, redeemed_by = excluded.redeemed_by \

@@ -33,7 +33,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Parses a URL. It may hold a password, so an error quotes nothing of it but a parameter's name.
+    /// Parses a URL. It may hold a password, so an error quotes nothing of it but a parameter's
+    /// name.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
         let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();

@@ -9,8 +9,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::error::Error;
 
-/// Makes the file that a URL names, unless it is there, and refuses one that others may open or that
-/// processes cannot share.
+/// Makes the file that a URL names, unless it is there, and refuses one that others may open or
+/// that processes cannot share.
 pub(super) fn prepare(url: &str, group_access: bool) -> Result<SqliteConnectOptions, Error> {
     let (options, creates) = options(url)?;
     let path = options.get_filename();
