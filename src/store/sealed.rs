@@ -152,10 +152,10 @@ impl<S: TokenStore> Sealed<S> {
 
     /// Walks the rows of `realm` and seals those anew that are not under the first key.
     ///
-    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches. A row
-    /// is changed only if its version and its sealed value are still those that were read, and
-    /// keeps its revision: a refresh under way saves as if nothing had been. Any number of
-    /// processes may walk at once.
+    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches,
+    /// and the next batch is read while one is changed. A row is changed only if its version and
+    /// its sealed value are still those that were read, and keeps its revision: a refresh under way
+    /// saves as if nothing had been. Any number of processes may walk at once.
     ///
     /// ```
     /// # use hurdlr_oauth2::{Hurdlr, secrecy::SecretString};
