@@ -35,13 +35,13 @@ use crate::error::Error;
 /// The future that a store's methods return.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// Where tokens are kept, shared by all processes that look after the same users.
+/// Keeps tokens, for all processes that look after the same users.
 ///
 /// A store keeps one [`Row`] per [`StoreKey`]. Each method is one atomic step by the store's own
 /// clock. Only spans are handed in and out, so that no two machines' clocks are ever compared.
 /// A span is never longer when it is read than when it was handed in, and a token never younger,
-/// even if that clock is set back. Nothing is held open between two calls: a claim is a lease, which ends by
-/// itself.
+/// even if that clock is set back. Nothing is held open between two calls: a claim is a lease,
+/// which ends by itself.
 ///
 /// A failure is an error of kind [`Store`](crate::ErrorKind::Store), made by [`Error::store`]. Any
 /// call may have taken effect although it failed. An error about a row that cannot be read is
@@ -133,13 +133,13 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>>;
 
-    /// Puts `new` in the place of the payload `old` of each row that is still at `version` and whose
-    /// payload is `old`, byte for byte, and changes nothing else. Says of each row, in their order,
-    /// whether it was. No key may repeat.
+    /// Puts `new` in the place of the payload `old` of each row that is still at `version` and
+    /// whose payload is `old`, byte for byte, and changes nothing else. Says of each row, in their
+    /// order, whether it was. No key may repeat.
     ///
     /// The revision stays, and so do lease, times and marks: a refresh in flight saves as if
     /// nothing had been. The rows need not change in one step.
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>>;
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>>;
 }
 
 impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
@@ -197,7 +197,7 @@ impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
         self.as_ref().scan(realm, after, limit)
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         self.as_ref().rewrite(rewrites)
     }
 }

@@ -98,7 +98,7 @@ async fn rewrite(
     texts: [&str; 2],
 ) -> Result<bool, Error> {
     let [old, new] = texts.map(|text| SecretBox::new(Box::new(text.into())));
-    let done = store.rewrite(&[Rewrite { key: key.clone(), version, old, new }]).await?;
+    let done = store.rewrite(vec![Rewrite { key: key.clone(), version, old, new }]).await?;
     Ok(done[0])
 }
 

@@ -163,13 +163,13 @@ async fn lost_answers_are_made_up_for() {
         };
         let state = [u8::from(prepared); 32];
         let rewrite = |old: &str, new: &str| {
-            [Rewrite { key: ann.clone(), version: AT, old: bytes(old), new: bytes(new) }]
+            vec![Rewrite { key: ann.clone(), version: AT, old: bytes(old), new: bytes(new) }]
         };
         if prepared {
-            assert_eq!(store.rewrite(&rewrite("x", "y")).await.unwrap(), [false]);
+            assert_eq!(store.rewrite(rewrite("x", "y")).await.unwrap(), [false]);
         }
         lose().await;
-        store.rewrite(&rewrite("one", "two")).await.unwrap();
+        store.rewrite(rewrite("one", "two")).await.unwrap();
         assert_eq!(payload(&store, &ann).await, b"two");
 
         if prepared {
@@ -371,7 +371,7 @@ async fn sqlite_walks_no_whole_table() {
     store.due(ann.realm(), None, 1).await.unwrap();
     store.scan(ann.realm(), None, 1).await.unwrap();
     let rewrite = Rewrite { key: ann.clone(), version: AT, old: bytes("a"), new: bytes("b") };
-    store.rewrite(&[rewrite]).await.unwrap();
+    store.rewrite(vec![rewrite]).await.unwrap();
     store.forget(&ann, Some(AT)).await.unwrap();
     store.forget(&ann, None).await.unwrap();
     // Those whose time has passed are removed by one in sixteen.

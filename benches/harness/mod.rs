@@ -6,8 +6,8 @@ use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use hurdlr_oauth2::Hurdlr;
 use hurdlr_oauth2::testing::{FakeHurdlr, Rotation};
+use hurdlr_oauth2::{Hurdlr, HurdlrBuilder};
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -78,9 +78,13 @@ impl Provider {
     /// A client of this provider, with its default settings.
     #[allow(dead_code, reason = "a bench may need one with settings of its own")]
     pub(crate) fn hurdlr(&self) -> Outcome<Hurdlr> {
+        Ok(self.builder().build()?)
+    }
+
+    /// A client of this provider, with settings of the caller's own.
+    pub(crate) fn builder(&self) -> HurdlrBuilder {
         let secret = self.client_secret.as_str().into();
-        let hurdlr = Hurdlr::builder(&self.client_id, secret);
-        Ok(hurdlr.environment(self.base_url.clone()).build()?)
+        Hurdlr::builder(&self.client_id, secret).environment(self.base_url.clone())
     }
 }
 

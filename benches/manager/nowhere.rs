@@ -67,7 +67,7 @@ impl TokenStore for Nowhere {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
-        Box::pin(async { Ok(vec![false; rewrites.len()]) })
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
+        Box::pin(async move { Ok(vec![false; rewrites.len()]) })
     }
 }

@@ -13,7 +13,7 @@ use url::{Url, form_urlencoded};
 
 use crate::harness::Outcome;
 
-/// What all bare users share.
+/// State shared by all bare users.
 pub(crate) struct Loop {
     pub(crate) pool: Pool,
     pub(crate) claim: Arc<str>,
@@ -101,6 +101,7 @@ macro_rules! save {
         let done = about!($user, &$user.shared.save)
             .bind(incarnation)
             .bind(revision)
+            .bind(incarnation)
             .bind(revision + 1)
             .bind($payload)
             .bind(0_i64)

@@ -1,14 +1,15 @@
-//! What durable stores cost: a refresh through the manager beside the bare statements and request,
-//! a restart with many users, a seal, and claims that are not granted.
+//! The cost of durable stores: a refresh through the manager beside the bare statements and
+//! request, a restart with many users, a seal and a walk that seals anew, the memory of a cached
+//! user, round trips, and claims that are not granted.
 //!
 //! ```text
 //! cargo bench --bench stores
 //! ```
 //!
 //! The stores are a PostgreSQL server of the bench's own and a SQLite file, both in a temporary
-//! folder; the provider is a process of its own and answers at once. The two sides of a ratio alternate
-//! in one run, so that whatever else the machine does befalls both. All of it goes by the production
-//! clock.
+//! folder; the provider is a process of its own and answers at once. The two sides of a ratio
+//! alternate in one run, so that whatever else the machine does befalls both. Only the managers
+//! whose users are refreshed have a clock of their own, which moves on until the tokens are due.
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout)]
@@ -25,7 +26,13 @@ mod bare;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod claims;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod memory;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod network;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod refresh;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod reseal;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod seal;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
@@ -46,17 +53,19 @@ fn main() -> harness::Outcome {
     let size = if measures { MEASURE } else { TRY };
     let server = postgres::Server::start();
     runtime.block_on(async {
+        memory::of_a_user(&server, size).await?;
         seal::time(size).await?;
         seal::overhead(&server, size).await?;
         claims::ungranted_wal(&server, size).await?;
         warm_start::time(&server, size).await?;
+        reseal::beside_single_rows(size).await?;
         refresh::beside_bare(&server, size).await
     })
 }
 
-/// Has itself built with what it needs. A feature that a bench needs can be one of this crate as its
-/// own dev-dependency, but then all tests and examples would have it, and would wait for SQLite to
-/// be compiled.
+/// Has itself built with what it needs. A feature that a bench needs can be one of this crate as
+/// its own dev-dependency, but then all tests and examples would have it, and would wait for SQLite
+/// to be compiled.
 #[cfg(not(all(feature = "postgres", feature = "sqlite")))]
 fn main() -> std::process::ExitCode {
     use std::process::{Command, ExitCode};
@@ -80,6 +89,13 @@ struct Size {
     rounds: usize,
     /// Refreshed in each, on each side.
     users: usize,
+    /// Rounds of refreshes over a slow network.
+    far_rounds: usize,
+    /// Read for the first time, for the memory they take.
+    cold_reads: usize,
+    /// Sealed anew by a walk.
+    resealed: usize,
+    walks: usize,
     starts: usize,
     /// In the store at a start.
     stored: usize,
@@ -95,6 +111,10 @@ struct Size {
 const MEASURE: Size = Size {
     rounds: 24,
     users: 512,
+    far_rounds: 5,
+    cold_reads: 50_000,
+    resealed: 10_000,
+    walks: 5,
     starts: 11,
     stored: 100_000,
     served: 1_000,
@@ -107,6 +127,10 @@ const MEASURE: Size = Size {
 const TRY: Size = Size {
     rounds: 1,
     users: 64,
+    far_rounds: 1,
+    cold_reads: 100,
+    resealed: 300,
+    walks: 1,
     starts: 1,
     stored: 200,
     served: 100,
@@ -123,6 +147,11 @@ impl Size {
             harness::figure(name, value, unit);
         }
     }
+}
+
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+fn count(n: usize) -> f64 {
+    u32::try_from(n).map_or(f64::INFINITY, f64::from)
 }
 
 #[cfg(all(feature = "postgres", feature = "sqlite"))]

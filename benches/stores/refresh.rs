@@ -3,24 +3,26 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent, TokenEvents, UserHandle};
+use hurdlr_oauth2::manager::{TokenEvent, TokenEvents, UserHandle};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::{PostgresStore, RowKind, SqliteStore, StoreKey, TokenStore};
-use hurdlr_oauth2::{Hurdlr, Token, TokenManager, UserId};
+use hurdlr_oauth2::testing::ManualClock;
+use hurdlr_oauth2::{Token, TokenManager, UserId};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::task::JoinSet;
 
 use crate::bare::{self, Answer, BareUser, Loop, Pool};
 use crate::harness::{Outcome, Provider};
+use crate::network::Network;
 use crate::postgres::Server;
 use crate::statements::overheard;
-use crate::{Size, median};
+use crate::{Size, count, median};
 
 /// How many refreshes are under way at once: the manager's own bound.
 const AT_ONCE: usize = 64;
 
-/// As many connections as [`PostgresStore::at`] opens.
+/// The number of connections that [`PostgresStore::at`] opens.
 const CONNECTIONS: u32 = 10;
 
 pub(crate) async fn beside_bare(server: &Server, size: Size) -> Outcome {
@@ -37,6 +39,7 @@ pub(crate) async fn beside_bare(server: &Server, size: Size) -> Outcome {
     rates.tell(size, "postgres");
     let statements = statements_sent(server, &provider, size).await?;
     size.figure("stores.postgres_statements", statements, "per refresh");
+    over_a_network(server, &provider, size).await?;
 
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("tokens.db");
@@ -80,21 +83,13 @@ async fn measured(
     pool: Pool,
     size: Size,
 ) -> Outcome<Rates> {
-    let hurdlr = provider.hurdlr()?;
-    let manager = manager(&hurdlr, store.clone())?;
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    for n in 0..size.users {
-        let user = UserId::new(format!("managed-{n}"))?;
-        ours.push(Managed::new(&manager, &user, hurdlr.client_credentials(&user).await?).await?);
-    }
-
-    // What a refresh says to the store is what the bare loop will say.
-    let mut first = ours.pop().ok_or("nobody to refresh")?;
-    first.refresh().await?;
-    let statements = overheard(first.refresh()).await?;
-    let [claim, save] = <[_; 2]>::try_from(statements)
+    // The bare loop executes the statements of a refresh.
+    let mut one = ManagedFleet::new(provider, store.clone(), "overheard", 1).await?;
+    one.refresh().await?;
+    let refreshing = async { one.refresh().await.map(drop) };
+    let [claim, save] = <[_; 2]>::try_from(overheard(refreshing).await?)
         .map_err(|other| format!("a refresh is two statements, and these are: {other:?}"))?;
-    ours.push(first);
+    let hurdlr = provider.hurdlr()?;
     let shared = Arc::new(Loop {
         pool,
         claim,
@@ -104,17 +99,16 @@ async fn measured(
         client_id: provider.client_id.clone(),
         client_secret: provider.client_secret.clone(),
     });
+    let mut bare = Vec::new();
     for n in 0..size.users {
         let user = UserId::new(format!("bare-{n}"))?;
         let token = hurdlr.client_credentials(&user).await?;
-        bare.push(bare_user(&shared, &manager, &store, &user, token).await?);
+        bare.push(bare_user(&shared, &one.manager, &store, &user, token).await?);
     }
 
-    let (mut ours, mut bare) = (Fleet::of(ours), Fleet::of(bare));
+    let mut ours = ManagedFleet::new(provider, store, "managed", size.users).await?;
+    let mut bare = Fleet::of(bare);
     let mut rates = Rates { ours: Vec::new(), bare: Vec::new() };
-    let per_second = |time: Duration| {
-        f64::from(u32::try_from(size.users).unwrap_or(u32::MAX)) / time.as_secs_f64()
-    };
     for round in 0..=size.rounds {
         let (our_time, bare_time) = if round % 2 == 0 {
             (ours.refresh().await?, bare.refresh().await?)
@@ -124,8 +118,8 @@ async fn measured(
         };
         // The first round is warming up.
         if round > 0 {
-            rates.ours.push(per_second(our_time));
-            rates.bare.push(per_second(bare_time));
+            rates.ours.push(per_second(size.users, our_time));
+            rates.bare.push(per_second(size.users, bare_time));
         }
     }
     Ok(rates)
@@ -135,14 +129,9 @@ async fn measured(
 async fn statements_sent(server: &Server, provider: &Provider, size: Size) -> Outcome<f64> {
     let url = format!("{}&options[log_statement]=all", server.url());
     let store = PostgresStore::at(url).schema("refresh").open_plaintext().await?;
-    let hurdlr = provider.hurdlr()?;
-    let manager = manager(&hurdlr, store)?;
-    let mut users = Vec::new();
-    for n in 0..size.users {
-        let user = UserId::new(format!("counted-{n}"))?;
-        users.push(Managed::new(&manager, &user, hurdlr.client_credentials(&user).await?).await?);
-    }
-    let mut users = Fleet::of(users);
+    let mut users = ManagedFleet::new(provider, store, "counted", size.users).await?;
+    // Opens all connections, each of which asks whether it can write.
+    users.refresh().await?;
     let logged = || {
         let log = server.log();
         let is_one =
@@ -154,21 +143,74 @@ async fn statements_sent(server: &Server, provider: &Provider, size: Size) -> Ou
         return Err("the server does not log what it executes".into());
     }
     users.refresh().await?;
-    let statements = u32::try_from(logged() - before)?;
-    Ok(f64::from(statements) / f64::from(u32::try_from(size.users)?))
+    Ok(count(logged() - before) / count(size.users))
 }
 
-/// One whose users are always due: read, they are served and refreshed in the background.
-fn manager(hurdlr: &Hurdlr, store: impl TokenStore) -> Outcome<TokenManager> {
-    let policy = RefreshPolicy::default()
-        .refresh_fraction(f64::MIN_POSITIVE)
-        .refresh_jitter(0.0)
-        // Otherwise so short a life would be refreshed once a second at most.
-        .initial_backoff(Duration::from_millis(1));
-    let manager = TokenManager::builder(hurdlr.clone(), store)
-        .max_concurrent_refreshes(AT_ONCE)
-        .refresh_policy(policy);
-    Ok(manager.build()?)
+/// Round trips of a refresh, as a proxy on the way to the server counts them, and how many
+/// refreshes a network with 20 ms each way allows.
+async fn over_a_network(server: &Server, provider: &Provider, size: Size) -> Outcome {
+    let network = Network::to(server.socket()).await?;
+    let store = PostgresStore::at(network.url()).schema("refresh").open_plaintext().await?;
+    let mut users = ManagedFleet::new(provider, store, "far", size.users).await?;
+    // Each connection prepares its statements.
+    users.refresh().await?;
+    let before = network.round_trips();
+    users.refresh().await?;
+    let round_trips = count(network.round_trips() - before) / count(size.users);
+    size.figure("stores.postgres_round_trips", round_trips, "per refresh");
+
+    network.set_delay(Duration::from_millis(20));
+    let mut rates = Vec::new();
+    for _ in 0..size.far_rounds {
+        rates.push(per_second(size.users, users.refresh().await?));
+    }
+    // Two round trips of 40 ms on each of ten connections.
+    let allowed = f64::from(CONNECTIONS) / 0.08;
+    size.figure("stores.postgres_at_20ms_share", median(rates) / allowed, "x");
+    Ok(())
+}
+
+fn per_second(users: usize, time: Duration) -> f64 {
+    count(users) / time.as_secs_f64()
+}
+
+/// The managed side: a fleet whose tokens are due whenever it is refreshed.
+pub(crate) struct ManagedFleet {
+    pub(crate) manager: TokenManager,
+    clock: ManualClock,
+    users: Fleet<Managed>,
+}
+
+impl ManagedFleet {
+    /// Logs `users` in, whose names begin with `name`.
+    pub(crate) async fn new(
+        provider: &Provider,
+        store: impl TokenStore,
+        name: &str,
+        users: usize,
+    ) -> Outcome<Self> {
+        let clock = ManualClock::new();
+        let hurdlr = provider.builder().clock(clock.clone()).build()?;
+        let manager = TokenManager::builder(hurdlr.clone(), store)
+            .max_concurrent_refreshes(AT_ONCE)
+            // Otherwise users would be compared with the store too, since so much time passes.
+            .revalidate_after(Duration::MAX)
+            .build()?;
+        let mut fleet = Vec::new();
+        for n in 0..users {
+            let user = UserId::new(format!("{name}-{n}"))?;
+            let token = hurdlr.client_credentials(&user).await?;
+            fleet.push(Managed::new(&manager, &user, token).await?);
+        }
+        Ok(Self { manager, clock, users: Fleet::of(fleet) })
+    }
+
+    /// Refreshes each user once, in the background.
+    pub(crate) async fn refresh(&mut self) -> Outcome<Duration> {
+        // By then a token of 90 days is due, and serves for another two weeks.
+        self.clock.advance(Duration::from_hours(76 * 24));
+        self.users.refresh().await
+    }
 }
 
 trait Refresh: Send + 'static {

@@ -1,4 +1,4 @@
-//! What a seal costs: by itself, and beside the save it belongs to.
+//! The cost of a seal: by itself, and beside the save it belongs to.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -68,7 +68,8 @@ pub(crate) async fn overhead(server: &Server, size: Size) -> Outcome {
     Ok(())
 }
 
-/// As long as the provider's example, which has a refresh token as long as its access token.
+/// A token as long as the provider's example, which has a refresh token as long as its access
+/// token.
 fn token() -> StoredToken {
     let secret = "0123456789abcdef".repeat(6);
     let payload = format!(

@@ -1,4 +1,4 @@
-//! Which statements a store sends: overheard from the driver, so that the bare loop sends the same.
+//! Listens to the driver for the statements of a store, so that the bare loop sends the same.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

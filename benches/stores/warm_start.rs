@@ -23,7 +23,7 @@ const AT_ONCE: usize = 64;
 /// From opening the store until its first users were served, on each database. What is read is
 /// sealed; the rest of the table is copies of one row.
 pub(crate) async fn time(server: &Server, size: Size) -> Outcome {
-    // Who would answer is not there, so that a request could not go unnoticed.
+    // Nobody answers, so that a request could not go unnoticed.
     let provider = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     provider.set_nonblocking(true)?;
     let hurdlr = Hurdlr::builder("client-id", "client-secret".into())
@@ -36,9 +36,9 @@ pub(crate) async fn time(server: &Server, size: Size) -> Outcome {
     };
     let store = open().await?;
     store.migrate().await?;
-    log_in(&hurdlr, store, size).await?;
+    log_in(&hurdlr, store, size.served).await?;
     let pool = PgPool::connect(&server.url()).await?;
-    sqlx::query(copies("warm.hurdlr_tokens", size)).execute(&pool).await?;
+    sqlx::query(copies("warm.hurdlr_tokens", size.stored - size.served)).execute(&pool).await?;
     sqlx::query("ANALYZE warm.hurdlr_tokens").execute(&pool).await?;
     let mut times = Vec::new();
     for _ in 0..size.starts {
@@ -51,9 +51,9 @@ pub(crate) async fn time(server: &Server, size: Size) -> Outcome {
     let open = async || Outcome::Ok(SqliteStore::at(&*url).open_sealed(keys()?).await?);
     let store = open().await?;
     store.migrate().await?;
-    log_in(&hurdlr, store, size).await?;
+    log_in(&hurdlr, store, size.served).await?;
     let pool = SqlitePool::connect(&url).await?;
-    sqlx::query(copies("hurdlr_tokens", size)).execute(&pool).await?;
+    sqlx::query(copies("hurdlr_tokens", size.stored - size.served)).execute(&pool).await?;
     let mut times = Vec::new();
     for _ in 0..size.starts {
         times.push(start(&hurdlr, &open, size).await?);
@@ -75,10 +75,11 @@ fn user(n: usize) -> Outcome<UserId> {
     Ok(UserId::new(format!("user-{n}"))?)
 }
 
-async fn log_in(hurdlr: &Hurdlr, store: impl TokenStore, size: Size) -> Outcome {
+/// Logs in `user-0`, `user-1` and so on.
+pub(crate) async fn log_in(hurdlr: &Hurdlr, store: impl TokenStore, users: usize) -> Outcome {
     let manager = TokenManager::builder(hurdlr.clone(), store).build()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    for n in 0..size.served {
+    for n in 0..users {
         let token = hurdlr.import(format!(
             r#"{{"access_token": "{n:064x}.{n:032x}", "refresh_token": "{n:064x}.{n:032x}",
                 "expires_in": 7776000, "created_at": {now}, "scope": "token"}}"#
@@ -88,11 +89,10 @@ async fn log_in(hurdlr: &Hurdlr, store: impl TokenStore, size: Size) -> Outcome 
     Ok(())
 }
 
-/// The others.
-fn copies(table: &str, size: Size) -> AssertSqlSafe<String> {
+/// Makes rows `other-1`, `other-2` and so on, each like that of `user-0`.
+pub(crate) fn copies(table: &str, others: usize) -> AssertSqlSafe<String> {
     const COPIED: &str = "incarnation, revision, payload, stamped_at, obtained_at, due_at, \
                           holder, leased_until, not_before, refused, in_flight";
-    let others = size.stored - size.served;
     AssertSqlSafe(format!(
         "WITH RECURSIVE numbers (n) AS \
          (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {others}) \

@@ -367,19 +367,19 @@ impl TokenStore for MemoryStore {
         })
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         self.step(move |tables| {
-            let mut rewrite = |Rewrite { key, version, old, new }: &Rewrite| {
-                let stored = tables.rows.get_mut(key).filter(|stored| stored.version == *version);
+            let rewrite = |Rewrite { key, version, old, new }: Rewrite| {
+                let stored = tables.rows.get_mut(&key).filter(|stored| stored.version == version);
                 match stored.and_then(|stored| stored.token.as_mut()) {
                     Some(token) if token.payload.expose_secret() == old.expose_secret() => {
-                        token.payload = SecretBox::new(Box::new(new.expose_secret().clone()));
+                        token.payload = new;
                         true
                     }
                     _ => false,
                 }
             };
-            rewrites.iter().map(&mut rewrite).collect()
+            rewrites.into_iter().map(rewrite).collect()
         })
     }
 }

@@ -64,7 +64,7 @@ const STORED: char = '\0';
 ///
 /// # What is in clear
 ///
-/// Who reads the table, or a backup of it, sees for each user: API version, environment, client id,
+/// A reader of the table, or of a backup, sees for each user: API version, environment, client id,
 /// kind, **user id** or with [`hash_users`](Self::hash_users) a hash of it; incarnation and
 /// revision, and so how often a token was refreshed; when it was obtained and is due; lease, pause
 /// and marks; the id of the key it is sealed with; and how long the token is, to the byte. Never a
@@ -143,8 +143,8 @@ impl<S: TokenStore> Sealed<S> {
         Self { seal: Arc::new(seal), ..self }
     }
 
-    /// Where the store inside keeps the row of `key`: to find a user in a table in which ids are
-    /// hashed. The same key where they are not.
+    /// The key by which the store inside has the row of `key`: to find a user in a table in which
+    /// ids are hashed. The same key where they are not.
     #[must_use]
     pub fn stored_key(&self, key: &StoreKey) -> StoreKey {
         self.seal.stored_key(key).into_owned()
@@ -152,10 +152,10 @@ impl<S: TokenStore> Sealed<S> {
 
     /// Walks the rows of `realm` and seals those anew that are not under the first key.
     ///
-    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches. A row
-    /// is changed only if its version and its sealed value are still those that were read, and keeps
-    /// its revision: a refresh under way saves as if nothing had been. Any number of processes may
-    /// walk at once.
+    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches,
+    /// and the next batch is read while one is changed. A row is changed only if its version and
+    /// its sealed value are still those that were read, and keeps its revision: a refresh under way
+    /// saves as if nothing had been. Any number of processes may walk at once.
     ///
     /// ```
     /// # use hurdlr_oauth2::{Hurdlr, secrecy::SecretString};
@@ -380,7 +380,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         })
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         Box::pin(async move {
             let keys: Vec<_> =
                 rewrites.iter().map(|rewrite| self.stored_key(&rewrite.key)).collect();
@@ -401,7 +401,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
                 }
             }
             let mut done = vec![false; rewrites.len()];
-            for (place, is_done) in places.into_iter().zip(self.store.rewrite(&sealed).await?) {
+            for (place, is_done) in places.into_iter().zip(self.store.rewrite(sealed).await?) {
                 done[place] = is_done;
             }
             Ok(done)

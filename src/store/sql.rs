@@ -4,8 +4,8 @@
 //! there is nothing to lock, to hold open or to clean up.
 //!
 //! A statement that the database rolled back for the sake of others is executed again. So is one
-//! whose connection was lost, although it may have been executed: `docs/design.md` says for each why
-//! it may be.
+//! whose connection was lost, although it may have been executed: `docs/design.md` says for each
+//! why it may be.
 
 mod backend;
 use backend::{Arg, Backend, Settings};
@@ -33,7 +33,6 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use super::{
     Claim, Claimed, DueCursor, DueRow, KeyRing, ReadRow, Realm, Release, Rewrite, Row, Sealed,
@@ -41,13 +40,13 @@ use super::{
 };
 use crate::error::Error;
 
-/// How often a statement is tried that the database rolled back, or whose connection was lost.
+/// Tries of a statement that the database rolled back, or whose connection was lost.
 const TRIES: u32 = 16;
 
 /// One redeemed login in so many removes those whose time has passed.
 const CLEAN_ONE_IN: u8 = 16;
 
-/// So many keys are looked up by one statement.
+/// The most keys that one statement looks up.
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// Keeps tokens in an SQL database: a [`SqliteStore`] or a [`PostgresStore`].
@@ -59,8 +58,7 @@ struct Shared<DB: Backend> {
     settings: Settings,
 }
 
-/// Where an [`SqlStore`] is and what its tables are called. Made by [`SqlStore::at`] and
-/// [`SqlStore::on`].
+/// The settings of an [`SqlStore`], made by [`SqlStore::at`] and [`SqlStore::on`].
 #[must_use = "a store is there once it was opened"]
 pub struct SqlStoreBuilder<DB: Backend> {
     place: Place<DB>,
@@ -85,9 +83,9 @@ impl<DB: Backend> SqlStore<DB> {
     ///
     /// A statement costs more than by [`at`](Self::at), since sqlx's pool pings the server whenever
     /// a connection is given back, in a task that it spawns: two round trips, during which nobody
-    /// else has the connection, and with glibc's allocator 6.6 KB that stay with each user. What the
-    /// store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say what the
-    /// pool's options should be.
+    /// else has the connection, and with glibc's allocator 6.6 KB that stay with each user. What
+    /// the store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say
+    /// what the pool's options should be.
     pub fn on(pool: sqlx::Pool<DB>) -> SqlStoreBuilder<DB> {
         SqlStoreBuilder::new(Place::Pool(pool))
     }
@@ -143,7 +141,7 @@ impl<DB: Backend> SqlStore<DB> {
         let rows = self.run(doing, &statements.schema_version, &[]).await?.rows;
         let version = rows.first().map(|row| backend::Columns::number(row, "version")).transpose();
         let version = version.map_err(failed::<DB>(doing))?.flatten().unwrap_or(0);
-        let known = DB::DIALECT.migrations.len();
+        let known = statements.migrations.len();
         match usize::try_from(version) {
             Ok(version) if version <= known => Ok(version),
             _ => Err(Error::store(format!(
@@ -154,8 +152,8 @@ impl<DB: Backend> SqlStore<DB> {
         }
     }
 
-    /// Executes the steps of a migration. Not in one transaction, which some engines do not have for
-    /// definitions: each can be repeated, so whoever finds one half done goes on from there.
+    /// Executes the steps of a migration. Not in one transaction, which some engines do not have
+    /// for definitions: each can be repeated, so whoever finds one half done goes on from there.
     async fn apply(&self, steps: &[Statement]) -> Result<(), Fault> {
         // Creating a schema needs a right even where there is nothing to create.
         if let Some([find, create]) = &self.0.statements.schema
@@ -226,7 +224,7 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
         Self { place, settings }
     }
 
-    /// What the tables' names begin with: a-z, 0-9 and `_`. `hurdlr_` if nothing is said.
+    /// The prefix of the tables' names: a-z, 0-9 and `_`. `hurdlr_` if nothing is said.
     pub fn table_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings.table_prefix = prefix.into();
         self
@@ -286,7 +284,9 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             for keys in keys.chunks(KEYS_AT_ONCE) {
                 let before = rows.len();
                 rows.resize_with(before + keys.len(), || Ok(None));
-                let keys = json(keys.iter().map(StoreKey::texts));
+                let keys: Vec<_> = keys.iter().map(StoreKey::texts).collect();
+                // Texts can always be written.
+                let keys = serde_json::to_string(&keys).unwrap_or_default();
                 let args = [Arg::Text(&keys)];
                 for found in self.run(doing, &self.0.statements.read, &args).await?.rows {
                     // The first place is 1.
@@ -328,7 +328,9 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
                 }
                 // The row was removed between two of the statements.
             }
-            Err(unsettled("claim the row"))
+            Err(Error::store(
+                "the store could not claim the row: it is being created and deleted concurrently",
+            ))
         })
     }
 
@@ -453,13 +455,10 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
         })
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         Box::pin(async move {
             let doing = "rewrite";
-            let values = rewrites_as_json(rewrites)?;
-            let values = std::str::from_utf8(&values)
-                .map_err(|_| Error::store("the rows to rewrite are no text"))?;
-            let args = [Arg::Text(values)];
+            let args = [Arg::Rewrites(&rewrites)];
             let changed = self.run(doing, &self.0.statements.rewrite, &args).await?.rows;
             let texts = |row: &DB::Row| decode::key_texts(row);
             let changed: Result<HashSet<_>, _> = changed.iter().map(texts).collect();
@@ -480,59 +479,10 @@ fn failed<DB: Backend>(doing: &str) -> impl Fn(sqlx::Error) -> Error {
     move |error| Fault::of::<DB>(&error).into_error(doing)
 }
 
-fn unsettled(doing: &str) -> Error {
-    Error::store(format!(
-        "the store could not {doing}: the row is being created and deleted concurrently"
-    ))
-}
-
 /// Lets the others of a contention pass: up to 5 ms at first, 80 ms in the end.
 async fn pause(tries: u32) {
     tokio::time::sleep(Duration::from_micros(fastrand::u64(..=5_000 * u64::from(tries.min(16)))))
         .await;
-}
-
-/// A JSON array, by which a statement takes any number of rows.
-fn json(rows: impl Iterator<Item = impl serde::Serialize>) -> String {
-    let rows: Vec<_> = rows.collect();
-    // Texts and numbers can always be written.
-    serde_json::to_string(&rows).unwrap_or_default()
-}
-
-/// The rows of a rewrite as JSON, in a buffer that is wiped. An old payload may be in plaintext.
-fn rewrites_as_json(rewrites: &[Rewrite]) -> Result<Zeroizing<Vec<u8>>, Error> {
-    // Large enough from the start, since a buffer that grows leaves copies behind.
-    let payloads = rewrites.iter().map(|Rewrite { old, new, .. }| {
-        2 * (old.expose_secret().len() + new.expose_secret().len())
-    });
-    let rest_of_a_row = 4_096;
-    let room = payloads.map(|payloads| payloads + rest_of_a_row).sum();
-    let mut json = Zeroizing::new(Vec::with_capacity(room));
-    let rows: Vec<_> = rewrites
-        .iter()
-        .map(|Rewrite { key, version, old, new }| {
-            let [old, new] = [old, new].map(|payload| Hex(payload.expose_secret()));
-            (key.texts(), version.incarnation, version.revision, old, new)
-        })
-        .collect();
-    serde_json::to_writer(&mut *json, &rows)
-        .map_err(|_| Error::store("the rows to rewrite cannot be written as JSON"))?;
-    Ok(json)
-}
-
-/// Bytes that are written in hexadecimal.
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl serde::Serialize for Hex<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
 }
 
 fn key_args(key: &StoreKey) -> [Arg<'_>; 5] {

@@ -193,7 +193,7 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         self.faulty(StoreCall::Scan, move || self.store.scan(realm, after, limit))
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         self.faulty(StoreCall::Rewrite, move || self.store.rewrite(rewrites))
     }
 }

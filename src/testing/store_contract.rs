@@ -1011,7 +1011,7 @@ async fn rewrite<S: TokenStore>(
     new: &str,
 ) -> Result<bool, Error> {
     let [old, new] = [old, new].map(|text| token(text).payload);
-    let done = store.rewrite(&[Rewrite { key: key.clone(), version, old, new }]).await?;
+    let done = store.rewrite(vec![Rewrite { key: key.clone(), version, old, new }]).await?;
     assert_eq!(done.len(), 1, "one answer per row");
     Ok(done[0])
 }
@@ -1060,7 +1060,7 @@ pub async fn rewrite_changes_the_payload_only<S: TokenStore>(store: &Arc<S>) {
 
 /// Many rows are rewritten at once, of several realms and kinds; each answer is its row's own.
 pub async fn many_rows_are_rewritten_at_once<S: TokenStore>(store: &Arc<S>) {
-    assert!(store.rewrite(&[]).await.expect("rewrite").is_empty());
+    assert!(store.rewrite(Vec::new()).await.expect("rewrite").is_empty());
     let keys: Vec<_> = (0..40).map(|_| some_key()).collect();
     for key in &keys {
         put(store, key, 7, "one").await;
@@ -1075,7 +1075,7 @@ pub async fn many_rows_are_rewritten_at_once<S: TokenStore>(store: &Arc<S>) {
             new: token(&format!("new {place}")).payload,
         })
         .collect();
-    let done = store.rewrite(&rewrites).await.expect("rewrite");
+    let done = store.rewrite(rewrites).await.expect("rewrite");
     for (place, (key, is_done)) in keys.iter().zip(done).enumerate() {
         assert_eq!(is_done, place % 3 == 0, "{place}");
         let expected = if is_done { format!("new {place}") } else { "one".into() };

@@ -54,6 +54,7 @@ macro_rules! hand_on {
     ($($call:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
         impl<S: TokenStore> TokenStore for Timed<S> {
             $(
+                #[allow(clippy::elidable_lifetime_names, reason = "most calls borrow")]
                 fn $call<'a>(&'a self, $($arg: $type),*) -> StoreFuture<'a, $answer> {
                     self.note(stringify!($call), self.store.$call($($arg),*))
                 }
@@ -72,5 +73,5 @@ hand_on! {
     due(realm: &'a Arc<Realm>, after: Option<&'a DueCursor>, limit: usize) -> Vec<DueRow>;
     scan(realm: &'a Arc<Realm>, after: Option<&'a StoreKey>, limit: usize)
         -> Vec<(StoreKey, Result<Row, Error>)>;
-    rewrite(rewrites: &'a [Rewrite]) -> Vec<bool>;
+    rewrite(rewrites: Vec<Rewrite>) -> Vec<bool>;
 }

@@ -346,7 +346,7 @@ impl TokenStore for Stopping {
         self.store.scan(realm, after, limit)
     }
 
-    fn rewrite<'a>(&'a self, rewrites: &'a [Rewrite]) -> StoreFuture<'a, Vec<bool>> {
+    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         self.store.rewrite(rewrites)
     }
 }

@@ -75,25 +75,29 @@ impl Server {
         static SHARED: LazyLock<Server> = LazyLock::new(|| {
             let folder = folder();
             let finally = format!("rm -r {}", folder.path().display());
-            Server::start_in(folder, &finally)
+            Server::start_in(folder, &finally, "fsync=off")
         });
         &SHARED
     }
 
     pub(crate) fn start() -> Self {
-        Self::start_in(folder(), ":")
+        Self::start_in(folder(), ":", "fsync=off")
+    }
+
+    /// One whose commits wait for the disk.
+    pub(crate) fn start_durable() -> Self {
+        Self::start_in(folder(), ":", "fsync=on")
     }
 
     /// Runs `finally` when the server has stopped.
-    fn start_in(folder: TempDir, finally: &str) -> Self {
+    fn start_in(folder: TempDir, finally: &str, fsync: &str) -> Self {
         let data = folder.path().join("data");
         if !data.exists() {
             initdb(&data, &["--auth=trust"]);
         }
         let path = |path: &Path| path.display().to_string();
         let [data, sockets] = [path(&data), path(folder.path())];
-        let settings =
-            ["listen_addresses=", "max_connections=300", "fsync=off", "shared_buffers=64MB"];
+        let settings = ["listen_addresses=", "max_connections=300", fsync, "shared_buffers=64MB"];
         let settings = settings.into_iter().flat_map(|setting| ["-c", setting]);
         let args = ["-D", &data, "-k", &sockets].into_iter().chain(settings);
         let postgres = binaries().join("postgres");
@@ -114,6 +118,11 @@ impl Server {
     /// Where it listens: a socket in its folder.
     pub(crate) fn url(&self) -> String {
         format!("postgres://test@localhost/postgres?host={}", self.folder.path().display())
+    }
+
+    /// The file of that socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
     }
 
     /// What it wrote into its log so far.
@@ -141,7 +150,7 @@ impl Server {
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
         let folder = std::mem::replace(&mut self.folder, folder());
-        Self::start_in(folder, ":")
+        Self::start_in(folder, ":", "fsync=off")
     }
 }
 

@@ -33,8 +33,8 @@ const FORMAT: u8 = 1;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 
-/// Why a value in the store cannot be opened: the [source](std::error::Error::source) of an error of
-/// kind [`Store`](crate::ErrorKind::Store).
+/// Why a value in the store cannot be opened: the [source](std::error::Error::source) of an error
+/// of kind [`Store`](crate::ErrorKind::Store).
 ///
 /// ```
 /// use std::error::Error as _;
@@ -56,7 +56,8 @@ pub enum OpenError {
     /// It was sealed by a key that is not in the ring.
     #[error("it was sealed with the key {0}, which is not in the key ring")]
     UnknownKey(KeyId),
-    /// It is whole, and was sealed for another place: moved there, or the row was changed around it.
+    /// It is whole, and was sealed for another place: moved there, or the row was changed around
+    /// it.
     #[error("it was sealed for another {0}")]
     Moved(Bound),
     /// It was changed since it was sealed.
@@ -76,7 +77,7 @@ pub enum OpenError {
     OtherUserHash,
 }
 
-/// What a sealed value is bound to. Of several that differ, the first is named.
+/// The parts of its place that a sealed value is bound to. If several differ, the first is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bound {
@@ -125,7 +126,7 @@ impl From<OpenError> for Error {
     }
 }
 
-/// What was in a sealed value.
+/// The content of a sealed value.
 pub(super) struct Opened {
     pub(super) payload: SecretBox<Vec<u8>>,
     /// The user, where the row has only a hash.
@@ -213,7 +214,7 @@ pub(super) fn open(
     Ok(Opened { payload, user, key_id: clear.key_id })
 }
 
-/// What stands before the ciphertext.
+/// The header, which stands before the ciphertext.
 struct Clear<'a> {
     bytes: &'a [u8],
     key_id: KeyId,
@@ -270,7 +271,7 @@ impl<'a> Clear<'a> {
     }
 }
 
-/// What is left to be read.
+/// The bytes that are left to be read.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {

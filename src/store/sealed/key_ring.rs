@@ -48,7 +48,7 @@ impl Secret {
         let engine = if text.contains(['-', '_']) { &BASE64_URL } else { &BASE64 };
         // Room for all of it: a growing buffer would leave copies behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
-        // What is wrong with the text, and where, is not told: it may be most of a key.
+        // The decoder's error is not passed on: it quotes a byte of what may be most of a key.
         engine.decode_vec(text, &mut bytes).map_err(|_| {
             Error::config(format!("{what} is not base64: such as `openssl rand -base64 32` makes"))
         })?;
@@ -96,7 +96,8 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    /// Takes a key of 32 bytes; another length is an [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// Takes a key of 32 bytes; another length is an
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn from_bytes(key: &SecretSlice<u8>) -> Result<Self, Error> {
         Secret::from_bytes("the sealing key", key.expose_secret()).map(Self::new)
     }
@@ -113,7 +114,7 @@ impl SealingKey {
         Self { id: KeyId(id), secret }
     }
 
-    /// What the key is called in sealed values and in errors.
+    /// The key's name in sealed values and in errors.
     #[must_use]
     pub fn id(&self) -> KeyId {
         self.id
@@ -191,7 +192,8 @@ impl KeyRing {
 pub struct UserHashKey(Secret);
 
 impl UserHashKey {
-    /// Takes a key of 32 bytes; another length is an [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// Takes a key of 32 bytes; another length is an
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn from_bytes(key: &SecretSlice<u8>) -> Result<Self, Error> {
         Secret::from_bytes("the user hash key", key.expose_secret()).map(Self)
     }

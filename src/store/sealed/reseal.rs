@@ -11,10 +11,10 @@ use secrecy::SecretBox;
 
 use super::{OpenError, Sealed};
 use crate::error::Error;
-use crate::store::{Realm, Rewrite, StoreFuture, StoreKey, TokenStore, Version};
+use crate::store::{Realm, Rewrite, Row, StoreFuture, StoreKey, TokenStore, Version};
 
 /// How many rows are read, and then changed, in one step.
-const PAGE: usize = 200;
+const PAGE: usize = 500;
 
 /// The walk of [`Sealed::reseal`]: a [`Stream`] of one item per row, with counts for a progress
 /// bar.
@@ -29,11 +29,18 @@ pub struct Reseal<S> {
     include_plaintext: bool,
     /// Rows that are done, and not handed out yet.
     done: VecDeque<Resealed>,
-    is_last_page: bool,
-    page: Option<StoreFuture<'static, Vec<Resealed>>>,
+    is_over: bool,
+    /// Rows that were read while those before them were changed.
+    next: Option<Page>,
+    step: Option<StoreFuture<'static, Step>>,
     current: u64,
     left: u64,
 }
+
+type Page = Vec<(StoreKey, Result<Row, Error>)>;
+
+/// The rows of a page, and the next page if there is one.
+type Step = (Vec<Resealed>, Option<Page>);
 
 /// A row of the walk.
 #[derive(Debug)]
@@ -44,7 +51,7 @@ pub struct Resealed {
     pub outcome: ResealOutcome,
 }
 
-/// What became of a row.
+/// The outcome for a row.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ResealOutcome {
@@ -67,8 +74,9 @@ impl<S: TokenStore> Reseal<S> {
             after: None,
             include_plaintext: false,
             done: VecDeque::new(),
-            is_last_page: false,
-            page: None,
+            is_over: false,
+            next: None,
+            step: None,
             current: 0,
             left: 0,
         }
@@ -111,24 +119,36 @@ impl<S: TokenStore> Reseal<S> {
         self.left
     }
 
-    fn next_page(&self) -> StoreFuture<'static, Vec<Resealed>> {
+    fn next_step(&mut self) -> StoreFuture<'static, Step> {
         let (sealed, realm) = (self.sealed.clone(), Arc::clone(&self.realm));
-        let (after, include_plaintext) = (self.after.clone(), self.include_plaintext);
-        Box::pin(async move { sealed.reseal_page(&realm, after.as_ref(), include_plaintext).await })
+        let (page, after) = (self.next.take(), self.after.clone());
+        let include_plaintext = self.include_plaintext;
+        Box::pin(async move {
+            let scan = async |after: Option<&_>| sealed.store.scan(&realm, after, PAGE).await;
+            let page = match page {
+                Some(page) => page,
+                None => scan(after.as_ref()).await?,
+            };
+            let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| key.clone());
+            let next = async {
+                match &last {
+                    Some(last) => scan(Some(last)).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            tokio::try_join!(sealed.reseal_page(page, include_plaintext), next)
+        })
     }
 }
 
 impl<S: TokenStore> Sealed<S> {
     async fn reseal_page(
         &self,
-        realm: &Arc<Realm>,
-        after: Option<&StoreKey>,
+        rows: Page,
         include_plaintext: bool,
     ) -> Result<Vec<Resealed>, Error> {
         let (mut page, mut places, mut rewrites) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, (key, row)) in
-            self.store.scan(realm, after, PAGE).await?.into_iter().enumerate()
-        {
+        for (place, (key, row)) in rows.into_iter().enumerate() {
             let rewrite = row.and_then(|row| {
                 let Some(token) = row.token else {
                     return Err(Error::store("a row without a token was scanned"));
@@ -147,7 +167,7 @@ impl<S: TokenStore> Sealed<S> {
             page.push(Resealed { key, outcome });
         }
         if !rewrites.is_empty() {
-            let done = self.store.rewrite(&rewrites).await?;
+            let done = self.store.rewrite(rewrites).await?;
             for (place, _) in places.into_iter().zip(done).filter(|(_, is_done)| *is_done) {
                 page[place].outcome = ResealOutcome::Resealed;
             }
@@ -189,18 +209,18 @@ impl<S: TokenStore> Stream for Reseal<S> {
                 self.after = Some(row.key.clone());
                 return Poll::Ready(Some(Ok(row)));
             }
-            if self.is_last_page {
+            if self.is_over {
                 return Poll::Ready(None);
             }
-            let mut page = self.page.take().unwrap_or_else(|| self.next_page());
-            match page.as_mut().poll(context) {
+            let mut step = self.step.take().unwrap_or_else(|| self.next_step());
+            match step.as_mut().poll(context) {
                 Poll::Pending => {
-                    self.page = Some(page);
+                    self.step = Some(step);
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok(rows)) => {
-                    self.is_last_page = rows.len() < PAGE;
-                    self.done = rows.into();
+                Poll::Ready(Ok((rows, next))) => {
+                    self.is_over = next.is_none();
+                    (self.done, self.next) = (rows.into(), next);
                 }
                 // The page is read again: what was changed is under the first key then.
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),

@@ -8,27 +8,28 @@ use sqlx::{ColumnIndex, Decode, SqlStr, Type};
 use super::fault::{Fault, KnownFault};
 use super::statements::Dialect;
 use crate::error::Error;
+use crate::store::Rewrite;
 
 /// A database that [`SqlStore`](super::SqlStore) works on: sqlx's `Sqlite` or `Postgres`.
 pub trait Backend: sqlx::Database<Row: Columns> {
     const DIALECT: Dialect;
 
-    /// What the database and its driver report, in an operator's words.
+    /// The failures of the database and its driver, in an operator's words.
     const FAULTS: &'static [KnownFault];
 
-    /// Whether all writes go through one connection, in the order they came.
+    /// All writes go through one connection, in the order they came.
     const ONE_WRITER: bool;
 
     /// Default number of connections, the writer's not counted.
     const CONNECTIONS: usize;
 
-    /// How long a caller waits for a connection, and for its turn to write.
+    /// Bounds the wait for a connection, and for the turn to write.
     const ACQUIRE_TIMEOUT: Duration;
 
-    /// How long a statement may take; far below any lease.
+    /// Bounds a statement; far below any lease.
     const STATEMENT_TIMEOUT: Duration;
 
-    /// How to reach the database that a URL names.
+    /// The address and the settings of connections that a URL stands for.
     type Target: Send + Sync + 'static;
 
     /// Parses a URL. It may hold a password, so no error quotes it.
@@ -81,6 +82,8 @@ pub enum Arg<'a> {
     Number(i64),
     Bytes(&'a [u8]),
     Flag(bool),
+    /// Several arguments, whose number does not depend on that of the rows.
+    Rewrites(&'a [Rewrite]),
 }
 
 /// A row of a result, by its columns' names. It stands for bounds that sqlx wants repeated at each

@@ -6,7 +6,7 @@ use std::io;
 use super::backend::Backend;
 use crate::error::Error;
 
-/// What can be done about a failure.
+/// Classes of failures, by what can be done about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultClass {
     /// The database undid the statement for the sake of others: it is repeated.
@@ -91,7 +91,7 @@ impl Fault {
         }
     }
 
-    /// Whether another connection may do better.
+    /// Tells whether another connection may do better.
     pub fn is_of_connection(&self) -> bool {
         matches!(self.class, FaultClass::Refused | FaultClass::Lost)
     }

@@ -2,9 +2,9 @@
 //!
 //! sqlx's pool pings the server whenever a connection is given back, in a task that it spawns. The
 //! store's own pool ([`deadpool`]) does no I/O: a connection whose statement ended is idle at once,
-//! and is pinged only before a statement that finds it idle for long. With either pool, a connection
-//! goes back only once the answer to its statement has arrived. One that timed out, failed or was
-//! dropped half way is closed.
+//! and is pinged only before a statement that finds it idle for long. With either pool, a
+//! connection goes back only once the answer to its statement has arrived. One that timed out,
+//! failed or was dropped half way is closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -224,7 +224,7 @@ struct Connector<DB: Backend>(Arc<DB::Target>);
 
 struct Pooled<DB: Backend> {
     connection: DB::Connection,
-    /// When its last statement ended.
+    /// The end of its last statement.
     used: Instant,
 }
 

@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{Arguments, ConnectOptions, Postgres, SqlStr};
@@ -46,10 +47,10 @@ use crate::error::Error;
 /// # Connections
 ///
 /// [`at`](Self::at) takes a URL such as `postgres://user:password@host:5432/database`, with the
-/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq. It opens up to
-/// 10 connections. One that the server ended, or on which it is read-only, is replaced, and the
-/// statement is repeated: a restart or a failover that takes less than 5 s costs no call. A statement
-/// that is not answered within 10 s fails; the server ends it half a second earlier.
+/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq. It opens up
+/// to 10 connections. One that the server ended, or on which it is read-only, is replaced, and the
+/// statement is repeated: a restart or a failover that takes less than 5 s costs no call. A
+/// statement that is not answered within 10 s fails; the server ends it half a second earlier.
 ///
 /// `docs/databases.md` in the repository says what parameters, poolers, roles and replication need,
 /// and has a table of all errors.
@@ -75,9 +76,9 @@ impl SqlStoreBuilder<Postgres> {
         self
     }
 
-    /// The most connections that a store [`at`](SqlStore::at) a URL opens; 10 if nothing is said. All
-    /// processes together must stay below the server's `max_connections`. A pool of the app's has
-    /// its own.
+    /// The most connections that a store [`at`](SqlStore::at) a URL opens; 10 if nothing is said.
+    /// All processes together must stay below the server's `max_connections`. A pool of the app's
+    /// has its own.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.settings.max_connections = usize::try_from(connections).unwrap_or(usize::MAX);
         self
@@ -92,48 +93,22 @@ impl Backend for Postgres {
         keys: "SELECT place, value ->> 0 AS api_version, value ->> 1 AS environment, \
                value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
                FROM jsonb_array_elements(CAST($1 AS JSONB)) WITH ORDINALITY AS key (value, place)",
-        rewrites: "SELECT value -> 0 ->> 0 AS in_version, value -> 0 ->> 1 AS in_environment, \
-                   value -> 0 ->> 2 AS in_client, value -> 0 ->> 3 AS of_kind, \
-                   value -> 0 ->> 4 AS of_subject, CAST(value ->> 1 AS BIGINT) AS at_incarnation, \
-                   CAST(value ->> 2 AS BIGINT) AS at_revision, \
-                   decode(value ->> 3, 'hex') AS old_payload, \
-                   decode(value ->> 4, 'hex') AS new_payload \
-                   FROM jsonb_array_elements(CAST($1 AS JSONB)) AS rewrite (value)",
+        rewrites: "SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9) AS rewrite \
+                   (in_version, in_environment, in_client, of_kind, of_subject, \
+                   at_incarnation, at_revision, old_payload, new_payload)",
         has_tables: "SELECT 1 WHERE to_regclass('{schema}') IS NOT NULL",
         schema: Some([
             "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
             "CREATE SCHEMA IF NOT EXISTS \"{schema_name}\"",
         ]),
-        migrations: &[&[
-            "CREATE TABLE IF NOT EXISTS {tokens} (
-                api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
-                kind TEXT NOT NULL, subject TEXT NOT NULL,
-                incarnation BIGINT NOT NULL, revision BIGINT NOT NULL,
-                payload BYTEA, stamped_at BIGINT NOT NULL, obtained_at BIGINT, due_at BIGINT,
-                holder BIGINT, leased_until BIGINT, not_before BIGINT,
-                refused BOOLEAN NOT NULL, in_flight BOOLEAN NOT NULL,
-                PRIMARY KEY ({key})
-            )",
-            "CREATE INDEX IF NOT EXISTS \"{prefix}tokens_due\" \
-             ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
-             WHERE NOT refused",
-            "CREATE TABLE IF NOT EXISTS {logins} (
-                state BYTEA PRIMARY KEY, keep_until BIGINT NOT NULL, redeemed_by BIGINT NOT NULL
-            )",
-            "CREATE INDEX IF NOT EXISTS \"{prefix}logins_kept\" ON {logins} (keep_until)",
-            "CREATE TABLE IF NOT EXISTS {schema} (version BIGINT PRIMARY KEY)",
-            "INSERT INTO {schema} (version) VALUES (1) ON CONFLICT DO NOTHING",
-        ]],
+        types: ["BIGINT", "BYTEA", "BOOLEAN"],
+        table_options: "",
     };
 
     const FAULTS: &'static [KnownFault] = FAULTS;
-
     const ONE_WRITER: bool = false;
-
     const CONNECTIONS: usize = 10;
-
     const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-
     const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
     type Target = Target;
@@ -177,6 +152,19 @@ impl Backend for Postgres {
             Arg::Number(number) => arguments.add(number),
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
+            Arg::Rewrites(rewrites) => {
+                let rows = || rewrites.iter();
+                for part in 0..5 {
+                    arguments.add(rows().map(|it| it.key.texts()[part]).collect::<Vec<_>>())?;
+                }
+                let versions = rows().map(|it| [it.version.incarnation, it.version.revision]);
+                for part in 0..2 {
+                    let numbers = versions.clone().map(|version| i64::try_from(version[part]));
+                    arguments.add(numbers.collect::<Result<Vec<_>, _>>()?)?;
+                }
+                arguments.add(rows().map(|it| &**it.old.expose_secret()).collect::<Vec<_>>())?;
+                arguments.add(rows().map(|it| &**it.new.expose_secret()).collect::<Vec<_>>())
+            }
         }
     }
 
@@ -230,7 +218,8 @@ fn sqlstate(error: &sqlx::Error) -> String {
 #[rustfmt::skip]
 const FAULTS: &[KnownFault] = {
     use FaultClass::{Conflict, Lost, Permanent, Refused, RolledBack, Temporary};
-    &[        ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
+    &[
+        ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
         ("0A000", Permanent, "the server does not have what the store needs"),
         ("23505, 42710, 42P06, 42P07", Conflict, "others made the same object at the same time"),
         ("25006", Refused, "the server is read-only: the URL has to lead to the primary, on which \

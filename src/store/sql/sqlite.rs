@@ -4,6 +4,8 @@ mod file;
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretBox};
+use serde_json::{Value, json};
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow,
@@ -16,8 +18,9 @@ use super::fault::{Fault, FaultClass, KnownFault};
 use super::statements::Dialect;
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
+use crate::store::Rewrite;
 
-/// How long a statement waits for another process's, which may wait for a slow disk.
+/// Longest wait of a statement for another process's, which may wait for a slow disk.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keeps tokens in a SQLite file that several processes of one machine share.
@@ -44,8 +47,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// # }
 /// ```
 ///
-/// The URL is `sqlite:///var/lib/app/tokens.db`, or `sqlite:` and a path. The only parameter that can
-/// be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
+/// The URL is `sqlite:///var/lib/app/tokens.db`, or `sqlite:` and a path. The only parameter that
+/// can be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
 ///
 /// A file that the app has open can be used too: see `docs/databases.md` in the repository, which
 /// also tells how to back a file up. The pool's connections must be in WAL mode with
@@ -71,8 +74,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 pub type SqliteStore = SqlStore<Sqlite>;
 
 impl SqlStoreBuilder<Sqlite> {
-    /// Allows files that their group may read and write, as Kubernetes makes them by `fsGroup`. What
-    /// the store makes then has mode 0660, and its directory 0770.
+    /// Allows files that their group may read and write, as Kubernetes makes them by `fsGroup`.
+    /// What the store makes then has mode 0660, and its directory 0770.
     pub fn allow_group_access(mut self) -> Self {
         self.settings.group_access = true;
         self
@@ -86,34 +89,19 @@ impl Backend for Sqlite {
         keys: "SELECT key + 1 AS place, value ->> 0 AS api_version, value ->> 1 AS environment, \
                value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
                FROM json_each($1)",
-        rewrites: "SELECT value ->> '$[0][0]' AS in_version, value ->> '$[0][1]' AS in_environment, \
+        // Each payload is a part of $2, from where and as long as $1 says.
+        rewrites: "SELECT value ->> '$[0][0]' AS in_version, \
+                   value ->> '$[0][1]' AS in_environment, \
                    value ->> '$[0][2]' AS in_client, value ->> '$[0][3]' AS of_kind, \
-                   value ->> '$[0][4]' AS of_subject, value ->> 1 AS at_incarnation, \
-                   value ->> 2 AS at_revision, unhex(value ->> 3) AS old_payload, \
-                   unhex(value ->> 4) AS new_payload FROM json_each($1)",
+                   value ->> '$[0][4]' AS of_subject, \
+                   value ->> 1 AS at_incarnation, value ->> 2 AS at_revision, \
+                   substr($2, value ->> '$[3][0]', value ->> '$[3][1]') AS old_payload, \
+                   substr($2, value ->> '$[4][0]', value ->> '$[4][1]') AS new_payload \
+                   FROM json_each($1)",
         has_tables: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{prefix}schema'",
         schema: None,
-        migrations: &[&[
-            "CREATE TABLE IF NOT EXISTS {tokens} (
-                api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
-                kind TEXT NOT NULL, subject TEXT NOT NULL,
-                incarnation INTEGER NOT NULL, revision INTEGER NOT NULL,
-                payload BLOB, stamped_at INTEGER NOT NULL, obtained_at INTEGER, due_at INTEGER,
-                holder INTEGER, leased_until INTEGER, not_before INTEGER,
-                refused INTEGER NOT NULL, in_flight INTEGER NOT NULL,
-                PRIMARY KEY ({key})
-            ) STRICT",
-            "CREATE INDEX IF NOT EXISTS \"{prefix}tokens_due\" \
-             ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
-             WHERE NOT refused",
-            "CREATE TABLE IF NOT EXISTS {logins} (
-                state BLOB PRIMARY KEY, keep_until INTEGER NOT NULL,
-                redeemed_by INTEGER NOT NULL
-            ) STRICT, WITHOUT ROWID",
-            "CREATE INDEX IF NOT EXISTS \"{prefix}logins_kept\" ON {logins} (keep_until)",
-            "CREATE TABLE IF NOT EXISTS {schema} (version INTEGER PRIMARY KEY) STRICT",
-            "INSERT INTO {schema} (version) VALUES (1) ON CONFLICT DO NOTHING",
-        ]],
+        types: ["INTEGER", "BLOB", "INTEGER"],
+        table_options: "STRICT",
     };
 
     const FAULTS: &'static [KnownFault] = FAULTS;
@@ -123,9 +111,7 @@ impl Backend for Sqlite {
     const ONE_WRITER: bool = true;
 
     const CONNECTIONS: usize = 3;
-
     const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
-
     const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
     type Target = SqliteConnectOptions;
@@ -137,7 +123,7 @@ impl Backend for Sqlite {
             .busy_timeout(BUSY_TIMEOUT)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            // What is forgotten or replaced does not stay in the file's free space.
+            // Values that are forgotten or replaced do not stay in the file's free space.
             .pragma("secure_delete", "ON"))
     }
 
@@ -182,6 +168,21 @@ impl Backend for Sqlite {
             Arg::Number(number) => arguments.add(number),
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
+            Arg::Rewrites(rewrites) => {
+                let mut payloads = Vec::new();
+                let mut place = |payload: &SecretBox<Vec<u8>>| {
+                    let payload = payload.expose_secret();
+                    payloads.extend_from_slice(payload);
+                    [payloads.len() + 1 - payload.len(), payload.len()]
+                };
+                let mut row = |Rewrite { key, version, old, new }: &Rewrite| {
+                    let (incarnation, revision) = (version.incarnation, version.revision);
+                    json!([key.texts(), incarnation, revision, place(old), place(new)])
+                };
+                let rows: Value = rewrites.iter().map(&mut row).collect();
+                arguments.add(rows.to_string())?;
+                arguments.add(payloads)
+            }
         }
     }
 

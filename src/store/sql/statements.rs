@@ -26,14 +26,16 @@ pub struct Dialect {
     pub greatest: &'static str,
     /// A table of the keys to read, with the place of each, from a JSON array.
     pub keys: &'static str,
-    /// A table of the rewrites, from a JSON array of key, version, old and new payload.
+    /// A table of the rewrites, from the arguments that stand for them.
     pub rewrites: &'static str,
     /// Returns a row if the tables were made.
     pub has_tables: &'static str,
     /// Returns a row if the schema exists, and creates one; where there are schemas.
     pub schema: Option<[&'static str; 2]>,
-    /// The statements of each migration, which can be repeated.
-    pub migrations: &'static [&'static [&'static str]],
+    /// The types of numbers, bytes and flags.
+    pub types: [&'static str; 3],
+    /// Options of a table.
+    pub table_options: &'static str,
 }
 
 pub(super) struct Statements {
@@ -106,8 +108,8 @@ const RELEASE: &str = "UPDATE {tokens} SET in_flight = in_flight OR $11, \
      holder = CASE WHEN holder = $8 THEN NULL ELSE holder END \
      WHERE {is_version}";
 
-/// Redeems a state that is not there, or was and is to be remembered no longer. The redeemer's random
-/// number lets a repeated statement find that the first one had taken effect.
+/// Redeems a state that is not there, or was and is to be remembered no longer. The redeemer's
+/// random number lets a repeated statement find that the first one had taken effect.
 const REDEEM: &str = "INSERT INTO {logins} AS held (state, keep_until, redeemed_by) \
      VALUES ($1, {now} + $2, $3) ON CONFLICT (state) DO UPDATE \
      SET keep_until = excluded.keep_until, redeemed_by = excluded.redeemed_by \
@@ -131,6 +133,28 @@ const REWRITE: &str = "UPDATE {tokens} SET payload = new_payload FROM ({rewrites
      AND kind = of_kind AND subject = of_subject AND incarnation = at_incarnation \
      AND revision = at_revision AND payload = old_payload RETURNING {key}";
 
+/// The statements of each migration, which can be repeated.
+pub(super) const MIGRATIONS: &[&[&str]] = &[&[
+    "CREATE TABLE IF NOT EXISTS {tokens} (
+        api_version TEXT NOT NULL, environment TEXT NOT NULL, client_id TEXT NOT NULL,
+        kind TEXT NOT NULL, subject TEXT NOT NULL,
+        incarnation {number} NOT NULL, revision {number} NOT NULL,
+        payload {bytes}, stamped_at {number} NOT NULL, obtained_at {number}, due_at {number},
+        holder {number}, leased_until {number}, not_before {number},
+        refused {flag} NOT NULL, in_flight {flag} NOT NULL,
+        PRIMARY KEY ({key})
+    ) {table_options}",
+    "CREATE INDEX IF NOT EXISTS \"{prefix}tokens_due\" \
+     ON {tokens} (api_version, environment, client_id, due_at, kind, subject) \
+     WHERE NOT refused",
+    "CREATE TABLE IF NOT EXISTS {logins} (
+        state {bytes} PRIMARY KEY, keep_until {number} NOT NULL, redeemed_by {number} NOT NULL
+    ) {table_options}",
+    "CREATE INDEX IF NOT EXISTS \"{prefix}logins_kept\" ON {logins} (keep_until)",
+    "CREATE TABLE IF NOT EXISTS {schema} (version {number} PRIMARY KEY) {table_options}",
+    "INSERT INTO {schema} (version) VALUES (1) ON CONFLICT DO NOTHING",
+]];
+
 impl Statements {
     /// The statements on the tables of these names, which become part of the statements: they are
     /// names in every database without being quoted or cut.
@@ -144,6 +168,7 @@ impl Statements {
         }
         let table = |noun: &str| format!(r#"{qualifier}"{prefix}{noun}""#);
         let kinds = RowKind::WITH_TOKENS.map(|kind| format!("'{}'", kind.name())).join(", ");
+        let [number, bytes, flag] = dialect.types;
         let text = |sql: &str| {
             let sql = sql
                 .replace("{row}", ROW)
@@ -162,7 +187,11 @@ impl Statements {
                 .replace("{logins}", &table("logins"))
                 .replace("{schema}", &table("schema"))
                 .replace("{schema_name}", schema.as_deref().unwrap_or_default())
-                .replace("{prefix}", prefix);
+                .replace("{prefix}", prefix)
+                .replace("{number}", number)
+                .replace("{bytes}", bytes)
+                .replace("{flag}", flag)
+                .replace("{table_options}", dialect.table_options);
             Statement::new(sql)
         };
         let claim = |known: &str| text(&CLAIM.replace("{known}", known));
@@ -187,7 +216,7 @@ impl Statements {
                 .as_ref()
                 .and(dialect.schema)
                 .map(|[find, create]| [text(find), text(create)]),
-            migrations: dialect.migrations.iter().map(steps).collect(),
+            migrations: MIGRATIONS.iter().map(steps).collect(),
         })
     }
 }

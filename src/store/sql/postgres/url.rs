@@ -15,20 +15,6 @@ const DRIVER_PARAMETERS: &str = "sslmode ssl-mode sslrootcert ssl-root-cert ssl-
      ssl-cert sslkey ssl-key statement-cache-capacity host hostaddr port dbname user password \
      application_name options";
 
-/// libpq's that change nothing here, with the values for which that is so; any where there is none.
-/// Dead connections are found by this crate's own bounds, and each new connection is asked whether
-/// it can write.
-const IDLE_PARAMETERS: &[(&str, &[&str])] = &[
-    ("channel_binding", &["disable", "prefer"]),
-    ("gssencmode", &["disable", "prefer"]),
-    ("keepalives", &[]),
-    ("keepalives_count", &[]),
-    ("keepalives_idle", &[]),
-    ("keepalives_interval", &[]),
-    ("target_session_attrs", &["any", "primary", "read-write"]),
-    ("tcp_user_timeout", &[]),
-];
-
 /// The server ends a statement shortly before this crate gives up waiting for it, so that a locked
 /// table does not pile up sessions. These are startup options, since a pooler hands a session's
 /// `SET` on to other clients. If the URL has others, the URL's hold.
@@ -37,7 +23,7 @@ const TIMEOUTS: [(&str, &str); 2] =
 
 const FORM: &str = "it has the form postgres://user:password@host:5432/database";
 
-/// How to reach a server.
+/// The address of a server, and the settings of connections to it.
 pub struct Target {
     pub options: PgConnectOptions,
     /// Without [`TIMEOUTS`], for a pooler that refuses them.
@@ -47,7 +33,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Parses a URL. It may hold a password, so an error quotes nothing of it but a parameter's name.
+    /// Parses a URL. It may hold a password, so an error quotes nothing of it but a parameter's
+    /// name.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
         let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
@@ -62,7 +49,6 @@ impl Target {
         let mut requires_tls = false;
         let mut has_root = std::env::var_os("PGSSLROOTCERT").is_some();
         for (name, value) in url.query_pairs().into_owned() {
-            let idle = IDLE_PARAMETERS.iter().find(|idle| idle.0 == name);
             match (&*name, &*value) {
                 ("sslmode" | "ssl-mode", mode) => requires_tls = mode == "require",
                 ("sslrootcert" | "ssl-root-cert" | "ssl-ca", file) => {
@@ -80,27 +66,33 @@ impl Target {
                     connect_timeout = Some(seconds).filter(|s| *s > 0).map(Duration::from_secs);
                     continue;
                 }
-                _ => {}
-            }
-            match idle {
-                Some((_, values)) if values.is_empty() || values.contains(&&*value) => {}
-                Some((_, values)) => {
-                    return Err(invalid(format!(
-                        "asks by {name} for what cannot be had here: it takes {}",
-                        values.join(", ")
-                    )));
+                // These change nothing here. Dead connections are found by this crate's own bounds,
+                // and each new connection is asked whether it can write.
+                ("channel_binding" | "gssencmode", "disable" | "prefer")
+                | ("target_session_attrs", "any" | "primary" | "read-write")
+                | (
+                    "keepalives"
+                    | "keepalives_count"
+                    | "keepalives_idle"
+                    | "keepalives_interval"
+                    | "tcp_user_timeout",
+                    _,
+                ) => continue,
+                ("channel_binding" | "gssencmode", _) => {
+                    return Err(unavailable(&name, "disable, prefer"));
                 }
-                None if DRIVER_PARAMETERS.split(' ').any(|known| known == name)
-                    || name.starts_with("options[") =>
-                {
-                    driver.push((name, value));
+                ("target_session_attrs", _) => {
+                    return Err(unavailable(&name, "any, primary, read-write"));
                 }
-                None => {
+                _ if name.starts_with("options[") => {}
+                _ if DRIVER_PARAMETERS.split(' ').any(|known| known == name) => {}
+                _ => {
                     return Err(invalid(format!(
                         "has a parameter {name:?}, which the driver does not know: leave it out"
                     )));
                 }
             }
+            driver.push((name, value));
         }
         let mut options = |pairs: &[(&str, &str)]| -> Result<_, Error> {
             url.query_pairs_mut().clear().extend_pairs(pairs).extend_pairs(&driver);
@@ -123,6 +115,10 @@ impl Target {
 
 fn invalid(what: impl fmt::Display) -> Error {
     Error::config(format!("the store's URL {what}"))
+}
+
+fn unavailable(parameter: &str, values: &str) -> Error {
+    invalid(format!("asks by {parameter} for what is not available here: it takes {values}"))
 }
 
 fn several_hosts() -> Error {

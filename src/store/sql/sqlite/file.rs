@@ -9,12 +9,12 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::error::Error;
 
-/// Makes the file that a URL names, unless it is there, and refuses one that others may open or that
-/// processes cannot share.
+/// Makes the file that a URL names, unless it is there, and refuses one that others may open or
+/// that processes cannot share.
 pub(super) fn prepare(url: &str, group_access: bool) -> Result<SqliteConnectOptions, Error> {
     let (options, creates) = options(url)?;
     let path = options.get_filename();
-    make(path, creates, group_access).map_err(|source| {
+    make(path, creates, if group_access { 0o070 } else { 0 }).map_err(|source| {
         let error = Error::store(format!("{} cannot be opened: {source}", path.display()));
         error.not_temporary().caused_by(source)
     })?;
@@ -41,7 +41,7 @@ fn options(url: &str) -> Result<(SqliteConnectOptions, bool), Error> {
         .filter(|options| url.starts_with("sqlite:") && options.get_filename() != Path::new(""))
         .zip(creates)
         .ok_or_else(|| {
-            // What is not of this form may be another store's, with a password in it.
+            // Not quoted: it may be the URL of another database, with a password in it.
             Error::config(
                 "the store's URL has the form sqlite:///var/lib/app/tokens.db, with no parameter \
                  but mode=rwc or mode=rw",
@@ -49,26 +49,21 @@ fn options(url: &str) -> Result<(SqliteConnectOptions, bool), Error> {
         })
 }
 
-/// Makes the file and its directory for our eyes only, before SQLite would for all.
-fn make(path: &Path, create: bool, group_access: bool) -> io::Result<()> {
+/// Makes the file and its directory for our eyes and the mode `group` only, before SQLite would for
+/// all.
+fn make(path: &Path, create: bool, group: u32) -> io::Result<()> {
     if create {
         if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
             let mut making = fs::DirBuilder::new();
             making.recursive(true);
             #[cfg(unix)]
-            std::os::unix::fs::DirBuilderExt::mode(
-                &mut making,
-                if group_access { 0o770 } else { 0o700 },
-            );
+            std::os::unix::fs::DirBuilderExt::mode(&mut making, 0o700 | group);
             making.create(folder)?;
         }
         let mut making = fs::OpenOptions::new();
         making.write(true).create_new(true);
         #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(
-            &mut making,
-            if group_access { 0o660 } else { 0o600 },
-        );
+        std::os::unix::fs::OpenOptionsExt::mode(&mut making, (0o700 | group) & 0o666);
         match making.open(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -77,18 +72,17 @@ fn make(path: &Path, create: bool, group_access: bool) -> io::Result<()> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
-    refuse_open(path, group_access)?;
+    refuse_open(path, group)?;
     refuse_network(path)
 }
 
-/// What is there already may be open to others, and a file system may keep no modes.
+/// A file that is there already may be open to others, and a file system may keep no modes.
 #[cfg(unix)]
-fn refuse_open(path: &Path, group_access: bool) -> io::Result<()> {
+fn refuse_open(path: &Path, group: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
 
     const FOR_ALL_TO_WRITE: u32 = 0o002;
     const STICKY: u32 = 0o1000;
-    let of_others = if group_access { 0o007 } else { 0o077 };
     for suffix in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
         file.push(suffix);
@@ -97,7 +91,7 @@ fn refuse_open(path: &Path, group_access: bool) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        if mode & of_others != 0 {
+        if mode & 0o077 & !group != 0 {
             return Err(io::Error::other(format!(
                 "others than its owner may open {} (mode {:o}), which holds tokens: chmod 600, on \
                  a file system that keeps modes, or allow_group_access() if only its group may",
@@ -119,7 +113,7 @@ fn refuse_open(path: &Path, group_access: bool) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn refuse_open(_path: &Path, _group_access: bool) -> io::Result<()> {
+fn refuse_open(_path: &Path, _group: u32) -> io::Result<()> {
     Ok(())
 }
 
