@@ -385,7 +385,8 @@ impl Hurdlr {
                 Err(failure) => failure,
             };
             let elapsed = inner.clock.now().since(started);
-            let Some(wait) = attempts.again(failure.cause, elapsed) else {
+            let Some(wait) = attempts.again(failure.cause, failure.error.retry_after(), elapsed)
+            else {
                 return Err(failure.into_error(&attempts));
             };
             tracing::debug!(error = %failure.error.for_log(), wait_ms = wait.as_millis(), "asking again");

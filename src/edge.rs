@@ -301,7 +301,7 @@ impl Edge {
                 StatusCode::TOO_MANY_REQUESTS if call.waits && wire.can_repeat() => {
                     let now = clock.now();
                     let pause = retry_after(W::headers(&answer), now.wall());
-                    let again = attempts.again(Cause::Throttled(pause), now.since(call.began));
+                    let again = attempts.again(Cause::Throttled, pause, now.since(call.began));
                     let Some(pause) = again else {
                         return Ok(answer);
                     };

@@ -14,10 +14,13 @@ use crate::rng::SharedRng;
 /// | failure | `client_credentials`, revocation | `refresh_token` | `authorization_code` |
 /// |---|---|---|---|
 /// | not sent (DNS, connect, TLS) | repeated | repeated | repeated |
-/// | 429, 503 | after the time it names | after the time it names | after the time it names |
-/// | other 5xx, timeout, connection lost, unreadable 2xx | repeated | once, at once | never |
+/// | 429, 503 with `Retry-After` or an error that can be read | after the time it names | after the time it names | after the time it names |
+/// | 429, 503 without either, 408, 425, other 5xx, timeout, connection lost, unreadable 2xx | repeated | once, at once | never |
 /// | 401, an expired or an invalid token, to a refresh that carried a Bearer header | | once, without it | |
 /// | any other answer | never | never | never |
+///
+/// A bare 429 or 503 may come from a proxy whose request the provider has acted on. A pause that an
+/// answer names (`Retry-After`) is kept whatever its status is.
 ///
 /// Waits double from [`initial_backoff`](Self::initial_backoff) to
 /// [`max_backoff`](Self::max_backoff), each drawn between half of that bound and all of it, so that
@@ -116,8 +119,8 @@ pub(crate) enum RequestType {
 pub(crate) enum Cause {
     /// It never left.
     NotSent,
-    /// It was turned away unread, perhaps with a time to come back.
-    Throttled(Option<Duration>),
+    /// The provider turned it away unread.
+    Throttled,
     /// It may have taken effect.
     Unanswered,
     /// It was refused, and the Bearer header beside it may be the reason.
@@ -184,18 +187,23 @@ impl<'a> Attempts<'a> {
         Some(left)
     }
 
-    /// How long to wait before the request is sent again; none if it must not be.
-    pub(crate) fn again(&mut self, cause: Cause, elapsed: Duration) -> Option<Duration> {
+    /// How long to wait before the request is sent again; none if it must not be. `pause` is what
+    /// the answer asked for.
+    pub(crate) fn again(
+        &mut self,
+        cause: Cause,
+        pause: Option<Duration>,
+        elapsed: Duration,
+    ) -> Option<Duration> {
         self.unanswered |= cause == Cause::Unanswered;
         let more = self.sent < self.policy.max_attempts;
         let backoff = self.policy.backoff().delay(self.sent, self.rng.next_u64());
+        if pause.is_some() && !self.waits_when_told {
+            return None;
+        }
         let wait = match (cause, self.request) {
-            (Cause::NotSent, _) if more => backoff,
-            (Cause::Throttled(Some(_)), _) if !self.waits_when_told => return None,
-            (Cause::Throttled(pause), _) if more => {
-                // Even for `Retry-After: 0`, so that clients do not return in lockstep.
-                pause.unwrap_or_default().max(backoff)
-            }
+            // Even for `Retry-After: 0`, so that clients do not return in lockstep.
+            (Cause::NotSent | Cause::Throttled, _) if more => backoff,
             (Cause::Unanswered, RequestType::ClientCredentials | RequestType::Revocation)
                 if more =>
             {
@@ -211,6 +219,7 @@ impl<'a> Attempts<'a> {
             (Cause::BearerDoubted, RequestType::RefreshToken) => Duration::ZERO,
             _ => return None,
         };
+        let wait = wait.max(pause.unwrap_or_default());
         (elapsed.saturating_add(wait) < self.total_timeout).then_some(wait)
     }
 }
@@ -227,11 +236,11 @@ mod tests {
     ];
 
     /// How often a request is repeated that fails the same way each time.
-    fn repetitions(request: RequestType, cause: Cause) -> u32 {
+    fn repetitions(request: RequestType, cause: Cause, pause: Option<Duration>) -> u32 {
         let policy = RetryPolicy::default().max_attempts(5);
         let mut attempts = Attempts::new(&policy, &SharedRng::Thread, request, None);
         while attempts.begin(Duration::ZERO).is_some() {
-            if attempts.again(cause, Duration::ZERO).is_none() {
+            if attempts.again(cause, pause, Duration::ZERO).is_none() {
                 break;
             }
         }
@@ -241,14 +250,16 @@ mod tests {
     #[test]
     fn the_table_of_what_may_be_repeated() {
         let pause = Some(Duration::from_secs(3));
-        for (cause, expected) in [
-            (Cause::NotSent, [4, 4, 4, 4]),
-            (Cause::Throttled(None), [4, 4, 4, 4]),
-            (Cause::Throttled(pause), [4, 4, 4, 4]),
-            (Cause::Unanswered, [4, 4, 1, 0]),
-            (Cause::Settled, [0, 0, 0, 0]),
+        for (cause, pause, expected) in [
+            (Cause::NotSent, None, [4, 4, 4, 4]),
+            (Cause::Throttled, None, [4, 4, 4, 4]),
+            (Cause::Throttled, pause, [4, 4, 4, 4]),
+            (Cause::Unanswered, None, [4, 4, 1, 0]),
+            (Cause::Unanswered, pause, [4, 4, 1, 0]),
+            (Cause::Settled, pause, [0, 0, 0, 0]),
         ] {
-            assert_eq!(REQUESTS.map(|request| repetitions(request, cause)), expected, "{cause:?}");
+            let found = REQUESTS.map(|request| repetitions(request, cause, pause));
+            assert_eq!(found, expected, "{cause:?} {pause:?}");
         }
     }
 
@@ -259,9 +270,9 @@ mod tests {
             Attempts::new(&policy, &SharedRng::Thread, RequestType::ClientCredentials, None);
         attempts.begin(Duration::ZERO);
         let pause = Duration::from_secs(50);
-        let again = attempts.again(Cause::Throttled(Some(pause)), Duration::from_secs(1));
+        let again = attempts.again(Cause::Throttled, Some(pause), Duration::from_secs(1));
         assert_eq!(again, Some(pause));
-        let again = attempts.again(Cause::Throttled(Some(pause)), Duration::from_secs(11));
+        let again = attempts.again(Cause::Throttled, Some(pause), Duration::from_secs(11));
         assert_eq!(again, None);
     }
 

@@ -255,7 +255,7 @@ pub(super) fn judge_revocation(
         Some(refusal)
             if names_a_dead_token(refusal.error().as_ref())
                 && answer.status != StatusCode::UNAUTHORIZED
-                && by_status(&answer, now).is_none() =>
+                && by_status(&answer, true, now).is_none() =>
         {
             Ok(())
         }
@@ -402,9 +402,10 @@ fn refused(
     let describe = |error: Error| {
         error
             .with_status(answer.status)
+            .with_retry_after(answer.retry_after(now.wall()))
             .with_answer(code, refusal.error_description().map(String::as_str))
     };
-    if let Some(failure) = by_status(answer, now) {
+    if let Some(failure) = by_status(answer, true, now) {
         return Failure::new(failure.cause, describe(failure.error));
     }
     let names_a_token = names_a_token(code);
@@ -433,7 +434,7 @@ fn refused(
 /// A failure without an explanation that can be read: from something on the way, more often than
 /// not. It never means that a refresh token is dead.
 fn unexplained(answer: Answer, request: &Request<'_>, now: Timestamp) -> Failure {
-    let failure = by_status(&answer, now).unwrap_or_else(|| {
+    let failure = by_status(&answer, false, now).unwrap_or_else(|| {
         let status = answer.status;
         if status == StatusCode::UNAUTHORIZED && request.bearer().is_some() {
             let message = "a refresh that carried a Bearer header was refused";
@@ -446,26 +447,33 @@ fn unexplained(answer: Answer, request: &Request<'_>, now: Timestamp) -> Failure
             Failure::new(Cause::Settled, Error::new(ErrorKind::InvalidResponse, message))
         }
     });
-    let error = failure.error.with_status(answer.status);
+    let pause = answer.retry_after(now.wall());
+    let error = failure.error.with_status(answer.status).with_retry_after(pause);
     Failure::new(failure.cause, with_cut(error, answer.cut))
 }
 
-/// What the status decides by itself.
-fn by_status(answer: &Answer, now: Timestamp) -> Option<Failure> {
-    let pause = answer.retry_after(now.wall());
+/// The failure that a status stands for, whatever the body says. A 429 or 503 is the provider's own
+/// only where it explains itself or names a pause: a bare one may come from a proxy whose request
+/// was acted on.
+fn by_status(answer: &Answer, is_explained: bool, now: Timestamp) -> Option<Failure> {
+    let is_own = is_explained || answer.retry_after(now.wall()).is_some();
+    let turned_away = if is_own { Cause::Throttled } else { Cause::Unanswered };
     let (cause, kind, message) = match answer.status {
         StatusCode::TOO_MANY_REQUESTS => {
-            (Cause::Throttled(pause), ErrorKind::RateLimited, "the provider asks for a pause")
+            (turned_away, ErrorKind::RateLimited, "the provider asks for a pause")
         }
         StatusCode::SERVICE_UNAVAILABLE => {
-            (Cause::Throttled(pause), ErrorKind::Unavailable, "the provider is unavailable")
+            (turned_away, ErrorKind::Unavailable, "the provider is unavailable")
+        }
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY if !is_explained => {
+            (Cause::Unanswered, ErrorKind::Unavailable, "the provider did not wait for the request")
         }
         status if status.is_server_error() => {
             (Cause::Unanswered, ErrorKind::Unavailable, "the provider failed")
         }
         _ => return None,
     };
-    Some(Failure::new(cause, Error::new(kind, message).with_retry_after(pause)))
+    Some(Failure::new(cause, Error::new(kind, message)))
 }
 
 /// A success that cannot be read: its answer is lost, and the request may have taken effect.
