@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind};
-use crate::object::Object;
+use crate::object::{Object, first_object};
 
 /// An access token, the refresh token that came with it, and their life.
 ///
@@ -371,9 +371,11 @@ impl fmt::Debug for Token {
 /// Reads a token object that was handed out elsewhere, alone or as the `oAuth` of an account
 /// answer.
 pub(crate) fn read_imported(json: &[u8]) -> Result<BasicTokenResponse, Error> {
-    let object = match serde_json::from_slice::<Object<AccountAnswer>>(json) {
+    let object = first_object(json)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidResponse, "this is not a token object"))?;
+    let object = match serde_json::from_str::<Object<AccountAnswer>>(&object) {
         Ok(Object(account)) => account.token,
-        Err(_) => serde_json::from_slice(json).map_err(|error| {
+        Err(_) => serde_json::from_str(&object).map_err(|error| {
             Error::new(ErrorKind::InvalidResponse, "this is not a token object")
                 .caused_by(JsonError::from(error))
         })?,
@@ -407,6 +409,15 @@ mod tests {
             let token = hurdlr.import(json).unwrap();
             assert_eq!(token.remaining() <= Some(Duration::from_secs(0)), dead, "{created_at}");
         }
+    }
+
+    #[test]
+    fn imported_object_may_stand_behind_a_mark() {
+        let builder = crate::Hurdlr::builder("id", "s".into()).environment("http://localhost:1");
+        let hurdlr = builder.build().unwrap();
+        let token =
+            hurdlr.import("\u{feff}{\"access_token\":\"a\",\"expires_in\":9.5,}\n").unwrap();
+        assert_eq!(token.expires_in(), Some(Duration::from_secs(9)));
     }
 
     #[test]

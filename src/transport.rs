@@ -1,15 +1,19 @@
 //! The transport: one origin, bounded, and nothing followed.
 
+mod answer;
+pub(crate) use answer::{Answer, Defect, Verdict, retry_after};
+mod content_coding;
+
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use tokio::time::{Instant, Sleep};
@@ -18,14 +22,10 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::endpoint;
-use crate::error::{BasicErrorResponse, Error};
-use crate::token::BasicTokenResponse;
+use crate::error::Error;
 
 /// The longest answer that is read, in bytes.
 pub(crate) const LONGEST_BODY: usize = 64 * 1024;
-
-/// The longest pause that is believed. One that a broken proxy asks for must not lock anybody out.
-const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
 
 /// How long an answer is looked for once the time for it is over. A process that was stopped, or a
 /// machine that was suspended, wakes to find both: its time over, and an answer that came
@@ -78,6 +78,9 @@ pub enum HttpError {
     /// The answer is longer than 64 KiB.
     #[error("the answer is longer than 64 KiB")]
     TooLong,
+    /// The answer is compressed in a way that cannot be read: its `Content-Encoding`.
+    #[error("the answer is compressed, and cannot be read (Content-Encoding: {0:?})")]
+    Compressed(String),
     /// The request is for another origin than the client's: it was not sent.
     #[error("the request is for another origin than this client's, it was not sent")]
     ForeignOrigin,
@@ -285,13 +288,17 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
             let mut answer = self
                 .send(parts.method, url, parts.headers, Zeroizing::new(body), self.timeout)
                 .await?;
-            if let Some(error) = answer.cut.take() {
-                return Err(error);
-            }
-            let status = match answer.status {
-                status if !status.is_success() => status,
-                _ if is_refusal(&answer.body) => StatusCode::BAD_REQUEST,
-                _ => StatusCode::OK,
+            let status = match answer.verdict(&[]) {
+                Verdict::Token(_) => StatusCode::OK,
+                Verdict::Failure { refusal: Some(_), .. } if answer.status.is_success() => {
+                    StatusCode::BAD_REQUEST
+                }
+                Verdict::Failure { refusal: Some(_), .. } => answer.status,
+                Verdict::Failure { .. } => match answer.cut.take() {
+                    Some(error) => return Err(error),
+                    None if answer.status.is_success() => StatusCode::OK,
+                    None => answer.status,
+                },
             };
             let mut response = Response::new(std::mem::take(&mut *answer.body));
             *response.status_mut() = status;
@@ -304,157 +311,17 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
     }
 }
 
-/// Whether a body is an error answer, and no token.
-fn is_refusal(body: &[u8]) -> bool {
-    serde_json::from_slice::<BasicTokenResponse>(body).is_err()
-        && serde_json::from_slice::<BasicErrorResponse>(body).is_ok()
-}
-
 /// A form on its way to the token endpoint.
 pub(crate) struct Form {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
-/// What came back: all that judging needs, and no more of it kept.
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    headers: HeaderMap,
-    pub(crate) body: Zeroizing<Vec<u8>>,
-    /// What ended the body before its time. What had come by then is in `body`.
-    pub(crate) cut: Option<HttpError>,
-}
-
-impl Answer {
-    async fn read(mut response: reqwest::Response, patience: &mut Patience) -> Self {
-        let status = response.status();
-        let headers = kept(response.headers());
-        let expected = response.content_length().and_then(|length| usize::try_from(length).ok());
-        // Room for all of it at once: a growing buffer would leave copies of the tokens behind.
-        let capacity = expected.filter(|length| *length <= LONGEST_BODY).unwrap_or(LONGEST_BODY);
-        let mut body = Zeroizing::new(Vec::with_capacity(capacity));
-        let cut = loop {
-            match patience.wait(response.chunk()).await {
-                Ok(Some(chunk)) if body.len() + chunk.len() > LONGEST_BODY => {
-                    let room = LONGEST_BODY - body.len();
-                    body.extend_from_slice(&chunk[..room]);
-                    break Some(HttpError::TooLong);
-                }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => break None,
-                Err(error) => break Some(error),
-            }
-        };
-        Self { status, headers, body, cut }
-    }
-
-    /// An answer of a client that is not ours.
-    #[cfg(feature = "testing")]
-    pub(crate) fn from_response(response: HttpResponse) -> Self {
-        let (parts, body) = response.into_parts();
-        let mut body = Zeroizing::new(body);
-        let cut = (body.len() > LONGEST_BODY).then_some(HttpError::TooLong);
-        body.truncate(LONGEST_BODY);
-        Self { status: parts.status, headers: kept(&parts.headers), body, cut }
-    }
-
-    /// Whether a token in it is the answer: not that of a failure, and not one that does not end.
-    /// One that broke off behind a whole token is good.
-    pub(crate) fn is_taken(&self) -> bool {
-        self.status.is_success() && !matches!(self.cut, Some(HttpError::TooLong))
-    }
-
-    /// When the provider sent the answer, by its own clock.
-    pub(crate) fn date(&self) -> Option<SystemTime> {
-        date(&self.headers)
-    }
-
-    /// The pause that was asked for.
-    pub(crate) fn retry_after(&self, now: SystemTime) -> Option<Duration> {
-        retry_after(&self.headers, now)
-    }
-}
-
-fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
-}
-
-/// The pause that an answer asks for, in seconds or as a date (RFC 9110 section 10.2.3); a day at
-/// the most. A date counts from the answer's own `Date`, since both are of one clock, else from
-/// `now`.
-pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than a number holds is a long pause too.
-        let seconds = text.parse().unwrap_or(u64::MAX);
-        return Some(Duration::from_secs(seconds).min(LONGEST_PAUSE));
-    }
-    let until = httpdate::parse_http_date(text).ok()?;
-    let pause = until.duration_since(date(headers).unwrap_or(now)).unwrap_or_default();
-    Some(pause.min(LONGEST_PAUSE))
-}
-
-/// Copies the headers that are needed: a clone of one would keep the whole block alive that it was
-/// read in, and with it the tokens that came behind.
-fn kept(headers: &HeaderMap) -> HeaderMap {
-    const KEPT: [HeaderName; 3] = [CONTENT_TYPE, DATE, RETRY_AFTER];
-    KEPT.into_iter()
-        .filter_map(|name| {
-            let value = headers.get(&name)?;
-            Some((name, http::HeaderValue::from_bytes(value.as_bytes()).ok()?))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
-
     use http_body::Body;
 
     use super::*;
-
-    fn answer(headers: &[(HeaderName, &'static str)]) -> Answer {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (name.clone(), http::HeaderValue::from_static(value)))
-            .collect();
-        Answer { status: StatusCode::OK, headers, body: Zeroizing::default(), cut: None }
-    }
-
-    #[test]
-    fn retry_after_is_read_as_seconds_and_as_a_date() {
-        let date = (DATE, "Sun, 06 Nov 1994 08:49:37 GMT");
-        for (value, expected) in [
-            ("0", Some(0)),
-            ("120", Some(120)),
-            (" 7 ", Some(7)),
-            ("99999999999999999999999", Some(86_400)),
-            ("18446744073709551615", Some(86_400)),
-            ("86401", Some(86_400)),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(86_400)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("-5", None),
-            ("1.5", None),
-            ("soon", None),
-            ("", None),
-        ] {
-            let answer = answer(&[date.clone(), (RETRY_AFTER, value)]);
-            assert_eq!(
-                answer.retry_after(SystemTime::now()).map(|pause| pause.as_secs()),
-                expected,
-                "{value}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_date_without_the_answers_own_counts_from_now() {
-        let answer = answer(&[(RETRY_AFTER, "Thu, 01 Jan 1970 00:01:40 GMT")]);
-        let now = UNIX_EPOCH + Duration::from_secs(70);
-        assert_eq!(answer.retry_after(now), Some(Duration::from_secs(30)));
-    }
 
     #[test]
     fn a_client_is_not_made_for_an_endpoint_that_could_be_overheard() {

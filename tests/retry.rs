@@ -470,7 +470,7 @@ async fn a_pause_nobody_can_read_is_an_ordinary_backoff() {
     let fake = FakeHurdlr::in_memory();
     let (builder, clock) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
-    for text in ["soon", "-1", "1.5", ""] {
+    for text in ["soon", "-1", "1,5", ""] {
         fake.fault_next(Fault::RateLimited { retry_after: Some(text.into()) });
         hurdlr.client_credentials(&support::ann()).await.unwrap();
     }

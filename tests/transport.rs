@@ -14,12 +14,13 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
+use hurdlr_oauth2::basic::BasicTokenResponse;
 use hurdlr_oauth2::http::{Request, StatusCode};
-use hurdlr_oauth2::oauth2::AsyncHttpClient;
+use hurdlr_oauth2::oauth2::{AsyncHttpClient, TokenResponse};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault};
 use hurdlr_oauth2::{Error, ErrorKind, HttpClient, HttpError, Hurdlr, RetryPolicy, Token, reqwest};
-use support::{RawServer, Reply};
+use support::{RawServer, Reply, compressed};
 use tokio::io::AsyncReadExt;
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -580,6 +581,7 @@ async fn a_transport_for_oauth2_keeps_the_same_bounds() {
         Reply::answer(307, &location, ""),
         Reply::Endless(head, vec![b'x'; KIB]),
         Reply::promising(200, JSON, TOKEN.len() + 1, TOKEN.as_bytes()),
+        Reply::promising(200, JSON, TOKEN.len(), &TOKEN.as_bytes()[..100]),
         Reply::answer(201, "Content-Type: text/html\r\n", TOKEN),
     ])
     .await;
@@ -590,9 +592,149 @@ async fn a_transport_for_oauth2_keeps_the_same_bounds() {
     assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
     assert!(!redirect.headers().contains_key("location"));
     assert!(matches!(call().await, Err(HttpError::TooLong)));
+    let whole = call().await.unwrap();
+    assert_eq!((whole.status(), whole.body().as_slice()), (StatusCode::OK, TOKEN.as_bytes()));
     assert!(matches!(call().await, Err(HttpError::Broken(_))));
     let created = call().await.unwrap();
     assert_eq!(created.status(), StatusCode::OK);
     assert!(!created.headers().contains_key("content-type"));
     stranger.assert_left_alone();
+}
+
+/// A body, with the headers it comes under.
+type Body = (&'static str, Vec<u8>);
+
+fn plain(body: impl Into<Vec<u8>>) -> Body {
+    (JSON, body.into())
+}
+
+fn utf16(text: &str, order: fn(u16) -> [u8; 2], mark: &[u8]) -> Body {
+    plain([mark, &text.encode_utf16().flat_map(order).collect::<Vec<_>>()].concat())
+}
+
+/// Ways in which a JSON object is sent that is not clean JSON, of a token or an error.
+fn unclean(object: &str) -> Vec<Body> {
+    let open = object.strip_suffix('}').unwrap();
+    vec![
+        plain(format!("\u{feff}{object}")),
+        plain(format!("\r\n \u{feff}\u{feff} {object}")),
+        utf16(object, u16::to_le_bytes, b"\xff\xfe"),
+        utf16(object, u16::to_be_bytes, b"\xfe\xff"),
+        utf16(object, u16::to_le_bytes, b""),
+        utf16(object, u16::to_be_bytes, b""),
+        plain([open.as_bytes(), b",\"note\":\"caf\xe9 \x80\",\"scope\":\"\xe9\"}"].concat()),
+        plain([open.as_bytes(), b",\"error_description\":\"caf\xe9\"}"].concat()),
+        plain(format!("{object}\n<!-- served by node 7 -->")),
+        plain(format!("{object}{object}")),
+        plain(format!("{object}\0\0\0")),
+        plain(format!("{object});")),
+        plain(format!(")]}}',\n{object}")),
+        plain(format!("while(1);{object}")),
+        plain(format!("callback({object})")),
+        plain(format!("<br />\n<b>Warning</b>: undefined index in x.php<br />\n{object}")),
+        plain(format!("{open},\"error_description\":\"two\nlines\tand a tab\"}}")),
+        plain(format!("{open},\"error_description\":\"it\\'s \\x41 \\u12\"}}")),
+        plain(format!("{open},\"error_description\":\"\\ud800 \\udc00\"}}")),
+        plain(format!("{open},\"scope\":\"\\ud83d\"}}")),
+        plain(format!("{open},}}")),
+        plain(format!("{open},\"list\":[1,2,],\"none\":NaN,\"far\":-Infinity}}")),
+        plain(format!("{open},\"expires_in\":1e999}}")),
+        plain(format!("{open},\"scope\":\"a\",\"scope\":\"b\"}}")),
+        plain(serde_json::to_string(object).unwrap()),
+    ]
+}
+
+#[tokio::test]
+async fn unclean_json_is_read_for_what_it_says() {
+    let gzip = "Content-Encoding: gzip\r\n";
+    let deflate = "Content-Encoding: deflate\r\n";
+    let mut tokens = unclean(std::str::from_utf8(compressed::TOKEN).unwrap());
+    tokens.extend([
+        (gzip, compressed::TOKEN_GZIP.to_vec()),
+        ("Content-Encoding: X-GZip\r\n", compressed::TOKEN_GZIP.to_vec()),
+        ("", compressed::TOKEN_GZIP.to_vec()),
+        (deflate, compressed::TOKEN_ZLIB.to_vec()),
+        (deflate, compressed::TOKEN_DEFLATE.to_vec()),
+        // A proxy unpacked it and left the header.
+        (gzip, compressed::TOKEN.to_vec()),
+        (deflate, compressed::TOKEN.to_vec()),
+        ("Content-Encoding: br\r\n", compressed::TOKEN.to_vec()),
+        ("Content-Encoding: identity\r\n", compressed::TOKEN.to_vec()),
+    ]);
+    for (headers, body) in tokens {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let server = RawServer::replying([Reply::answer(200, headers, body)]).await;
+        let token = refreshed(&once(&server)).await.expect(&shown);
+        assert_eq!(token.access_token().expose_secret(), "new-access", "{shown}");
+        assert_eq!(token.refresh_token().unwrap().expose_secret(), "new-refresh", "{shown}");
+        // And so it is for an app that uses `oauth2`.
+        let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
+        let request = Request::post(server.base_url()).body(Vec::new()).unwrap();
+        let answer = client.call(request).await.unwrap();
+        let read: BasicTokenResponse = serde_json::from_slice(answer.body()).expect(&shown);
+        assert_eq!(read.access_token().secret(), "new-access");
+    }
+    let mut dead = unclean(std::str::from_utf8(compressed::DEAD).unwrap());
+    dead.push((gzip, compressed::DEAD_GZIP.to_vec()));
+    for (headers, body) in dead {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let server = RawServer::replying([Reply::answer(400, headers, body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoginRequired, "{shown}");
+        assert_eq!(error.code(), Some("invalid_grant"), "{shown}");
+    }
+    for (headers, body) in unclean(r#"{"refresh_token":"new-refresh","token_type":"mac"}"#) {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let server = RawServer::replying([Reply::answer(200, headers, body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        let rescued = error.rescued_refresh_token().expect(&shown);
+        assert_eq!(rescued.expose_secret(), "new-refresh");
+    }
+}
+
+/// A page may quote an object, and a list may hold somebody else's.
+#[tokio::test]
+async fn object_within_a_page_is_no_answer() {
+    let token = std::str::from_utf8(compressed::TOKEN).unwrap();
+    for body in [
+        format!("<!DOCTYPE html><pre>{token}</pre>"),
+        format!("<HTML>\n<body>{token}</body></HTML>"),
+        format!("[{token}]"),
+        format!("  [1, {token}"),
+    ] {
+        let server = RawServer::replying([Reply::answer(200, JSON, &body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidResponse, "{body}");
+        assert!(error.rescued_refresh_token().is_none(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn compressed_answer_is_bounded_and_named() {
+    let gzip = "Content-Encoding: gzip\r\n";
+    let bomb = Reply::answer(200, gzip, compressed::BOMB_GZIP);
+    let error = refreshed(&once(&RawServer::replying([bomb]).await)).await.unwrap_err();
+    assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+    assert_eq!(error.rescued_refresh_token().unwrap().expose_secret(), "new-refresh");
+
+    for (headers, body) in [
+        ("Content-Encoding: br\r\n", &b"\x0b\x02\x80"[..]),
+        ("Content-Encoding: zstd\r\n", b"\x28\xb5\x2f\xfd"),
+        (gzip, b"\x1f\x8b\x08\xffbroken"),
+    ] {
+        let server = RawServer::replying([Reply::answer(200, headers, body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidResponse);
+        assert!(error.is_unanswered());
+        assert!(matches!(cause(&error), HttpError::Compressed(_)), "{error:?}");
+    }
+}
+
+/// A refresh token that was changed by the repair would replace the one that lives.
+#[tokio::test]
+async fn refresh_token_with_a_control_character_is_not_taken() {
+    let body = "{\"refresh_token\":\"new\nrefresh\",\"token_type\":\"mac\"}";
+    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+    let error = refreshed(&once(&server)).await.unwrap_err();
+    assert!(error.rescued_refresh_token().is_none());
 }

@@ -1,6 +1,5 @@
 //! One request to the provider: its fields, its way out, and the judgement of its answer.
 
-use std::cmp::Reverse;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
@@ -9,20 +8,14 @@ use http::StatusCode;
 
 use oauth2::basic::BasicErrorResponseType;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde_json::Value;
-use url::{Url, form_urlencoded};
-use zeroize::{Zeroize, Zeroizing};
+use url::Url;
 
 use crate::clock::Timestamp;
 use crate::endpoint::Scope;
 use crate::error::{BasicErrorResponse, Error, ErrorKind};
-use crate::object::Object;
 use crate::retry::{Attempts, Cause, RequestType};
-use crate::token::{
-    BasicTokenResponse, JsonError, Token, TokenDefect, TokenObject, rescue_refresh_token,
-};
-use crate::transport::{Answer, Form, HttpClient, HttpError};
+use crate::token::{BasicTokenResponse, Token, rescue_refresh_token};
+use crate::transport::{Answer, Defect, Form, HttpClient, HttpError, Verdict};
 use crate::user::UserId;
 
 /// What is asked for, and what it is asked with.
@@ -217,15 +210,13 @@ pub(super) fn judge_grant(
     now: Timestamp,
 ) -> Result<(BasicTokenResponse, Option<SystemTime>), Failure> {
     let answer = sent.map_err(unsent)?;
-    let defect = match read_token(&answer.body) {
-        Ok(token) if answer.is_taken() => {
+    let (refusal, defect) = match answer.verdict(secrets) {
+        Verdict::Token(token) => {
             tracing::debug!("token received");
             return Ok((token, answer.date()));
         }
-        Ok(_) => Defect::NotTaken,
-        Err(defect) => defect,
+        Verdict::Failure { refusal, defect } => (refusal, defect),
     };
-    let refusal = read_error(&answer.body, secrets);
     // One that only repeats what was sent is no news.
     let rescued = rescue_refresh_token(&answer.body).filter(|token| !request.sent(token));
     if let Some(refresh_token) =
@@ -249,7 +240,7 @@ pub(super) fn judge_revocation(
     now: Timestamp,
 ) -> Result<(), Failure> {
     let answer = sent.map_err(unsent)?;
-    match read_error(&answer.body, secrets) {
+    match answer.refusal(secrets) {
         // What is dead already is as good as revoked. To a client that is not known, a 401 may say
         // the same, and mean its credentials.
         Some(refusal)
@@ -322,73 +313,6 @@ fn never_left(error: &(dyn std::error::Error + 'static)) -> bool {
             .is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
         refused || matches!(error.downcast_ref(), Some(HttpError::NotSent(_)))
     })
-}
-
-/// Why a body is no token.
-enum Defect {
-    Json(JsonError),
-    Token(TokenDefect),
-    /// It would be one, were the answer not a failure, or longer than any.
-    NotTaken,
-}
-
-impl Defect {
-    fn explain(self, error: Error) -> Error {
-        match self {
-            Self::Json(source) => error.caused_by(source),
-            Self::Token(source) => error.caused_by(source),
-            Self::NotTaken => error,
-        }
-    }
-}
-
-fn read_token(body: &[u8]) -> Result<BasicTokenResponse, Defect> {
-    let Object(object): Object<TokenObject> =
-        serde_json::from_slice(body).map_err(|error| Defect::Json(error.into()))?;
-    object.try_into().map_err(Defect::Token)
-}
-
-/// Reads an error answer. Should it quote a secret of the request, that is blotted out.
-fn read_error(body: &[u8], secrets: &[&str]) -> Option<BasicErrorResponse> {
-    let mut answer = serde_json::from_slice(body).ok()?;
-    // In the texts and not in the bytes, since JSON can escape every character; before they are
-    // cut to length, since half a secret is not found any more.
-    visit_texts(&mut answer, &mut |text| blot_out(text, secrets));
-    let refusal = BasicErrorResponse::deserialize(&answer).ok();
-    // It may be no error at all, and hold tokens.
-    visit_texts(&mut answer, &mut Zeroize::zeroize);
-    refusal
-}
-
-fn visit_texts(json: &mut Value, visit: &mut impl FnMut(&mut String)) {
-    match json {
-        Value::String(text) => visit(text),
-        Value::Array(values) => values.iter_mut().for_each(|value| visit_texts(value, visit)),
-        Value::Object(fields) => fields.values_mut().for_each(|value| visit_texts(value, visit)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-/// Replaces each of `secrets`, in clear and as the form encodes it.
-fn blot_out(text: &mut String, secrets: &[&str]) {
-    // Anything shorter is no secret, and would tear words apart.
-    const SHORTEST: usize = 4;
-    let mut hidden: Vec<_> = secrets
-        .iter()
-        .filter(|secret| secret.len() >= SHORTEST)
-        .flat_map(|secret| {
-            let encoded = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-            [Zeroizing::new((*secret).to_owned()), Zeroizing::new(encoded)]
-        })
-        .collect();
-    // One may be part of another, and would leave the rest of it standing.
-    hidden.sort_by_key(|secret| Reverse(secret.len()));
-    for secret in hidden {
-        if text.contains(secret.as_str()) {
-            let blotted = text.replace(secret.as_str(), "***");
-            std::mem::replace(text, blotted).zeroize();
-        }
-    }
 }
 
 /// A failure the provider explained.
@@ -491,26 +415,5 @@ fn with_cut(error: Error, cut: Option<HttpError>) -> Error {
     match cut {
         Some(cut) => error.caused_by(cut),
         None => error,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_quoted_in_an_error_is_blotted_out_wherever_it_stands() {
-        let blotted = |text: &str, secrets: &[&str]| {
-            let mut text = text.to_owned();
-            blot_out(&mut text, secrets);
-            text
-        };
-        assert_eq!(
-            blotted("marker, marker and markermarker; mark", &["marker"]),
-            "***, *** and ******; mark"
-        );
-        assert_eq!(blotted("a+b/c a%2Bb%2Fc", &["a+b/c"]), "*** ***");
-        assert_eq!(blotted("marker-marked", &["mark", "marker-marked"]), "***");
-        assert_eq!(blotted("as it was", &["", "it", "was it"]), "as it was");
     }
 }
