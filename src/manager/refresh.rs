@@ -347,8 +347,10 @@ impl Attempt<'_> {
             && is_login
         {
             let rescued = held.token.with_refresh_token(refresh_token);
-            self.save(rescued, Some(held), row.version).await?;
-            return Err(error.into());
+            // The old access token may be over, which is not what was wrong with the answer.
+            let saved = self.save(rescued, Some(held), row.version).await;
+            let pause = saved.err().and_then(|failure| failure.pause);
+            return Err(Failure { error, pause });
         }
         if is_login && error.needs_login() {
             let lost = row.in_flight || error.kind() == ErrorKind::RotationLost;
