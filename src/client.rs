@@ -9,8 +9,10 @@ use request::{Failure, Request, Transport};
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{Instrument, field};
@@ -20,7 +22,7 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::endpoint::{ApiVersion, Scope};
 use crate::error::{Error, ErrorKind};
 use crate::login::{Callback, PendingLogin};
-use crate::retry::{Attempts, RetryPolicy};
+use crate::retry::{Attempts, Cause, RetryPolicy};
 use crate::rng::SharedRng;
 use crate::store::Realm;
 use crate::token::{self, BasicTokenResponse, Token};
@@ -65,7 +67,8 @@ struct Inner {
     authorize_url: Option<Url>,
     redirect_uri: Option<String>,
     issuer: Option<String>,
-    bearer_on_refresh: bool,
+    /// Cleared for good once the provider has shown that it wants none.
+    bearer_on_refresh: AtomicBool,
     retry: RetryPolicy,
     clock: SharedClock,
     rng: SharedRng,
@@ -88,6 +91,9 @@ impl Hurdlr {
     /// | `HURDLR_AUTHORIZE_URL` | [`authorize_url`](HurdlrBuilder::authorize_url) |
     /// | `HURDLR_REDIRECT_URI` | [`redirect_uri`](HurdlrBuilder::redirect_uri) |
     /// | `HURDLR_API_VERSION` | [`api_version`](HurdlrBuilder::api_version): `v4`, `v5` or `v6`; `v4` if unset |
+    /// | `HURDLR_ISSUER` | [`issuer`](HurdlrBuilder::issuer) |
+    /// | `HURDLR_SCOPE` | [`scope`](HurdlrBuilder::scope): `read` or `write` |
+    /// | `HURDLR_BEARER_ON_REFRESH` | [`bearer_on_refresh`](HurdlrBuilder::bearer_on_refresh): `true` or `false` |
     ///
     /// A variable that is set to nothing counts as unset.
     pub fn from_env() -> Result<Self, Error> {
@@ -210,8 +216,9 @@ impl Hurdlr {
         let refresh_token = token.refresh_token().ok_or_else(|| {
             Error::new(ErrorKind::LoginRequired, "the token came without a refresh token")
         })?;
-        let bearer = self.0.bearer_on_refresh.then_some(token);
-        let newer = self.obtain(Request::RefreshToken { refresh_token, bearer }, deadline).await?;
+        let carries_bearer = self.0.bearer_on_refresh.load(Ordering::Relaxed);
+        let request = Request::RefreshToken { refresh_token, token, carries_bearer };
+        let newer = self.obtain(request, deadline).await?;
         Ok(newer.or_refresh_token(refresh_token))
     }
 
@@ -375,15 +382,25 @@ impl Hurdlr {
         let mut attempts =
             Attempts::new(&inner.retry, &inner.rng, request.request_type(), deadline);
         let mut last = None;
+        let mut wants_no_bearer = false;
         loop {
             let elapsed = inner.clock.now().since(started);
             let Some(left) = attempts.begin(elapsed) else {
                 return Err(last.unwrap_or_else(Failure::out_of_time).into_error(&attempts));
             };
             let failure = match self.attempt(url, &request, attempts.sent(), left, judge).await {
-                Ok(success) => return Ok(success),
+                Ok(success) => {
+                    if wants_no_bearer {
+                        inner.bearer_on_refresh.store(false, Ordering::Relaxed);
+                    }
+                    return Ok(success);
+                }
                 Err(failure) => failure,
             };
+            // Unlike a 401, which may be about this one access token.
+            wants_no_bearer = failure.cause == Cause::BearerDoubted
+                && failure.error.status() == Some(StatusCode::BAD_REQUEST)
+                && failure.error.code() == Some("invalid_request");
             let elapsed = inner.clock.now().since(started);
             let Some(wait) = attempts.again(failure.cause, failure.error.retry_after(), elapsed)
             else {

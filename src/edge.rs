@@ -1,5 +1,6 @@
 //! What both edges do with a call to the API, and with its answer.
 
+use std::fmt;
 use std::future::Future;
 #[cfg(feature = "tower")]
 use std::pin::pin;
@@ -13,7 +14,7 @@ use url::{Position, Url};
 
 use crate::client::Hurdlr;
 use crate::clock::{SharedClock, Timestamp};
-use crate::endpoint::secret_bearing_url;
+use crate::endpoint::{RedactedUrl, secret_bearing_url};
 use crate::error::Error;
 use crate::manager::metrics;
 use crate::manager::{SharedToken, UserHandle};
@@ -38,11 +39,22 @@ use crate::user::UserId;
 ///     .origin("https://reports.example.com")
 ///     .retry(RetryPolicy::default().total_timeout(Duration::from_secs(300)));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct CallPolicy {
     origins: Vec<String>,
     retry: RetryPolicy,
     repeats_every_method: bool,
+}
+
+impl fmt::Debug for CallPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origins: Vec<_> = self.origins.iter().map(|url| RedactedUrl(url)).collect();
+        f.debug_struct("CallPolicy")
+            .field("origins", &origins)
+            .field("retry", &self.retry)
+            .field("repeats_every_method", &self.repeats_every_method)
+            .finish()
+    }
 }
 
 impl CallPolicy {
@@ -121,6 +133,12 @@ impl Rules {
         let repeats_every_method = policy.repeats_every_method;
         let (clock, rng) = (self.clock.clone(), self.rng.clone());
         Ok(Self { origins, retry, repeats_every_method, clock, rng })
+    }
+
+    /// Whether a token may travel in the clear, to a loopback host.
+    #[cfg(feature = "middleware")]
+    pub(crate) fn admit_plain_http(&self) -> bool {
+        self.origins.iter().any(|origin| origin.0.starts_with("http://"))
     }
 
     /// Whether a token may travel there.

@@ -36,7 +36,7 @@ const USER_ID: HeaderName = HeaderName::from_static("userid");
 /// let secret = SecretString::from("client-secret");
 /// let partner = Partner::new("client-id", &secret, &Environment::Sandbox)?;
 /// let customer = partner.user(&UserId::new("customer-4711")?)?;
-/// let api = customer.middleware().client(reqwest::Client::builder())?.build();
+/// let api = customer.middleware().client(|builder| builder)?.build();
 /// # Ok(())
 /// # }
 /// ```

@@ -4,7 +4,9 @@ mod answer;
 pub(crate) use answer::{Answer, Defect, Verdict, retry_after};
 mod content_coding;
 
+use std::fmt;
 use std::future::Future;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +14,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use tokio::time::{Instant, Sleep};
@@ -26,6 +28,13 @@ use crate::error::Error;
 
 /// The longest answer that is read, in bytes.
 pub(crate) const LONGEST_BODY: usize = 64 * 1024;
+
+/// What token requests are sent by, unless the app says otherwise.
+pub(crate) const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+/// A timeout that never comes, in place of the app's own: the bound is that of the whole answer.
+/// Longer ones make `reqwest` panic.
+const NO_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 
 /// How long an answer is looked for once the time for it is over. A process that was stopped, or a
 /// machine that was suspended, wakes to find both: its time over, and an answer that came
@@ -55,11 +64,47 @@ impl Default for Timeouts {
 /// request's body. `oauth2` judges by status and content type, and the provider's answers are what
 /// they are whatever those say: so every 2xx reaches it as 200 and without a content type, and a
 /// refusal that came with a 2xx as 400.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpClient {
     client: reqwest::Client,
     origin: url::Origin,
     timeout: Duration,
+}
+
+/// Without the client's own `Debug`, which shows the URLs of proxies with their passwords.
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient")
+            .field("origin", &self.origin.ascii_serialization())
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A builder for an app to configure. Where both TLS features are in the tree, `reqwest` would take
+/// the system's library.
+pub(crate) fn client_builder() -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder();
+    #[cfg(feature = "rustls")]
+    let builder = builder.tls_backend_rustls();
+    builder
+}
+
+/// Puts on top of an app's settings what every client needs that carries a secret. `plain` clients
+/// send some by plain `http` to a loopback host: directly, and to no other machine.
+pub(crate) fn protected(builder: reqwest::ClientBuilder, plain: bool) -> reqwest::ClientBuilder {
+    let builder = builder.connection_verbose(false);
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    let builder =
+        builder.tls_danger_accept_invalid_certs(false).tls_danger_accept_invalid_hostnames(false);
+    #[cfg(feature = "rustls")]
+    let builder = builder.tls_sslkeylogfile(false);
+    if !plain {
+        return builder;
+    }
+    // The port is the URL's.
+    let here = [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()];
+    builder.no_proxy().resolve_to_addrs("localhost", &here)
 }
 
 /// Why no answer could be used.
@@ -93,7 +138,7 @@ impl HttpClient {
     /// A client for `endpoint`, which must be `https`, or `http` on a loopback host. Proxies are
     /// taken from the environment, as `reqwest` does it, save for a loopback host.
     pub fn new(endpoint: &Url) -> Result<Self, Error> {
-        Self::with(reqwest::Client::builder(), endpoint, Timeouts::default())
+        Self::with(client_builder().user_agent(USER_AGENT), endpoint, Timeouts::default())
     }
 
     /// Puts what the crate promises on top of the caller's own settings.
@@ -110,7 +155,9 @@ impl HttpClient {
         if endpoint.scheme() == "https" && !cfg!(any(feature = "rustls", feature = "native-tls")) {
             return Err(Error::config("https needs the feature `rustls` or `native-tls`"));
         }
-        let mut builder = builder
+        let mut builder = protected(builder, endpoint.scheme() == "http")
+            .https_only(endpoint.scheme() == "https")
+            .read_timeout(NO_TIMEOUT)
             .connect_timeout(timeouts.connect)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -120,14 +167,11 @@ impl HttpClient {
             .no_brotli()
             .no_zstd()
             .no_deflate()
-            .connection_verbose(false)
             // Shorter than servers keep idle connections, so that few requests meet one that is
             // being closed: those would count as unanswered.
             .pool_idle_timeout(Duration::from_secs(5));
         if endpoint::is_loopback(endpoint) {
             builder = builder.no_proxy();
-        } else {
-            builder = builder.https_only(true);
         }
         let client = builder.build().map_err(|source| {
             Error::config("the HTTP client cannot be built").caused_by(source.without_url())
@@ -151,10 +195,11 @@ impl HttpClient {
         &self,
         method: Method,
         url: Url,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: Zeroizing<Vec<u8>>,
         limit: Duration,
     ) -> impl Future<Output = Result<Answer, HttpError>> + Send + use<> {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let form = Departure::new(body, limit);
         let mut patience = Patience::new(limit, &form);
         let sending = self

@@ -288,6 +288,7 @@ async fn a_refusal_that_can_be_read_is_final() {
         (403, envelope),
         (404, envelope),
         (422, r#"{"error":"invalid_request"}"#),
+        (403, r#"{"error":"invalid_request"}"#),
         (400, r#"{"error":"unauthorized_client"}"#),
         (200, envelope),
     ] {
@@ -655,4 +656,34 @@ async fn a_refresh_keeps_the_old_refresh_token_where_no_new_one_comes() {
             old.refresh_token().unwrap().expose_secret()
         );
     }
+}
+
+/// Two ways of proving oneself at once are an `invalid_request` (RFC 6749 section 5.2).
+#[tokio::test(start_paused = true)]
+async fn provider_that_wants_no_bearer_is_remembered() {
+    let fake = FakeHurdlr::in_memory();
+    let (builder, _) = support::in_memory(&fake);
+    let hurdlr = builder.retry(RetryPolicy::never()).build().unwrap();
+    let token = logged_in(&fake, &hurdlr).await;
+    fake.clear_requests();
+    fake.fault_plan(|request| {
+        let has_bearer = request.headers().contains_key("authorization");
+        has_bearer.then(|| Fault::answer(400, r#"{"error":"invalid_request"}"#))
+    });
+    let token = hurdlr.refresh(&token).await.unwrap();
+    assert_eq!(bearers(&fake), [true, false]);
+    let clone = hurdlr.clone();
+    let token = clone.refresh(&token).await.unwrap();
+    assert_eq!(bearers(&fake), [true, false, false]);
+
+    // What is wrong with the request for another reason, is so without the header too.
+    let (builder, _) = support::in_memory(&fake);
+    let hurdlr = builder.build().unwrap();
+    fake.clear_requests();
+    fake.fault_plan(|_| Some(Fault::answer(400, r#"{"error":"invalid_request"}"#)));
+    let error = hurdlr.refresh(&token).await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::Rejected, 2));
+    fake.clear_faults();
+    hurdlr.refresh(&token).await.unwrap();
+    assert_eq!(bearers(&fake), [true, false, true]);
 }

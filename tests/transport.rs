@@ -117,8 +117,10 @@ async fn a_redirect_policy_of_the_callers_own_is_not_used() {
     let stranger = Stranger::listen();
     let headers = format!("Location: {}\r\n", stranger.url());
     let server = RawServer::replying([Reply::answer(307, &headers, "")]).await;
-    let follows = reqwest::Client::builder().redirect(reqwest::redirect::Policy::limited(10));
-    let hurdlr = support::impatient(&server.base_url()).reqwest(follows).build().unwrap();
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(|builder| builder.redirect(reqwest::redirect::Policy::limited(10)))
+        .build()
+        .unwrap();
     let error = refreshed(&hurdlr).await.unwrap_err();
     assert_eq!(error.status(), Some(StatusCode::TEMPORARY_REDIRECT));
     stranger.assert_left_alone();
@@ -464,8 +466,11 @@ async fn where_no_tls_comes_about_nothing_is_sent() {
 async fn a_proxy_of_the_callers_is_not_used_for_loopback() {
     let proxy = RawServer::replying([Reply::answer(200, JSON, "{}")]).await;
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
-    let builder = reqwest::Client::builder().proxy(reqwest::Proxy::all(proxy.base_url()).unwrap());
-    let hurdlr = support::impatient(&server.base_url()).reqwest(builder).build().unwrap();
+    let proxy_url = proxy.base_url();
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(|builder| builder.proxy(reqwest::Proxy::all(proxy_url).unwrap()))
+        .build()
+        .unwrap();
     refreshed(&hurdlr).await.unwrap();
     assert_eq!((proxy.requests().len(), server.requests().len()), (0, 1));
 }
@@ -509,7 +514,7 @@ async fn a_proxy_of_the_environment_is_not_used_for_loopback() {
 async fn what_else_a_caller_sets_is_kept() {
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
     let hurdlr = support::impatient(&server.base_url())
-        .reqwest(reqwest::Client::builder().user_agent("my-app/7"))
+        .reqwest(|builder| builder.user_agent("my-app/7"))
         .build()
         .unwrap();
     granted(&hurdlr).await.unwrap();
@@ -521,10 +526,115 @@ async fn what_else_a_caller_sets_is_kept() {
 async fn a_timeout_of_the_callers_own_is_not_used() {
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
     let hurdlr = support::impatient(&server.base_url())
-        .reqwest(reqwest::Client::builder().timeout(Duration::from_nanos(1)))
+        .reqwest(|builder| builder.timeout(Duration::from_nanos(1)))
         .build()
         .unwrap();
     granted(&hurdlr).await.unwrap();
+}
+
+/// A pause between two bytes is not the end of an answer.
+#[tokio::test]
+async fn read_timeout_of_the_app_is_not_used() {
+    let fake = FakeHurdlr::start().await.unwrap();
+    fake.fault_next(Fault::DelayAfter(Duration::from_millis(300)));
+    let hurdlr = support::of(&fake)
+        .retry(RetryPolicy::never())
+        .reqwest(|builder| builder.read_timeout(Duration::from_millis(20)))
+        .build()
+        .unwrap();
+    granted(&hurdlr).await.unwrap();
+}
+
+/// Plain http to `localhost` stays on this machine, whatever a resolver says.
+#[tokio::test]
+async fn localhost_is_this_machine_for_any_resolver() {
+    let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
+    let hurdlr = support::impatient(&format!("http://localhost:{}", server.port()))
+        .retry(RetryPolicy::never())
+        .reqwest(|builder| builder.resolve("localhost", ([192, 0, 2, 1], 0).into()))
+        .build()
+        .unwrap();
+    granted(&hurdlr).await.unwrap();
+}
+
+/// The app's roots, as a test of its own may have them, are another matter than no verification.
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn certificate_is_verified_and_by_rustls() {
+    use tokio_rustls::rustls::{self, pki_types};
+
+    let name = "localhost".to_owned();
+    let issued = rcgen::generate_simple_self_signed([name]).unwrap();
+    let key = pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.ok()?;
+                let mut request = [0; 4 * KIB];
+                let _ = stream.read(&mut request).await.ok()?;
+                let answer = support::answer_bytes(200, JSON, TOKEN.len(), TOKEN.as_bytes());
+                tokio::io::AsyncWriteExt::write_all(&mut stream, &answer).await.ok()
+            });
+        }
+    });
+    let build = |set: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
+        support::impatient(&url).retry(RetryPolicy::never()).reqwest(set).build().unwrap()
+    };
+    for hurdlr in [
+        build(|builder| builder),
+        build(|builder| builder.tls_danger_accept_invalid_certs(true)),
+        build(|builder| builder.tls_danger_accept_invalid_hostnames(true)),
+    ] {
+        let error = refreshed(&hurdlr).await.unwrap_err();
+        assert!(matches!(cause(&error), HttpError::NotSent(_)), "{error:?}");
+        let mut sources = std::iter::successors(error.source(), |&error| error.source());
+        let is_rustls = sources.any(|error| {
+            let io = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            error.is::<rustls::Error>() || io.is_some_and(|inner| inner.is::<rustls::Error>())
+        });
+        assert!(is_rustls, "{error:?}");
+    }
+    let root = reqwest::Certificate::from_der(issued.cert.der()).unwrap();
+    let hurdlr =
+        support::impatient(&url).reqwest(|builder| builder.tls_certs_only([root])).build().unwrap();
+    granted(&hurdlr).await.unwrap();
+}
+
+#[test]
+fn debug_shows_no_password_of_a_url() {
+    use hurdlr_oauth2::{Environment, Hurdlr};
+
+    let url = "https://user:marker@api.example.com/base?key=marker#marker";
+    let proxy = || reqwest::Proxy::all("http://user:marker@proxy.example.com:8080").unwrap();
+    let builder = Hurdlr::builder("id", "secret".into())
+        .environment(url)
+        .authorize_url(url)
+        .redirect_uri(url)
+        .issuer(url)
+        .reqwest(|builder| builder.proxy(proxy()));
+    let environment = Environment::from(url);
+    let hurdlr = support::impatient("http://localhost:1")
+        .reqwest(|builder| builder.proxy(proxy()))
+        .build()
+        .unwrap();
+    let client = HttpClient::new(&"http://localhost:1".parse().unwrap()).unwrap();
+    let error = support::impatient(url).build().unwrap_err();
+    let said = format!("{builder:?} {environment:?} {hurdlr:?} {client:?} {error:?} {error}");
+    assert!(!said.contains("marker"), "{said}");
+    assert!(said.contains("api.example.com/base"), "{said}");
+    assert!(!format!("{:?}", Environment::from("marker")).contains("marker"));
 }
 
 #[tokio::test]
@@ -538,7 +648,7 @@ async fn a_host_that_takes_no_connection_is_given_up_before_anything_is_sent() {
 
     let hurdlr = support::impatient(&format!("http://{address}"))
         .retry(RetryPolicy::never())
-        .reqwest(reqwest::Client::builder().connect_timeout(Duration::from_secs(3_600)))
+        .reqwest(|builder| builder.connect_timeout(Duration::from_secs(3_600)))
         .connect_timeout(Duration::from_millis(100))
         .request_timeout(Duration::from_secs(20))
         .build()

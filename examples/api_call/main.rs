@@ -52,7 +52,7 @@ this machine. Tokens are shown by name, as <access token 1>."
 
     println!("\n1. With reqwest: a client whose calls are made for customer-4711.");
     let middleware = customer.middleware().policy(policy.clone())?;
-    let client = middleware.client(reqwest::Client::builder())?.build();
+    let client = middleware.client(|builder| builder)?.build();
     let url = format!("{api_url}/rest/v4/expenses");
     world.tell(async || Ok(client.get(&url).send().await?.status())).await?;
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::str::ParseBoolError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::endpoint::{ApiVersion, ClientAuthentication, Environment, Scope, secr
 use crate::error::Error;
 use crate::retry::RetryPolicy;
 use crate::rng::SharedRng;
-use crate::transport::{HttpClient, Timeouts};
+use crate::transport::{HttpClient, Timeouts, USER_AGENT, client_builder};
 
 /// Settings of a [`Hurdlr`]. All of them are judged by [`build`](Self::build).
 #[must_use = "a builder does nothing until it is built"]
@@ -33,7 +34,7 @@ pub struct HurdlrBuilder {
     bearer_on_refresh: Option<bool>,
     clock: SharedClock,
     rng: SharedRng,
-    reqwest: Option<reqwest::ClientBuilder>,
+    reqwest: reqwest::ClientBuilder,
     #[cfg(feature = "testing")]
     given: Option<GivenClient>,
 }
@@ -60,7 +61,7 @@ impl HurdlrBuilder {
             bearer_on_refresh: None,
             clock: SharedClock::new(SystemClock),
             rng: SharedRng::Thread,
-            reqwest: None,
+            reqwest: client_builder().user_agent(USER_AGENT),
             #[cfg(feature = "testing")]
             given: None,
         }
@@ -88,10 +89,21 @@ impl HurdlrBuilder {
         }
         builder.authorize_url = named("HURDLR_AUTHORIZE_URL")?;
         builder.redirect_uri = named("HURDLR_REDIRECT_URI")?;
+        builder.issuer = optional("HURDLR_ISSUER")?;
+        let unusable = |name: &str| Error::config(format!("{name} cannot be used"));
         if let Some(Named { name, value }) = named("HURDLR_API_VERSION")? {
-            builder.version = value.parse().map_err(|error: Error| {
-                Error::config(format!("{name} cannot be used")).caused_by(error)
+            builder.version =
+                value.parse().map_err(|error: Error| unusable(name).caused_by(error))?;
+        }
+        if let Some(Named { name, value }) = named("HURDLR_SCOPE")? {
+            let scope = value.parse().map_err(|error: Error| unusable(name).caused_by(error))?;
+            builder.scope = Some(scope);
+        }
+        if let Some(Named { name, value }) = named("HURDLR_BEARER_ON_REFRESH")? {
+            let carry = value.parse().map_err(|error: ParseBoolError| {
+                Error::config(format!("{name} is neither true nor false")).caused_by(error)
             })?;
+            builder.bearer_on_refresh = Some(carry);
         }
         Ok(builder)
     }
@@ -164,12 +176,45 @@ impl HurdlrBuilder {
         self
     }
 
-    /// A `reqwest` builder of your own, with your roots, proxies and user agent.
+    /// Configures the `reqwest` client of token requests, such as with roots, proxies and a user agent
+    /// of your own.
     ///
-    /// What this crate promises is set on top: timeouts, no redirects, no retries, no verbose
-    /// logging, https only, no proxy for a loopback host, idle connections kept for 5 s.
-    pub fn reqwest(mut self, builder: reqwest::ClientBuilder) -> Self {
-        self.reqwest = Some(builder);
+    /// `configure` gets a builder with this crate's name and version as its user agent, and with the
+    /// feature `rustls` one that asks for rustls by name: with another feature in the tree `reqwest`
+    /// would take the system's library.
+    ///
+    /// What this crate promises is set on top:
+    ///
+    /// | setting | |
+    /// |---|---|
+    /// | `timeout`, `read_timeout`, `connect_timeout` | by [`request_timeout`](Self::request_timeout) and [`connect_timeout`](Self::connect_timeout) |
+    /// | `redirect`, `retry`, `referer` | none |
+    /// | `gzip`, `deflate`, `brotli`, `zstd` | none is asked for |
+    /// | `connection_verbose`, `tls_sslkeylogfile` | off, since they would write down secrets |
+    /// | `tls_danger_accept_invalid_certs`, `…_hostnames` | off: name your root by `tls_certs_merge` |
+    /// | `https_only` | on, unless the host is loopback and plain `http` |
+    /// | `proxy` | kept, and not used for a loopback host |
+    /// | `resolve`, `dns_resolver` | kept; for plain `http`, `localhost` is this machine |
+    /// | `pool_idle_timeout` | 5 s |
+    ///
+    /// All others are kept. `default_headers` go along with every request: one with an `Authorization`
+    /// would be a second proof of who you are. A `cookie_store` is one jar for the requests of all
+    /// users, and is best left out; a `connector_layer`, a `unix_socket` and
+    /// `tls_backend_preconfigured` decide by themselves where and how secrets travel.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::Hurdlr;
+    ///
+    /// let hurdlr = Hurdlr::builder("my-app", "its secret".into())
+    ///     .reqwest(|builder| builder.user_agent("my-app/7"))
+    ///     .build()?;
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
+    /// ```
+    pub fn reqwest(
+        mut self,
+        configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Self {
+        self.reqwest = configure(self.reqwest);
         self
     }
 
@@ -205,7 +250,7 @@ impl HurdlrBuilder {
         if let Some(given) = self.given.take() {
             return Ok(Transport::Given(given));
         }
-        let reqwest = self.reqwest.take().unwrap_or_default();
+        let reqwest = std::mem::take(&mut self.reqwest);
         HttpClient::with(reqwest, token_url, self.timeouts).map(Transport::Http)
     }
 
@@ -259,7 +304,7 @@ impl HurdlrBuilder {
             token_url,
             scope: self.scope,
             issuer: self.issuer,
-            bearer_on_refresh: self.bearer_on_refresh.unwrap_or(contract.bearer_on_refresh),
+            bearer_on_refresh: self.bearer_on_refresh.unwrap_or(contract.bearer_on_refresh).into(),
             clock: self.clock,
             rng: self.rng,
             request_timeout: self.timeouts.request,
@@ -376,6 +421,25 @@ mod tests {
     }
 
     #[test]
+    fn scope_issuer_and_bearer_are_read() {
+        let mut variables = vec![
+            ("HURDLR_API_VERSION", "v6"),
+            ("HURDLR_BASE_URL", "http://localhost:1"),
+            ("HURDLR_ISSUER", "https://hurdlr.example.com"),
+            ("HURDLR_SCOPE", "read"),
+            ("HURDLR_BEARER_ON_REFRESH", "false"),
+        ];
+        variables.extend(CREDENTIALS);
+        let hurdlr = read(&variables).unwrap();
+        assert_eq!(hurdlr.0.issuer.as_deref(), Some("https://hurdlr.example.com"));
+        assert_eq!(hurdlr.0.scope, Some(Scope::Read));
+        assert!(!hurdlr.0.bearer_on_refresh.load(std::sync::atomic::Ordering::Relaxed));
+        variables[4].1 = "true";
+        let error = read(&variables).unwrap_err().to_string();
+        assert!(error.contains("bearer_on_refresh"), "{error}");
+    }
+
+    #[test]
     fn the_version_is_one_value() {
         for (name, path) in
             [("v4", "rest/v4/auth/token"), ("v5", "rest/v5/auth/token"), ("v6", "v6/auth/token")]
@@ -397,6 +461,8 @@ mod tests {
             ("HURDLR_AUTHORIZE_URL", "marker"),
             ("HURDLR_REDIRECT_URI", "https://user:marker@app.example.com"),
             ("HURDLR_API_VERSION", "v3"),
+            ("HURDLR_SCOPE", "admin"),
+            ("HURDLR_BEARER_ON_REFRESH", "yes"),
         ] {
             let mut variables = vec![(name, value)];
             variables.extend(CREDENTIALS);

@@ -35,7 +35,8 @@ pub(super) enum Request<'a> {
     /// Without a scope: it stays what was granted (RFC 6749 section 6).
     RefreshToken {
         refresh_token: &'a SecretString,
-        bearer: Option<&'a Token>,
+        token: &'a Token,
+        carries_bearer: bool,
     },
     Revocation {
         token: &'a SecretString,
@@ -72,7 +73,7 @@ impl<'a> Request<'a> {
 
     pub(super) fn bearer(&self) -> Option<&'a Token> {
         match self {
-            Self::RefreshToken { bearer, .. } => *bearer,
+            Self::RefreshToken { token, carries_bearer: true, .. } => Some(*token),
             _ => None,
         }
     }
@@ -95,8 +96,8 @@ impl<'a> Request<'a> {
 
     /// Leaves the Bearer header out from now on, if that is what was refused.
     pub(super) fn doubt_bearer(&mut self, cause: Cause) {
-        if let (Cause::BearerDoubted, Self::RefreshToken { bearer, .. }) = (cause, self) {
-            *bearer = None;
+        if let (Cause::BearerDoubted, Self::RefreshToken { carries_bearer, .. }) = (cause, self) {
+            *carries_bearer = false;
         }
     }
 
@@ -107,9 +108,11 @@ impl<'a> Request<'a> {
                 vec![code.expose_secret(), verifier.expose_secret()]
             }
             Self::ClientCredentials { user, .. } => user.iter().map(|user| user.as_str()).collect(),
-            Self::RefreshToken { refresh_token: token, .. } | Self::Revocation { token, .. } => {
-                vec![token.expose_secret()]
+            // The access token whether or not it goes along: an earlier attempt may have sent it.
+            Self::RefreshToken { refresh_token, token, .. } => {
+                vec![refresh_token.expose_secret(), token.access_token().expose_secret()]
             }
+            Self::Revocation { token, .. } => vec![token.expose_secret()],
         }
     }
 
@@ -346,13 +349,22 @@ fn refused(
         // token service is down.
         let message = "the provider refused the refresh token, or the client: a 401 can mean both";
         (Cause::Settled, Error::new(ErrorKind::Unavailable, message).doubtful())
-    } else if request.bearer().is_some() && (names_a_token || is_unauthorized) {
+    } else if request.bearer().is_some()
+        && (names_a_token || is_unauthorized || has_two_proofs(answer.status, refusal))
+    {
         let message = "the provider refused a refresh that carried a Bearer header";
         (Cause::BearerDoubted, Error::new(ErrorKind::Rejected, message))
     } else {
         (Cause::Settled, Error::new(ErrorKind::Rejected, "the provider refused the request"))
     };
     Failure::new(cause, describe(error))
+}
+
+/// Whether the refusal may be about two ways of proving oneself at once, as a Bearer header beside
+/// the client's secret in the body can be taken for (RFC 6749 section 5.2).
+fn has_two_proofs(status: StatusCode, refusal: &BasicErrorResponse) -> bool {
+    status == StatusCode::BAD_REQUEST
+        && matches!(refusal.error(), BasicErrorResponseType::InvalidRequest)
 }
 
 /// A failure without an explanation that can be read: from something on the way, more often than

@@ -212,7 +212,7 @@ impl<'de> Visitor<'de> for TokenFields {
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             match &*name {
                 "access_token" => {
-                    replace(&mut object.access_token, map.next_value::<Scalar>()?.secret())
+                    replace(&mut object.access_token, map.next_value::<Scalar>()?.secret());
                 }
                 "refresh_token" => {
                     let token = map.next_value::<Scalar>()?.secret().filter(is_refresh_token);
@@ -220,10 +220,10 @@ impl<'de> Visitor<'de> for TokenFields {
                 }
                 "token_type" => replace(&mut object.token_type, map.next_value::<Scalar>()?.text()),
                 "expires_in" => {
-                    replace(&mut object.expires_in, map.next_value::<Scalar>()?.integer())
+                    replace(&mut object.expires_in, map.next_value::<Scalar>()?.integer());
                 }
                 "created_at" => {
-                    replace(&mut object.created_at, map.next_value::<Scalar>()?.integer())
+                    replace(&mut object.created_at, map.next_value::<Scalar>()?.integer());
                 }
                 "scope" => replace(&mut object.scope, map.next_value::<Scalar>()?.text()),
                 _ => drop(map.next_value::<IgnoredAny>()?),

@@ -192,7 +192,7 @@ fn for_each_string(json: &mut Value, visit: &mut impl FnMut(&mut String)) {
         Value::String(text) => visit(text),
         Value::Array(values) => values.iter_mut().for_each(|value| for_each_string(value, visit)),
         Value::Object(fields) => {
-            fields.values_mut().for_each(|value| for_each_string(value, visit))
+            fields.values_mut().for_each(|value| for_each_string(value, visit));
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
