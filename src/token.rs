@@ -99,6 +99,26 @@ impl Token {
         token
     }
 
+    /// A token for tests of an app: from a JSON object as [`Hurdlr::import`](crate::Hurdlr::import)
+    /// takes it, without a client (feature `testing`).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidResponse`] where the text is no token object.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::{SystemClock, Token};
+    ///
+    /// let token = Token::from_json(r#"{"access_token":"a","expires_in":60}"#, SystemClock)?;
+    /// assert!(!token.is_expired());
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
+    /// ```
+    #[cfg(feature = "testing")]
+    pub fn from_json(json: impl AsRef<[u8]>, clock: impl crate::Clock) -> Result<Self, Error> {
+        let answer = read_imported(json.as_ref())?;
+        Ok(Self::imported(answer, &SharedClock::new(clock)))
+    }
+
     fn with_age_at(answer: BasicTokenResponse, now: Option<i64>, clock: &SharedClock) -> Self {
         let parts = answer.into_parts();
         let has_documented_scope = parts.scope.as_deref() == Some(DOCUMENTED_SCOPE);
