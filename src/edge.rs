@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::manager::metrics;
 use crate::manager::{SharedToken, UserHandle};
 use crate::partner::{Partner, PartnerUser};
-use crate::retry::{Attempts, Cause, RequestType, RetryPolicy};
+use crate::retry::{Attempts, FailureClass, RequestType, RetryPolicy};
 use crate::rng::SharedRng;
 use crate::transport::retry_after;
 use crate::user::UserId;
@@ -319,7 +319,8 @@ impl Edge {
                 StatusCode::TOO_MANY_REQUESTS if call.waits && wire.can_repeat() => {
                     let now = clock.now();
                     let pause = retry_after(W::headers(&answer), now.wall());
-                    let again = attempts.again(Cause::Throttled, pause, now.since(call.began));
+                    let again =
+                        attempts.next_delay(FailureClass::Throttled, pause, now.since(call.began));
                     let Some(pause) = again else {
                         return Ok(answer);
                     };

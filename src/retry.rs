@@ -116,7 +116,7 @@ pub(crate) enum RequestType {
 
 /// What a failure says about the fate of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum FailureClass {
     /// It never left.
     NotSent,
     /// The provider turned it away unread.
@@ -124,9 +124,27 @@ pub(crate) enum Cause {
     /// It may have taken effect.
     Unanswered,
     /// It was refused, and the Bearer header beside it may be the reason.
-    BearerDoubted,
+    RetryWithoutBearer,
     /// It was answered; repeating it changes nothing.
-    Settled,
+    Final,
+}
+
+impl RequestType {
+    /// For logs; of a grant, its `grant_type`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::AuthorizationCode => "authorization_code",
+            Self::ClientCredentials => "client_credentials",
+            Self::RefreshToken => "refresh_token",
+            Self::Revocation => "revocation",
+        }
+    }
+
+    /// Whether a lost answer loses nothing. Client credentials need no refresh token (RFC 6749
+    /// section 4.4.3): one in a broken answer is no reason not to ask again.
+    pub(crate) fn is_repeatable(self) -> bool {
+        matches!(self, Self::ClientCredentials)
+    }
 }
 
 /// The attempts of one call.
@@ -189,34 +207,35 @@ impl<'a> Attempts<'a> {
 
     /// How long to wait before the request is sent again; none if it must not be. `pause` is what
     /// the answer asked for.
-    pub(crate) fn again(
+    pub(crate) fn next_delay(
         &mut self,
-        cause: Cause,
+        class: FailureClass,
         pause: Option<Duration>,
         elapsed: Duration,
     ) -> Option<Duration> {
-        self.unanswered |= cause == Cause::Unanswered;
+        self.unanswered |= class == FailureClass::Unanswered;
         let more = self.sent < self.policy.max_attempts;
         let backoff = self.policy.backoff().delay(self.sent, self.rng.next_u64());
         if pause.is_some() && !self.waits_when_told {
             return None;
         }
-        let wait = match (cause, self.request) {
+        let wait = match (class, self.request) {
             // Even for `Retry-After: 0`, so that clients do not return in lockstep.
-            (Cause::NotSent | Cause::Throttled, _) if more => backoff,
-            (Cause::Unanswered, RequestType::ClientCredentials | RequestType::Revocation)
-                if more =>
-            {
-                backoff
-            }
+            (FailureClass::NotSent | FailureClass::Throttled, _)
+            | (
+                FailureClass::Unanswered,
+                RequestType::ClientCredentials | RequestType::Revocation,
+            ) if more => backoff,
             // Once: a server that rotated repeats its answer, if it does that at all, for a short
             // time only. Later tries belong to whoever keeps the token.
-            (Cause::Unanswered, RequestType::RefreshToken) if more && !self.repeated_at_once => {
+            (FailureClass::Unanswered, RequestType::RefreshToken)
+                if more && !self.repeated_at_once =>
+            {
                 self.repeated_at_once = true;
                 Duration::ZERO
             }
             // The request is another one without the header, so this cannot come twice.
-            (Cause::BearerDoubted, RequestType::RefreshToken) => Duration::ZERO,
+            (FailureClass::RetryWithoutBearer, RequestType::RefreshToken) => Duration::ZERO,
             _ => return None,
         };
         let wait = wait.max(pause.unwrap_or_default());
@@ -236,11 +255,11 @@ mod tests {
     ];
 
     /// How often a request is repeated that fails the same way each time.
-    fn repetitions(request: RequestType, cause: Cause, pause: Option<Duration>) -> u32 {
+    fn repetitions(request: RequestType, class: FailureClass, pause: Option<Duration>) -> u32 {
         let policy = RetryPolicy::default().max_attempts(5);
         let mut attempts = Attempts::new(&policy, &SharedRng::Thread, request, None);
         while attempts.begin(Duration::ZERO).is_some() {
-            if attempts.again(cause, pause, Duration::ZERO).is_none() {
+            if attempts.next_delay(class, pause, Duration::ZERO).is_none() {
                 break;
             }
         }
@@ -250,16 +269,16 @@ mod tests {
     #[test]
     fn the_table_of_what_may_be_repeated() {
         let pause = Some(Duration::from_secs(3));
-        for (cause, pause, expected) in [
-            (Cause::NotSent, None, [4, 4, 4, 4]),
-            (Cause::Throttled, None, [4, 4, 4, 4]),
-            (Cause::Throttled, pause, [4, 4, 4, 4]),
-            (Cause::Unanswered, None, [4, 4, 1, 0]),
-            (Cause::Unanswered, pause, [4, 4, 1, 0]),
-            (Cause::Settled, pause, [0, 0, 0, 0]),
+        for (class, pause, expected) in [
+            (FailureClass::NotSent, None, [4, 4, 4, 4]),
+            (FailureClass::Throttled, None, [4, 4, 4, 4]),
+            (FailureClass::Throttled, pause, [4, 4, 4, 4]),
+            (FailureClass::Unanswered, None, [4, 4, 1, 0]),
+            (FailureClass::Unanswered, pause, [4, 4, 1, 0]),
+            (FailureClass::Final, pause, [0, 0, 0, 0]),
         ] {
-            let found = REQUESTS.map(|request| repetitions(request, cause, pause));
-            assert_eq!(found, expected, "{cause:?} {pause:?}");
+            let found = REQUESTS.map(|request| repetitions(request, class, pause));
+            assert_eq!(found, expected, "{class:?} {pause:?}");
         }
     }
 
@@ -270,10 +289,12 @@ mod tests {
             Attempts::new(&policy, &SharedRng::Thread, RequestType::ClientCredentials, None);
         attempts.begin(Duration::ZERO);
         let pause = Duration::from_secs(50);
-        let again = attempts.again(Cause::Throttled, Some(pause), Duration::from_secs(1));
-        assert_eq!(again, Some(pause));
-        let again = attempts.again(Cause::Throttled, Some(pause), Duration::from_secs(11));
-        assert_eq!(again, None);
+        let delay =
+            attempts.next_delay(FailureClass::Throttled, Some(pause), Duration::from_secs(1));
+        assert_eq!(delay, Some(pause));
+        let delay =
+            attempts.next_delay(FailureClass::Throttled, Some(pause), Duration::from_secs(11));
+        assert_eq!(delay, None);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! The transport: one origin, bounded, and nothing followed.
 
 mod answer;
-pub(crate) use answer::{Answer, Defect, Verdict, retry_after};
+#[cfg(any(feature = "middleware", feature = "tower"))]
+pub(crate) use answer::retry_after;
+pub(crate) use answer::{Answer, Defect, Verdict};
 mod content_coding;
+#[cfg(feature = "testing")]
+mod custom;
 
 use std::fmt;
 use std::future::Future;
@@ -66,7 +70,7 @@ impl Default for Timeouts {
 /// refusal that came with a 2xx as 400.
 #[derive(Clone)]
 pub struct HttpClient {
-    client: reqwest::Client,
+    sender: Sender,
     origin: url::Origin,
     timeout: Duration,
 }
@@ -129,8 +133,8 @@ pub enum HttpError {
     /// The request is for another origin than the client's: it was not sent.
     #[error("the request is for another origin than this client's, it was not sent")]
     ForeignOrigin,
-    /// A client other than ours failed.
-    #[error("the HTTP client failed")]
+    /// The request is not one for a token endpoint, or a client other than ours failed.
+    #[error("the request was not sent, or the HTTP client failed")]
     Other(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -176,45 +180,64 @@ impl HttpClient {
         let client = builder.build().map_err(|source| {
             Error::config("the HTTP client cannot be built").caused_by(source.without_url())
         })?;
-        Ok(Self { client, origin: endpoint.origin(), timeout: timeouts.request })
+        let sender = Sender::Reqwest(client);
+        Ok(Self { sender, origin: endpoint.origin(), timeout: timeouts.request })
+    }
+
+    /// A client that sends by `client`, of any origin. The promises are that one's to keep.
+    #[cfg(feature = "testing")]
+    pub(crate) fn custom<C>(client: C) -> Self
+    where
+        C: for<'c> AsyncHttpClient<'c, Error: Send + Sync, Future: Send>,
+        C: Send + Sync + 'static,
+    {
+        let origin = url::Origin::new_opaque();
+        let timeout = Timeouts::default().request;
+        Self { sender: Sender::Custom(Arc::new(client)), origin, timeout }
     }
 
     /// Posts `form` to `url`, of this client's origin, and waits at most `limit` for all of the
     /// answer.
+    ///
+    /// Boxed, so that what is built around it stays small: a refresh is a task of its own. The
+    /// request is made at once, so that nothing of it has a place in the future.
     pub(crate) fn post(
         &self,
-        url: &Url,
+        url: Url,
         form: Form,
         limit: Duration,
-    ) -> impl Future<Output = Result<Answer, HttpError>> + Send + use<> {
-        self.send(Method::POST, url.clone(), form.headers, form.body, limit)
-    }
-
-    /// The request is made at once, so that nothing of it has a place in the future.
-    fn send(
-        &self,
-        method: Method,
-        url: Url,
-        mut headers: HeaderMap,
-        body: Zeroizing<Vec<u8>>,
-        limit: Duration,
-    ) -> impl Future<Output = Result<Answer, HttpError>> + Send + use<> {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let form = Departure::new(body, limit);
-        let mut patience = Patience::new(limit, &form);
-        let sending = self
-            .client
-            .request(method, url)
-            .headers(headers)
-            .body(reqwest::Body::wrap(form))
-            // The app's own would throw away what the last look may find.
-            .timeout(Duration::MAX)
-            .send();
-        async move {
-            let response = patience.wait(sending).await?;
-            Ok(Answer::read(response, &mut patience).await)
+    ) -> Pin<Box<dyn Future<Output = Result<Answer, HttpError>> + Send + '_>> {
+        match &self.sender {
+            Sender::Reqwest(client) => {
+                let Form { mut headers, body } = form;
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                let form = Departure::new(body, limit);
+                let mut patience = Patience::new(limit, &form);
+                let sending = client
+                    .post(url)
+                    .headers(headers)
+                    .body(reqwest::Body::wrap(form))
+                    // The app's own would throw away what the last look may find.
+                    .timeout(Duration::MAX)
+                    .send();
+                Box::pin(async move {
+                    let response = patience.wait(sending).await?;
+                    Ok(Answer::read(response, &mut patience).await)
+                })
+            }
+            #[cfg(feature = "testing")]
+            Sender::Custom(client) => Box::pin(custom::post(&**client, url, form, limit)),
         }
     }
+}
+
+/// How requests are sent.
+#[derive(Clone)]
+enum Sender {
+    Reqwest(reqwest::Client),
+    /// Reaches an embedded provider without a socket.
+    #[cfg(feature = "testing")]
+    Custom(Arc<dyn custom::CustomHttpClient>),
 }
 
 /// A form that leaves when the connection asks for it, unless its time is over by then: whoever was
@@ -330,9 +353,12 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
             let url = parts.uri.to_string().parse::<Url>().ok();
             let url = url.filter(|url| url.origin() == self.origin);
             let url = url.ok_or(HttpError::ForeignOrigin)?;
-            let mut answer = self
-                .send(parts.method, url, parts.headers, Zeroizing::new(body), self.timeout)
-                .await?;
+            // RFC 6749 section 3.2.
+            if parts.method != Method::POST {
+                return Err(HttpError::Other("the token endpoint takes POST only".into()));
+            }
+            let form = Form { headers: parts.headers, body: Zeroizing::new(body) };
+            let mut answer = self.post(url, form, self.timeout).await?;
             let status = match answer.verdict(&[]) {
                 Verdict::Token(_) => StatusCode::OK,
                 Verdict::Failure { refusal: Some(_), .. } if answer.status.is_success() => {

@@ -482,7 +482,7 @@ async fn a_loopback_host_is_reached_directly() {
     let hurdlr = support::impatient(&server.base_url()).build().unwrap();
     refreshed(&hurdlr).await.unwrap();
     let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
-    let request = Request::get(server.base_url()).body(Vec::new()).unwrap();
+    let request = Request::post(server.base_url()).body(Vec::new()).unwrap();
     assert_eq!(client.call(request).await.unwrap().status(), StatusCode::OK);
     assert_eq!(server.requests().len(), 2);
 }
@@ -557,6 +557,17 @@ async fn localhost_is_this_machine_for_any_resolver() {
     granted(&hurdlr).await.unwrap();
 }
 
+/// The next cause. An `io::Error` gives its inner error's source as its own, and not the inner one.
+#[cfg(feature = "rustls")]
+fn inner<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref().map(|inner| inner as _),
+        None => error.source(),
+    }
+}
+
 /// The app's roots, as a test of its own may have them, are another matter than no verification.
 #[cfg(feature = "rustls")]
 #[tokio::test]
@@ -599,11 +610,8 @@ async fn certificate_is_verified_and_by_rustls() {
     ] {
         let error = refreshed(&hurdlr).await.unwrap_err();
         assert!(matches!(cause(&error), HttpError::NotSent(_)), "{error:?}");
-        let mut sources = std::iter::successors(error.source(), |&error| error.source());
-        let is_rustls = sources.any(|error| {
-            let io = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            error.is::<rustls::Error>() || io.is_some_and(|inner| inner.is::<rustls::Error>())
-        });
+        let is_rustls = std::iter::successors(error.source(), |error| inner(*error))
+            .any(|error| error.is::<rustls::Error>());
         assert!(is_rustls, "{error:?}");
     }
     let root = reqwest::Certificate::from_der(issued.cert.der()).unwrap();
@@ -697,6 +705,11 @@ async fn a_transport_for_oauth2_keeps_the_same_bounds() {
     .await;
     let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
     let call = || client.call(Request::post(server.base_url()).body(Vec::new()).unwrap());
+
+    // RFC 6749 section 3.2.
+    let get = Request::get(server.base_url()).body(Vec::new()).unwrap();
+    assert!(matches!(client.call(get).await, Err(HttpError::Other(_))));
+    assert!(server.requests().is_empty());
 
     let redirect = call().await.unwrap();
     assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);

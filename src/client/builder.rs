@@ -9,7 +9,6 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::request::Transport;
 use super::{Credentials, Hurdlr, Inner};
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::endpoint::{ApiVersion, ClientAuthentication, Environment, Scope, secret_bearing_url};
@@ -36,7 +35,7 @@ pub struct HurdlrBuilder {
     rng: SharedRng,
     reqwest: reqwest::ClientBuilder,
     #[cfg(feature = "testing")]
-    given: Option<GivenClient>,
+    custom: Option<HttpClient>,
 }
 
 /// A setting, and the name its author knows it by.
@@ -63,7 +62,7 @@ impl HurdlrBuilder {
             rng: SharedRng::Thread,
             reqwest: client_builder().user_agent(USER_AGENT),
             #[cfg(feature = "testing")]
-            given: None,
+            custom: None,
         }
     }
 
@@ -226,7 +225,7 @@ impl HurdlrBuilder {
         C: for<'c> oauth2::AsyncHttpClient<'c, Error: Send + Sync, Future: Send>,
         C: Send + Sync + 'static,
     {
-        self.given = Some(GivenClient::new(client));
+        self.custom = Some(HttpClient::custom(client));
         self
     }
 
@@ -245,18 +244,9 @@ impl HurdlrBuilder {
         self
     }
 
-    fn transport_for(&mut self, token_url: &Url) -> Result<Transport, Error> {
-        #[cfg(feature = "testing")]
-        if let Some(given) = self.given.take() {
-            return Ok(Transport::Given(given));
-        }
-        let reqwest = std::mem::take(&mut self.reqwest);
-        HttpClient::with(reqwest, token_url, self.timeouts).map(Transport::Http)
-    }
-
     /// Judges the settings. An [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that
     /// cannot be used.
-    pub fn build(mut self) -> Result<Hurdlr, Error> {
+    pub fn build(self) -> Result<Hurdlr, Error> {
         if self.client_id.is_empty() {
             return Err(Error::config("client_id is empty"));
         }
@@ -288,7 +278,14 @@ impl HurdlrBuilder {
         }
         let base_url = self.environment.value.base(self.version, self.environment.name)?;
         let token_url = self.version.token_url_at(&base_url)?;
-        let transport = self.transport_for(&token_url)?;
+        #[cfg(feature = "testing")]
+        let custom = self.custom;
+        #[cfg(not(feature = "testing"))]
+        let custom = None;
+        let http = match custom {
+            Some(http) => http,
+            None => HttpClient::with(self.reqwest, &token_url, self.timeouts)?,
+        };
         Ok(Hurdlr(Arc::new(Inner {
             authorize_url: url_of(self.authorize_url)?,
             redirect_uri: text_of(self.redirect_uri)?,
@@ -308,7 +305,7 @@ impl HurdlrBuilder {
             clock: self.clock,
             rng: self.rng,
             request_timeout: self.timeouts.request,
-            transport,
+            http,
         })))
     }
 }
@@ -332,61 +329,6 @@ impl fmt::Debug for HurdlrBuilder {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(feature = "testing")]
-mod given {
-    //! A client of the caller's, its type forgotten.
-
-    use std::future::Future;
-    use std::pin::Pin;
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
-    use url::Url;
-
-    use crate::transport::{Answer, Form, HttpError};
-
-    type Outcome = Result<HttpResponse, HttpError>;
-    type Call = dyn Fn(HttpRequest) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
-
-    pub(in crate::client) struct GivenClient(Box<Call>);
-
-    impl GivenClient {
-        pub(super) fn new<C>(client: C) -> Self
-        where
-            C: for<'c> AsyncHttpClient<'c, Error: Send + Sync, Future: Send>,
-            C: Send + Sync + 'static,
-        {
-            let client = Arc::new(client);
-            Self(Box::new(move |request| {
-                let client = Arc::clone(&client);
-                Box::pin(async move {
-                    client.call(request).await.map_err(|error| HttpError::Other(error.into()))
-                })
-            }))
-        }
-
-        pub(in crate::client) async fn post(
-            &self,
-            url: &Url,
-            mut form: Form,
-            limit: Duration,
-        ) -> Result<Answer, HttpError> {
-            let mut request = HttpRequest::new(std::mem::take(&mut *form.body));
-            *request.method_mut() = http::Method::POST;
-            *request.uri_mut() =
-                url.as_str().parse().map_err(|error| HttpError::Other(Box::new(error)))?;
-            *request.headers_mut() = form.headers;
-            match tokio::time::timeout(limit, (self.0)(request)).await {
-                Ok(answer) => answer.map(Answer::from_response),
-                Err(elapsed) => Err(HttpError::Other(elapsed.into())),
-            }
-        }
-    }
-}
-#[cfg(feature = "testing")]
-pub(super) use given::GivenClient;
 
 #[cfg(test)]
 mod tests {
