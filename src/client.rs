@@ -286,7 +286,7 @@ impl Hurdlr {
         &self.0.rng
     }
 
-    /// What the keys of this client's users in a [store](crate::store) have in common.
+    /// The part that the keys of this client's users in a [store](crate::store) have in common.
     #[must_use]
     pub fn realm(&self) -> Realm {
         Realm::new(self.0.version, self.0.base_url.as_str(), self.0.credentials.client_id.as_str())

@@ -23,7 +23,7 @@ pub enum ApiVersion {
     V6,
 }
 
-/// What a token is to be good for, where the API version has scopes.
+/// The access that a token gives, where the API version has scopes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {
@@ -34,7 +34,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// As it stands in a request.
+    /// The scope in a request.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

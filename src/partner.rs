@@ -29,7 +29,7 @@ const USER_ID: HeaderName = HeaderName::from_static("userid");
 ///
 /// ```
 /// use hurdlr_oauth2::secrecy::SecretString;
-/// use hurdlr_oauth2::{Environment, Partner, UserId, reqwest};
+/// use hurdlr_oauth2::{Environment, Partner, UserId};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

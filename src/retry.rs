@@ -104,7 +104,7 @@ impl RetryPolicy {
     }
 }
 
-/// What is asked of the provider: one of its grants (RFC 6749 sections 4.1, 4.4 and 6), or a
+/// The kind of a request: one of the provider's grants (RFC 6749 sections 4.1, 4.4 and 6), or a
 /// revocation (RFC 7009).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestType {
@@ -114,7 +114,7 @@ pub(crate) enum RequestType {
     Revocation,
 }
 
-/// What a failure says about the fate of the request.
+/// The fate of a failed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureClass {
     /// It never left.

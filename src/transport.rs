@@ -33,17 +33,17 @@ use crate::error::Error;
 /// The longest answer that is read, in bytes.
 pub(crate) const LONGEST_BODY: usize = 64 * 1024;
 
-/// What token requests are sent by, unless the app says otherwise.
+/// The default user agent of token requests.
 pub(crate) const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// A timeout that never comes, in place of the app's own: the bound is that of the whole answer.
 /// Longer ones make `reqwest` panic.
 const NO_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 
-/// How long an answer is looked for once the time for it is over. A process that was stopped, or a
-/// machine that was suspended, wakes to find both: its time over, and an answer that came
-/// meanwhile. It may hold the only refresh token that lives.
-const LAST_LOOK: Duration = Duration::from_millis(500);
+/// Grace for a response once its time is over. A process that was stopped, or a machine that was
+/// suspended, wakes with its time over and the response in its buffers, which may hold the only
+/// refresh token that lives.
+const LATE_RESPONSE_GRACE: Duration = Duration::from_millis(500);
 
 /// How long one request may take.
 #[derive(Clone, Copy, Debug)]
@@ -211,18 +211,18 @@ impl HttpClient {
             Sender::Reqwest(client) => {
                 let Form { mut headers, body } = form;
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-                let form = Departure::new(body, limit);
-                let mut patience = Patience::new(limit, &form);
+                let form = DeadlineBody::new(body, limit);
+                let mut deadline = ResponseDeadline::new(limit, &form);
                 let sending = client
                     .post(url)
                     .headers(headers)
                     .body(reqwest::Body::wrap(form))
-                    // The app's own would throw away what the last look may find.
+                    // A timeout of the app's would throw away a response within the grace.
                     .timeout(Duration::MAX)
                     .send();
                 Box::pin(async move {
-                    let response = patience.wait(sending).await?;
-                    Ok(Answer::read(response, &mut patience).await)
+                    let response = deadline.wait(sending).await?;
+                    Ok(Answer::read(response, &mut deadline).await)
                 })
             }
             #[cfg(feature = "testing")]
@@ -240,30 +240,31 @@ enum Sender {
     Custom(Arc<dyn custom::CustomHttpClient>),
 }
 
-/// A form that leaves when the connection asks for it, unless its time is over by then: whoever was
-/// stopped while it connected must not send on waking what another process has sent since.
-struct Departure {
+/// A form that is handed to the connection when it asks for it, unless its time is over by then: a
+/// process that was stopped while it connected must not send, on waking, a refresh token that another
+/// process has sent since.
+struct DeadlineBody {
     form: Option<Bytes>,
     begun: Timestamp,
     limit: Duration,
-    /// Whether the connection has it.
-    left: Arc<AtomicBool>,
+    /// Whether the connection has taken it.
+    sent: Arc<AtomicBool>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the time was over")]
 struct OutOfTime;
 
-impl Departure {
+impl DeadlineBody {
     fn new(form: Zeroizing<Vec<u8>>, limit: Duration) -> Self {
         // One that is empty is never asked for.
         let form = Some(Bytes::from_owner(form)).filter(|form| !form.is_empty());
-        let left = Arc::new(AtomicBool::new(form.is_none()));
-        Self { form, begun: SystemClock.now(), limit, left }
+        let sent = Arc::new(AtomicBool::new(form.is_none()));
+        Self { form, begun: SystemClock.now(), limit, sent }
     }
 }
 
-impl http_body::Body for Departure {
+impl http_body::Body for DeadlineBody {
     type Data = Bytes;
     type Error = OutOfTime;
 
@@ -275,7 +276,7 @@ impl http_body::Body for Departure {
             if SystemClock.now().since(self.begun) >= self.limit {
                 return Err(OutOfTime);
             }
-            self.left.store(true, Ordering::Relaxed);
+            self.sent.store(true, Ordering::Relaxed);
             Ok(Frame::data(form))
         }))
     }
@@ -289,21 +290,21 @@ impl http_body::Body for Departure {
     }
 }
 
-/// How long an answer is waited for, in all its steps.
-struct Patience {
+/// The deadline shared by all steps of receiving a response.
+struct ResponseDeadline {
     over: Pin<Box<Sleep>>,
-    is_last_look: bool,
-    left: Arc<AtomicBool>,
+    in_grace: bool,
+    sent: Arc<AtomicBool>,
 }
 
-impl Patience {
-    fn new(limit: Duration, form: &Departure) -> Self {
+impl ResponseDeadline {
+    fn new(limit: Duration, form: &DeadlineBody) -> Self {
         let over = Box::pin(tokio::time::sleep(limit));
-        Self { over, is_last_look: false, left: Arc::clone(&form.left) }
+        Self { over, in_grace: false, sent: Arc::clone(&form.sent) }
     }
 
-    fn has_left(&self) -> bool {
-        self.left.load(Ordering::Relaxed)
+    fn was_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
     }
 
     async fn wait<T>(
@@ -317,20 +318,20 @@ impl Patience {
                 done = &mut step => return done.map_err(|error| self.failed(error)),
                 () = &mut self.over => {}
             }
-            if !self.has_left() {
+            if !self.was_sent() {
                 return Err(HttpError::NotSent(OutOfTime.into()));
             }
-            if self.is_last_look {
+            if self.in_grace {
                 return Err(HttpError::TimedOut(OutOfTime.into()));
             }
-            self.is_last_look = true;
-            self.over.as_mut().reset(Instant::now() + LAST_LOOK);
+            self.in_grace = true;
+            self.over.as_mut().reset(Instant::now() + LATE_RESPONSE_GRACE);
         }
     }
 
     fn failed(&self, error: reqwest::Error) -> HttpError {
         let error = error.without_url();
-        if !self.has_left() {
+        if !self.was_sent() {
             HttpError::NotSent(error.into())
         } else if error.is_timeout() {
             HttpError::TimedOut(error.into())
@@ -412,12 +413,12 @@ mod tests {
     fn a_form_leaves_once_and_not_after_its_time() {
         let mut context = Context::from_waker(std::task::Waker::noop());
         for (limit, leaves) in [(Duration::from_secs(3_600), true), (Duration::ZERO, false)] {
-            let mut form = Departure::new(b"grant_type=refresh_token".to_vec().into(), limit);
-            let left = Arc::clone(&form.left);
+            let mut form = DeadlineBody::new(b"grant_type=refresh_token".to_vec().into(), limit);
+            let sent = Arc::clone(&form.sent);
             let Poll::Ready(Some(asked)) = Pin::new(&mut form).poll_frame(&mut context) else {
                 panic!("there is a form");
             };
-            assert_eq!((asked.is_ok(), left.load(Ordering::Relaxed)), (leaves, leaves));
+            assert_eq!((asked.is_ok(), sent.load(Ordering::Relaxed)), (leaves, leaves));
             assert!(matches!(Pin::new(&mut form).poll_frame(&mut context), Poll::Ready(None)));
         }
     }

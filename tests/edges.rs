@@ -688,6 +688,24 @@ async fn plain_http_call_uses_no_proxy() {
     assert!(proxy.requests().is_empty());
 }
 
+/// No setting of the app sends a token to a host that cannot show a certificate.
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn call_verifies_certificates_by_rustls() {
+    let stage = Stage::new().await;
+    let (url, certificate) = support::tls::serve("served").await;
+    let root = reqwest::Certificate::from_der(&certificate).unwrap();
+    let send = async |configure: &dyn Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
+        let policy = CallPolicy::default().origin(&url);
+        let api = stage.user.middleware().policy(policy).unwrap();
+        api.client(configure).unwrap().build().get(&url).send().await
+    };
+    let error = send(&|builder| builder.tls_danger_accept_invalid_certs(true)).await.unwrap_err();
+    assert!(support::tls::is_of_rustls(&error), "{error:?}");
+    let answer = send(&|builder| builder.tls_certs_only([root.clone()])).await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "served");
+}
+
 #[test]
 fn debug_of_a_policy_shows_no_password() {
     let url = "https://user:marker@api.example.com/x?key=marker";

@@ -557,49 +557,11 @@ async fn localhost_is_this_machine_for_any_resolver() {
     granted(&hurdlr).await.unwrap();
 }
 
-/// The next cause. An `io::Error` gives its inner error's source as its own, and not the inner one.
-#[cfg(feature = "rustls")]
-fn inner<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> Option<&'a (dyn std::error::Error + 'static)> {
-    match error.downcast_ref::<io::Error>() {
-        Some(error) => error.get_ref().map(|inner| inner as _),
-        None => error.source(),
-    }
-}
-
 /// The app's roots, as a test of its own may have them, are another matter than no verification.
 #[cfg(feature = "rustls")]
 #[tokio::test]
 async fn certificate_is_verified_and_by_rustls() {
-    use tokio_rustls::rustls::{self, pki_types};
-
-    let name = "localhost".to_owned();
-    let issued = rcgen::generate_simple_self_signed([name]).unwrap();
-    let key = pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![issued.cert.der().clone()], key)
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let mut stream = acceptor.accept(stream).await.ok()?;
-                let mut request = [0; 4 * KIB];
-                let _ = stream.read(&mut request).await.ok()?;
-                let answer = support::answer_bytes(200, JSON, TOKEN.len(), TOKEN.as_bytes());
-                tokio::io::AsyncWriteExt::write_all(&mut stream, &answer).await.ok()
-            });
-        }
-    });
+    let (url, certificate) = support::tls::serve(TOKEN).await;
     let build = |set: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
         support::impatient(&url).retry(RetryPolicy::never()).reqwest(set).build().unwrap()
     };
@@ -610,11 +572,9 @@ async fn certificate_is_verified_and_by_rustls() {
     ] {
         let error = refreshed(&hurdlr).await.unwrap_err();
         assert!(matches!(cause(&error), HttpError::NotSent(_)), "{error:?}");
-        let is_rustls = std::iter::successors(error.source(), |error| inner(*error))
-            .any(|error| error.is::<rustls::Error>());
-        assert!(is_rustls, "{error:?}");
+        assert!(support::tls::is_of_rustls(&error), "{error:?}");
     }
-    let root = reqwest::Certificate::from_der(issued.cert.der()).unwrap();
+    let root = reqwest::Certificate::from_der(&certificate).unwrap();
     let hurdlr =
         support::impatient(&url).reqwest(|builder| builder.tls_certs_only([root])).build().unwrap();
     granted(&hurdlr).await.unwrap();

@@ -21,7 +21,7 @@ use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
-use hurdlr_oauth2::{CallPolicy, Hurdlr, TokenManager, UserId, reqwest};
+use hurdlr_oauth2::{CallPolicy, Hurdlr, TokenManager, UserId};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tower::{Layer, ServiceExt};

@@ -182,7 +182,7 @@ impl HurdlrBuilder {
     /// feature `rustls` one that asks for rustls by name: with another feature in the tree `reqwest`
     /// would take the system's library.
     ///
-    /// What this crate promises is set on top:
+    /// On top of your settings come those that this crate's promises need:
     ///
     /// | setting | |
     /// |---|---|

@@ -9,7 +9,7 @@ use crate::error::{BasicErrorResponse, Error, ErrorKind};
 use crate::retry::{Attempts, FailureClass, RequestType};
 use crate::transport::{Answer, Defect, HttpError};
 
-/// What is known of an answer beside its content.
+/// The circumstances of an answer: its request, and when it was sent and answered.
 pub(crate) struct Receipt<'a> {
     pub(super) request: RequestType,
     /// Whether the request had an `Authorization: Bearer` header.

@@ -110,7 +110,7 @@ impl Copy<'_> {
                 }
                 ',' | ':' | ' ' | '\t' | '\r' | '\n' => self.clean.push(c),
                 _ if is_of_word(c) => self.word(c),
-                // What is not to be seen, such as another byte order mark.
+                // Invisible characters, such as another byte order mark.
                 _ => self.clean.push(' '),
             }
         }
@@ -187,7 +187,7 @@ fn is_of_word(c: char) -> bool {
 
 /// The whole number of a number in any spelling, rounded down.
 pub(crate) fn whole(number: f64) -> Option<i64> {
-    // As far as a `f64` counts in ones.
+    // Up to here a `f64` can hold every whole number.
     const LIMIT: f64 = 9_007_199_254_740_992.0;
     #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within the limit")]
     let whole = || number.floor() as i64;

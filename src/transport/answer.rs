@@ -12,7 +12,7 @@ use serde_json::Value;
 use url::form_urlencoded;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{HttpError, LONGEST_BODY, Patience, content_coding};
+use super::{HttpError, LONGEST_BODY, ResponseDeadline, content_coding};
 use crate::error::{BasicErrorResponse, Error};
 use crate::object::{Object, first_object};
 use crate::token::{BasicTokenResponse, JsonError, TokenDefect, TokenObject};
@@ -26,11 +26,11 @@ pub(crate) struct Answer {
     pub(super) headers: HeaderMap,
     /// The object in it as clean JSON, where there is one.
     pub(crate) body: Zeroizing<Vec<u8>>,
-    /// What ended the body before its time. What had come by then is in `body`.
+    /// Why the body ended before its time. The part that had come by then is in `body`.
     pub(crate) cut: Option<HttpError>,
 }
 
-/// What an answer to a request for a token says.
+/// The meaning of an answer to a request for a token.
 pub(crate) enum Verdict {
     Token(BasicTokenResponse),
     /// A failure, explained or not, and why there is no token.
@@ -57,7 +57,10 @@ impl Answer {
         Self { status, headers, body, cut: cut.or(unpacked) }
     }
 
-    pub(super) async fn read(mut response: reqwest::Response, patience: &mut Patience) -> Self {
+    pub(super) async fn read(
+        mut response: reqwest::Response,
+        deadline: &mut ResponseDeadline,
+    ) -> Self {
         let status = response.status();
         let headers = copy_headers(response.headers());
         let expected = response.content_length().and_then(|length| usize::try_from(length).ok());
@@ -65,7 +68,7 @@ impl Answer {
         let capacity = expected.filter(|length| *length <= LONGEST_BODY).unwrap_or(LONGEST_BODY);
         let mut body = Zeroizing::new(Vec::with_capacity(capacity));
         let cut = loop {
-            match patience.wait(response.chunk()).await {
+            match deadline.wait(response.chunk()).await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > LONGEST_BODY => {
                     let room = LONGEST_BODY - body.len();
                     body.extend_from_slice(&chunk[..room]);

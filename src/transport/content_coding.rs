@@ -58,7 +58,7 @@ fn is_plain(body: &[u8]) -> bool {
     first.is_none_or(|byte| matches!(byte, b'{' | b'[' | b'<' | b'"'))
 }
 
-/// What stands between the header and the trailer of a gzip file (RFC 1952 section 2.3).
+/// The compressed content of a gzip file, behind its header (RFC 1952 section 2.3).
 fn gzip_content(file: &[u8]) -> Option<&[u8]> {
     const CHECKSUM: u8 = 2;
     const EXTRA: u8 = 4;

@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, reason = "a failed expectation is the test's failure")]
 
 pub(crate) mod compressed;
+pub(crate) mod tls;
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
