@@ -7,31 +7,30 @@ pub(crate) use answer::{Answer, Defect, Verdict};
 mod content_coding;
 #[cfg(feature = "testing")]
 mod custom;
+mod deadline;
+use deadline::ResponseDeadline;
+mod error;
+pub use error::HttpError;
+mod form;
+use form::DeadlineBody;
+pub(crate) use form::Form;
 
 use std::fmt;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
+#[cfg(feature = "testing")]
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http::{HeaderValue, Method, Response, StatusCode};
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
-use tokio::time::{Instant, Sleep};
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::endpoint;
 use crate::error::Error;
-
-/// The longest answer that is read, in bytes.
-pub(crate) const LONGEST_BODY: usize = 64 * 1024;
 
 /// The default user agent of token requests.
 pub(crate) const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
@@ -39,11 +38,6 @@ pub(crate) const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("C
 /// A timeout that never comes, in place of the app's own: the bound is that of the whole answer.
 /// Longer ones make `reqwest` panic.
 const NO_TIMEOUT: Duration = Duration::from_hours(24 * 365);
-
-/// Grace for a response once its time is over. A process that was stopped, or a machine that was
-/// suspended, wakes with its time over and the response in its buffers, which may hold the only
-/// refresh token that lives.
-const LATE_RESPONSE_GRACE: Duration = Duration::from_millis(500);
 
 /// How long one request may take.
 #[derive(Clone, Copy, Debug)]
@@ -109,33 +103,6 @@ pub(crate) fn protected(builder: reqwest::ClientBuilder, plain: bool) -> reqwest
     // The port is the URL's.
     let here = [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()];
     builder.no_proxy().resolve_to_addrs("localhost", &here)
-}
-
-/// Why no answer could be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HttpError {
-    /// The form did not leave: no connection came about (DNS, TCP or TLS), or not in time.
-    #[error("nothing was sent")]
-    NotSent(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The time for the request ran out after the form had left.
-    #[error("no answer in time")]
-    TimedOut(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The connection broke before the answer was complete.
-    #[error("the connection broke before the answer was complete")]
-    Broken(#[source] reqwest::Error),
-    /// The answer is longer than 64 KiB.
-    #[error("the answer is longer than 64 KiB")]
-    TooLong,
-    /// The answer is compressed in a way that cannot be read: its `Content-Encoding`.
-    #[error("the answer is compressed, and cannot be read (Content-Encoding: {0:?})")]
-    Compressed(String),
-    /// The request is for another origin than the client's: it was not sent.
-    #[error("the request is for another origin than this client's, it was not sent")]
-    ForeignOrigin,
-    /// The request is not one for a token endpoint, or a client other than ours failed.
-    #[error("the request was not sent, or the HTTP client failed")]
-    Other(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl HttpClient {
@@ -240,107 +207,6 @@ enum Sender {
     Custom(Arc<dyn custom::CustomHttpClient>),
 }
 
-/// A form that is handed to the connection when it asks for it, unless its time is over by then: a
-/// process that was stopped while it connected must not send, on waking, a refresh token that another
-/// process has sent since.
-struct DeadlineBody {
-    form: Option<Bytes>,
-    begun: Timestamp,
-    limit: Duration,
-    /// Whether the connection has taken it.
-    sent: Arc<AtomicBool>,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the time was over")]
-struct OutOfTime;
-
-impl DeadlineBody {
-    fn new(form: Zeroizing<Vec<u8>>, limit: Duration) -> Self {
-        // One that is empty is never asked for.
-        let form = Some(Bytes::from_owner(form)).filter(|form| !form.is_empty());
-        let sent = Arc::new(AtomicBool::new(form.is_none()));
-        Self { form, begun: SystemClock.now(), limit, sent }
-    }
-}
-
-impl http_body::Body for DeadlineBody {
-    type Data = Bytes;
-    type Error = OutOfTime;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, OutOfTime>>> {
-        Poll::Ready(self.form.take().map(|form| {
-            if SystemClock.now().since(self.begun) >= self.limit {
-                return Err(OutOfTime);
-            }
-            self.sent.store(true, Ordering::Relaxed);
-            Ok(Frame::data(form))
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.form.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.form.as_ref().map_or(0, |form| form.len() as u64))
-    }
-}
-
-/// The deadline shared by all steps of receiving a response.
-struct ResponseDeadline {
-    over: Pin<Box<Sleep>>,
-    in_grace: bool,
-    sent: Arc<AtomicBool>,
-}
-
-impl ResponseDeadline {
-    fn new(limit: Duration, form: &DeadlineBody) -> Self {
-        let over = Box::pin(tokio::time::sleep(limit));
-        Self { over, in_grace: false, sent: Arc::clone(&form.sent) }
-    }
-
-    fn was_sent(&self) -> bool {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    async fn wait<T>(
-        &mut self,
-        step: impl Future<Output = Result<T, reqwest::Error>>,
-    ) -> Result<T, HttpError> {
-        let mut step = pin!(step);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut step => return done.map_err(|error| self.failed(error)),
-                () = &mut self.over => {}
-            }
-            if !self.was_sent() {
-                return Err(HttpError::NotSent(OutOfTime.into()));
-            }
-            if self.in_grace {
-                return Err(HttpError::TimedOut(OutOfTime.into()));
-            }
-            self.in_grace = true;
-            self.over.as_mut().reset(Instant::now() + LATE_RESPONSE_GRACE);
-        }
-    }
-
-    fn failed(&self, error: reqwest::Error) -> HttpError {
-        let error = error.without_url();
-        if !self.was_sent() {
-            HttpError::NotSent(error.into())
-        } else if error.is_timeout() {
-            HttpError::TimedOut(error.into())
-        } else {
-            HttpError::Broken(error)
-        }
-    }
-}
-
 impl<'c> AsyncHttpClient<'c> for HttpClient {
     type Error = HttpError;
     type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>;
@@ -383,16 +249,8 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
     }
 }
 
-/// A form on its way to the token endpoint.
-pub(crate) struct Form {
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Zeroizing<Vec<u8>>,
-}
-
 #[cfg(test)]
 mod tests {
-    use http_body::Body;
-
     use super::*;
 
     #[test]
@@ -406,20 +264,6 @@ mod tests {
             ("http://api.example.com/token", false),
         ] {
             assert_eq!(HttpClient::new(&url.parse().unwrap()).is_ok(), fine, "{url}");
-        }
-    }
-
-    #[test]
-    fn a_form_leaves_once_and_not_after_its_time() {
-        let mut context = Context::from_waker(std::task::Waker::noop());
-        for (limit, leaves) in [(Duration::from_secs(3_600), true), (Duration::ZERO, false)] {
-            let mut form = DeadlineBody::new(b"grant_type=refresh_token".to_vec().into(), limit);
-            let sent = Arc::clone(&form.sent);
-            let Poll::Ready(Some(asked)) = Pin::new(&mut form).poll_frame(&mut context) else {
-                panic!("there is a form");
-            };
-            assert_eq!((asked.is_ok(), sent.load(Ordering::Relaxed)), (leaves, leaves));
-            assert!(matches!(Pin::new(&mut form).poll_frame(&mut context), Poll::Ready(None)));
         }
     }
 }

@@ -681,6 +681,11 @@ async fn a_transport_for_oauth2_keeps_the_same_bounds() {
     let created = call().await.unwrap();
     assert_eq!(created.status(), StatusCode::OK);
     assert!(!created.headers().contains_key("content-type"));
+    let user_agent = concat!("\r\nuser-agent: hurdlr-oauth2/", env!("CARGO_PKG_VERSION"), "\r\n");
+    for request in server.requests() {
+        assert!(request.contains(user_agent), "{request}");
+        assert!(request.contains("\r\naccept-encoding: identity\r\n"), "{request}");
+    }
     stranger.assert_left_alone();
 }
 

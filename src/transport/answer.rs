@@ -12,10 +12,15 @@ use serde_json::Value;
 use url::form_urlencoded;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{HttpError, LONGEST_BODY, ResponseDeadline, content_coding};
+use super::content_coding::unpack;
+use super::deadline::ResponseDeadline;
+use super::error::HttpError;
 use crate::error::{BasicErrorResponse, Error};
 use crate::object::{Object, first_object};
 use crate::token::{BasicTokenResponse, JsonError, TokenDefect, TokenObject};
+
+/// The longest answer that is read, in bytes.
+const LONGEST_BODY: usize = 64 * 1024;
 
 /// The longest pause that is believed. One that a broken proxy asks for must not lock anybody out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
@@ -47,7 +52,7 @@ impl Answer {
         mut body: Zeroizing<Vec<u8>>,
         cut: Option<HttpError>,
     ) -> Self {
-        let unpacked = content_coding::unpack(&headers, &mut body);
+        let unpacked = unpack(&headers, &mut body, LONGEST_BODY);
         headers.remove(CONTENT_ENCODING);
         let object =
             first_object(&body).map(|mut object| std::mem::take(&mut *object).into_bytes());

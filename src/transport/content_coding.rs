@@ -13,14 +13,18 @@ use miniz_oxide::inflate::core::inflate_flags::{
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use zeroize::Zeroizing;
 
-use super::{HttpError, LONGEST_BODY};
+use super::error::HttpError;
 use crate::error::readable_text;
 
-/// Unpacks a body, as far as it goes. Returns why it does not go to its end.
+/// Unpacks a body, as far as it goes and to `longest` bytes at most. Returns why it does not go to its end.
 ///
 /// A gzip body shows what it is, whatever the headers say; and a proxy may have unpacked a body and
 /// left the header.
-pub(super) fn unpack(headers: &HeaderMap, body: &mut Zeroizing<Vec<u8>>) -> Option<HttpError> {
+pub(super) fn unpack(
+    headers: &HeaderMap,
+    body: &mut Zeroizing<Vec<u8>>,
+    longest: usize,
+) -> Option<HttpError> {
     let coding = headers.get(CONTENT_ENCODING).map(|it| String::from_utf8_lossy(it.as_bytes()));
     let coding = coding.as_deref().unwrap_or_default().trim();
     let (flags, packed) = if body.starts_with(&[0x1f, 0x8b]) {
@@ -39,7 +43,7 @@ pub(super) fn unpack(headers: &HeaderMap, body: &mut Zeroizing<Vec<u8>>) -> Opti
     let Some(packed) = packed else {
         return Some(broken());
     };
-    let mut content = Zeroizing::new(vec![0; LONGEST_BODY]);
+    let mut content = Zeroizing::new(vec![0; longest]);
     let flags = flags | TINFL_FLAG_IGNORE_ADLER32 | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
     let mut state = Box::<DecompressorOxide>::default();
     let (status, _, length) = decompress(&mut state, packed, &mut content, 0, flags);

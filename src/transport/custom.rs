@@ -8,7 +8,9 @@ use http::Method;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use url::Url;
 
-use super::{Answer, Form, HttpError};
+use super::answer::Answer;
+use super::error::HttpError;
+use super::form::Form;
 
 type Outcome = Result<HttpResponse, HttpError>;
 type Sending<'c> = Pin<Box<dyn Future<Output = Outcome> + Send + 'c>>;
