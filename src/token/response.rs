@@ -198,6 +198,19 @@ impl<'de> Deserialize<'de> for TokenObject {
     }
 }
 
+#[derive(Clone, Copy, Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    AccessToken,
+    RefreshToken,
+    TokenType,
+    ExpiresIn,
+    CreatedAt,
+    Scope,
+    #[serde(other)]
+    Other,
+}
+
 struct TokenFields;
 
 impl<'de> Visitor<'de> for TokenFields {
@@ -209,24 +222,18 @@ impl<'de> Visitor<'de> for TokenFields {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TokenObject, A::Error> {
         let mut object = TokenObject::default();
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            match &*name {
-                "access_token" => {
-                    replace(&mut object.access_token, map.next_value::<Scalar>()?.secret());
+        while let Some(field) = map.next_key()? {
+            let mut next = || map.next_value::<Scalar>();
+            match field {
+                Field::AccessToken => replace(&mut object.access_token, next()?.secret()),
+                Field::RefreshToken => {
+                    replace(&mut object.refresh_token, next()?.secret().filter(is_refresh_token));
                 }
-                "refresh_token" => {
-                    let token = map.next_value::<Scalar>()?.secret().filter(is_refresh_token);
-                    replace(&mut object.refresh_token, token);
-                }
-                "token_type" => replace(&mut object.token_type, map.next_value::<Scalar>()?.text()),
-                "expires_in" => {
-                    replace(&mut object.expires_in, map.next_value::<Scalar>()?.integer());
-                }
-                "created_at" => {
-                    replace(&mut object.created_at, map.next_value::<Scalar>()?.integer());
-                }
-                "scope" => replace(&mut object.scope, map.next_value::<Scalar>()?.text()),
-                _ => drop(map.next_value::<IgnoredAny>()?),
+                Field::TokenType => replace(&mut object.token_type, next()?.text()),
+                Field::ExpiresIn => replace(&mut object.expires_in, next()?.integer()),
+                Field::CreatedAt => replace(&mut object.created_at, next()?.integer()),
+                Field::Scope => replace(&mut object.scope, next()?.text()),
+                Field::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(object)
@@ -271,7 +278,7 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
         }
         // RFC 6750 section 2.1 wants fewer characters still; these are what a header can carry
         // without its end or the token's being in doubt.
-        if !access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !access_token.bytes().fold(true, |fits, byte| fits & byte.is_ascii_graphic()) {
             return Err(TokenDefect::UnfitForHeader);
         }
         if let Some(other) = object.token_type.filter(|name| !name.eq_ignore_ascii_case("bearer")) {
@@ -297,11 +304,13 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
 /// A value in any spelling: numbers and texts stand for each other, and what can be neither is not
 /// worth failing for.
 enum Scalar {
-    Integer(i128),
+    Integer(i64),
+    /// A number beyond those.
+    Large(u64),
     Float(f64),
     Text(Zeroizing<String>),
-    /// The texts of a list.
-    List(Vec<String>),
+    /// The texts of a list, in one.
+    List(Zeroizing<String>),
     Other,
 }
 
@@ -309,22 +318,23 @@ impl Scalar {
     /// A whole number, rounded down: of `300.5`, `"300"`, `"3e2"`.
     fn integer(self) -> Option<i64> {
         match self {
-            Self::Integer(integer) => i64::try_from(integer).ok(),
+            Self::Integer(integer) => Some(integer),
             Self::Float(number) => whole(number),
             Self::Text(text) => {
                 let text = text.trim();
                 text.parse().ok().or_else(|| whole(text.parse().ok()?))
             }
-            Self::List(_) | Self::Other => None,
+            Self::Large(_) | Self::List(_) | Self::Other => None,
         }
     }
 
     /// A text that is not blank, or those of a list.
     fn text(self) -> Option<String> {
         let text = match self {
+            Self::Text(mut text) if text.trim().len() == text.len() => std::mem::take(&mut *text),
             Self::Text(text) => text.trim().to_owned(),
-            Self::List(texts) => texts.join(" "),
-            Self::Integer(_) | Self::Float(_) | Self::Other => return None,
+            Self::List(mut texts) => std::mem::take(&mut *texts),
+            _ => return None,
         };
         Some(text).filter(|text| !text.is_empty())
     }
@@ -334,6 +344,7 @@ impl Scalar {
         match self {
             Self::Integer(integer) => Some(Zeroizing::new(integer.to_string())),
             Self::Text(text) => Some(text),
+            Self::Large(integer) => Some(Zeroizing::new(integer.to_string())),
             Self::Float(_) | Self::List(_) | Self::Other => None,
         }
     }
@@ -366,11 +377,11 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_i64<E>(self, integer: i64) -> Result<Scalar, E> {
-        Ok(Scalar::Integer(integer.into()))
+        Ok(Scalar::Integer(integer))
     }
 
     fn visit_u64<E>(self, integer: u64) -> Result<Scalar, E> {
-        Ok(Scalar::Integer(integer.into()))
+        Ok(i64::try_from(integer).map_or(Scalar::Large(integer), Scalar::Integer))
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Scalar, E> {
@@ -398,11 +409,11 @@ impl<'de> Visitor<'de> for AnyValue {
             while sequence.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(Scalar::Other);
         }
-        let mut texts = Vec::new();
+        let mut texts: Vec<String> = Vec::new();
         while let Some(element) = sequence.next_element_seed(Self { is_in_list: true })? {
             texts.extend(element.text());
         }
-        Ok(Scalar::List(texts))
+        Ok(Scalar::List(Zeroizing::new(texts.join(" "))))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
@@ -423,7 +434,13 @@ pub(crate) fn rescue_refresh_token(body: &[u8]) -> Option<SecretString> {
 /// Whether a refresh token may be one. RFC 6749 appendix A.17 has no control characters in it; where
 /// there are some, it is not what the provider meant.
 fn is_refresh_token(token: &Zeroizing<String>) -> bool {
-    !token.is_empty() && !token.chars().any(char::is_control)
+    let has_control = if token.is_ascii() {
+        // Without an early end, so that many bytes are compared at once.
+        token.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
+    } else {
+        token.chars().any(char::is_control)
+    };
+    !has_control && !token.is_empty()
 }
 
 struct Rescue<'a>(&'a mut Option<Zeroizing<String>>);

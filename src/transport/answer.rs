@@ -54,10 +54,12 @@ impl Answer {
     ) -> Self {
         let unpacked = unpack(&headers, &mut body, LONGEST_BODY);
         headers.remove(CONTENT_ENCODING);
-        let object =
-            first_object(&body).map(|mut object| std::mem::take(&mut *object).into_bytes());
-        if let Some(object) = object.filter(|object| object != body.trim_ascii()) {
-            body = object.into();
+        // Nearly every answer is a token in clean JSON.
+        if read_token(&body).is_err() {
+            let object = first_object(&body);
+            if let Some(mut object) = object.filter(|it| it.as_bytes() != body.trim_ascii()) {
+                body = std::mem::take(&mut *object).into_bytes().into();
+            }
         }
         Self { status, headers, body, cut: cut.or(unpacked) }
     }
