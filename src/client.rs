@@ -316,7 +316,8 @@ impl Hurdlr {
         Ok(Refresh { url: &self.0.token_url, token, refresh_token, carries_bearer })
     }
 
-    /// A revocation for [`call`](Self::call): [`ErrorKind::Unsupported`] where the version has none.
+    /// A revocation for [`call`](Self::call): [`ErrorKind::Unsupported`] where the version has
+    /// none.
     pub(crate) fn revocation_operation<'a>(
         &'a self,
         token: &'a Token,
@@ -368,7 +369,8 @@ impl Hurdlr {
             let Some(delay) = attempts.next_delay(failure.class, pause, elapsed) else {
                 return Err(failure.into_error(&attempts));
             };
-            tracing::debug!(error = %failure.error.for_log(), delay_ms = delay.as_millis(), "retrying");
+            let (error, delay_ms) = (failure.error.for_log(), delay.as_millis());
+            tracing::debug!(%error, delay_ms, "retrying");
             if !delay.is_zero() {
                 inner.clock.sleep(delay).await;
             }

@@ -125,8 +125,8 @@ impl TokenMiddleware {
     /// one redirects to itself. So whatever policy the builder has is replaced: calls that are
     /// authorised are followed within their origin only, all others as `reqwest` does it.
     ///
-    /// `configure` gets a builder that asks for rustls by name, with the feature of that name. On top
-    /// of what it sets come these: certificates are verified, TLS keys and what is sent are not
+    /// `configure` gets a builder that asks for rustls by name, with the feature of that name. On
+    /// top of what it sets come these: certificates are verified, TLS keys and what is sent are not
     /// logged, and where an origin of the policy is plain `http` on a loopback host, no call goes
     /// through a proxy, and `localhost` is this machine.
     ///

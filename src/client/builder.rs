@@ -175,12 +175,12 @@ impl HurdlrBuilder {
         self
     }
 
-    /// Configures the `reqwest` client of token requests, such as with roots, proxies and a user agent
-    /// of your own.
+    /// Configures the `reqwest` client of token requests, such as with roots, proxies and a user
+    /// agent of your own.
     ///
-    /// `configure` gets a builder with this crate's name and version as its user agent, and with the
-    /// feature `rustls` one that asks for rustls by name: with another feature in the tree `reqwest`
-    /// would take the system's library.
+    /// `configure` gets a builder with this crate's name and version as its user agent, and with
+    /// the feature `rustls` one that asks for rustls by name: with another feature in the tree
+    /// `reqwest` would take the system's library.
     ///
     /// On top of your settings come those that this crate's promises need:
     ///
@@ -196,9 +196,9 @@ impl HurdlrBuilder {
     /// | `resolve`, `dns_resolver` | kept; for plain `http`, `localhost` is this machine |
     /// | `pool_idle_timeout` | 5 s |
     ///
-    /// All others are kept. `default_headers` go along with every request: one with an `Authorization`
-    /// would be a second proof of who you are. A `cookie_store` is one jar for the requests of all
-    /// users, and is best left out; a `connector_layer`, a `unix_socket` and
+    /// All others are kept. `default_headers` go along with every request: one with an
+    /// `Authorization` would be a second proof of who you are. A `cookie_store` is one jar for the
+    /// requests of all users, and is best left out; a `connector_layer`, a `unix_socket` and
     /// `tls_backend_preconfigured` decide by themselves where and how secrets travel.
     ///
     /// ```

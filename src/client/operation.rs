@@ -187,8 +187,8 @@ impl Operation for Revocation<'_> {
     /// Where it is none of a failure, the body says nothing (RFC 7009 section 2.2).
     fn read(&self, answer: Answer, receipt: &Receipt<'_>) -> Result<(), Failure> {
         match answer.refusal(receipt.secrets) {
-            // A dead token is as good as revoked. In a 401 the same code may mean the credentials of
-            // a client that is not known.
+            // A dead token is as good as revoked. In a 401 the same code may mean the credentials
+            // of a client that is not known.
             Some(refusal)
                 if names_a_dead_token(refusal.error().as_ref())
                     && answer.status != StatusCode::UNAUTHORIZED

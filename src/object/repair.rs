@@ -5,8 +5,8 @@
 //! copied as clean JSON:
 //!
 //! - UTF-16, a byte order mark, and bytes of Latin-1 become UTF-8;
-//! - text before and behind the object is left out, but not within a page or a list: those may quote
-//!   somebody else's object;
+//! - text before and behind the object is left out, but not within a page or a list: those may
+//!   quote somebody else's object;
 //! - within it, control characters, bad escapes, lone surrogates, trailing commas and numbers that
 //!   JSON does not know are replaced;
 //! - an object that was sent as a JSON string is unpacked.

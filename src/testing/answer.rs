@@ -24,8 +24,8 @@ pub enum ErrorStyle {
     Envelope,
     /// The error object of RFC 6749 section 5.2.
     Rfc6749,
-    /// As `Envelope`, but wrong credentials of the client are an `INVALID_TOKEN` with status 401: the
-    /// provider's error page has no code for them.
+    /// As `Envelope`, but wrong credentials of the client are an `INVALID_TOKEN` with status 401:
+    /// the provider's error page has no code for them.
     NoClientCode,
 }
 

@@ -24,7 +24,8 @@ const CODES_BEFORE_SWEEP: usize = 1_024;
 /// What a refresh does to the refresh token that was sent.
 ///
 /// Access tokens live to their end under every policy but [`KillAccess`](Self::KillAccess) and
-/// [`KillFamily`](Self::KillFamily). A change of policy applies to the next request, tokens issued before included.
+/// [`KillFamily`](Self::KillFamily). A change of policy applies to the next request, tokens issued
+/// before included.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Rotation {
@@ -36,8 +37,8 @@ pub enum Rotation {
     /// As `RotateAndKill`, but for so long the old one still gets the very answer that replaced
     /// it, the same tokens and the same `created_at`. After that it is dead.
     Grace(Duration),
-    /// As `RotateAndKill`, and the access tokens of the same login are dead at once too. Most servers
-    /// do so: a call that was under way with the old one is answered 401.
+    /// As `RotateAndKill`, and the access tokens of the same login are dead at once too. Most
+    /// servers do so: a call that was under way with the old one is answered 401.
     KillAccess,
     /// As `RotateAndKill`, and the use of an old one is taken for theft: every token that goes
     /// back to the same login dies, access tokens too (RFC 9700 section 4.14.2).

@@ -24,10 +24,10 @@ const LAST_DATE: i64 = 253_402_300_800;
 /// The provider's token answer, for use in [`BasicClient`](crate::basic::BasicClient).
 ///
 /// Reads what the provider really sends: `token_type` may be missing and is Bearer then (any letter
-/// case is Bearer too, any other type an error); `expires_in` and `created_at` may be numbers in any
-/// spelling (`300`, `"300"`, `299.87`, `3e2`), rounded down, and read as none where they are negative
-/// or absurd; `scope` may be a list; a token may be a whole number. `refresh_token`, `scope`,
-/// `created_at` and `expires_in` are optional; what else is there is ignored. An empty
+/// case is Bearer too, any other type an error); `expires_in` and `created_at` may be numbers in
+/// any spelling (`300`, `"300"`, `299.87`, `3e2`), rounded down, and read as none where they are
+/// negative or absurd; `scope` may be a list; a token may be a whole number. `refresh_token`,
+/// `scope`, `created_at` and `expires_in` are optional; what else is there is ignored. An empty
 /// `access_token`, or one that no header can carry, is an error.
 ///
 /// `Debug` redacts. **`Serialize` writes `token_type`, `expires_in`, `created_at` and `scope`, and
@@ -431,8 +431,8 @@ pub(crate) fn rescue_refresh_token(body: &[u8]) -> Option<SecretString> {
     found.map(|mut token| std::mem::take(&mut *token).into())
 }
 
-/// Whether a refresh token may be one. RFC 6749 appendix A.17 has no control characters in it; where
-/// there are some, it is not what the provider meant.
+/// Whether a refresh token may be one. RFC 6749 appendix A.17 has no control characters in it;
+/// where there are some, it is not what the provider meant.
 fn is_refresh_token(token: &Zeroizing<String>) -> bool {
     let has_control = if token.is_ascii() {
         // Without an early end, so that many bytes are compared at once.

@@ -99,9 +99,9 @@ impl Answer {
         Self::new(parts.status, copy_headers(&parts.headers), body, cut)
     }
 
-    /// Reads a token, or else an error. A token counts unless it is that of a failure, or of an answer
-    /// that does not end; one behind which the connection broke is good. Texts of an error hide
-    /// `secrets`.
+    /// Reads a token, or else an error. A token counts unless it is that of a failure, or of an
+    /// answer that does not end; one behind which the connection broke is good. Texts of an error
+    /// hide `secrets`.
     pub(crate) fn verdict(&self, secrets: &[&str]) -> Verdict {
         let is_acceptable =
             self.status.is_success() && !matches!(self.cut, Some(HttpError::TooLong));

@@ -1,7 +1,7 @@
 //! Bodies that were compressed although nobody asked for it (RFC 9110 section 8.4).
 //!
-//! They are unpacked into memory that is wiped, up to the bound of any body, and their checksums are
-//! not compared: what is whole JSON is an answer.
+//! They are unpacked into memory that is wiped, up to the bound of any body, and their checksums
+//! are not compared: what is whole JSON is an answer.
 
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
@@ -16,7 +16,8 @@ use zeroize::Zeroizing;
 use super::error::HttpError;
 use crate::error::readable_text;
 
-/// Unpacks a body, as far as it goes and to `longest` bytes at most. Returns why it does not go to its end.
+/// Unpacks a body, as far as it goes and to `longest` bytes at most. Returns why it does not go to
+/// its end.
 ///
 /// A gzip body shows what it is, whatever the headers say; and a proxy may have unpacked a body and
 /// left the header.

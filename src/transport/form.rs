@@ -20,8 +20,8 @@ pub(crate) struct Form {
 }
 
 /// A form that is handed to the connection when it asks for it, unless its time is over by then: a
-/// process that was stopped while it connected must not send, on waking, a refresh token that another
-/// process has sent since.
+/// process that was stopped while it connected must not send, on waking, a refresh token that
+/// another process has sent since.
 pub(super) struct DeadlineBody {
     form: Option<Bytes>,
     begun: Timestamp,
