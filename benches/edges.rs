@@ -71,7 +71,7 @@ async fn measure(amount: Amount) -> Outcome {
         })
     };
     let authorised = || {
-        let api = user.middleware().client(reqwest::Client::builder())?.build();
+        let api = user.middleware().client(|builder| builder)?.build();
         let url = &url;
         Ok(async move || {
             api.get(url.clone()).send().await?.error_for_status()?.bytes().await?;

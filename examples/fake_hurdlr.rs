@@ -13,7 +13,7 @@ use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, FakeHurdlrBuilder, Rotation
 use secrecy::ExposeSecret;
 
 const USAGE: &str = "usage: fake_hurdlr [--port PORT] [--life SECONDS] \
-    [--rotation none|kill|grace|family] [--errors envelope|rfc6749]";
+    [--rotation none|kill|grace|access|family] [--errors envelope|rfc6749|no-client-code]";
 
 /// How long `--rotation grace` repeats an answer.
 const GRACE: Duration = Duration::from_secs(30);
@@ -58,12 +58,14 @@ fn read_arguments(
                 "none" => Rotation::None,
                 "kill" => Rotation::RotateAndKill,
                 "grace" => Rotation::Grace(GRACE),
+                "access" => Rotation::KillAccess,
                 "family" => Rotation::KillFamily,
                 _ => return Err(unknown(&name, &value)),
             }),
             "--errors" => builder.error_style(match value.as_str() {
                 "envelope" => ErrorStyle::Envelope,
                 "rfc6749" => ErrorStyle::Rfc6749,
+                "no-client-code" => ErrorStyle::NoClientCode,
                 _ => return Err(unknown(&name, &value)),
             }),
             _ => return Err(format!("{name} is not known\n{USAGE}").into()),

@@ -4,11 +4,14 @@ mod builder;
 pub use builder::HurdlrBuilder;
 mod credentials;
 use credentials::Credentials;
-mod request;
-use request::{Failure, Request, Transport};
+mod failure;
+use failure::{Failure, Receipt};
+mod operation;
+use operation::{ClientCredentials, CodeExchange, Operation, Refresh, Revocation};
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
@@ -16,15 +19,15 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::{Instrument, field};
 use url::Url;
 
-use crate::clock::{SharedClock, Timestamp};
+use crate::clock::SharedClock;
 use crate::endpoint::{ApiVersion, Scope};
 use crate::error::{Error, ErrorKind};
 use crate::login::{Callback, PendingLogin};
-use crate::retry::{Attempts, RetryPolicy};
+use crate::retry::{Attempts, FailureClass, RetryPolicy};
 use crate::rng::SharedRng;
 use crate::store::Realm;
 use crate::token::{self, BasicTokenResponse, Token};
-use crate::transport::{Answer, HttpError};
+use crate::transport::HttpClient;
 use crate::user::UserId;
 
 /// A client of the provider's token endpoint: one call per grant.
@@ -65,12 +68,13 @@ struct Inner {
     authorize_url: Option<Url>,
     redirect_uri: Option<String>,
     issuer: Option<String>,
-    bearer_on_refresh: bool,
+    /// Cleared for good once the provider has shown that it wants none.
+    bearer_on_refresh: AtomicBool,
     retry: RetryPolicy,
     clock: SharedClock,
     rng: SharedRng,
     request_timeout: Duration,
-    transport: Transport,
+    http: HttpClient,
 }
 
 impl Hurdlr {
@@ -88,6 +92,9 @@ impl Hurdlr {
     /// | `HURDLR_AUTHORIZE_URL` | [`authorize_url`](HurdlrBuilder::authorize_url) |
     /// | `HURDLR_REDIRECT_URI` | [`redirect_uri`](HurdlrBuilder::redirect_uri) |
     /// | `HURDLR_API_VERSION` | [`api_version`](HurdlrBuilder::api_version): `v4`, `v5` or `v6`; `v4` if unset |
+    /// | `HURDLR_ISSUER` | [`issuer`](HurdlrBuilder::issuer) |
+    /// | `HURDLR_SCOPE` | [`scope`](HurdlrBuilder::scope): `read` or `write` |
+    /// | `HURDLR_BEARER_ON_REFRESH` | [`bearer_on_refresh`](HurdlrBuilder::bearer_on_refresh): `true` or `false` |
     ///
     /// A variable that is set to nothing counts as unset.
     pub fn from_env() -> Result<Self, Error> {
@@ -124,7 +131,7 @@ impl Hurdlr {
     /// Repeating it is harmless, so all that may be temporary is repeated by the
     /// [`RetryPolicy`].
     pub async fn client_credentials(&self, user: &UserId) -> Result<Token, Error> {
-        self.grant(Some(user), None).await
+        self.call(self.grant_operation(Some(user))?, None).await
     }
 
     /// Gets a token of the partner itself, which no user stands behind (RFC 6749 section 4.4). It is
@@ -132,18 +139,7 @@ impl Hurdlr {
     ///
     /// [`ErrorKind::Unsupported`] on v4 and v5, which want a `userId`.
     pub async fn partner_token(&self) -> Result<Token, Error> {
-        self.grant(None, None).await
-    }
-
-    async fn grant(
-        &self,
-        user: Option<&UserId>,
-        deadline: Option<Duration>,
-    ) -> Result<Token, Error> {
-        if user.is_none() && self.0.version.contract().user_id_required {
-            return Err(self.unsupported("tokens of the partner itself"));
-        }
-        self.obtain(Request::ClientCredentials { user, scope: self.0.scope }, deadline).await
+        self.call(self.grant_operation(None)?, None).await
     }
 
     /// Has the provider revoke a token (RFC 7009): its refresh token, and with that all access tokens
@@ -174,18 +170,7 @@ impl Hurdlr {
     /// # }
     /// ```
     pub async fn revoke(&self, token: &Token) -> Result<(), Error> {
-        self.revoke_by(token, None).await
-    }
-
-    async fn revoke_by(&self, token: &Token, deadline: Option<Duration>) -> Result<(), Error> {
-        let url = self.0.revocation_url.as_ref().ok_or_else(|| self.unsupported("revocation"))?;
-        // The hints of RFC 7009 section 2.1.
-        let (token, hint) = match token.refresh_token() {
-            Some(refresh_token) => (refresh_token, "refresh_token"),
-            None => (token.access_token(), "access_token"),
-        };
-        let request = Request::Revocation { token, hint };
-        self.perform(url, request, deadline, request::judge_revocation).await.map(|_| ())
+        self.call(self.revocation_operation(token)?, None).await
     }
 
     fn unsupported(&self, what: &str) -> Error {
@@ -203,16 +188,7 @@ impl Hurdlr {
     /// answer that is defective beside a usable refresh token, that one is in
     /// [`Error::rescued_refresh_token`].
     pub async fn refresh(&self, token: &Token) -> Result<Token, Error> {
-        self.refresh_by(token, None).await
-    }
-
-    async fn refresh_by(&self, token: &Token, deadline: Option<Duration>) -> Result<Token, Error> {
-        let refresh_token = token.refresh_token().ok_or_else(|| {
-            Error::new(ErrorKind::LoginRequired, "the token came without a refresh token")
-        })?;
-        let bearer = self.0.bearer_on_refresh.then_some(token);
-        let newer = self.obtain(Request::RefreshToken { refresh_token, bearer }, deadline).await?;
-        Ok(newer.or_refresh_token(refresh_token))
+        self.call(self.refresh_operation(token)?, None).await
     }
 
     /// Begins a login (RFC 6749 section 4.1 with PKCE S256): the URL to send the person to, and
@@ -272,13 +248,8 @@ impl Hurdlr {
     ) -> Result<Token, Error> {
         let accepted =
             pending.judge(&callback.into(), self.0.issuer.as_deref(), self.0.clock.now())?;
-        let request = Request::AuthorizationCode {
-            code: &accepted.code,
-            verifier: &accepted.verifier,
-            redirect_uri: &accepted.redirect_uri,
-            scope: self.0.scope,
-        };
-        self.obtain(request, None).await
+        let Inner { token_url: url, scope, .. } = &*self.0;
+        self.call(CodeExchange { url, accepted, scope: *scope }, None).await
     }
 
     /// Takes over a token object that was handed out elsewhere, as JSON: a bare one, or an answer
@@ -297,25 +268,6 @@ impl Hurdlr {
         Token::imported(answer, &self.0.clock)
     }
 
-    /// As [`client_credentials`](Self::client_credentials), or without a user
-    /// [`partner_token`](Self::partner_token), over after `deadline` at the latest.
-    pub(crate) async fn grant_within(
-        &self,
-        user: Option<&UserId>,
-        deadline: Duration,
-    ) -> Result<Token, Error> {
-        self.grant(user, Some(deadline)).await
-    }
-
-    /// As [`refresh`](Self::refresh), over after `deadline` at the latest.
-    pub(crate) async fn refresh_within(
-        &self,
-        token: &Token,
-        deadline: Duration,
-    ) -> Result<Token, Error> {
-        self.refresh_by(token, Some(deadline)).await
-    }
-
     #[cfg(feature = "axum")]
     pub(crate) fn redirect_uri(&self) -> Option<&str> {
         self.0.redirect_uri.as_deref()
@@ -326,15 +278,6 @@ impl Hurdlr {
         self.0.issuer.as_deref()
     }
 
-    /// As [`revoke`](Self::revoke), over after `deadline` at the latest.
-    pub(crate) async fn revoke_within(
-        &self,
-        token: &Token,
-        deadline: Duration,
-    ) -> Result<(), Error> {
-        self.revoke_by(token, Some(deadline)).await
-    }
-
     pub(crate) fn clock(&self) -> &SharedClock {
         &self.0.clock
     }
@@ -343,73 +286,112 @@ impl Hurdlr {
         &self.0.rng
     }
 
-    /// What the keys of this client's users in a [store](crate::store) have in common.
+    /// The part that the keys of this client's users in a [store](crate::store) have in common.
     #[must_use]
     pub fn realm(&self) -> Realm {
         Realm::new(self.0.version, self.0.base_url.as_str(), self.0.credentials.client_id.as_str())
     }
 
-    /// Gets a token by a request at the token endpoint.
-    async fn obtain(
-        &self,
-        request: Request<'_>,
-        deadline: Option<Duration>,
-    ) -> Result<Token, Error> {
+    /// A grant for [`call`](Self::call), to a user or to the partner itself:
+    /// [`ErrorKind::Unsupported`] where the version has none for the partner.
+    pub(crate) fn grant_operation<'a>(
+        &'a self,
+        user: Option<&'a UserId>,
+    ) -> Result<ClientCredentials<'a>, Error> {
         let inner = &*self.0;
-        let ((answer, date), sent_at) =
-            self.perform(&inner.token_url, request, deadline, request::judge_grant).await?;
-        Ok(Token::received(answer, date, sent_at, &inner.clock))
+        if user.is_none() && inner.version.contract().user_id_required {
+            return Err(self.unsupported("tokens of the partner itself"));
+        }
+        Ok(ClientCredentials { url: &inner.token_url, user, scope: inner.scope })
     }
 
-    /// Sends a request until it succeeds or must not be sent again. Returns when the one was sent
-    /// that succeeded.
-    async fn perform<T>(
+    /// A refresh for [`call`](Self::call): [`ErrorKind::LoginRequired`] without a refresh token.
+    pub(crate) fn refresh_operation<'a>(&'a self, token: &'a Token) -> Result<Refresh<'a>, Error> {
+        let refresh_token = token.refresh_token().ok_or_else(|| {
+            Error::new(ErrorKind::LoginRequired, "the token came without a refresh token")
+        })?;
+        // Relaxed, since nothing else depends on it: one more refresh with the header is refused,
+        // and repeated without.
+        let carries_bearer = self.0.bearer_on_refresh.load(Ordering::Relaxed);
+        Ok(Refresh { url: &self.0.token_url, token, refresh_token, carries_bearer })
+    }
+
+    /// A revocation for [`call`](Self::call): [`ErrorKind::Unsupported`] where the version has
+    /// none.
+    pub(crate) fn revocation_operation<'a>(
+        &'a self,
+        token: &'a Token,
+    ) -> Result<Revocation<'a>, Error> {
+        let url = self.0.revocation_url.as_ref().ok_or_else(|| self.unsupported("revocation"))?;
+        // The hints of RFC 7009 section 2.1.
+        let (token, hint) = match token.refresh_token() {
+            Some(refresh_token) => (refresh_token, "refresh_token"),
+            None => (token.access_token(), "access_token"),
+        };
+        Ok(Revocation { url, token, hint })
+    }
+
+    /// Sends a request until it succeeds or must not be sent again, and until `deadline` at the
+    /// latest.
+    ///
+    /// With a deadline, which a manager has, a pause that the provider names is not waited for: the
+    /// manager does it for all processes.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future abandons the request, whose answer may hold the only refresh token that
+    /// lives.
+    pub(crate) async fn call<O: Operation>(
         &self,
-        url: &Url,
-        mut request: Request<'_>,
+        mut operation: O,
         deadline: Option<Duration>,
-        judge: Judge<T>,
-    ) -> Result<(T, Timestamp), Error> {
+    ) -> Result<O::Output, Error> {
         let inner = &*self.0;
         let started = inner.clock.now();
-        let mut attempts =
-            Attempts::new(&inner.retry, &inner.rng, request.request_type(), deadline);
-        let mut last = None;
+        let mut attempts = Attempts::new(&inner.retry, &inner.rng, O::TYPE, deadline);
+        let mut last: Option<Failure> = None;
         loop {
             let elapsed = inner.clock.now().since(started);
             let Some(left) = attempts.begin(elapsed) else {
                 return Err(last.unwrap_or_else(Failure::out_of_time).into_error(&attempts));
             };
-            let failure = match self.attempt(url, &request, attempts.sent(), left, judge).await {
-                Ok(success) => return Ok(success),
+            let failure = match self.call_once(&operation, attempts.sent(), left).await {
+                Ok(output) => {
+                    if last.as_ref().is_some_and(Failure::is_second_proof) {
+                        inner.bearer_on_refresh.store(false, Ordering::Relaxed);
+                    }
+                    return Ok(output);
+                }
                 Err(failure) => failure,
             };
             let elapsed = inner.clock.now().since(started);
-            let Some(wait) = attempts.again(failure.cause, elapsed) else {
+            let pause = failure.error.retry_after();
+            let Some(delay) = attempts.next_delay(failure.class, pause, elapsed) else {
                 return Err(failure.into_error(&attempts));
             };
-            tracing::debug!(error = %failure.error.for_log(), wait_ms = wait.as_millis(), "asking again");
-            if !wait.is_zero() {
-                inner.clock.sleep(wait).await;
+            let (error, delay_ms) = (failure.error.for_log(), delay.as_millis());
+            tracing::debug!(%error, delay_ms, "retrying");
+            if !delay.is_zero() {
+                inner.clock.sleep(delay).await;
             }
-            request.doubt_bearer(failure.cause);
+            if failure.class == FailureClass::RetryWithoutBearer {
+                operation.drop_bearer();
+            }
             last = Some(failure);
         }
     }
 
     /// Sends a request once, within a span that names everything but the secrets.
-    async fn attempt<T>(
+    async fn call_once<O: Operation>(
         &self,
-        url: &Url,
-        request: &Request<'_>,
+        operation: &O,
         attempt: u32,
         left: Duration,
-        judge: Judge<T>,
-    ) -> Result<(T, Timestamp), Failure> {
+    ) -> Result<O::Output, Failure> {
         let span = tracing::debug_span!(
             "token_request",
-            grant = request.name(),
-            user = request.user().map(field::debug),
+            grant = O::TYPE.name(),
+            user = operation.user().map(field::debug),
             attempt,
             status = field::Empty,
             duration_ms = field::Empty,
@@ -417,35 +399,40 @@ impl Hurdlr {
         let inner = &*self.0;
         let sent_at = inner.clock.now();
         async {
-            let form = inner.credentials.form(request.fields(), request.bearer());
+            let form = inner.credentials.form(operation.fields(), operation.bearer());
             let authorization = form.headers.get(AUTHORIZATION).cloned();
-            let sent = inner.transport.send(url, form, left.min(inner.request_timeout));
-            let answer = sent.await;
+            let limit = left.min(inner.request_timeout);
+            let answer = inner.http.post(operation.url().clone(), form, limit).await;
             let now = inner.clock.now();
             let span = tracing::Span::current();
             span.record("duration_ms", now.since(sent_at).as_millis());
             if let Ok(answer) = &answer {
                 span.record("status", answer.status.as_u16());
             }
-            let mut secrets = request.secrets();
+            let mut secrets = operation.secrets();
             secrets.push(inner.credentials.client_secret.expose_secret());
             let authorization = authorization.as_ref().and_then(|value| value.to_str().ok());
             // Behind its scheme.
             secrets.extend(authorization.and_then(|text| Some(text.split_once(' ')?.1)));
-            let judged = judge(answer, request, &secrets, now);
-            if let Err(failure) = &judged {
+            let receipt = Receipt {
+                request: O::TYPE,
+                carried_bearer: operation.bearer().is_some(),
+                secrets: &secrets,
+                sent_at,
+                now,
+                clock: &inner.clock,
+            };
+            let output =
+                answer.map_err(failure::unsent).and_then(|answer| operation.read(answer, &receipt));
+            if let Err(failure) = &output {
                 tracing::debug!(error = %failure.error.for_log(), "the request failed");
             }
-            judged.map(|success| (success, sent_at))
+            output
         }
         .instrument(span)
         .await
     }
 }
-
-/// What makes of an answer what was asked for.
-type Judge<T> =
-    fn(Result<Answer, HttpError>, &Request<'_>, &[&str], Timestamp) -> Result<T, Failure>;
 
 impl fmt::Debug for Hurdlr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! What both edges do with a call to the API, and with its answer.
 
+use std::fmt;
 use std::future::Future;
 #[cfg(feature = "tower")]
 use std::pin::pin;
@@ -13,12 +14,12 @@ use url::{Position, Url};
 
 use crate::client::Hurdlr;
 use crate::clock::{SharedClock, Timestamp};
-use crate::endpoint::secret_bearing_url;
+use crate::endpoint::{RedactedUrl, secret_bearing_url};
 use crate::error::Error;
 use crate::manager::metrics;
 use crate::manager::{SharedToken, UserHandle};
 use crate::partner::{Partner, PartnerUser};
-use crate::retry::{Attempts, Cause, RequestType, RetryPolicy};
+use crate::retry::{Attempts, FailureClass, RequestType, RetryPolicy};
 use crate::rng::SharedRng;
 use crate::transport::retry_after;
 use crate::user::UserId;
@@ -38,11 +39,22 @@ use crate::user::UserId;
 ///     .origin("https://reports.example.com")
 ///     .retry(RetryPolicy::default().total_timeout(Duration::from_secs(300)));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct CallPolicy {
     origins: Vec<String>,
     retry: RetryPolicy,
     repeats_every_method: bool,
+}
+
+impl fmt::Debug for CallPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origins: Vec<_> = self.origins.iter().map(|url| RedactedUrl(url)).collect();
+        f.debug_struct("CallPolicy")
+            .field("origins", &origins)
+            .field("retry", &self.retry)
+            .field("repeats_every_method", &self.repeats_every_method)
+            .finish()
+    }
 }
 
 impl CallPolicy {
@@ -121,6 +133,12 @@ impl Rules {
         let repeats_every_method = policy.repeats_every_method;
         let (clock, rng) = (self.clock.clone(), self.rng.clone());
         Ok(Self { origins, retry, repeats_every_method, clock, rng })
+    }
+
+    /// Whether a token may travel in the clear, to a loopback host.
+    #[cfg(feature = "middleware")]
+    pub(crate) fn admit_plain_http(&self) -> bool {
+        self.origins.iter().any(|origin| origin.0.starts_with("http://"))
     }
 
     /// Whether a token may travel there.
@@ -301,7 +319,8 @@ impl Edge {
                 StatusCode::TOO_MANY_REQUESTS if call.waits && wire.can_repeat() => {
                     let now = clock.now();
                     let pause = retry_after(W::headers(&answer), now.wall());
-                    let again = attempts.again(Cause::Throttled(pause), now.since(call.began));
+                    let again =
+                        attempts.next_delay(FailureClass::Throttled, pause, now.since(call.began));
                     let Some(pause) = again else {
                         return Ok(answer);
                     };

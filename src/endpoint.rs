@@ -23,7 +23,7 @@ pub enum ApiVersion {
     V6,
 }
 
-/// What a token is to be good for, where the API version has scopes.
+/// The access that a token gives, where the API version has scopes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {
@@ -34,13 +34,24 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// As it stands in a request.
+    /// The scope in a request.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Write => "write",
         }
+    }
+}
+
+impl FromStr for Scope {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        [Self::Read, Self::Write]
+            .into_iter()
+            .find(|scope| scope.as_str() == name)
+            .ok_or_else(|| Error::config(format!("unknown scope {name:?}: use read or write")))
     }
 }
 
@@ -156,7 +167,9 @@ impl FromStr for ApiVersion {
 }
 
 /// Which installation of the provider is spoken to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// `Debug` shows a URL without user info, query and fragment.
+#[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Environment {
     /// The provider's hosted sandbox, of the API version in use.
@@ -166,6 +179,29 @@ pub enum Environment {
     /// as `https://api.example.com`. It must be `https`, or `http` on a loopback host, and have no
     /// user info, query or fragment.
     BaseUrl(String),
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sandbox => f.write_str("Sandbox"),
+            Self::BaseUrl(url) => f.debug_tuple("BaseUrl").field(&RedactedUrl(url)).finish(),
+        }
+    }
+}
+
+/// A URL for `Debug`, without the parts that can hold a password.
+pub(crate) struct RedactedUrl<'a>(pub(crate) &'a str);
+
+impl fmt::Debug for RedactedUrl<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Url::parse(self.0) {
+            Ok(url) if url.has_host() => {
+                write!(f, "\"{}{}\"", url.origin().ascii_serialization(), url.path())
+            }
+            _ => f.write_str("[not a URL]"),
+        }
+    }
 }
 
 impl From<Url> for Environment {

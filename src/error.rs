@@ -289,6 +289,37 @@ impl Error {
     }
 }
 
+/// The codes that the provider's reference and the RFCs name. Any other is the provider's own text.
+const KNOWN_CODES: [&str; 24] = [
+    // RFC 6749 sections 4.1.2.1 and 5.2.
+    "access_denied",
+    "invalid_client",
+    "invalid_grant",
+    "invalid_request",
+    "invalid_scope",
+    "server_error",
+    "temporarily_unavailable",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "unsupported_response_type",
+    // RFC 6750 section 3.1, RFC 7009 section 2.2.1 and RFC 8628 section 3.5.
+    "insufficient_scope",
+    "invalid_token",
+    "slow_down",
+    "unsupported_token_type",
+    // Those of the reference.
+    "BAD_REQUEST",
+    "DUPLICATE",
+    "EXPIRED_TOKEN",
+    "INVALID_FORMAT",
+    "INVALID_TOKEN",
+    "INVALID_VALUE",
+    "JSON_ERROR",
+    "NOT_MODIFIABLE",
+    "REQUIRED",
+    "UNKNOWN_ERROR",
+];
+
 /// A failure without the provider's words, which can name a user.
 pub(crate) struct ForLog<'a>(&'a Error);
 
@@ -296,7 +327,7 @@ impl fmt::Display for ForLog<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0.0;
         f.write_str(&inner.message)?;
-        if let Some(code) = &inner.code {
+        if let Some(code) = inner.code.as_deref().filter(|code| KNOWN_CODES.contains(code)) {
             write!(f, ": {code}")?;
         }
         if let Some(status) = inner.status {
@@ -371,6 +402,15 @@ mod tests {
     fn an_error_is_as_small_as_a_pointer() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
         assert_eq!(size_of::<Result<(), Error>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn log_has_known_codes_only() {
+        for (code, is_known) in [("invalid_grant", true), ("ann@example.com is unknown", false)] {
+            let error = Error::new(ErrorKind::Rejected, "refused").with_answer(code, Some("words"));
+            let logged = error.for_log().to_string();
+            assert_eq!((logged.contains(code), logged.contains("words")), (is_known, false));
+        }
     }
 
     #[test]

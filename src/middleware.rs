@@ -13,6 +13,7 @@ use crate::edge::{CallPolicy, Edge, Rules, Wire};
 use crate::error::Error;
 use crate::manager::{TokenManager, UserHandle};
 use crate::partner::{Partner, PartnerUser};
+use crate::transport;
 
 /// A `reqwest` client whose calls carry a user's token: [`UserHandle::middleware`],
 /// [`TokenManager::middleware`].
@@ -34,7 +35,7 @@ use crate::partner::{Partner, PartnerUser};
 /// ```
 /// use hurdlr_oauth2::store::MemoryStore;
 /// use hurdlr_oauth2::testing::FakeHurdlr;
-/// use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, reqwest};
+/// use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -45,7 +46,7 @@ use crate::partner::{Partner, PartnerUser};
 /// let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
 ///
 /// let customer = manager.enterprise_user(&UserId::new("customer-4711")?);
-/// let api = customer.middleware().client(reqwest::Client::builder())?.build();
+/// let api = customer.middleware().client(|builder| builder)?.build();
 /// let answer = api.get(fake.resource_url()).send().await?;
 /// assert_eq!(answer.status(), 200);
 /// # Ok(())
@@ -72,7 +73,7 @@ impl TokenManager {
     /// ```
     /// # use hurdlr_oauth2::store::MemoryStore;
     /// # use hurdlr_oauth2::testing::FakeHurdlr;
-    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, reqwest};
+    /// # use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let fake = FakeHurdlr::start().await?;
@@ -80,7 +81,7 @@ impl TokenManager {
     /// #     .environment(fake.base_url())
     /// #     .build()?;
     /// # let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
-    /// let api = manager.middleware().client(reqwest::Client::builder())?.build();
+    /// let api = manager.middleware().client(|builder| builder)?.build();
     /// for id in ["ann", "bob"] {
     ///     let user = manager.enterprise_user(&UserId::new(id)?);
     ///     let answer = api.get(fake.resource_url()).with_extension(user).send().await?;
@@ -124,9 +125,20 @@ impl TokenMiddleware {
     /// one redirects to itself. So whatever policy the builder has is replaced: calls that are
     /// authorised are followed within their origin only, all others as `reqwest` does it.
     ///
+    /// `configure` gets a builder that asks for rustls by name, with the feature of that name. On
+    /// top of what it sets come these: certificates are verified, TLS keys and what is sent are not
+    /// logged, and where an origin of the policy is plain `http` on a loopback host, no call goes
+    /// through a proxy, and `localhost` is this machine.
+    ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) where `reqwest` cannot build the client.
-    pub fn client(self, client: reqwest::ClientBuilder) -> Result<ClientBuilder, Error> {
-        let client = client.redirect(redirects(Arc::clone(&self.edge.rules))).build();
+    pub fn client(
+        self,
+        configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<ClientBuilder, Error> {
+        let rules = &self.edge.rules;
+        let client = configure(transport::client_builder());
+        let client = transport::protected(client, rules.admit_plain_http());
+        let client = client.redirect(redirects(Arc::clone(rules))).build();
         let client = client.map_err(|source| {
             Error::config("the HTTP client cannot be built").caused_by(source.without_url())
         })?;

@@ -1,5 +1,8 @@
 //! JSON that has to be an object.
 
+mod repair;
+pub(crate) use repair::{first_object, whole};
+
 use std::fmt;
 use std::marker::PhantomData;
 

@@ -29,14 +29,14 @@ const USER_ID: HeaderName = HeaderName::from_static("userid");
 ///
 /// ```
 /// use hurdlr_oauth2::secrecy::SecretString;
-/// use hurdlr_oauth2::{Environment, Partner, UserId, reqwest};
+/// use hurdlr_oauth2::{Environment, Partner, UserId};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let secret = SecretString::from("client-secret");
 /// let partner = Partner::new("client-id", &secret, &Environment::Sandbox)?;
 /// let customer = partner.user(&UserId::new("customer-4711")?)?;
-/// let api = customer.middleware().client(reqwest::Client::builder())?.build();
+/// let api = customer.middleware().client(|builder| builder)?.build();
 /// # Ok(())
 /// # }
 /// ```

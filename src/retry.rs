@@ -14,10 +14,13 @@ use crate::rng::SharedRng;
 /// | failure | `client_credentials`, revocation | `refresh_token` | `authorization_code` |
 /// |---|---|---|---|
 /// | not sent (DNS, connect, TLS) | repeated | repeated | repeated |
-/// | 429, 503 | after the time it names | after the time it names | after the time it names |
-/// | other 5xx, timeout, connection lost, unreadable 2xx | repeated | once, at once | never |
+/// | 429, 503 with `Retry-After` or an error that can be read | after the time it names | after the time it names | after the time it names |
+/// | 429, 503 without either, 408, 425, other 5xx, timeout, connection lost, unreadable 2xx | repeated | once, at once | never |
 /// | 401, an expired or an invalid token, to a refresh that carried a Bearer header | | once, without it | |
 /// | any other answer | never | never | never |
+///
+/// A bare 429 or 503 may come from a proxy whose request the provider has acted on. A pause that an
+/// answer names (`Retry-After`) is kept whatever its status is.
 ///
 /// Waits double from [`initial_backoff`](Self::initial_backoff) to
 /// [`max_backoff`](Self::max_backoff), each drawn between half of that bound and all of it, so that
@@ -101,7 +104,7 @@ impl RetryPolicy {
     }
 }
 
-/// What is asked of the provider: one of its grants (RFC 6749 sections 4.1, 4.4 and 6), or a
+/// The kind of a request: one of the provider's grants (RFC 6749 sections 4.1, 4.4 and 6), or a
 /// revocation (RFC 7009).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestType {
@@ -111,19 +114,37 @@ pub(crate) enum RequestType {
     Revocation,
 }
 
-/// What a failure says about the fate of the request.
+/// The fate of a failed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum FailureClass {
     /// It never left.
     NotSent,
-    /// It was turned away unread, perhaps with a time to come back.
-    Throttled(Option<Duration>),
+    /// The provider turned it away unread.
+    Throttled,
     /// It may have taken effect.
     Unanswered,
     /// It was refused, and the Bearer header beside it may be the reason.
-    BearerDoubted,
+    RetryWithoutBearer,
     /// It was answered; repeating it changes nothing.
-    Settled,
+    Final,
+}
+
+impl RequestType {
+    /// For logs; of a grant, its `grant_type`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::AuthorizationCode => "authorization_code",
+            Self::ClientCredentials => "client_credentials",
+            Self::RefreshToken => "refresh_token",
+            Self::Revocation => "revocation",
+        }
+    }
+
+    /// Whether a lost answer loses nothing. Client credentials need no refresh token (RFC 6749
+    /// section 4.4.3): one in a broken answer is no reason not to ask again.
+    pub(crate) fn is_repeatable(self) -> bool {
+        matches!(self, Self::ClientCredentials)
+    }
 }
 
 /// The attempts of one call.
@@ -184,33 +205,40 @@ impl<'a> Attempts<'a> {
         Some(left)
     }
 
-    /// How long to wait before the request is sent again; none if it must not be.
-    pub(crate) fn again(&mut self, cause: Cause, elapsed: Duration) -> Option<Duration> {
-        self.unanswered |= cause == Cause::Unanswered;
+    /// How long to wait before the request is sent again; none if it must not be. `pause` is what
+    /// the answer asked for.
+    pub(crate) fn next_delay(
+        &mut self,
+        class: FailureClass,
+        pause: Option<Duration>,
+        elapsed: Duration,
+    ) -> Option<Duration> {
+        self.unanswered |= class == FailureClass::Unanswered;
         let more = self.sent < self.policy.max_attempts;
         let backoff = self.policy.backoff().delay(self.sent, self.rng.next_u64());
-        let wait = match (cause, self.request) {
-            (Cause::NotSent, _) if more => backoff,
-            (Cause::Throttled(Some(_)), _) if !self.waits_when_told => return None,
-            (Cause::Throttled(pause), _) if more => {
-                // Even for `Retry-After: 0`, so that clients do not return in lockstep.
-                pause.unwrap_or_default().max(backoff)
-            }
-            (Cause::Unanswered, RequestType::ClientCredentials | RequestType::Revocation)
-                if more =>
-            {
-                backoff
-            }
+        if pause.is_some() && !self.waits_when_told {
+            return None;
+        }
+        let wait = match (class, self.request) {
+            // Even for `Retry-After: 0`, so that clients do not return in lockstep.
+            (FailureClass::NotSent | FailureClass::Throttled, _)
+            | (
+                FailureClass::Unanswered,
+                RequestType::ClientCredentials | RequestType::Revocation,
+            ) if more => backoff,
             // Once: a server that rotated repeats its answer, if it does that at all, for a short
             // time only. Later tries belong to whoever keeps the token.
-            (Cause::Unanswered, RequestType::RefreshToken) if more && !self.repeated_at_once => {
+            (FailureClass::Unanswered, RequestType::RefreshToken)
+                if more && !self.repeated_at_once =>
+            {
                 self.repeated_at_once = true;
                 Duration::ZERO
             }
             // The request is another one without the header, so this cannot come twice.
-            (Cause::BearerDoubted, RequestType::RefreshToken) => Duration::ZERO,
+            (FailureClass::RetryWithoutBearer, RequestType::RefreshToken) => Duration::ZERO,
             _ => return None,
         };
+        let wait = wait.max(pause.unwrap_or_default());
         (elapsed.saturating_add(wait) < self.total_timeout).then_some(wait)
     }
 }
@@ -227,11 +255,11 @@ mod tests {
     ];
 
     /// How often a request is repeated that fails the same way each time.
-    fn repetitions(request: RequestType, cause: Cause) -> u32 {
+    fn repetitions(request: RequestType, class: FailureClass, pause: Option<Duration>) -> u32 {
         let policy = RetryPolicy::default().max_attempts(5);
         let mut attempts = Attempts::new(&policy, &SharedRng::Thread, request, None);
         while attempts.begin(Duration::ZERO).is_some() {
-            if attempts.again(cause, Duration::ZERO).is_none() {
+            if attempts.next_delay(class, pause, Duration::ZERO).is_none() {
                 break;
             }
         }
@@ -241,14 +269,16 @@ mod tests {
     #[test]
     fn the_table_of_what_may_be_repeated() {
         let pause = Some(Duration::from_secs(3));
-        for (cause, expected) in [
-            (Cause::NotSent, [4, 4, 4, 4]),
-            (Cause::Throttled(None), [4, 4, 4, 4]),
-            (Cause::Throttled(pause), [4, 4, 4, 4]),
-            (Cause::Unanswered, [4, 4, 1, 0]),
-            (Cause::Settled, [0, 0, 0, 0]),
+        for (class, pause, expected) in [
+            (FailureClass::NotSent, None, [4, 4, 4, 4]),
+            (FailureClass::Throttled, None, [4, 4, 4, 4]),
+            (FailureClass::Throttled, pause, [4, 4, 4, 4]),
+            (FailureClass::Unanswered, None, [4, 4, 1, 0]),
+            (FailureClass::Unanswered, pause, [4, 4, 1, 0]),
+            (FailureClass::Final, pause, [0, 0, 0, 0]),
         ] {
-            assert_eq!(REQUESTS.map(|request| repetitions(request, cause)), expected, "{cause:?}");
+            let found = REQUESTS.map(|request| repetitions(request, class, pause));
+            assert_eq!(found, expected, "{class:?} {pause:?}");
         }
     }
 
@@ -259,10 +289,12 @@ mod tests {
             Attempts::new(&policy, &SharedRng::Thread, RequestType::ClientCredentials, None);
         attempts.begin(Duration::ZERO);
         let pause = Duration::from_secs(50);
-        let again = attempts.again(Cause::Throttled(Some(pause)), Duration::from_secs(1));
-        assert_eq!(again, Some(pause));
-        let again = attempts.again(Cause::Throttled(Some(pause)), Duration::from_secs(11));
-        assert_eq!(again, None);
+        let delay =
+            attempts.next_delay(FailureClass::Throttled, Some(pause), Duration::from_secs(1));
+        assert_eq!(delay, Some(pause));
+        let delay =
+            attempts.next_delay(FailureClass::Throttled, Some(pause), Duration::from_secs(11));
+        assert_eq!(delay, None);
     }
 
     #[test]

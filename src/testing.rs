@@ -24,6 +24,7 @@
 
 mod answer;
 mod authorize;
+mod body_encoding;
 mod clock;
 mod delivery;
 mod fake;
@@ -45,6 +46,7 @@ pub use manual_clock::ManualClock;
 mod version;
 
 pub use answer::ErrorStyle;
+pub use body_encoding::BodyEncoding;
 pub use fake::{FakeHurdlr, FakeHurdlrBuilder};
 pub use fault::{Fault, Gate};
 pub use in_memory::{InMemoryError, InMemoryHttpClient};

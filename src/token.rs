@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind};
-use crate::object::Object;
+use crate::object::{Object, first_object};
 
 /// An access token, the refresh token that came with it, and their life.
 ///
@@ -97,6 +97,26 @@ impl Token {
             token.age_when_received = span;
         }
         token
+    }
+
+    /// A token for tests of an app: from a JSON object as [`Hurdlr::import`](crate::Hurdlr::import)
+    /// takes it, without a client (feature `testing`).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidResponse`] where the text is no token object.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::{SystemClock, Token};
+    ///
+    /// let token = Token::from_json(r#"{"access_token":"a","expires_in":60}"#, SystemClock)?;
+    /// assert!(!token.is_expired());
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
+    /// ```
+    #[cfg(feature = "testing")]
+    pub fn from_json(json: impl AsRef<[u8]>, clock: impl crate::Clock) -> Result<Self, Error> {
+        let answer = read_imported(json.as_ref())?;
+        Ok(Self::imported(answer, &SharedClock::new(clock)))
     }
 
     fn with_age_at(answer: BasicTokenResponse, now: Option<i64>, clock: &SharedClock) -> Self {
@@ -371,9 +391,11 @@ impl fmt::Debug for Token {
 /// Reads a token object that was handed out elsewhere, alone or as the `oAuth` of an account
 /// answer.
 pub(crate) fn read_imported(json: &[u8]) -> Result<BasicTokenResponse, Error> {
-    let object = match serde_json::from_slice::<Object<AccountAnswer>>(json) {
+    let object = first_object(json)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidResponse, "this is not a token object"))?;
+    let object = match serde_json::from_str::<Object<AccountAnswer>>(&object) {
         Ok(Object(account)) => account.token,
-        Err(_) => serde_json::from_slice(json).map_err(|error| {
+        Err(_) => serde_json::from_str(&object).map_err(|error| {
             Error::new(ErrorKind::InvalidResponse, "this is not a token object")
                 .caused_by(JsonError::from(error))
         })?,
@@ -407,6 +429,15 @@ mod tests {
             let token = hurdlr.import(json).unwrap();
             assert_eq!(token.remaining() <= Some(Duration::from_secs(0)), dead, "{created_at}");
         }
+    }
+
+    #[test]
+    fn imported_object_may_stand_behind_a_mark() {
+        let builder = crate::Hurdlr::builder("id", "s".into()).environment("http://localhost:1");
+        let hurdlr = builder.build().unwrap();
+        let token =
+            hurdlr.import("\u{feff}{\"access_token\":\"a\",\"expires_in\":9.5,}\n").unwrap();
+        assert_eq!(token.expires_in(), Some(Duration::from_secs(9)));
     }
 
     #[test]

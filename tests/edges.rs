@@ -179,7 +179,7 @@ impl Kind {
 
 fn by_middleware(middleware: TokenMiddleware, policy: CallPolicy) -> Edge {
     let middleware = middleware.policy(policy).unwrap();
-    Edge::Middleware(middleware.client(reqwest::Client::builder()).unwrap().build())
+    Edge::Middleware(middleware.client(|builder| builder).unwrap().build())
 }
 
 /// As a client would be built: redirects are followed around the layer.
@@ -649,7 +649,7 @@ async fn a_body_reaches_the_wire_unread_and_its_token_marked() {
     let here = stage.site.fake.base_url().to_string();
     let body = TestBody::of(Content::Single);
     let reads = Arc::clone(&body.reads);
-    let client = stage.user.middleware().client(reqwest::Client::builder()).unwrap();
+    let client = stage.user.middleware().client(|builder| builder).unwrap();
     let client = client.with(Looking(Arc::clone(&reads))).build();
     let answer = client.post(&here).body(reqwest::Body::wrap(body)).send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "looked");
@@ -663,6 +663,54 @@ async fn a_body_reaches_the_wire_unread_and_its_token_marked() {
     let service = stage.user.layer().copy_body(TestBody::copy).layer(looking);
     let answer = service.oneshot(Request::post(here).body(body).unwrap()).await.unwrap();
     assert_eq!(*answer.body(), "looked");
+}
+
+/// A call to a loopback host goes there, however the app configures its client.
+#[tokio::test]
+async fn plain_http_call_uses_no_proxy() {
+    let stage = Stage::new().await;
+    let proxy = RawServer::replying([Reply::answer(200, "", "proxied")]).await;
+    let server = RawServer::replying([Reply::answer(200, "", "direct")]).await;
+    let policy = CallPolicy::default().origin(server.base_url());
+    let proxy_url = proxy.base_url();
+    let api = stage.user.middleware().policy(policy).unwrap();
+    let api = api
+        .client(|builder| {
+            builder
+                .proxy(reqwest::Proxy::all(proxy_url).unwrap())
+                .resolve("localhost", ([192, 0, 2, 1], 0).into())
+        })
+        .unwrap()
+        .build();
+    let answer = api.get(server.base_url()).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "direct");
+    assert!(server.requests()[0].contains(&stage.old));
+    assert!(proxy.requests().is_empty());
+}
+
+/// No setting of the app sends a token to a host that cannot show a certificate.
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn call_verifies_certificates_by_rustls() {
+    let stage = Stage::new().await;
+    let (url, certificate) = support::tls::serve("served").await;
+    let root = reqwest::Certificate::from_der(&certificate).unwrap();
+    let send = async |configure: &dyn Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
+        let policy = CallPolicy::default().origin(&url);
+        let api = stage.user.middleware().policy(policy).unwrap();
+        api.client(configure).unwrap().build().get(&url).send().await
+    };
+    let error = send(&|builder| builder.tls_danger_accept_invalid_certs(true)).await.unwrap_err();
+    assert!(support::tls::is_of_rustls(&error), "{error:?}");
+    let answer = send(&|builder| builder.tls_certs_only([root.clone()])).await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "served");
+}
+
+#[test]
+fn debug_of_a_policy_shows_no_password() {
+    let url = "https://user:marker@api.example.com/x?key=marker";
+    let shown = format!("{:?}", CallPolicy::default().origin(url));
+    assert!(shown.contains("api.example.com") && !shown.contains("marker"), "{shown}");
 }
 
 /// Fails whoever calls it without having asked this very instance whether it is ready.

@@ -13,8 +13,10 @@ use std::{
 use base64::Engine as _;
 use http::{HeaderMap, StatusCode, header};
 use hurdlr_oauth2::testing::{
-    ErrorStyle, FakeHurdlr, Fault, Gate, InMemoryError, Outcome, Rotation,
+    BodyEncoding, ErrorStyle, FakeHurdlr, Fault, Gate, InMemoryError, ManualClock, Outcome,
+    Rotation,
 };
+use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, UserId};
 use oauth2::{AsyncHttpClient, HttpRequest, PkceCodeChallenge, PkceCodeVerifier};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -585,6 +587,105 @@ async fn a_reused_refresh_token_kills_its_whole_family_and_no_other() {
     assert!(fake.refresh_is_alive(&other.get("refresh_token")));
 }
 
+/// As most servers do it.
+#[tokio::test]
+async fn rotation_can_end_the_old_access_token() {
+    let fake = FakeHurdlr::builder().rotation(Rotation::KillAccess).in_memory();
+    let first = grant(&fake, "ann").await;
+    let other = grant(&fake, "ann").await;
+    let second = refresh(&fake, &first.get("refresh_token")).await;
+    assert!(!fake.is_alive(&first.get("access_token")));
+    assert!(fake.is_alive(&second.get("access_token")));
+    assert!(fake.is_alive(&other.get("access_token")));
+    assert_eq!(refresh(&fake, &first.get("refresh_token")).await.status, 400);
+    assert!(fake.is_alive(&second.get("access_token")));
+    assert_eq!(refresh(&fake, &second.get("refresh_token")).await.status, 200);
+}
+
+#[tokio::test]
+async fn wrong_credentials_can_have_a_token_code() {
+    let fake = FakeHurdlr::builder().error_style(ErrorStyle::NoClientCode).in_memory();
+    let wrong = [("client_id", fake.client_id()), ("client_secret", "wrong")];
+    let answer = call(
+        &fake,
+        form(
+            &fake,
+            V4,
+            &[&wrong[..], &[("grant_type", "client_credentials"), ("userId", "ann")]].concat(),
+        ),
+    )
+    .await;
+    assert_eq!(answer.unwrap().refusal(), refusal(401, "INVALID_TOKEN", ""));
+    assert_eq!(fake.count().outcome(Outcome::InvalidClient), 1);
+    let dead = refresh(&fake, "dead").await;
+    assert_eq!(dead.refusal(), refusal(400, "INVALID_TOKEN", "refresh_token"));
+}
+
+#[tokio::test]
+async fn unavailable_after_acting_is_bare() {
+    let ways = Ways::open().await;
+    for answer in ways.both(&Fault::unavailable_after()).await {
+        assert_eq!(answer.status, 503);
+        assert!(!answer.headers.contains_key(header::RETRY_AFTER));
+    }
+    assert_eq!(ways.fake.count().outcome(Outcome::Issued), 2);
+}
+
+#[tokio::test]
+async fn body_can_come_in_another_encoding() {
+    let ways = Ways::open().await;
+    for (encoding, start) in [
+        (BodyEncoding::ByteOrderMark, &b"\xef\xbb\xbf{"[..]),
+        (BodyEncoding::Utf16, b"\xff\xfe{\0"),
+        (BodyEncoding::Latin1, b"{"),
+        (BodyEncoding::Gzip, b"\x1f\x8b\x08"),
+        (BodyEncoding::Deflate, b"\x78"),
+    ] {
+        for answer in ways.both(&Fault::Encoded(encoding)).await {
+            assert!(answer.body.starts_with(start), "{encoding:?}");
+            let coding = match encoding {
+                BodyEncoding::Gzip => Some("gzip"),
+                BodyEncoding::Deflate => Some("deflate"),
+                _ => None,
+            };
+            let named = answer.headers.get(header::CONTENT_ENCODING);
+            assert_eq!(named.map(|it| it.to_str().unwrap()), coding);
+            if encoding == BodyEncoding::Latin1 {
+                assert!(std::str::from_utf8(&answer.body).is_err());
+            }
+        }
+        // And the crate's own clients read it.
+        {
+            let fake = &ways.fake;
+            let builder = Hurdlr::builder(fake.client_id(), fake.client_secret())
+                .environment(fake.base_url());
+            let hurdlr = builder.retry(RetryPolicy::never()).build().unwrap();
+            fake.fault_next(Fault::Encoded(encoding));
+            let id = UserId::new("ann").unwrap();
+            let token = hurdlr.client_credentials(&id).await.unwrap();
+            assert!(fake.is_alive(token.access_token().expose_secret()), "{encoding:?}");
+            fake.fault_next(Fault::Encoded(encoding));
+            fake.set_error_style(ErrorStyle::Rfc6749);
+            let dead = r#"{"access_token":"a","refresh_token":"dead"}"#;
+            let error = hurdlr.refresh(&hurdlr.import(dead).unwrap()).await.unwrap_err();
+            assert_eq!(error.code(), Some("invalid_grant"), "{encoding:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn token_is_made_without_a_provider() {
+    let json = r#"{"access_token":"a","refresh_token":"r","expires_in":60,"scope":"read"}"#;
+    let clock = ManualClock::new();
+    let token = Token::from_json(json, clock.clone()).unwrap();
+    assert_eq!(token.access_token().expose_secret(), "a");
+    assert!(!token.is_expired());
+    clock.advance(seconds(60));
+    assert!(token.is_expired());
+    let error = Token::from_json("{}", clock).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidResponse);
+}
+
 #[tokio::test]
 async fn settings_can_be_changed_while_it_runs() {
     let fake = FakeHurdlr::in_memory();
@@ -682,6 +783,10 @@ async fn v6_takes_a_client_by_basic_and_by_nothing_else() {
     assert_eq!(refused.status, 400);
     let refused = post_basic(&fake, V6, &in_body).await;
     assert_eq!(refused.status, 400, "two proofs in one request");
+    let named_twice =
+        post_basic(&fake, V6, &in_body[..1].iter().chain(&client).copied().collect::<Vec<_>>())
+            .await;
+    assert_eq!(named_twice.refusal(), refusal(400, "BAD_REQUEST", ""), "two names in one request");
 
     // Not encoded before base64, or of another client.
     for plain in ["a:b c:s+e/c=r&e%t", "else:wrong", "nothing", ""] {
@@ -810,6 +915,24 @@ async fn the_resource_tells_a_dead_token_from_an_expired_one() {
     assert!(!fake.is_alive(&token));
     let counts = fake.count();
     assert_eq!((counts.resource_served(), counts.resource_refused()), (1, 2));
+}
+
+/// RFC 6750 section 3.1.
+#[tokio::test]
+async fn resource_without_credentials_names_no_error() {
+    let fake = FakeHurdlr::in_memory();
+    for authorization in [None, Some("Basic YTpi"), Some("")] {
+        let mut request =
+            http::Request::get(fake.resource_url().as_str()).body(Vec::new()).unwrap();
+        if let Some(value) = authorization {
+            request.headers_mut().insert(header::AUTHORIZATION, value.parse().unwrap());
+        }
+        let answer = call(&fake, request).await.unwrap();
+        assert_eq!(answer.status, 401);
+        assert_eq!(answer.header(header::WWW_AUTHENTICATE), "Bearer realm=\"hurdlr\"");
+        assert!(answer.body.is_empty(), "{authorization:?}");
+    }
+    assert_eq!(fake.count().resource_refused(), 3);
 }
 
 #[tokio::test]

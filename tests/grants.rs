@@ -103,9 +103,11 @@ impl Provider {
     fn assert_sent(&self, path: &str, authorization: Option<&str>, body: &str) {
         let mut headers = vec![
             "accept: application/json".to_owned(),
+            "accept-encoding: identity".to_owned(),
             format!("content-length: {}", body.len()),
             "content-type: application/x-www-form-urlencoded".to_owned(),
             format!("host: 127.0.0.1:{}", self.server.port()),
+            format!("user-agent: hurdlr-oauth2/{}", env!("CARGO_PKG_VERSION")),
         ];
         headers.extend(authorization.map(|value| format!("authorization: {value}")));
         headers.sort_unstable();

@@ -7,6 +7,7 @@
 #[path = "support/site.rs"]
 mod site;
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::{RefreshPolicy, TokenEvent, UnfinishedWork};
@@ -417,6 +418,42 @@ async fn a_refresh_token_beside_a_defect_is_rescued_and_used_next() {
     assert_eq!(access(&user.token().await.unwrap()), old);
     changes.next().await;
     assert!(site.fake.is_alive(&access(&user.token().await.unwrap())));
+}
+
+/// It is not that the old access token, which is kept beside it, has no life left.
+#[tokio::test(start_paused = true)]
+async fn rescue_tells_what_was_wrong() {
+    let site = Site::new();
+    let (manager, id) = logged_in(&site, "ann").await;
+    let user = manager.user(&id);
+    site.advance(2 * HOUR);
+    site.fake.reshape(|answer| {
+        answer.insert("token_type".into(), "mac".into());
+    });
+    let error = user.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidResponse);
+    assert!(error.to_string().contains("defective"), "{error}");
+    assert!(error.source().unwrap().to_string().contains("mac"), "{error:?}");
+    let rescued = site.stored_refresh_token(&id).await.unwrap();
+    assert!(site.fake.refresh_is_alive(&rescued));
+    site.fake.clear_reshape();
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(site.fake.is_alive(&access(&user.token().await.unwrap())));
+}
+
+/// A proxy's 503 hides that the provider has rotated.
+#[tokio::test(start_paused = true)]
+async fn death_after_a_bare_503_is_rotation_lost() {
+    let site = Site::new();
+    let (manager, id) = logged_in(&site, "ann").await;
+    let user = manager.user(&id);
+    site.advance(2 * HOUR);
+    let lost = || Fault::AnswerAfter { status: 503, content_type: String::new(), body: Vec::new() };
+    site.fake.fault_next(lost());
+    site.fake.fault_next(Fault::status(503));
+    assert!(user.token().await.unwrap_err().is_unanswered());
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::RotationLost);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1050,12 +1087,15 @@ async fn every_row_of_the_request_table_as_the_manager_lives_it() {
         (Enterprise, Fault::html(403), InvalidResponse, 1, Left::Pause),
         (Login, Fault::Refuse, Unavailable, 2, Left::Pause),
         (Login, Fault::rate_limited(), RateLimited, 2, Left::Pause),
-        (Login, Fault::status(503), Unavailable, 2, Left::Pause),
+        (Login, Fault::answer(503, r#"{"error":"busy"}"#), Unavailable, 2, Left::Pause),
+        (Login, Fault::status(503), Unavailable, 2, Left::InFlight),
+        (Login, Fault::status(429), RateLimited, 2, Left::InFlight),
         (Login, Fault::status(500), Unavailable, 2, Left::InFlight),
         (Login, Fault::DropBefore, Unavailable, 2, Left::InFlight),
         (Login, Fault::html(200), InvalidResponse, 2, Left::InFlight),
         (Login, refused(401, "invalid_client"), Rejected, 2, Left::Pause),
-        (Login, refused(400, "invalid_request"), Rejected, 1, Left::Pause),
+        // Once more without Bearer.
+        (Login, refused(400, "invalid_request"), Rejected, 2, Left::Pause),
         (Login, Fault::html(403), InvalidResponse, 1, Left::Pause),
         (Login, refused(400, "invalid_grant"), LoginRequired, 1, Left::Mark),
     ];

@@ -629,9 +629,11 @@ impl World {
         let now = self.now();
         let mut known = self.known();
         let status = answer.status();
-        known.requests[index].unanswered =
-            status.is_server_error() && status != 503 || status.is_success();
         let retry_after = answer.headers().get("retry-after");
+        // A 503 is the provider's own only where it names a pause.
+        known.requests[index].unanswered = status.is_server_error()
+            && (status != 503 || retry_after.is_none())
+            || status.is_success();
         if let Some(seconds) = retry_after.and_then(|it| it.to_str().ok()?.parse().ok()) {
             known.requests[index].pause = Some((now, Duration::from_secs(seconds)));
         }

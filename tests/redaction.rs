@@ -349,3 +349,24 @@ async fn the_authorization_header_that_is_sent_is_marked_sensitive() {
     assert_eq!(*sensitive.lock().unwrap(), [true]);
     assert!(token.authorization_header().is_sensitive());
 }
+
+/// `reqwest` would write every byte to the log.
+#[cfg(feature = "middleware")]
+#[tokio::test]
+async fn verbose_client_logs_no_token() {
+    use hurdlr_oauth2::TokenManager;
+    use hurdlr_oauth2::store::MemoryStore;
+
+    let watched = Watched::start(ErrorStyle::Envelope).await;
+    let hurdlr =
+        watched.builder().reqwest(|builder| builder.connection_verbose(true)).build().unwrap();
+    let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build().unwrap();
+    let user = manager.enterprise_user(&UserId::new(USER).unwrap());
+    let api = user.middleware().client(|builder| builder.connection_verbose(true)).unwrap();
+    let answer = api.build().get(watched.fake.resource_url()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let token = user.token().await.unwrap();
+    let log = Log::of_everything().text();
+    assert!(!log.contains(token.access_token().expose_secret()));
+    assert!(!log.contains("client%2Bsecret"));
+}

@@ -145,18 +145,80 @@ async fn a_port_nobody_listens_at_is_a_request_that_was_not_sent() {
     assert_eq!((error.attempts(), error.is_unanswered()), (4, false));
 }
 
+/// A body that can be read, or a time to come back, is the provider's own.
 #[tokio::test(start_paused = true)]
-async fn being_turned_away_for_now_is_repeated_whatever_the_grant() {
+async fn explained_pause_is_repeated_for_every_grant() {
+    let slow_down = r#"{"error":"slow_down"}"#;
     for (fault, kind, status) in [
         (Fault::rate_limited(), ErrorKind::RateLimited, 429),
         (Fault::rate_limited_for(3 * SECOND), ErrorKind::RateLimited, 429),
-        (Fault::html(429), ErrorKind::RateLimited, 429),
-        (Fault::status(503), ErrorKind::Unavailable, 503),
+        (Fault::answer(503, slow_down), ErrorKind::Unavailable, 503),
         (Fault::unavailable_for(3 * SECOND), ErrorKind::Unavailable, 503),
-        (page(503, ""), ErrorKind::Unavailable, 503),
     ] {
         assert_row(fault, [4, 4, 4], kind, Some(status), false).await;
     }
+}
+
+/// A proxy says so of requests that the provider has acted on.
+#[tokio::test(start_paused = true)]
+async fn bare_pause_does_not_prove_inaction() {
+    for (fault, kind, status) in [
+        (Fault::html(429), ErrorKind::RateLimited, 429),
+        (Fault::status(429), ErrorKind::RateLimited, 429),
+        (Fault::status(503), ErrorKind::Unavailable, 503),
+        (page(503, ""), ErrorKind::Unavailable, 503),
+        (Fault::answer(503, r#"{"message":"no error here"}"#), ErrorKind::Unavailable, 503),
+        (Fault::status(408), ErrorKind::Unavailable, 408),
+        (Fault::status(425), ErrorKind::Unavailable, 425),
+    ] {
+        assert_row(fault, [4, 2, 1], kind, Some(status), true).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn death_behind_a_bare_503_is_rotation_lost() {
+    for status in [503, 429, 408] {
+        let fake = FakeHurdlr::builder().error_style(ErrorStyle::Rfc6749).in_memory();
+        let (builder, _) = support::in_memory(&fake);
+        let hurdlr = builder.build().unwrap();
+        let prepared = RefreshToken.prepare(&fake, &hurdlr).await;
+        fake.fault_next(Fault::AnswerAfter {
+            status,
+            content_type: "text/plain".into(),
+            body: b"upstream connect error".to_vec(),
+        });
+        let error = prepared.send(&hurdlr).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RotationLost, "{status}");
+    }
+}
+
+/// No pause that is named is cut short, whatever the status beside it.
+#[tokio::test(start_paused = true)]
+async fn pause_beside_any_status_is_kept() {
+    for status in [500, 502, 504, 408] {
+        for grant in [ClientCredentials, RefreshToken] {
+            let fake = FakeHurdlr::in_memory();
+            let (builder, clock) = support::in_memory(&fake);
+            let hurdlr = builder.build().unwrap();
+            let prepared = grant.prepare(&fake, &hurdlr).await;
+            fake.fault_next(Fault::Status {
+                status,
+                content_type: "text/plain".into(),
+                body: String::new(),
+                retry_after: Some("7".into()),
+            });
+            prepared.send(&hurdlr).await.unwrap();
+            assert_eq!(clock.waits(), [7 * SECOND], "{status} {grant:?}");
+        }
+    }
+    let fault = Fault::Status {
+        status: 403,
+        content_type: "text/plain".into(),
+        body: String::new(),
+        retry_after: Some("7".into()),
+    };
+    let (error, sent) = failing(RefreshToken, fault).await;
+    assert_eq!((error.retry_after(), sent), (Some(7 * SECOND), 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,6 +288,7 @@ async fn a_refusal_that_can_be_read_is_final() {
         (403, envelope),
         (404, envelope),
         (422, r#"{"error":"invalid_request"}"#),
+        (403, r#"{"error":"invalid_request"}"#),
         (400, r#"{"error":"unauthorized_client"}"#),
         (200, envelope),
     ] {
@@ -408,7 +471,7 @@ async fn a_pause_nobody_can_read_is_an_ordinary_backoff() {
     let fake = FakeHurdlr::in_memory();
     let (builder, clock) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
-    for text in ["soon", "-1", "1.5", ""] {
+    for text in ["soon", "-1", "1,5", ""] {
         fake.fault_next(Fault::RateLimited { retry_after: Some(text.into()) });
         hurdlr.client_credentials(&support::ann()).await.unwrap();
     }
@@ -593,4 +656,34 @@ async fn a_refresh_keeps_the_old_refresh_token_where_no_new_one_comes() {
             old.refresh_token().unwrap().expose_secret()
         );
     }
+}
+
+/// Two ways of proving oneself at once are an `invalid_request` (RFC 6749 section 5.2).
+#[tokio::test(start_paused = true)]
+async fn provider_that_wants_no_bearer_is_remembered() {
+    let fake = FakeHurdlr::in_memory();
+    let (builder, _) = support::in_memory(&fake);
+    let hurdlr = builder.retry(RetryPolicy::never()).build().unwrap();
+    let token = logged_in(&fake, &hurdlr).await;
+    fake.clear_requests();
+    fake.fault_plan(|request| {
+        let has_bearer = request.headers().contains_key("authorization");
+        has_bearer.then(|| Fault::answer(400, r#"{"error":"invalid_request"}"#))
+    });
+    let token = hurdlr.refresh(&token).await.unwrap();
+    assert_eq!(bearers(&fake), [true, false]);
+    let clone = hurdlr.clone();
+    let token = clone.refresh(&token).await.unwrap();
+    assert_eq!(bearers(&fake), [true, false, false]);
+
+    // What is wrong with the request for another reason, is so without the header too.
+    let (builder, _) = support::in_memory(&fake);
+    let hurdlr = builder.build().unwrap();
+    fake.clear_requests();
+    fake.fault_plan(|_| Some(Fault::answer(400, r#"{"error":"invalid_request"}"#)));
+    let error = hurdlr.refresh(&token).await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::Rejected, 2));
+    fake.clear_faults();
+    hurdlr.refresh(&token).await.unwrap();
+    assert_eq!(bearers(&fake), [true, false, true]);
 }

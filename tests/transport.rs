@@ -14,12 +14,13 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
+use hurdlr_oauth2::basic::BasicTokenResponse;
 use hurdlr_oauth2::http::{Request, StatusCode};
-use hurdlr_oauth2::oauth2::AsyncHttpClient;
+use hurdlr_oauth2::oauth2::{AsyncHttpClient, TokenResponse};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault};
 use hurdlr_oauth2::{Error, ErrorKind, HttpClient, HttpError, Hurdlr, RetryPolicy, Token, reqwest};
-use support::{RawServer, Reply};
+use support::{RawServer, Reply, compressed};
 use tokio::io::AsyncReadExt;
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -116,8 +117,10 @@ async fn a_redirect_policy_of_the_callers_own_is_not_used() {
     let stranger = Stranger::listen();
     let headers = format!("Location: {}\r\n", stranger.url());
     let server = RawServer::replying([Reply::answer(307, &headers, "")]).await;
-    let follows = reqwest::Client::builder().redirect(reqwest::redirect::Policy::limited(10));
-    let hurdlr = support::impatient(&server.base_url()).reqwest(follows).build().unwrap();
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(|builder| builder.redirect(reqwest::redirect::Policy::limited(10)))
+        .build()
+        .unwrap();
     let error = refreshed(&hurdlr).await.unwrap_err();
     assert_eq!(error.status(), Some(StatusCode::TEMPORARY_REDIRECT));
     stranger.assert_left_alone();
@@ -463,8 +466,11 @@ async fn where_no_tls_comes_about_nothing_is_sent() {
 async fn a_proxy_of_the_callers_is_not_used_for_loopback() {
     let proxy = RawServer::replying([Reply::answer(200, JSON, "{}")]).await;
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
-    let builder = reqwest::Client::builder().proxy(reqwest::Proxy::all(proxy.base_url()).unwrap());
-    let hurdlr = support::impatient(&server.base_url()).reqwest(builder).build().unwrap();
+    let proxy_url = proxy.base_url();
+    let hurdlr = support::impatient(&server.base_url())
+        .reqwest(|builder| builder.proxy(reqwest::Proxy::all(proxy_url).unwrap()))
+        .build()
+        .unwrap();
     refreshed(&hurdlr).await.unwrap();
     assert_eq!((proxy.requests().len(), server.requests().len()), (0, 1));
 }
@@ -476,7 +482,7 @@ async fn a_loopback_host_is_reached_directly() {
     let hurdlr = support::impatient(&server.base_url()).build().unwrap();
     refreshed(&hurdlr).await.unwrap();
     let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
-    let request = Request::get(server.base_url()).body(Vec::new()).unwrap();
+    let request = Request::post(server.base_url()).body(Vec::new()).unwrap();
     assert_eq!(client.call(request).await.unwrap().status(), StatusCode::OK);
     assert_eq!(server.requests().len(), 2);
 }
@@ -508,7 +514,7 @@ async fn a_proxy_of_the_environment_is_not_used_for_loopback() {
 async fn what_else_a_caller_sets_is_kept() {
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
     let hurdlr = support::impatient(&server.base_url())
-        .reqwest(reqwest::Client::builder().user_agent("my-app/7"))
+        .reqwest(|builder| builder.user_agent("my-app/7"))
         .build()
         .unwrap();
     granted(&hurdlr).await.unwrap();
@@ -520,10 +526,83 @@ async fn what_else_a_caller_sets_is_kept() {
 async fn a_timeout_of_the_callers_own_is_not_used() {
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
     let hurdlr = support::impatient(&server.base_url())
-        .reqwest(reqwest::Client::builder().timeout(Duration::from_nanos(1)))
+        .reqwest(|builder| builder.timeout(Duration::from_nanos(1)))
         .build()
         .unwrap();
     granted(&hurdlr).await.unwrap();
+}
+
+/// A pause between two bytes is not the end of an answer.
+#[tokio::test]
+async fn read_timeout_of_the_app_is_not_used() {
+    let fake = FakeHurdlr::start().await.unwrap();
+    fake.fault_next(Fault::DelayAfter(Duration::from_millis(300)));
+    let hurdlr = support::of(&fake)
+        .retry(RetryPolicy::never())
+        .reqwest(|builder| builder.read_timeout(Duration::from_millis(20)))
+        .build()
+        .unwrap();
+    granted(&hurdlr).await.unwrap();
+}
+
+/// Plain http to `localhost` stays on this machine, whatever a resolver says.
+#[tokio::test]
+async fn localhost_is_this_machine_for_any_resolver() {
+    let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
+    let hurdlr = support::impatient(&format!("http://localhost:{}", server.port()))
+        .retry(RetryPolicy::never())
+        .reqwest(|builder| builder.resolve("localhost", ([192, 0, 2, 1], 0).into()))
+        .build()
+        .unwrap();
+    granted(&hurdlr).await.unwrap();
+}
+
+/// The app's roots, as a test of its own may have them, are another matter than no verification.
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn certificate_is_verified_and_by_rustls() {
+    let (url, certificate) = support::tls::serve(TOKEN).await;
+    let build = |set: fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
+        support::impatient(&url).retry(RetryPolicy::never()).reqwest(set).build().unwrap()
+    };
+    for hurdlr in [
+        build(|builder| builder),
+        build(|builder| builder.tls_danger_accept_invalid_certs(true)),
+        build(|builder| builder.tls_danger_accept_invalid_hostnames(true)),
+    ] {
+        let error = refreshed(&hurdlr).await.unwrap_err();
+        assert!(matches!(cause(&error), HttpError::NotSent(_)), "{error:?}");
+        assert!(support::tls::is_of_rustls(&error), "{error:?}");
+    }
+    let root = reqwest::Certificate::from_der(&certificate).unwrap();
+    let hurdlr =
+        support::impatient(&url).reqwest(|builder| builder.tls_certs_only([root])).build().unwrap();
+    granted(&hurdlr).await.unwrap();
+}
+
+#[test]
+fn debug_shows_no_password_of_a_url() {
+    use hurdlr_oauth2::{Environment, Hurdlr};
+
+    let url = "https://user:marker@api.example.com/base?key=marker#marker";
+    let proxy = || reqwest::Proxy::all("http://user:marker@proxy.example.com:8080").unwrap();
+    let builder = Hurdlr::builder("id", "secret".into())
+        .environment(url)
+        .authorize_url(url)
+        .redirect_uri(url)
+        .issuer(url)
+        .reqwest(|builder| builder.proxy(proxy()));
+    let environment = Environment::from(url);
+    let hurdlr = support::impatient("http://localhost:1")
+        .reqwest(|builder| builder.proxy(proxy()))
+        .build()
+        .unwrap();
+    let client = HttpClient::new(&"http://localhost:1".parse().unwrap()).unwrap();
+    let error = support::impatient(url).build().unwrap_err();
+    let said = format!("{builder:?} {environment:?} {hurdlr:?} {client:?} {error:?} {error}");
+    assert!(!said.contains("marker"), "{said}");
+    assert!(said.contains("api.example.com/base"), "{said}");
+    assert!(!format!("{:?}", Environment::from("marker")).contains("marker"));
 }
 
 #[tokio::test]
@@ -537,7 +616,7 @@ async fn a_host_that_takes_no_connection_is_given_up_before_anything_is_sent() {
 
     let hurdlr = support::impatient(&format!("http://{address}"))
         .retry(RetryPolicy::never())
-        .reqwest(reqwest::Client::builder().connect_timeout(Duration::from_secs(3_600)))
+        .reqwest(|builder| builder.connect_timeout(Duration::from_secs(3_600)))
         .connect_timeout(Duration::from_millis(100))
         .request_timeout(Duration::from_secs(20))
         .build()
@@ -580,19 +659,170 @@ async fn a_transport_for_oauth2_keeps_the_same_bounds() {
         Reply::answer(307, &location, ""),
         Reply::Endless(head, vec![b'x'; KIB]),
         Reply::promising(200, JSON, TOKEN.len() + 1, TOKEN.as_bytes()),
+        Reply::promising(200, JSON, TOKEN.len(), &TOKEN.as_bytes()[..100]),
         Reply::answer(201, "Content-Type: text/html\r\n", TOKEN),
     ])
     .await;
     let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
     let call = || client.call(Request::post(server.base_url()).body(Vec::new()).unwrap());
 
+    // RFC 6749 section 3.2.
+    let get = Request::get(server.base_url()).body(Vec::new()).unwrap();
+    assert!(matches!(client.call(get).await, Err(HttpError::Other(_))));
+    assert!(server.requests().is_empty());
+
     let redirect = call().await.unwrap();
     assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
     assert!(!redirect.headers().contains_key("location"));
     assert!(matches!(call().await, Err(HttpError::TooLong)));
+    let whole = call().await.unwrap();
+    assert_eq!((whole.status(), whole.body().as_slice()), (StatusCode::OK, TOKEN.as_bytes()));
     assert!(matches!(call().await, Err(HttpError::Broken(_))));
     let created = call().await.unwrap();
     assert_eq!(created.status(), StatusCode::OK);
     assert!(!created.headers().contains_key("content-type"));
+    let user_agent = concat!("\r\nuser-agent: hurdlr-oauth2/", env!("CARGO_PKG_VERSION"), "\r\n");
+    for request in server.requests() {
+        assert!(request.contains(user_agent), "{request}");
+        assert!(request.contains("\r\naccept-encoding: identity\r\n"), "{request}");
+    }
     stranger.assert_left_alone();
+}
+
+/// A body, with the headers it comes under.
+type Body = (&'static str, Vec<u8>);
+
+fn plain(body: impl Into<Vec<u8>>) -> Body {
+    (JSON, body.into())
+}
+
+fn utf16(text: &str, order: fn(u16) -> [u8; 2], mark: &[u8]) -> Body {
+    plain([mark, &text.encode_utf16().flat_map(order).collect::<Vec<_>>()].concat())
+}
+
+/// Ways in which a JSON object is sent that is not clean JSON, of a token or an error.
+fn unclean(object: &str) -> Vec<Body> {
+    let open = object.strip_suffix('}').unwrap();
+    vec![
+        plain(format!("\u{feff}{object}")),
+        plain(format!("\r\n \u{feff}\u{feff} {object}")),
+        utf16(object, u16::to_le_bytes, b"\xff\xfe"),
+        utf16(object, u16::to_be_bytes, b"\xfe\xff"),
+        utf16(object, u16::to_le_bytes, b""),
+        utf16(object, u16::to_be_bytes, b""),
+        plain([open.as_bytes(), b",\"note\":\"caf\xe9 \x80\",\"scope\":\"\xe9\"}"].concat()),
+        plain([open.as_bytes(), b",\"error_description\":\"caf\xe9\"}"].concat()),
+        plain(format!("{object}\n<!-- served by node 7 -->")),
+        plain(format!("{object}{object}")),
+        plain(format!("{object}\0\0\0")),
+        plain(format!("{object});")),
+        plain(format!(")]}}',\n{object}")),
+        plain(format!("while(1);{object}")),
+        plain(format!("callback({object})")),
+        plain(format!("<br />\n<b>Warning</b>: undefined index in x.php<br />\n{object}")),
+        plain(format!("{open},\"error_description\":\"two\nlines\tand a tab\"}}")),
+        plain(format!("{open},\"error_description\":\"it\\'s \\x41 \\u12\"}}")),
+        plain(format!("{open},\"error_description\":\"\\ud800 \\udc00\"}}")),
+        plain(format!("{open},\"scope\":\"\\ud83d\"}}")),
+        plain(format!("{open},}}")),
+        plain(format!("{open},\"list\":[1,2,],\"none\":NaN,\"far\":-Infinity}}")),
+        plain(format!("{open},\"expires_in\":1e999}}")),
+        plain(format!("{open},\"scope\":\"a\",\"scope\":\"b\"}}")),
+        plain(serde_json::to_string(object).unwrap()),
+    ]
+}
+
+#[tokio::test]
+async fn unclean_json_is_read_for_what_it_says() {
+    let gzip = "Content-Encoding: gzip\r\n";
+    let deflate = "Content-Encoding: deflate\r\n";
+    let mut tokens = unclean(std::str::from_utf8(compressed::TOKEN).unwrap());
+    tokens.extend([
+        (gzip, compressed::TOKEN_GZIP.to_vec()),
+        ("Content-Encoding: X-GZip\r\n", compressed::TOKEN_GZIP.to_vec()),
+        ("", compressed::TOKEN_GZIP.to_vec()),
+        (deflate, compressed::TOKEN_ZLIB.to_vec()),
+        (deflate, compressed::TOKEN_DEFLATE.to_vec()),
+        // A proxy unpacked it and left the header.
+        (gzip, compressed::TOKEN.to_vec()),
+        (deflate, compressed::TOKEN.to_vec()),
+        ("Content-Encoding: br\r\n", compressed::TOKEN.to_vec()),
+        ("Content-Encoding: identity\r\n", compressed::TOKEN.to_vec()),
+    ]);
+    for (headers, body) in tokens {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let server = RawServer::replying([Reply::answer(200, headers, body)]).await;
+        let token = refreshed(&once(&server)).await.expect(&shown);
+        assert_eq!(token.access_token().expose_secret(), "new-access", "{shown}");
+        assert_eq!(token.refresh_token().unwrap().expose_secret(), "new-refresh", "{shown}");
+        // And so it is for an app that uses `oauth2`.
+        let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
+        let request = Request::post(server.base_url()).body(Vec::new()).unwrap();
+        let answer = client.call(request).await.unwrap();
+        let read: BasicTokenResponse = serde_json::from_slice(answer.body()).expect(&shown);
+        assert_eq!(read.access_token().secret(), "new-access");
+    }
+    let mut dead = unclean(std::str::from_utf8(compressed::DEAD).unwrap());
+    dead.push((gzip, compressed::DEAD_GZIP.to_vec()));
+    for (headers, body) in dead {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let server = RawServer::replying([Reply::answer(400, headers, body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoginRequired, "{shown}");
+        assert_eq!(error.code(), Some("invalid_grant"), "{shown}");
+    }
+    for (headers, body) in unclean(r#"{"refresh_token":"new-refresh","token_type":"mac"}"#) {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let server = RawServer::replying([Reply::answer(200, headers, body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        let rescued = error.rescued_refresh_token().expect(&shown);
+        assert_eq!(rescued.expose_secret(), "new-refresh");
+    }
+}
+
+/// A page may quote an object, and a list may hold somebody else's.
+#[tokio::test]
+async fn object_within_a_page_is_no_answer() {
+    let token = std::str::from_utf8(compressed::TOKEN).unwrap();
+    for body in [
+        format!("<!DOCTYPE html><pre>{token}</pre>"),
+        format!("<HTML>\n<body>{token}</body></HTML>"),
+        format!("[{token}]"),
+        format!("  [1, {token}"),
+    ] {
+        let server = RawServer::replying([Reply::answer(200, JSON, &body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidResponse, "{body}");
+        assert!(error.rescued_refresh_token().is_none(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn compressed_answer_is_bounded_and_named() {
+    let gzip = "Content-Encoding: gzip\r\n";
+    let bomb = Reply::answer(200, gzip, compressed::BOMB_GZIP);
+    let error = refreshed(&once(&RawServer::replying([bomb]).await)).await.unwrap_err();
+    assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+    assert_eq!(error.rescued_refresh_token().unwrap().expose_secret(), "new-refresh");
+
+    for (headers, body) in [
+        ("Content-Encoding: br\r\n", &b"\x0b\x02\x80"[..]),
+        ("Content-Encoding: zstd\r\n", b"\x28\xb5\x2f\xfd"),
+        (gzip, b"\x1f\x8b\x08\xffbroken"),
+    ] {
+        let server = RawServer::replying([Reply::answer(200, headers, body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidResponse);
+        assert!(error.is_unanswered());
+        assert!(matches!(cause(&error), HttpError::Compressed(_)), "{error:?}");
+    }
+}
+
+/// A refresh token that was changed by the repair would replace the one that lives.
+#[tokio::test]
+async fn refresh_token_with_a_control_character_is_not_taken() {
+    let body = "{\"refresh_token\":\"new\nrefresh\",\"token_type\":\"mac\"}";
+    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+    let error = refreshed(&once(&server)).await.unwrap_err();
+    assert!(error.rescued_refresh_token().is_none());
 }

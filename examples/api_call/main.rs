@@ -21,7 +21,7 @@ use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
-use hurdlr_oauth2::{CallPolicy, Hurdlr, TokenManager, UserId, reqwest};
+use hurdlr_oauth2::{CallPolicy, Hurdlr, TokenManager, UserId};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tower::{Layer, ServiceExt};
@@ -52,7 +52,7 @@ this machine. Tokens are shown by name, as <access token 1>."
 
     println!("\n1. With reqwest: a client whose calls are made for customer-4711.");
     let middleware = customer.middleware().policy(policy.clone())?;
-    let client = middleware.client(reqwest::Client::builder())?.build();
+    let client = middleware.client(|builder| builder)?.build();
     let url = format!("{api_url}/rest/v4/expenses");
     world.tell(async || Ok(client.get(&url).send().await?.status())).await?;
 

@@ -59,7 +59,7 @@ pub(crate) async fn work() -> Outcome {
 
     let hurdlr = Hurdlr::builder(&task.client_id, task.client_secret.as_str().into())
         .environment(task.provider)
-        .reqwest(reqwest::Client::builder().user_agent(&task.name))
+        .reqwest(|builder| builder.user_agent(&task.name))
         .build()?;
     let manager = TokenManager::builder(hurdlr, stores::open(&task.store).await?)
         .refresh_policy(policy())

@@ -2,20 +2,20 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::str::ParseBoolError;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::request::Transport;
 use super::{Credentials, Hurdlr, Inner};
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::endpoint::{ApiVersion, ClientAuthentication, Environment, Scope, secret_bearing_url};
 use crate::error::Error;
 use crate::retry::RetryPolicy;
 use crate::rng::SharedRng;
-use crate::transport::{HttpClient, Timeouts};
+use crate::transport::{HttpClient, Timeouts, USER_AGENT, client_builder};
 
 /// Settings of a [`Hurdlr`]. All of them are judged by [`build`](Self::build).
 #[must_use = "a builder does nothing until it is built"]
@@ -33,9 +33,9 @@ pub struct HurdlrBuilder {
     bearer_on_refresh: Option<bool>,
     clock: SharedClock,
     rng: SharedRng,
-    reqwest: Option<reqwest::ClientBuilder>,
+    reqwest: reqwest::ClientBuilder,
     #[cfg(feature = "testing")]
-    given: Option<GivenClient>,
+    custom: Option<HttpClient>,
 }
 
 /// A setting, and the name its author knows it by.
@@ -60,9 +60,9 @@ impl HurdlrBuilder {
             bearer_on_refresh: None,
             clock: SharedClock::new(SystemClock),
             rng: SharedRng::Thread,
-            reqwest: None,
+            reqwest: client_builder().user_agent(USER_AGENT),
             #[cfg(feature = "testing")]
-            given: None,
+            custom: None,
         }
     }
 
@@ -88,10 +88,21 @@ impl HurdlrBuilder {
         }
         builder.authorize_url = named("HURDLR_AUTHORIZE_URL")?;
         builder.redirect_uri = named("HURDLR_REDIRECT_URI")?;
+        builder.issuer = optional("HURDLR_ISSUER")?;
+        let unusable = |name: &str| Error::config(format!("{name} cannot be used"));
         if let Some(Named { name, value }) = named("HURDLR_API_VERSION")? {
-            builder.version = value.parse().map_err(|error: Error| {
-                Error::config(format!("{name} cannot be used")).caused_by(error)
+            builder.version =
+                value.parse().map_err(|error: Error| unusable(name).caused_by(error))?;
+        }
+        if let Some(Named { name, value }) = named("HURDLR_SCOPE")? {
+            let scope = value.parse().map_err(|error: Error| unusable(name).caused_by(error))?;
+            builder.scope = Some(scope);
+        }
+        if let Some(Named { name, value }) = named("HURDLR_BEARER_ON_REFRESH")? {
+            let carry = value.parse().map_err(|error: ParseBoolError| {
+                Error::config(format!("{name} is neither true nor false")).caused_by(error)
             })?;
+            builder.bearer_on_refresh = Some(carry);
         }
         Ok(builder)
     }
@@ -164,12 +175,45 @@ impl HurdlrBuilder {
         self
     }
 
-    /// A `reqwest` builder of your own, with your roots, proxies and user agent.
+    /// Configures the `reqwest` client of token requests, such as with roots, proxies and a user
+    /// agent of your own.
     ///
-    /// What this crate promises is set on top: timeouts, no redirects, no retries, no verbose
-    /// logging, https only, no proxy for a loopback host, idle connections kept for 5 s.
-    pub fn reqwest(mut self, builder: reqwest::ClientBuilder) -> Self {
-        self.reqwest = Some(builder);
+    /// `configure` gets a builder with this crate's name and version as its user agent, and with
+    /// the feature `rustls` one that asks for rustls by name: with another feature in the tree
+    /// `reqwest` would take the system's library.
+    ///
+    /// On top of your settings come those that this crate's promises need:
+    ///
+    /// | setting | |
+    /// |---|---|
+    /// | `timeout`, `read_timeout`, `connect_timeout` | by [`request_timeout`](Self::request_timeout) and [`connect_timeout`](Self::connect_timeout) |
+    /// | `redirect`, `retry`, `referer` | none |
+    /// | `gzip`, `deflate`, `brotli`, `zstd` | none is asked for |
+    /// | `connection_verbose`, `tls_sslkeylogfile` | off, since they would write down secrets |
+    /// | `tls_danger_accept_invalid_certs`, `…_hostnames` | off: name your root by `tls_certs_merge` |
+    /// | `https_only` | on, unless the host is loopback and plain `http` |
+    /// | `proxy` | kept, and not used for a loopback host |
+    /// | `resolve`, `dns_resolver` | kept; for plain `http`, `localhost` is this machine |
+    /// | `pool_idle_timeout` | 5 s |
+    ///
+    /// All others are kept. `default_headers` go along with every request: one with an
+    /// `Authorization` would be a second proof of who you are. A `cookie_store` is one jar for the
+    /// requests of all users, and is best left out; a `connector_layer`, a `unix_socket` and
+    /// `tls_backend_preconfigured` decide by themselves where and how secrets travel.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::Hurdlr;
+    ///
+    /// let hurdlr = Hurdlr::builder("my-app", "its secret".into())
+    ///     .reqwest(|builder| builder.user_agent("my-app/7"))
+    ///     .build()?;
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
+    /// ```
+    pub fn reqwest(
+        mut self,
+        configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Self {
+        self.reqwest = configure(self.reqwest);
         self
     }
 
@@ -181,7 +225,7 @@ impl HurdlrBuilder {
         C: for<'c> oauth2::AsyncHttpClient<'c, Error: Send + Sync, Future: Send>,
         C: Send + Sync + 'static,
     {
-        self.given = Some(GivenClient::new(client));
+        self.custom = Some(HttpClient::custom(client));
         self
     }
 
@@ -200,18 +244,9 @@ impl HurdlrBuilder {
         self
     }
 
-    fn transport_for(&mut self, token_url: &Url) -> Result<Transport, Error> {
-        #[cfg(feature = "testing")]
-        if let Some(given) = self.given.take() {
-            return Ok(Transport::Given(given));
-        }
-        let reqwest = self.reqwest.take().unwrap_or_default();
-        HttpClient::with(reqwest, token_url, self.timeouts).map(Transport::Http)
-    }
-
     /// Judges the settings. An [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that
     /// cannot be used.
-    pub fn build(mut self) -> Result<Hurdlr, Error> {
+    pub fn build(self) -> Result<Hurdlr, Error> {
         if self.client_id.is_empty() {
             return Err(Error::config("client_id is empty"));
         }
@@ -243,7 +278,14 @@ impl HurdlrBuilder {
         }
         let base_url = self.environment.value.base(self.version, self.environment.name)?;
         let token_url = self.version.token_url_at(&base_url)?;
-        let transport = self.transport_for(&token_url)?;
+        #[cfg(feature = "testing")]
+        let custom = self.custom;
+        #[cfg(not(feature = "testing"))]
+        let custom = None;
+        let http = match custom {
+            Some(http) => http,
+            None => HttpClient::with(self.reqwest, &token_url, self.timeouts)?,
+        };
         Ok(Hurdlr(Arc::new(Inner {
             authorize_url: url_of(self.authorize_url)?,
             redirect_uri: text_of(self.redirect_uri)?,
@@ -259,11 +301,11 @@ impl HurdlrBuilder {
             token_url,
             scope: self.scope,
             issuer: self.issuer,
-            bearer_on_refresh: self.bearer_on_refresh.unwrap_or(contract.bearer_on_refresh),
+            bearer_on_refresh: self.bearer_on_refresh.unwrap_or(contract.bearer_on_refresh).into(),
             clock: self.clock,
             rng: self.rng,
             request_timeout: self.timeouts.request,
-            transport,
+            http,
         })))
     }
 }
@@ -287,61 +329,6 @@ impl fmt::Debug for HurdlrBuilder {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(feature = "testing")]
-mod given {
-    //! A client of the caller's, its type forgotten.
-
-    use std::future::Future;
-    use std::pin::Pin;
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
-    use url::Url;
-
-    use crate::transport::{Answer, Form, HttpError};
-
-    type Outcome = Result<HttpResponse, HttpError>;
-    type Call = dyn Fn(HttpRequest) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
-
-    pub(in crate::client) struct GivenClient(Box<Call>);
-
-    impl GivenClient {
-        pub(super) fn new<C>(client: C) -> Self
-        where
-            C: for<'c> AsyncHttpClient<'c, Error: Send + Sync, Future: Send>,
-            C: Send + Sync + 'static,
-        {
-            let client = Arc::new(client);
-            Self(Box::new(move |request| {
-                let client = Arc::clone(&client);
-                Box::pin(async move {
-                    client.call(request).await.map_err(|error| HttpError::Other(error.into()))
-                })
-            }))
-        }
-
-        pub(in crate::client) async fn post(
-            &self,
-            url: &Url,
-            mut form: Form,
-            limit: Duration,
-        ) -> Result<Answer, HttpError> {
-            let mut request = HttpRequest::new(std::mem::take(&mut *form.body));
-            *request.method_mut() = http::Method::POST;
-            *request.uri_mut() =
-                url.as_str().parse().map_err(|error| HttpError::Other(Box::new(error)))?;
-            *request.headers_mut() = form.headers;
-            match tokio::time::timeout(limit, (self.0)(request)).await {
-                Ok(answer) => answer.map(Answer::from_response),
-                Err(elapsed) => Err(HttpError::Other(elapsed.into())),
-            }
-        }
-    }
-}
-#[cfg(feature = "testing")]
-pub(super) use given::GivenClient;
 
 #[cfg(test)]
 mod tests {
@@ -376,6 +363,25 @@ mod tests {
     }
 
     #[test]
+    fn scope_issuer_and_bearer_are_read() {
+        let mut variables = vec![
+            ("HURDLR_API_VERSION", "v6"),
+            ("HURDLR_BASE_URL", "http://localhost:1"),
+            ("HURDLR_ISSUER", "https://hurdlr.example.com"),
+            ("HURDLR_SCOPE", "read"),
+            ("HURDLR_BEARER_ON_REFRESH", "false"),
+        ];
+        variables.extend(CREDENTIALS);
+        let hurdlr = read(&variables).unwrap();
+        assert_eq!(hurdlr.0.issuer.as_deref(), Some("https://hurdlr.example.com"));
+        assert_eq!(hurdlr.0.scope, Some(Scope::Read));
+        assert!(!hurdlr.0.bearer_on_refresh.load(std::sync::atomic::Ordering::Relaxed));
+        variables[4].1 = "true";
+        let error = read(&variables).unwrap_err().to_string();
+        assert!(error.contains("bearer_on_refresh"), "{error}");
+    }
+
+    #[test]
     fn the_version_is_one_value() {
         for (name, path) in
             [("v4", "rest/v4/auth/token"), ("v5", "rest/v5/auth/token"), ("v6", "v6/auth/token")]
@@ -397,6 +403,8 @@ mod tests {
             ("HURDLR_AUTHORIZE_URL", "marker"),
             ("HURDLR_REDIRECT_URI", "https://user:marker@app.example.com"),
             ("HURDLR_API_VERSION", "v3"),
+            ("HURDLR_SCOPE", "admin"),
+            ("HURDLR_BEARER_ON_REFRESH", "yes"),
         ] {
             let mut variables = vec![(name, value)];
             variables.extend(CREDENTIALS);

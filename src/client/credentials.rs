@@ -13,7 +13,7 @@ use crate::transport::Form;
 
 const BASIC: &[u8] = b"Basic ";
 
-/// What the provider issued to the app, and how its API version wants to see it.
+/// The app's credentials, and how its API version wants to see them.
 pub(super) struct Credentials {
     pub(super) client_id: String,
     pub(super) client_secret: SecretString,

@@ -145,7 +145,10 @@ impl TryFrom<Object<Body>> for BasicErrorResponse {
     fn try_from(Object(body): Object<Body>) -> Result<Self, Self::Error> {
         let result = body.result.text();
         // `SUCCESS`, or `SUCCESS_TEMP_PASSWORD`: whatever else is missing, that is no refusal.
-        if result.as_deref().is_some_and(|result| result.starts_with("SUCCESS")) {
+        let is_success = |result: &str| {
+            result.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("SUCCESS"))
+        };
+        if result.as_deref().map(str::trim).is_some_and(is_success) {
             return Err("`result` says success: not an error answer");
         }
         let enveloped = result.is_some();
@@ -159,7 +162,10 @@ impl TryFrom<Object<Body>> for BasicErrorResponse {
             None if enveloped => (UNKNOWN.into(), None),
             None => return Err("neither `error` nor `result`: not an error answer"),
         };
-        let code = if code.trim().is_empty() { UNKNOWN } else { &code };
+        let code = match code.trim() {
+            "" => UNKNOWN,
+            code => code,
+        };
         Ok(Self {
             error: error_type(&readable_text(code, 64)),
             error_description: described.or(said).map(|text| readable_text(&text, LONGEST_TEXT)),
@@ -187,19 +193,21 @@ fn summary(details: impl IntoIterator<Item = Detail>) -> (String, Option<String>
 
 /// Tells a code from a sentence, where the envelope holds a bare string.
 fn is_code(text: &str) -> bool {
+    let text = text.trim();
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
+/// The codes of RFC 6749 section 5.2 count in any letter case.
 fn error_type(code: &str) -> BasicErrorResponseType {
     use BasicErrorResponseType as Type;
-    match code {
+    match &*code.to_ascii_lowercase() {
         "invalid_client" => Type::InvalidClient,
         "invalid_grant" => Type::InvalidGrant,
         "invalid_request" => Type::InvalidRequest,
         "invalid_scope" => Type::InvalidScope,
         "unauthorized_client" => Type::UnauthorizedClient,
         "unsupported_grant_type" => Type::UnsupportedGrantType,
-        other => Type::Extension(other.to_owned()),
+        _ => Type::Extension(code.to_owned()),
     }
 }
 
@@ -255,6 +263,10 @@ mod tests {
             (r#"{"error":{}}"#, UNKNOWN, None),
             (r#"{"error":[{"type":7,"message":null}]}"#, UNKNOWN, None),
             (r#"{"error":[{"type":"EXPIRED_TOKEN"},null]}"#, "EXPIRED_TOKEN", None),
+            (r#"{"error":" Invalid_Grant\n"}"#, "invalid_grant", None),
+            (r#"{"result":"FAILURE","error":" INVALID_TOKEN "}"#, "INVALID_TOKEN", None),
+            (r#"{"result":false,"error":"INVALID_TOKEN"}"#, "INVALID_TOKEN", None),
+            (r#"{"error":400}"#, UNKNOWN, None),
             (r#"{"error":[7,"Broken.",{"type":"DUPLICATE"}]}"#, "DUPLICATE", Some("Broken.")),
         ] {
             let read = read(body);
@@ -267,6 +279,7 @@ mod tests {
     fn what_is_not_an_error_is_not_read_as_one() {
         for body in [
             r#"{"result":"SUCCESS","data":null}"#,
+            r#"{"result":" Success ","error":"none"}"#,
             r#"{"result":"SUCCESS_TEMP_PASSWORD","oAuth":{},"error":"none"}"#,
             r#"[null,"invalid_grant"]"#,
             "{}",

@@ -181,6 +181,9 @@ impl UserHandle {
 
     /// Reports that the API answered 401 to this token.
     ///
+    /// Expect that at each refresh: a provider may end the old token at once, under a call that is
+    /// on its way. Then get the token anew, and call again.
+    ///
     /// The report is believed once: the token is served no more, by whatever way it comes back, and
     /// it is replaced. Where its replacement is refused too, that one is served on for a minute and
     /// then replaced, with pauses that double to an hour: an endpoint that refuses every token must

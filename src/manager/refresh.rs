@@ -280,15 +280,13 @@ impl Attempt<'_> {
     async fn request(&self, held: Option<&CachedToken>, left: Duration) -> Result<Token, Error> {
         let hurdlr = &self.context.hurdlr;
         match self.entry.kind() {
-            RowKind::Enterprise => hurdlr
-                .grant_within(Some(self.entry.subject()), left)
-                .await
-                .map(Token::without_refresh_token),
-            RowKind::Partner => {
-                hurdlr.grant_within(None, left).await.map(Token::without_refresh_token)
+            kind @ (RowKind::Enterprise | RowKind::Partner) => {
+                let user = (kind == RowKind::Enterprise).then(|| self.entry.subject());
+                let grant = hurdlr.grant_operation(user)?;
+                hurdlr.call(grant, Some(left)).await.map(Token::without_refresh_token)
             }
             _ => match held {
-                Some(held) => hurdlr.refresh_within(&held.token, left).await,
+                Some(held) => hurdlr.call(hurdlr.refresh_operation(&held.token)?, Some(left)).await,
                 None => Err(Error::store("the row of a login has no token").not_temporary()),
             },
         }
@@ -353,8 +351,10 @@ impl Attempt<'_> {
             && is_login
         {
             let rescued = held.token.with_refresh_token(refresh_token);
-            self.save(rescued, Some(held), row.version).await?;
-            return Err(error.into());
+            // The old access token may be over, which is not what was wrong with the answer.
+            let saved = self.save(rescued, Some(held), row.version).await;
+            let pause = saved.err().and_then(|failure| failure.pause);
+            return Err(Failure { error, pause });
         }
         if is_login && error.needs_login() {
             let lost = row.in_flight || error.kind() == ErrorKind::RotationLost;

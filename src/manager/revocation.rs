@@ -131,7 +131,8 @@ pub(super) async fn revoke(entry: &Arc<UserEntry>, pending: Vec<PendingRevocatio
 }
 
 async fn try_once(context: &Context, pending: &PendingRevocation) -> Result<(), Error> {
-    context.hurdlr.revoke_within(&pending.token, context.policy.timeout()).await?;
+    let revocation = context.hurdlr.revocation_operation(&pending.token)?;
+    context.hurdlr.call(revocation, Some(context.policy.timeout())).await?;
     tracing::debug!("revoked a token");
     delete_record(context, &pending.key).await;
     Ok(())
@@ -217,7 +218,11 @@ pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool,
     if !context.store.claim(key, claim).await?.granted {
         return Ok(false);
     }
-    let Err(error) = context.hurdlr.revoke_within(&token, context.policy.timeout()).await else {
+    let revoked = match context.hurdlr.revocation_operation(&token) {
+        Ok(revocation) => context.hurdlr.call(revocation, Some(context.policy.timeout())).await,
+        Err(error) => Err(error),
+    };
+    let Err(error) = revoked else {
         return context.store.forget(key, Some(version)).await;
     };
     // The pause is as long as the record has been pending, so it doubles in every process alike.

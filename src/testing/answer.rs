@@ -24,6 +24,9 @@ pub enum ErrorStyle {
     Envelope,
     /// The error object of RFC 6749 section 5.2.
     Rfc6749,
+    /// As `Envelope`, but wrong credentials of the client are an `INVALID_TOKEN` with status 401:
+    /// the provider's error page has no code for them.
+    NoClientCode,
 }
 
 /// An answer whose body is held whole, so that a fault can still be applied to it.
@@ -90,6 +93,14 @@ impl Answer {
             reshape(object);
         }
         Self::json(StatusCode::OK, object.to_string())
+    }
+
+    /// 401 to a request without credentials, which names no error (RFC 6750 section 3.1).
+    pub(super) fn challenge() -> Self {
+        let challenge = HeaderValue::from_static("Bearer realm=\"hurdlr\"");
+        let mut answer = Self::text(StatusCode::UNAUTHORIZED, "").with(WWW_AUTHENTICATE, challenge);
+        answer.headers.remove(CONTENT_TYPE);
+        answer
     }
 
     /// RFC 7009 section 2.2: the status says it all.
@@ -250,9 +261,13 @@ impl Refusal {
         self.outcome
     }
 
-    pub(super) fn into_answer(self, style: ErrorStyle) -> Answer {
+    pub(super) fn into_answer(mut self, style: ErrorStyle) -> Answer {
+        if style == ErrorStyle::NoClientCode && self.outcome == Outcome::InvalidClient {
+            self.kind = Lapse::Dead.kind();
+            self.param = None;
+        }
         let body = match style {
-            ErrorStyle::Envelope => self.envelope(),
+            ErrorStyle::Envelope | ErrorStyle::NoClientCode => self.envelope(),
             ErrorStyle::Rfc6749 => self.error_object(),
         };
         let answer = Answer::json(self.status, body);

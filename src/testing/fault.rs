@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     answer::Answer,
+    body_encoding::BodyEncoding,
     delivery::{Delivery, Severed},
     journal::RecordedRequest,
     provider::lock,
@@ -82,6 +83,8 @@ pub enum Fault {
     },
     /// Acts, then answers rightly under this `Content-Type`; empty for none.
     ContentType(String),
+    /// Acts, then answers rightly, but in another encoding than plain UTF-8.
+    Encoded(BodyEncoding),
     /// A redirect, without acting.
     Redirect {
         /// The HTTP status, such as 307.
@@ -150,6 +153,17 @@ impl Fault {
             content_type: "text/plain".to_owned(),
             body: "The server is being mended".to_owned(),
             retry_after: Some(span.as_secs().to_string()),
+        }
+    }
+
+    /// [`AnswerAfter`](Self::AnswerAfter) with a bare 503, as a proxy gives up on a server that has
+    /// acted.
+    #[must_use]
+    pub fn unavailable_after() -> Self {
+        Self::AnswerAfter {
+            status: 503,
+            content_type: "text/plain".to_owned(),
+            body: b"upstream request timeout".to_vec(),
         }
     }
 
@@ -240,6 +254,7 @@ impl Fault {
                 let content_type = Some(content_type.as_str()).filter(|it| !it.is_empty());
                 Delivery::Whole(with_header(answer, CONTENT_TYPE, content_type))
             }
+            Self::Encoded(encoding) => Delivery::Whole(encoding.apply(answer)),
             Self::AnswerAfter { status, content_type, body } => {
                 Delivery::Whole(hand_written(*status, content_type, body.clone()))
             }

@@ -23,8 +23,9 @@ const CODES_BEFORE_SWEEP: usize = 1_024;
 
 /// What a refresh does to the refresh token that was sent.
 ///
-/// Access tokens live to their end under every policy but [`KillFamily`](Self::KillFamily). A
-/// change of policy applies to the next request, tokens issued before included.
+/// Access tokens live to their end under every policy but [`KillAccess`](Self::KillAccess) and
+/// [`KillFamily`](Self::KillFamily). A change of policy applies to the next request, tokens issued
+/// before included.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Rotation {
@@ -36,6 +37,9 @@ pub enum Rotation {
     /// As `RotateAndKill`, but for so long the old one still gets the very answer that replaced
     /// it, the same tokens and the same `created_at`. After that it is dead.
     Grace(Duration),
+    /// As `RotateAndKill`, and the access tokens of the same login are dead at once too. Most
+    /// servers do so: a call that was under way with the old one is answered 401.
+    KillAccess,
     /// As `RotateAndKill`, and the use of an old one is taken for theft: every token that goes
     /// back to the same login dies, access tokens too (RFC 9700 section 4.14.2).
     KillFamily,
@@ -320,7 +324,10 @@ impl Ledger {
             (RefreshState::Live, Rotation::None) => {
                 Ok(self.issue_access(&user, family, scope, Some(value), terms))
             }
-            (RefreshState::Live, _) => {
+            (RefreshState::Live, rotation) => {
+                if rotation == Rotation::KillAccess {
+                    self.revoke_access(&user, |it| it == family);
+                }
                 let by = self.issue_pair(&user, family, scope, terms);
                 if let Some(old) = self.refresh.get_mut(&value) {
                     old.state = RefreshState::Replaced { at: terms.now, by };
@@ -444,7 +451,7 @@ impl Ledger {
         }
     }
 
-    fn revoke(&mut self, user: &str, which: impl Fn(Family) -> bool) {
+    fn revoke_access(&mut self, user: &str, which: impl Fn(Family) -> bool) {
         let Some(wallet) = self.wallets.get(user) else {
             return;
         };
@@ -453,6 +460,13 @@ impl Ledger {
                 token.revoked = true;
             }
         }
+    }
+
+    fn revoke(&mut self, user: &str, which: impl Fn(Family) -> bool) {
+        self.revoke_access(user, &which);
+        let Some(wallet) = self.wallets.get(user) else {
+            return;
+        };
         for value in &wallet.refresh {
             if let Some(token) = self.refresh.get_mut(value).filter(|it| which(it.family)) {
                 token.state = RefreshState::Revoked;

@@ -11,7 +11,6 @@ use http::StatusCode;
 
 use super::{
     answer::{Answer, Refusal},
-    ledger::Lapse,
     provider::{Provider, lock},
     token_endpoint::bearer,
 };
@@ -25,10 +24,11 @@ pub(super) async fn me(State(provider): State<Arc<Provider>>, request: Request) 
     let Ok(body) = body::to_bytes(body, BODY_LIMIT).await else {
         return provider.refuse(Refusal::too_large(BODY_LIMIT)).into_response();
     };
-    let user = match bearer(&parts.headers) {
-        Some(token) => lock(&provider.ledger).bearer(token, provider.now()),
-        None => Err(Lapse::Dead),
+    let Some(token) = bearer(&parts.headers) else {
+        provider.journal.resource(false);
+        return Answer::challenge().into_response();
     };
+    let user = lock(&provider.ledger).bearer(token, provider.now());
     provider.journal.resource(user.is_ok());
     match user {
         Ok(user) => {

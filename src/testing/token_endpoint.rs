@@ -206,6 +206,9 @@ fn check_client(
         if request.value("client_secret").is_some() {
             return Err(Refusal::bad_request("The client's secret belongs into the header"));
         }
+        if request.value("client_id").is_some() && basic(request.headers()).is_some() {
+            return Err(Refusal::bad_request("The header names the client, and so does the body"));
+        }
         let (id, password) = basic(request.headers()).ok_or_else(Refusal::wrong_basic)?;
         if id != provider.client_id || password != secret {
             return Err(Refusal::wrong_basic());

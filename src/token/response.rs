@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::readable_text;
-use crate::object::Object;
+use crate::object::{Object, whole};
 
 /// The longest span that is believed, in seconds: what the reference's int32 can say.
 const LONGEST_SPAN: u32 = i32::MAX.unsigned_abs();
@@ -24,8 +24,9 @@ const LAST_DATE: i64 = 253_402_300_800;
 /// The provider's token answer, for use in [`BasicClient`](crate::basic::BasicClient).
 ///
 /// Reads what the provider really sends: `token_type` may be missing and is Bearer then (any letter
-/// case is Bearer too, any other type an error); `expires_in` and `created_at` may be integers or
-/// integers in strings, and read as none where they are negative or absurd; `refresh_token`,
+/// case is Bearer too, any other type an error); `expires_in` and `created_at` may be numbers in
+/// any spelling (`300`, `"300"`, `299.87`, `3e2`), rounded down, and read as none where they are
+/// negative or absurd; `scope` may be a list; a token may be a whole number. `refresh_token`,
 /// `scope`, `created_at` and `expires_in` are optional; what else is there is ignored. An empty
 /// `access_token`, or one that no header can carry, is an error.
 ///
@@ -178,21 +179,72 @@ impl Serialize for ExposedTokenResponse<'_> {
     }
 }
 
-/// A token object whose fields have the right JSON types; whether it is a token is still to be
-/// judged, by [`BasicTokenResponse::try_from`].
-#[derive(Deserialize)]
+/// The fields of a token object, in whatever spelling they came; whether they make a token is
+/// decided by [`BasicTokenResponse::try_from`]. Of a field that comes more than once the last value
+/// counts that says something.
+#[derive(Default)]
 pub(crate) struct TokenObject {
-    #[serde(default, deserialize_with = "optional_secret")]
     access_token: Option<Zeroizing<String>>,
-    #[serde(default, deserialize_with = "optional_secret")]
     refresh_token: Option<Zeroizing<String>>,
     token_type: Option<String>,
-    #[serde(default, deserialize_with = "tolerant_integer")]
     expires_in: Option<i64>,
-    #[serde(default, deserialize_with = "tolerant_integer")]
     created_at: Option<i64>,
-    #[serde(default, deserialize_with = "tolerant_text")]
     scope: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for TokenObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(TokenFields)
+    }
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    AccessToken,
+    RefreshToken,
+    TokenType,
+    ExpiresIn,
+    CreatedAt,
+    Scope,
+    #[serde(other)]
+    Other,
+}
+
+struct TokenFields;
+
+impl<'de> Visitor<'de> for TokenFields {
+    type Value = TokenObject;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TokenObject, A::Error> {
+        let mut object = TokenObject::default();
+        while let Some(field) = map.next_key()? {
+            let mut next = || map.next_value::<Scalar>();
+            match field {
+                Field::AccessToken => replace(&mut object.access_token, next()?.secret()),
+                Field::RefreshToken => {
+                    replace(&mut object.refresh_token, next()?.secret().filter(is_refresh_token));
+                }
+                Field::TokenType => replace(&mut object.token_type, next()?.text()),
+                Field::ExpiresIn => replace(&mut object.expires_in, next()?.integer()),
+                Field::CreatedAt => replace(&mut object.created_at, next()?.integer()),
+                Field::Scope => replace(&mut object.scope, next()?.text()),
+                Field::Other => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(object)
+    }
+}
+
+/// Keeps the old value where the new one says nothing.
+fn replace<T>(old: &mut Option<T>, new: Option<T>) {
+    if new.is_some() {
+        *old = new;
+    }
 }
 
 /// Why a token object is no token.
@@ -226,7 +278,7 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
         }
         // RFC 6750 section 2.1 wants fewer characters still; these are what a header can carry
         // without its end or the token's being in doubt.
-        if !access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !access_token.bytes().fold(true, |fits, byte| fits & byte.is_ascii_graphic()) {
             return Err(TokenDefect::UnfitForHeader);
         }
         if let Some(other) = object.token_type.filter(|name| !name.eq_ignore_ascii_case("bearer")) {
@@ -236,7 +288,6 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
             access_token: AccessToken::new(std::mem::take(&mut *access_token)),
             refresh_token: object
                 .refresh_token
-                .filter(|token| !token.is_empty())
                 .map(|mut token| RefreshToken::new(std::mem::take(&mut *token))),
             expires_in: object
                 .expires_in
@@ -250,90 +301,124 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
     }
 }
 
-fn optional_secret<'de, D>(deserializer: D) -> Result<Option<Zeroizing<String>>, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    Ok(Option::<String>::deserialize(deserializer)?.map(Zeroizing::new))
-}
-
-fn tolerant_integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    deserializer.deserialize_any(Tolerant).map(Value::integer)
-}
-
-fn tolerant_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    deserializer.deserialize_any(Tolerant).map(Value::text)
-}
-
-/// A value whose type is not worth failing for.
-enum Value {
+/// A value in any spelling: numbers and texts stand for each other, and what can be neither is not
+/// worth failing for.
+enum Scalar {
     Integer(i64),
-    Text(String),
+    /// A number beyond those.
+    Large(u64),
+    Float(f64),
+    Text(Zeroizing<String>),
+    /// The texts of a list, in one.
+    List(Zeroizing<String>),
     Other,
 }
 
-impl Value {
+impl Scalar {
+    /// A whole number, rounded down: of `300.5`, `"300"`, `"3e2"`.
     fn integer(self) -> Option<i64> {
         match self {
             Self::Integer(integer) => Some(integer),
-            Self::Text(text) => text.parse().ok(),
-            Self::Other => None,
+            Self::Float(number) => whole(number),
+            Self::Text(text) => {
+                let text = text.trim();
+                text.parse().ok().or_else(|| whole(text.parse().ok()?))
+            }
+            Self::Large(_) | Self::List(_) | Self::Other => None,
         }
     }
 
+    /// A text that is not blank, or those of a list.
     fn text(self) -> Option<String> {
+        let text = match self {
+            Self::Text(mut text) if text.trim().len() == text.len() => std::mem::take(&mut *text),
+            Self::Text(text) => text.trim().to_owned(),
+            Self::List(mut texts) => std::mem::take(&mut *texts),
+            _ => return None,
+        };
+        Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// A token as it has to be sent back. One that was sent as a number is its digits.
+    fn secret(self) -> Option<Zeroizing<String>> {
         match self {
+            Self::Integer(integer) => Some(Zeroizing::new(integer.to_string())),
             Self::Text(text) => Some(text),
-            Self::Integer(_) | Self::Other => None,
+            Self::Large(integer) => Some(Zeroizing::new(integer.to_string())),
+            Self::Float(_) | Self::List(_) | Self::Other => None,
         }
     }
 }
 
-struct Tolerant;
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue { is_in_list: false })
+    }
+}
 
-impl<'de> Visitor<'de> for Tolerant {
-    type Value = Value;
+/// Reads any value as a [`Scalar`]. Lists within lists are skipped, however deep they are.
+struct AnyValue {
+    is_in_list: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for AnyValue {
+    type Value = Scalar;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Scalar, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Scalar;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_i64<E>(self, integer: i64) -> Result<Value, E> {
-        Ok(Value::Integer(integer))
+    fn visit_i64<E>(self, integer: i64) -> Result<Scalar, E> {
+        Ok(Scalar::Integer(integer))
     }
 
-    fn visit_u64<E>(self, integer: u64) -> Result<Value, E> {
-        Ok(i64::try_from(integer).map_or(Value::Other, Value::Integer))
+    fn visit_u64<E>(self, integer: u64) -> Result<Scalar, E> {
+        Ok(i64::try_from(integer).map_or(Scalar::Large(integer), Scalar::Integer))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::Text(text.to_owned()))
+    fn visit_f64<E>(self, number: f64) -> Result<Scalar, E> {
+        Ok(Scalar::Float(number))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
+        Ok(Scalar::Text(Zeroizing::new(text.to_owned())))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_bool<E>(self, _: bool) -> Result<Scalar, E> {
+        Ok(Scalar::Other)
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_unit<E>(self) -> Result<Scalar, E> {
+        Ok(Scalar::Other)
     }
 
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_none<E>(self) -> Result<Scalar, E> {
+        Ok(Scalar::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
-        while sequence.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Value::Other)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Scalar, A::Error> {
+        if self.is_in_list {
+            while sequence.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(Scalar::Other);
+        }
+        let mut texts: Vec<String> = Vec::new();
+        while let Some(element) = sequence.next_element_seed(Self { is_in_list: true })? {
+            texts.extend(element.text());
+        }
+        Ok(Scalar::List(Zeroizing::new(texts.join(" "))))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Value::Other)
+        Ok(Scalar::Other)
     }
 }
 
@@ -343,7 +428,19 @@ pub(crate) fn rescue_refresh_token(body: &[u8]) -> Option<SecretString> {
     let mut found = None;
     // The outcome does not matter: the answer is known to be defective.
     let _ = Rescue(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(body));
-    found.filter(|token| !token.is_empty()).map(|mut token| std::mem::take(&mut *token).into())
+    found.map(|mut token| std::mem::take(&mut *token).into())
+}
+
+/// Whether a refresh token may be one. RFC 6749 appendix A.17 has no control characters in it;
+/// where there are some, it is not what the provider meant.
+fn is_refresh_token(token: &Zeroizing<String>) -> bool {
+    let has_control = if token.is_ascii() {
+        // Without an early end, so that many bytes are compared at once.
+        token.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
+    } else {
+        token.chars().any(char::is_control)
+    };
+    !has_control && !token.is_empty()
 }
 
 struct Rescue<'a>(&'a mut Option<Zeroizing<String>>);
@@ -359,10 +456,7 @@ impl<'de> Visitor<'de> for Rescue<'_> {
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             match &*name {
                 "refresh_token" => {
-                    let token = map.next_value::<Option<String>>()?.map(Zeroizing::new);
-                    if let Some(token) = token.filter(|token| !token.is_empty()) {
-                        *self.0 = Some(token);
-                    }
+                    replace(self.0, map.next_value::<Scalar>()?.secret().filter(is_refresh_token));
                 }
                 // Where the provider's other answers keep a token object.
                 "oAuth" | "data" => map.next_value_seed(Rescue(self.0))?,
@@ -471,9 +565,10 @@ mod tests {
         for name in ["Bearer", "bearer", "BEARER", "bEaReR"] {
             read(&format!(r#"{{"access_token":"t","token_type":"{name}"}}"#));
         }
-        read(r#"{"access_token":"t","token_type":null}"#);
+        for value in ["null", r#""""#, r#"" Bearer ""#, "7", "{}", "[]"] {
+            read(&format!(r#"{{"access_token":"t","token_type":{value}}}"#));
+        }
         assert!(refusal(r#"{"access_token":"t","token_type":"mac"}"#).contains(r#""mac""#));
-        assert!(refusal(r#"{"access_token":"t","token_type":""}"#).contains(r#""""#));
     }
 
     #[test]
@@ -486,7 +581,19 @@ mod tests {
             (r#""-1""#, None),
             ("2147483648", None),
             ("18446744073709551615", None),
-            ("3600.5", None),
+            ("3600.0", Some(3_600)),
+            ("3599.87", Some(3_599)),
+            ("3.6e3", Some(3_600)),
+            ("36E+2", Some(3_600)),
+            (r#""3600.0""#, Some(3_600)),
+            (r#"" 3599.87 ""#, Some(3_599)),
+            (r#""3.6e3""#, Some(3_600)),
+            ("0.9", Some(0)),
+            ("-0.9", None),
+            ("1e300", None),
+            (r#""1e999""#, None),
+            (r#""inf""#, None),
+            (r#""NaN""#, None),
             (r#""soon""#, None),
             ("null", None),
             ("true", None),
@@ -499,12 +606,41 @@ mod tests {
         for (value, expected) in [
             ("1599065168", Some(1_599_065_168)),
             (r#""1599065168""#, Some(1_599_065_168)),
+            ("1599065168.9", Some(1_599_065_168)),
+            ("1.599065168e9", Some(1_599_065_168)),
+            (r#""1599065168.0""#, Some(1_599_065_168)),
             ("1599065168000", None),
             ("-5", None),
         ] {
             let answer = read(&format!(r#"{{"access_token":"t","created_at":{value}}}"#));
             assert_eq!(answer.created_at, expected, "{value}");
         }
+    }
+
+    #[test]
+    fn tokens_and_scopes_have_other_spellings() {
+        let answer = read(
+            r#"{"access_token":18446744073709551615,"refresh_token":42,"scope":["a",7,["b"],"c d"]}"#,
+        );
+        assert_eq!(answer.access_token().secret(), "18446744073709551615");
+        assert_eq!(answer.refresh_token().unwrap().secret(), "42");
+        let scopes: Vec<_> = answer.scopes().unwrap().iter().map(|it| it.as_str()).collect();
+        assert_eq!(scopes, ["a", "c", "d"]);
+        for value in ["false", "[]", "{}", "null", r#""""#, "1.5"] {
+            let answer = read(&format!(r#"{{"access_token":"t","refresh_token":{value}}}"#));
+            assert!(answer.refresh_token().is_none(), "{value}");
+        }
+        let nested = format!("{}1{}", "[".repeat(9_999), "]".repeat(9_999));
+        read(&format!(r#"{{"access_token":"t","scope":{nested},"refresh_token":{nested}}}"#));
+    }
+
+    #[test]
+    fn last_of_repeated_fields_counts() {
+        let answer = read(
+            r#"{"access_token":"a","refresh_token":"r","access_token":"b","refresh_token":null}"#,
+        );
+        assert_eq!(answer.access_token().secret(), "b");
+        assert_eq!(answer.refresh_token().unwrap().secret(), "r");
     }
 
     #[test]
@@ -571,6 +707,14 @@ mod tests {
             let _ = serde_json::from_slice::<BasicTokenResponse>(&body);
             let _ = serde_json::from_slice::<crate::basic::BasicErrorResponse>(&body);
             let _ = rescue_refresh_token(&body);
+            let _ = crate::object::first_object(&body);
+        }
+
+        #[test]
+        fn clean_json_is_repaired_to_itself(text in r#"[{"\\,:\[\]}u0-9a-f +.éx\x00-\x20-]{0,60}"#) {
+            let body = format!(r#"{{"a":{}}}"#, serde_json::json!(text));
+            let clean = crate::object::first_object(body.as_bytes());
+            prop_assert_eq!(clean.as_deref(), Some(&body));
         }
 
         #[test]

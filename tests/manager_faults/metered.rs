@@ -313,7 +313,7 @@ mod calls {
     }
 
     async fn call_by_middleware(user: &UserHandle, url: &str, api: Api) -> StatusCode {
-        let client = user.middleware().client(reqwest::Client::builder()).unwrap();
+        let client = user.middleware().client(|builder| builder).unwrap();
         let client = client.with(Terminal(api)).build();
         client.get(url).send().await.unwrap().status()
     }

@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each test file uses its own part of this one")]
 #![allow(clippy::expect_used, reason = "a failed expectation is the test's failure")]
 
+pub(crate) mod compressed;
+pub(crate) mod tls;
+
 use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::future::Future;

@@ -1,0 +1,91 @@
+//! Forms on their way to the provider.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use zeroize::Zeroizing;
+
+use crate::clock::{Clock, SystemClock, Timestamp};
+
+/// A form on its way to the token endpoint.
+pub(crate) struct Form {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+/// A form that is handed to the connection when it asks for it, unless its time is over by then: a
+/// process that was stopped while it connected must not send, on waking, a refresh token that
+/// another process has sent since.
+pub(super) struct DeadlineBody {
+    form: Option<Bytes>,
+    begun: Timestamp,
+    limit: Duration,
+    /// Whether the connection has taken it.
+    pub(super) sent: Arc<AtomicBool>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the time was over")]
+pub(super) struct OutOfTime;
+
+impl DeadlineBody {
+    pub(super) fn new(form: Zeroizing<Vec<u8>>, limit: Duration) -> Self {
+        // One that is empty is never asked for.
+        let form = Some(Bytes::from_owner(form)).filter(|form| !form.is_empty());
+        let sent = Arc::new(AtomicBool::new(form.is_none()));
+        Self { form, begun: SystemClock.now(), limit, sent }
+    }
+}
+
+impl http_body::Body for DeadlineBody {
+    type Data = Bytes;
+    type Error = OutOfTime;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, OutOfTime>>> {
+        Poll::Ready(self.form.take().map(|form| {
+            if SystemClock.now().since(self.begun) >= self.limit {
+                return Err(OutOfTime);
+            }
+            self.sent.store(true, Ordering::Relaxed);
+            Ok(Frame::data(form))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.form.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.form.as_ref().map_or(0, |form| form.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body;
+
+    use super::*;
+
+    #[test]
+    fn a_form_leaves_once_and_not_after_its_time() {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for (limit, leaves) in [(Duration::from_secs(3_600), true), (Duration::ZERO, false)] {
+            let mut form = DeadlineBody::new(b"grant_type=refresh_token".to_vec().into(), limit);
+            let sent = Arc::clone(&form.sent);
+            let Poll::Ready(Some(asked)) = Pin::new(&mut form).poll_frame(&mut context) else {
+                panic!("there is a form");
+            };
+            assert_eq!((asked.is_ok(), sent.load(Ordering::Relaxed)), (leaves, leaves));
+            assert!(matches!(Pin::new(&mut form).poll_frame(&mut context), Poll::Ready(None)));
+        }
+    }
+}
