@@ -97,6 +97,24 @@ impl FakeHurdlr {
         self.at(authorize::PATH)
     }
 
+    /// The authorization endpoint for a test in a browser: `user` is logged in, and has consented
+    /// before, so that the provider sends the browser back at once, without a click. For
+    /// [`authorize_url`](crate::HurdlrBuilder::authorize_url).
+    ///
+    /// ```
+    /// use hurdlr_oauth2::testing::FakeHurdlr;
+    ///
+    /// let fake = FakeHurdlr::in_memory();
+    /// let url = fake.consented_url("ann");
+    /// assert!(url.as_str().ends_with("/oauth/authorize?consented_user=ann"));
+    /// ```
+    #[must_use]
+    pub fn consented_url(&self, user: &str) -> Url {
+        let mut url = self.authorize_url();
+        url.query_pairs_mut().append_pair(authorize::CONSENTED_USER, user);
+        url
+    }
+
     /// The protected resource, under v4; v5 and v6 have the same. GET or POST with an access token
     /// as Bearer; 401 for a dead one.
     #[must_use]
@@ -330,7 +348,9 @@ pub struct FakeHurdlrBuilder {
     refresh_life: Option<Duration>,
     client_id: String,
     client_secret: SecretString,
-    redirect_uri: Option<Url>,
+    redirect_uri: Option<String>,
+    issuer: Option<String>,
+    ignore_pkce: bool,
     record: bool,
     check_bearer: bool,
 }
@@ -346,6 +366,8 @@ impl Default for FakeHurdlrBuilder {
             client_id: "fake-client".to_owned(),
             client_secret: "fake-secret".into(),
             redirect_uri: None,
+            issuer: None,
+            ignore_pkce: false,
             record: true,
             check_bearer: false,
         }
@@ -391,10 +413,24 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// The registered redirect URI, which every login must then name. Unless set, any absolute
-    /// one will do, and the token request must repeat it if it names one.
-    pub fn redirect_uri(mut self, uri: Url) -> Self {
-        self.redirect_uri = Some(uri);
+    /// The registered redirect URI, which every login must then name letter by letter (RFC 9700
+    /// section 2.1). Unless set, any absolute one will do, and the token request must repeat it if
+    /// it names one.
+    pub fn redirect_uri(mut self, uri: impl Into<String>) -> Self {
+        self.redirect_uri = Some(uri.into());
+        self
+    }
+
+    /// The issuer that every callback names as `iss` (RFC 9207); none unless set.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Whether v4 and v5 ignore the PKCE verifier of a code, whose reference does not list it; no
+    /// unless set. v6 checks it in any case.
+    pub fn ignore_pkce(mut self, ignore: bool) -> Self {
+        self.ignore_pkce = ignore;
         self
     }
 
@@ -438,6 +474,8 @@ impl FakeHurdlrBuilder {
             client_id: self.client_id,
             client_secret: self.client_secret,
             redirect_uri: self.redirect_uri,
+            issuer: self.issuer,
+            ignores_pkce: self.ignore_pkce,
             checks_bearer: self.check_bearer,
             clock: Clock::start(),
             settings: Mutex::new(Settings {
