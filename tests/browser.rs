@@ -489,6 +489,24 @@ async fn prefetched_link_begins_no_login() {
     .await;
 }
 
+/// Nor is the visitor signed in to the site as somebody else, whose connection they would make.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_page_signs_nobody_in() {
+    let world = World::new().await;
+    Browser::used_by("foreign-form", Look::Phone, |it| async move {
+        let action = format!("{}sign-in", world.home);
+        it.goes_to(&format!(
+            "data:text/html,<form method=post action={action}>\
+             <button name=user value=Bob>Win</button></form>"
+        ))
+        .await;
+        it.clicks("Win").await;
+        it.goes_to(&world.home).await;
+        it.sees("Who are you?", "01-nobody").await;
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn over_https_the_cookie_is_bound_to_the_host() {
     let world = World::over("https").await;

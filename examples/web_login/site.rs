@@ -5,9 +5,11 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use axum::extract::{Form, FromRef, FromRequestParts, State};
+use axum::extract::{Form, FromRef, FromRequestParts, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY};
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
@@ -119,6 +121,7 @@ impl Site {
             .route("/call", post(call))
             .route("/turn", post(turn))
             .layer(middleware::map_response(guarded))
+            .layer(middleware::from_fn(own_forms))
             .merge(login_routes(self.0.manager.clone(), login)?);
         Ok(router.with_state(self))
     }
@@ -170,6 +173,16 @@ async fn guarded(response: Response) -> Response {
         ),
     ];
     (headers, response).into_response()
+}
+
+/// Forms are the site's own: another site's must not sign a visitor in as somebody else, whose
+/// connection they would then make.
+async fn own_forms(request: Request, next: Next) -> Response {
+    let sent_by = request.headers().get("sec-fetch-site");
+    if request.method() == Method::POST && sent_by.is_none_or(|site| site != "same-origin") {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    next.run(request).await
 }
 
 #[derive(Deserialize)]
