@@ -6,6 +6,7 @@
 #[path = "support/web.rs"]
 mod app;
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use app::{App, Browser, KEY, Log, OTHER_KEY, OWN_PAGE, cookie_of};
@@ -1163,7 +1164,7 @@ async fn ten_thousand_cookies_cost_little() {
     let prefix = &name[..name.len() - 12];
     let mut planted = String::new();
     for number in 0..10_000 {
-        planted += &format!("{prefix}{number:012}={value}; ");
+        write!(planted, "{prefix}{number:012}={value}; ").unwrap();
     }
     let same = format!("{name}=planted; ").repeat(10_000);
     let mut quickest = MINUTE;
