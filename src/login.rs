@@ -263,7 +263,6 @@ impl Callback {
     /// query.
     #[must_use]
     pub fn from_query(query: &str) -> Self {
-        let query = query.split_once('#').map_or(query, |(query, _)| query);
         // Either can have the other's signs: the path of a URL an `=`, the value of a parameter a
         // `?`. A parameter of a callback has neither `/` nor `:` in its name.
         let name = query.split(['=', '?']).next().unwrap_or_default();
@@ -272,6 +271,7 @@ impl Callback {
             Some((before, query)) if is_url || !before.contains('=') => query,
             _ => query,
         };
+        let query = query.split_once('#').map_or(query, |(query, _)| query);
         Self::from_pairs(url::form_urlencoded::parse(query.as_bytes()))
     }
 

@@ -262,6 +262,9 @@ pub struct Unfinished {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnfinishedWork {
+    /// A login is still being completed. Its code may be spent: the person has to log in again if
+    /// the process ends.
+    Login,
     /// A refresh is still running. If its answer comes after the end of the process, a rotated
     /// refresh token is lost.
     Refresh,
@@ -418,7 +421,8 @@ impl TokenManager {
         let (manager, id, callback) = (self.clone(), id.clone(), callback.into());
         let task = self.context.try_track().ok_or_else(refresh::shutting_down)?;
         let completed = self.context.spawn(async move {
-            let _task = task;
+            let (_task, _named) =
+                (task, LoginInFlight::of(manager.users.entry(RowKind::Login, &id)));
             if !manager.redeem(&login).await? {
                 return Ok(false);
             }
@@ -606,6 +610,22 @@ impl TokenManager {
     }
 }
 
+/// Has a shutdown name a login that outlasts it.
+struct LoginInFlight(Arc<UserEntry>);
+
+impl LoginInFlight {
+    fn of(entry: Arc<UserEntry>) -> Self {
+        entry.with(|state| state.logins += 1);
+        Self(entry)
+    }
+}
+
+impl Drop for LoginInFlight {
+    fn drop(&mut self) {
+        self.0.with(|state| state.logins -= 1);
+    }
+}
+
 /// The work of [`TokenManager::import_if_absent`].
 async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool, Error> {
     let Some(version) = cached.version else {
@@ -655,6 +675,9 @@ fn import_incarnation(holder: u64, token: &Token) -> u64 {
 fn unfinished(entry: &UserEntry) -> Vec<Unfinished> {
     let mut works = Vec::new();
     entry.with(|state| {
+        if state.logins > 0 {
+            works.push(UnfinishedWork::Login);
+        }
         if state.flight.is_some() {
             works.push(UnfinishedWork::Refresh);
         }

@@ -56,7 +56,8 @@
 //! browser does not send that, by the `Origin` of a form. Otherwise any page on the web could have
 //! its visitors connected to an account of its own choice. Whoever comes from elsewhere, from a mail,
 //! from a sign-in at another host or by a typed address sees a page with a button. Nothing begins
-//! for a browser that prefetches a page.
+//! for a browser that prefetches a page, nor for a script that fetches it: `/hurdlr/connect` is for
+//! links and forms.
 //!
 //! # Where a login is kept
 //!

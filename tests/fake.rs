@@ -1391,7 +1391,7 @@ async fn a_request_in_flight_ends_with_the_last_handle_too() {
 
 /// RFC 9700 section 2.1.
 #[tokio::test]
-async fn registered_redirect_uri_is_compared_letter_by_letter() {
+async fn redirect_uri_is_compared_letter_by_letter() {
     let fake = FakeHurdlr::builder().redirect_uri("https://app.example").in_memory();
     for (sent, is_registered) in [
         ("https://app.example", true),

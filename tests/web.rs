@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use app::{App, Browser, KEY, Log, OTHER_KEY, OWN_PAGE, cookie_of};
 use axum::Router;
+use hurdlr_oauth2::manager::UnfinishedWork;
 use hurdlr_oauth2::testing::{Fault, Gate, StoreCall, StoreFault};
 use hurdlr_oauth2::web::{LoginConfig, login_routes};
 use hurdlr_oauth2::{ApiVersion, ErrorKind, UserId};
@@ -488,6 +489,9 @@ async fn a_state_that_cannot_be_redeemed_is_not_exchanged() {
     assert_eq!(answer.status, 503);
     assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["Store"]), 0));
     app.assert_nothing_leaked();
+    // The store did nothing, and may be asked again.
+    app.site.store.recover();
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
 }
 
 #[tokio::test]
@@ -846,10 +850,12 @@ async fn one_router_serves_several_managers() {
     assert_eq!(gone.status, 303);
     assert!(v4.user(&ann).token().await.is_err() && v6.user(&ann).token().await.is_err());
 
-    let elsewhere = site.manager(site.builder().redirect_uri("https://app.example.com/else"));
-    let config = app::config(KEY, |_| ()).other_manager(elsewhere);
-    let error = login_routes::<()>(v6, config).unwrap_err();
-    assert!(error.to_string().contains("redirect_uri of other_manager"), "{error}");
+    let elsewhere = site.builder().redirect_uri("https://app.example.com/else");
+    for other in [elsewhere, site.builder_of("no-redirect-uri")] {
+        let config = app::config(KEY, |_| ()).other_manager(site.manager(other));
+        let error = login_routes::<()>(v6.clone(), config).unwrap_err();
+        assert!(error.to_string().contains("redirect_uri of other_manager"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -1095,13 +1101,31 @@ async fn shutdown_waits_for_abandoned_callback() {
     assert_eq!(app.site.store.calls().last(), Some(&StoreCall::Save));
 }
 
+#[tokio::test(start_paused = true)]
+async fn shutdown_names_unfinished_login() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let gate = Gate::closed();
+    app.site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    tokio::select! {
+        _ = ann.get(&app, &callback) => panic!("the exchange is held"),
+        () = app.site.fake.arrived(1) => {}
+    }
+    let unfinished = app.manager.shutdown().await;
+    let works: Vec<_> = unfinished.iter().map(|it| (it.user.as_str(), it.work)).collect();
+    assert_eq!(works, [("ann", UnfinishedWork::Login)]);
+    gate.open();
+    assert_eq!(app.manager.shutdown().await, []);
+}
+
 #[tokio::test]
 async fn callback_after_shutdown_spends_no_code() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
     assert_eq!(app.manager.shutdown().await, []);
-    let answer = ann.clone().get(&app, &callback).await;
+    let answer = ann.get(&app, &callback).await;
     assert_eq!((answer.status, app.site.fake.count().total()), (503, 0));
     // Another replica completes it.
     let other = App::on(app.site.clone(), app::Site::builder, |config| config);

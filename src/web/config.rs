@@ -256,15 +256,15 @@ pub(super) struct LoginRoutes {
 impl LoginRoutes {
     pub(super) fn new(manager: TokenManager, config: LoginConfig) -> Result<Self, Error> {
         let managers: Vec<_> = std::iter::once(manager).chain(config.other_managers).collect();
-        for manager in &managers {
-            manager.hurdlr().begin_login()?; // fails where a setting is missing
-        }
-        let mut redirect_uris = managers.iter().filter_map(|it| it.hurdlr().redirect_uri());
-        let redirect_uri = redirect_uris.next().unwrap_or_default();
-        if let Some(other) = redirect_uris.find(|other| *other != redirect_uri) {
+        let hurdlr = managers[0].hurdlr();
+        hurdlr.begin_login()?; // fails where a setting is missing
+        let redirect_uri = hurdlr.redirect_uri().unwrap_or_default();
+        let mut others = managers.iter().map(|manager| manager.hurdlr().redirect_uri());
+        if let Some(other) = others.find(|other| *other != Some(redirect_uri)) {
             return Err(Error::config(format!(
-                "the redirect_uri of other_manager is {other:?}, and that of the first manager is \
-                 {redirect_uri:?}: the routes have one callback"
+                "the redirect_uri of other_manager is {:?}, and that of the first manager is \
+                 {redirect_uri:?}: the routes have one callback",
+                other.unwrap_or_default()
             )));
         }
         let redirect = secret_bearing_url("redirect_uri", redirect_uri)?;

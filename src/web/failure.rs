@@ -21,7 +21,7 @@ pub(super) const PAGE_POLICY: &str =
 pub enum FailureReason {
     /// A login that no page of the app asked for: the link was on another site, or in a mail, or
     /// was typed. The page of the [`LoginFailure`] asks the person, and its button begins the
-    /// login.
+    /// login. A page of the app's own in its place must not be framed by others.
     Unconfirmed,
     /// This browser has no login that the callback belongs to: it was begun in another, or is over,
     /// or was completed before, or the callback is forged.
@@ -213,7 +213,7 @@ impl LoginFailure {
                 "You came here from outside of this site. Continue only if you want to connect your \
                  account here to your account at Hurdlr.",
             ),
-            AlreadyUsed if self.is_done() => (CONNECTED, "This login was completed before."),
+            AlreadyUsed if self.is_done() => (CONNECTED, "This login was used before."),
             // The callback may be forged as well as loaded again.
             NotBegunHere if self.is_done() => {
                 (CONNECTED, "This page belongs to no login under way. Nothing was changed.")

@@ -116,8 +116,15 @@ async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
             (site.complete(&user, login, callback).await, Some(return_to))
         }
     };
-    // Another user's login is left to the one who began it.
-    let is_over = is_found && !matches!(outcome, Err(FailureReason::OtherUser));
+    let is_over = is_found
+        && match &outcome {
+            // Another user's login is left to the one who began it.
+            Err(FailureReason::OtherUser) => false,
+            // Nothing was sent, since the store failed or this replica is shutting down. The callback
+            // may be loaded again.
+            Err(FailureReason::Failed(error)) => !(error.is_temporary() && error.attempts() == 0),
+            _ => true,
+        };
     let return_to = return_to.unwrap_or_else(|| site.return_to.clone());
     let mut response = match outcome {
         Ok(()) => Redirect::to(return_to.as_str()).into_response(),
@@ -264,7 +271,7 @@ impl LoginRoutes {
         match reason {
             FailureReason::Unconfirmed => tracing::debug!("asking whether to begin a login"),
             _ if reason.is_site_fault() => {
-                tracing::warn!(user = ?user_for_log, reason = text, "logins fail until this site's settings are changed");
+                tracing::warn!(user = ?user_for_log, reason = text, "a login was not completed because of this site's settings");
             }
             _ => tracing::info!(user = ?user_for_log, reason = text, "a login was not completed"),
         }
