@@ -128,6 +128,7 @@ async fn an_exchange(hurdlr: &Hurdlr, person: &Person) -> Outcome<(PendingLogin,
 async fn begin(app: &Router, user: &str, return_to: &str) -> Outcome<HeaderMap> {
     let request = Request::get(format!("/hurdlr/connect?return_to={return_to}"))
         .header("x-user", user)
+        .header("sec-fetch-site", "same-origin")
         .body(Body::empty())?;
     Ok(app.clone().oneshot(request).await?.into_parts().0.headers)
 }

@@ -284,10 +284,11 @@ impl Callback {
         Self(pairs.into_iter().map(|(k, v)| (k.into(), Zeroizing::new(v.into()))).collect())
     }
 
-    /// The state, for an app that looks for the login it belongs to among several. Nothing is proven
-    /// by it: [`Hurdlr::complete_login`](crate::Hurdlr::complete_login) does that.
+    /// The state, for an app that looks for the login it belongs to among several. Nothing is
+    /// proven by it: [`Hurdlr::complete_login`](crate::Hurdlr::complete_login) does that.
     ///
-    /// [`CallbackProblem::StateMissing`] or [`CallbackProblem::StateDoubled`] where there is not one.
+    /// [`CallbackProblem::StateMissing`] or [`CallbackProblem::StateDoubled`] where there is not
+    /// one.
     pub fn state(&self) -> Result<&str, Error> {
         self.only("state", CallbackProblem::StateDoubled)?
             .ok_or_else(|| Error::callback(CallbackProblem::StateMissing))
@@ -591,7 +592,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_callback_makes_the_judge_panic(query in "\\PC{0,200}", kept in "[A-Za-z0-9_-]{0,80}") {
+        fn no_callback_panics(query in "\\PC{0,200}", kept in "[A-Za-z0-9_.-]{0,200}") {
             let (_, pending) = begun();
             let _ = pending.verify(&Callback::from(query.as_str()), SETTINGS, Some("i"), at(1_000));
             let _ = PendingLogin::from_secret(&kept.into());

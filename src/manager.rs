@@ -386,9 +386,9 @@ impl TokenManager {
         self.context.store.redeem(&login.state_digest(), 2 * LOGIN_LIFETIME).await
     }
 
-    /// Completes a login, once across all processes that share the store: redeems its state, exchanges
-    /// the code of its callback, and takes over the token. `false` says that the state was redeemed
-    /// before, and that nothing was sent.
+    /// Completes a login, once across all processes that share the store: redeems its state,
+    /// exchanges the code of its callback, and takes over the token. `false` says that the state
+    /// was redeemed before, and that nothing was sent.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
@@ -404,14 +404,14 @@ impl TokenManager {
     ///
     /// # Errors
     ///
-    /// Those of [`redeem`](Self::redeem), [`Hurdlr::complete_login`] and [`adopt`](Self::adopt), and
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) once the shutdown has begun: nothing
-    /// is redeemed then.
+    /// Those of [`redeem`](Self::redeem), [`Hurdlr::complete_login`] and [`adopt`](Self::adopt),
+    /// and [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) once the shutdown has begun:
+    /// nothing is redeemed then.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: once it was polled, the login is completed, and [`shutdown`](Self::shutdown) waits
-    /// for it.
+    /// Cancel safe: once it was polled, the login is completed, and [`shutdown`](Self::shutdown)
+    /// waits for it.
     pub async fn complete_login(
         &self,
         id: &UserId,

@@ -47,31 +47,32 @@
 //! ```
 //!
 //! From then on `manager.user(&ann).token()` is Ann's token. A page of the app has a link to
-//! `/hurdlr/connect`, and `<form method="post" action="/hurdlr/disconnect">` with a button. Both take
-//! `?return_to=` with a path of the app to go to afterwards.
+//! `/hurdlr/connect`, and `<form method="post" action="/hurdlr/disconnect">` with a button. Both
+//! take `?return_to=` with a path of the app to go to afterwards.
 //!
 //! # Who begins a login
 //!
 //! A login begins at once only where a page of the app asks for it, by `Sec-Fetch-Site` or, where a
 //! browser does not send that, by the `Origin` of a form. Otherwise any page on the web could have
-//! its visitors connected to an account of its own choice. Whoever comes from elsewhere, from a mail,
-//! from a sign-in at another host or by a typed address sees a page with a button. Nothing begins
-//! for a browser that prefetches a page, nor for a script that fetches it: `/hurdlr/connect` is for
-//! links and forms.
+//! its visitors connected to an account of its own choice. Whoever comes from elsewhere, from a
+//! mail, from a sign-in at another host or by a typed address sees a page with a button. Nothing
+//! begins for a browser that prefetches a page, nor for a script that fetches it: `/hurdlr/connect`
+//! is for links and forms.
 //!
 //! # Where a login is kept
 //!
 //! A login that has begun is kept in the browser that began it, encrypted and authenticated, in a
 //! cookie of its own: so two tabs do not disturb each other, and no server has to remember
-//! anything. The cookie is `HttpOnly` and `SameSite=Lax`, is good for 10 minutes, and is removed when
-//! used; where the redirect URI is https it is `Secure` and its name begins with `__Host-`. It binds
-//! state, PKCE verifier, user, the provider's settings, the time, and where to return. An app's
-//! cookies are named by its redirect URI, so apps that share a host do not disturb each other either.
+//! anything. The cookie is `HttpOnly` and `SameSite=Lax`, is good for 10 minutes, and is removed
+//! when used; where the redirect URI is https it is `Secure` and its name begins with `__Host-`. It
+//! binds state, PKCE verifier, user, the provider's settings, the time, and where to return. An
+//! app's cookies are named by its redirect URI, so apps that share a host do not disturb each other
+//! either.
 //!
-//! A callback is completed if it belongs to such a cookie, if the user of the request is the one who
-//! began, and if the manager's [store](crate::store) sees its state for the first time. So a login
-//! cannot be finished in another browser or by another user, and its code is sent once, by whichever
-//! replica comes first.
+//! A callback is completed if it belongs to such a cookie, if the user of the request is the one
+//! who began, and if the manager's [store](crate::store) sees its state for the first time. So a
+//! login cannot be finished in another browser or by another user, and its code is sent once, by
+//! whichever replica comes first.
 //!
 //! # The session of the app
 //!

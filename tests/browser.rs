@@ -1,8 +1,8 @@
 //! The web login in a real browser, on the pages of `examples/web_login`.
 //!
-//! The site is at `localhost` and the provider at `127.0.0.1`, which are two sites to a browser. The
-//! site's session is `SameSite=Strict`, so that every login goes by the bounce. Pictures of all steps
-//! are in `target/screenshots`.
+//! The site is at `localhost` and the provider at `127.0.0.1`, which are two sites to a browser.
+//! The site's session is `SameSite=Strict`, so that every login goes by the bounce. Pictures of all
+//! steps are in `target/screenshots`.
 
 #![cfg(all(feature = "axum", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]

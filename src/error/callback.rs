@@ -21,8 +21,8 @@ pub enum CallbackProblem {
     StateMismatch,
     /// An issuer other than the one configured answered (RFC 9207), or more than one.
     IssuerMismatch,
-    /// The person or the provider refused. See [`Error::code`](crate::Error::code): `access_denied` where the person
-    /// said no.
+    /// The person or the provider refused. See [`Error::code`](crate::Error::code): `access_denied`
+    /// where the person said no.
     Refused,
     /// There is no `code`, or an empty one.
     CodeMissing,

@@ -43,8 +43,8 @@ use super::{
 /// - `/oauth/authorize`: a page at which a person logs in and consents;
 /// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource.
 ///
-/// Its token endpoints share what they remember: it does not say that tokens of one version are good
-/// at another, which the reference leaves open.
+/// Its token endpoints share what they remember: it does not say that tokens of one version are
+/// good at another, which the reference leaves open.
 ///
 /// Clones are handles to the same provider. Its server and all its connections end when the last
 /// handle is dropped; an [`InMemoryHttpClient`] works on.
@@ -78,7 +78,8 @@ impl FakeHurdlr {
         Self::builder().start().await
     }
 
-    /// A provider with default settings and without a socket, for [`http_client`](Self::http_client).
+    /// A provider with default settings and without a socket, for
+    /// [`http_client`](Self::http_client).
     #[must_use]
     pub fn in_memory() -> Self {
         Self::builder().in_memory()
@@ -223,8 +224,9 @@ impl FakeHurdlr {
         self.decide(authorize_url, &[("decision", "deny")]).await
     }
 
-    /// The token requests, and those for a revocation, since the start or [`clear_requests`](Self::clear_requests), in order of
-    /// arrival. Empty where [recording](FakeHurdlrBuilder::record) is off.
+    /// The token requests, and those for a revocation, since the start or
+    /// [`clear_requests`](Self::clear_requests), in order of arrival. Empty where
+    /// [recording](FakeHurdlrBuilder::record) is off.
     #[must_use]
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.provider.journal.requests()

@@ -104,15 +104,17 @@ impl LoginConfig {
         self
     }
 
-    /// Another manager with the same redirect URI, such as that of the former API version while users
-    /// move to a new one. New logins begin with the manager of
+    /// Another manager with the same redirect URI, such as that of the former API version while
+    /// users move to a new one. New logins begin with the manager of
     /// [`login_routes`](super::login_routes). Each is completed by the manager it began with, and a
     /// disconnect is one at all of them.
     ///
     /// ```
     /// # use hurdlr_oauth2::web::{LoginConfig, login_routes};
     /// # use hurdlr_oauth2::{Error, TokenManager};
-    /// # fn routes(v4: TokenManager, v6: TokenManager, config: LoginConfig) -> Result<axum::Router, Error> {
+    /// # use axum::Router;
+    /// # type Managers = (TokenManager, TokenManager);
+    /// # fn routes((v4, v6): Managers, config: LoginConfig) -> Result<Router, Error> {
     /// login_routes(v6, config.other_manager(v4))
     /// # }
     /// ```
@@ -141,8 +143,8 @@ impl LoginConfig {
         self
     }
 
-    /// Where a user is sent afterwards if the request named no usable `return_to`; the app's root by
-    /// default.
+    /// Where a user is sent afterwards if the request named no usable `return_to`; the app's root
+    /// by default.
     ///
     /// This one and those of requests are a path of the app, with a query if need be, of at most
     /// 256 bytes, and in the form that a browser would make of it. Where the app is below a
@@ -161,9 +163,9 @@ impl LoginConfig {
     /// Where the app sees the callback; by default the path of the
     /// [redirect URI](crate::HurdlrBuilder::redirect_uri).
     ///
-    /// Set it where a proxy or [`nest`](axum::Router::nest) takes a prefix off the app's paths. Where
-    /// the redirect URI's path ends with this one, what stands before it is the prefix of the app,
-    /// and every link and redirect of the routes gets it:
+    /// Set it where a proxy or [`nest`](axum::Router::nest) takes a prefix off the app's paths.
+    /// Where the redirect URI's path ends with this one, what stands before it is the prefix of the
+    /// app, and every link and redirect of the routes gets it:
     ///
     /// ```
     /// # use hurdlr_oauth2::web::{LoginConfig, login_routes};
@@ -338,7 +340,7 @@ fn callback_path(redirect: &Url, setting: Option<String>) -> Result<(String, Str
     let is_prefix = |path: ReturnPath| path.path() == prefix && !prefix.ends_with('/');
     if !prefix.is_empty() && !ReturnPath::parse(&prefix).is_some_and(is_prefix) {
         return Err(Error::config(format!(
-            "the path of redirect_uri is {prefix:?} before callback_path: that is no prefix of an app"
+            "the path of redirect_uri is {prefix:?} before callback_path: that is no app's prefix"
         )));
     }
     Ok((path, prefix))

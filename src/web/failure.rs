@@ -35,9 +35,8 @@ pub enum FailureReason {
     TooLong,
     /// A disconnect that no page of the app asked for.
     CrossSite,
-    /// All else: what is wrong with the callback
-    /// ([`callback_problem`](Error::callback_problem)), such as the person's refusal; what became of
-    /// the exchange; what the store said.
+    /// All else: what is wrong with the callback ([`callback_problem`](Error::callback_problem)),
+    /// such as the person's refusal; what became of the exchange; what the store said.
     Failed(Error),
 }
 
@@ -55,7 +54,8 @@ impl FailureReason {
         match error.kind() {
             ErrorKind::Config | ErrorKind::Unsupported => true,
             ErrorKind::InvalidCallback | ErrorKind::Rejected | ErrorKind::Unavailable => {
-                // RFC 6749 section 5.2 has 401 for the client's credentials, whatever the code says.
+                // RFC 6749 section 5.2 has 401 for the client's credentials, whatever the code
+                // says.
                 error.status().is_some_and(|status| status == 401 || status == 403)
                     || error.code().is_some_and(|code| SITE_FAULTS.contains(&code))
             }
@@ -137,8 +137,8 @@ impl LoginFailure {
         Self { reason, user, is_connected, return_to, try_again }
     }
 
-    /// A failure for tests of [`on_failure`](super::LoginConfig::on_failure), of an app with default
-    /// paths.
+    /// A failure for tests of [`on_failure`](super::LoginConfig::on_failure), of an app with
+    /// default paths.
     ///
     /// ```
     /// use axum::response::IntoResponse;
@@ -189,8 +189,8 @@ impl LoginFailure {
         &self.try_again
     }
 
-    /// Whether nothing is left to do: the person is connected, and the callback belongs to no pending
-    /// login.
+    /// Whether nothing is left to do: the person is connected, and the callback belongs to no
+    /// pending login.
     fn is_done(&self) -> bool {
         use FailureReason::{AlreadyUsed, NotBegunHere};
         self.is_connected && matches!(self.reason, AlreadyUsed | NotBegunHere)
@@ -210,8 +210,8 @@ impl LoginFailure {
         match &self.reason {
             Unconfirmed => (
                 "Connect Hurdlr?",
-                "You came here from outside of this site. Continue only if you want to connect your \
-                 account here to your account at Hurdlr.",
+                "You came here from outside of this site. Continue only if you want to connect \
+                 your account here to your account at Hurdlr.",
             ),
             AlreadyUsed if self.is_done() => (CONNECTED, "This login was used before."),
             // The callback may be forged as well as loaded again.
@@ -284,8 +284,8 @@ impl IntoResponse for LoginFailure {
             }
             _ => String::new(),
         };
-        // The header's `no-referrer` has browsers send `Origin: null` with the form. This page's URL
-        // holds no code.
+        // The header's `no-referrer` has browsers send `Origin: null` with the form. This page's
+        // URL holds no code.
         let referrer = match self.reason {
             FailureReason::Unconfirmed => "\n<meta name=\"referrer\" content=\"same-origin\">",
             _ => "",

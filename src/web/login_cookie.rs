@@ -86,8 +86,8 @@ pub(super) fn name_prefix(redirect_uri: &str, is_https: bool) -> String {
 }
 
 impl LoginRoutes {
-    /// The `Set-Cookie` headers that keep a login in the browser that sent `headers`: its cookie, and
-    /// the removal of the oldest ones where there are too many.
+    /// The `Set-Cookie` headers that keep a login in the browser that sent `headers`: its cookie,
+    /// and the removal of the oldest ones where there are too many.
     pub(super) fn keep(&self, headers: &HeaderMap, login: &LoginCookie) -> Vec<HeaderValue> {
         let own = raw_cookies(headers).filter(|cookie| self.is_login_name(cookie.name));
         let mut earlier: Vec<_> = own
@@ -107,9 +107,9 @@ impl LoginRoutes {
         too_many.filter_map(|(_, name)| self.removal(name)).chain(kept).collect()
     }
 
-    /// Finds the login that a callback belongs to; `None` where the browser has no such cookie. That
-    /// the callback does belong to it is for [`complete_login`](crate::TokenManager::complete_login)
-    /// to prove.
+    /// Finds the login that a callback belongs to; `None` where the browser has no such cookie.
+    /// That the callback does belong to it is for
+    /// [`complete_login`](crate::TokenManager::complete_login) to prove.
     pub(super) fn find(
         &self,
         headers: &HeaderMap,

@@ -120,8 +120,8 @@ async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
         && match &outcome {
             // Another user's login is left to the one who began it.
             Err(FailureReason::OtherUser) => false,
-            // Nothing was sent, since the store failed or this replica is shutting down. The callback
-            // may be loaded again.
+            // Nothing was sent, since the store failed or this replica is shutting down. The
+            // callback may be loaded again.
             Err(FailureReason::Failed(error)) => !(error.is_temporary() && error.attempts() == 0),
             _ => true,
         };
@@ -158,10 +158,10 @@ async fn disconnect(site: Arc<LoginRoutes>, request: Request) -> Response {
 }
 
 /// Loads the callback again from the app's own site, where the browser sends a session under
-/// `SameSite=Strict`. A redirect would not do: it counts as the other site's. The page does not name
-/// its own URL, since that holds the code.
+/// `SameSite=Strict`. A redirect would not do: it counts as the other site's. The page does not
+/// name its own URL, since that holds the code.
 fn same_site_reload() -> Response {
-    const PAGE: &str = include_str!("bounce.html");
+    const PAGE: &str = include_str!("reload.html");
     let policy = HeaderValue::from_static(PAGE_POLICY);
     ([(CONTENT_SECURITY_POLICY, policy)], Html(PAGE)).into_response()
 }
@@ -187,9 +187,9 @@ fn is_from_own_page(headers: &HeaderMap, origin: &str) -> bool {
     }
 }
 
-/// Whether nobody is about to see the answer: a browser prefetches or prerenders the page, or a script
-/// fetches it. The answer to such a request is an error without a page, so that a browser that
-/// comes to need the page asks again.
+/// Whether nobody is about to see the answer: a browser prefetches or prerenders the page, or a
+/// script fetches it. The answer to such a request is an error without a page, so that a browser
+/// that comes to need the page asks again.
 fn is_speculative(headers: &HeaderMap) -> bool {
     // The last four are those of older browsers and of scripts, which cannot write the first.
     const PURPOSES: [&str; 5] = ["sec-purpose", "purpose", "x-purpose", "x-sec-purpose", "x-moz"];
@@ -271,7 +271,8 @@ impl LoginRoutes {
         match reason {
             FailureReason::Unconfirmed => tracing::debug!("asking whether to begin a login"),
             _ if reason.is_site_fault() => {
-                tracing::warn!(user = ?user_for_log, reason = text, "a login was not completed because of this site's settings");
+                let text = format!("{text}: this site's settings have to change");
+                tracing::warn!(user = ?user_for_log, reason = text, "a login was not completed");
             }
             _ => tracing::info!(user = ?user_for_log, reason = text, "a login was not completed"),
         }
