@@ -1,4 +1,4 @@
-//! What a web login costs beside the exchange in it, and how large it is in a browser:
+//! The cost of a web login beside the exchange in it, and its size in a browser:
 //!
 //! ```text
 //! cargo bench --bench web
@@ -36,7 +36,7 @@ fn main() -> Outcome {
     runtime.block_on(measure(if measures { 6_000 } else { 1 }))
 }
 
-/// How many people come back at a time.
+/// The number of people who come back at a time.
 const BATCH: usize = 100;
 
 async fn measure(rounds: usize) -> Outcome {
@@ -139,7 +139,7 @@ fn cookie_of(began: &HeaderMap) -> Outcome<String> {
     Ok(cookie.split_once(';').ok_or("no attributes")?.0.to_owned())
 }
 
-/// Who logs in with the provider, and allows everything.
+/// A person who logs in with the provider, and allows everything.
 struct Person(reqwest::Client);
 
 impl Person {

@@ -20,7 +20,7 @@ use crate::endpoint::Scope;
 use crate::error::{CallbackProblem, Error, readable_text};
 use crate::store::Realm;
 
-/// How long a person has for a login.
+/// The longest time between a login's begin and its callback.
 pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
 /// 128 bits in base64url, as they are drawn here.
@@ -127,7 +127,7 @@ impl PendingLogin {
             .authorize_url(CsrfToken::new_random)
             .set_pkce_challenge(challenge)
             .add_scopes(request.scope.map(|scope| oauth2::Scope::new(scope.as_str().to_owned())))
-            // As the text it is, and not as a URL, which may be spelt in other ways.
+            // The text as it is: a parsed URL may be spelt in another way.
             .add_extra_param("redirect_uri", request.redirect_uri);
         for (name, value) in more {
             authorization = authorization.add_extra_param(name.into(), value.into());

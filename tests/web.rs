@@ -665,7 +665,7 @@ async fn a_login_returns_to_paths_of_the_app_and_nowhere_else() {
     }
 }
 
-/// Where a whole login that was asked to return to `target` ends.
+/// The end of a whole login that was asked to return to `target`.
 async fn returned(app: &App, target: &str) -> String {
     let mut ann = Browser::of("ann");
     let query = url::form_urlencoded::Serializer::new(String::new())

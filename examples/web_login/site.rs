@@ -25,12 +25,12 @@ use url::Url;
 
 use crate::pages::{self, Connection};
 
-/// Who may sign in here. A real site asks for more than a click.
+/// The users who may sign in here. A real site asks for more than a click.
 pub(crate) const USERS: [&str; 2] = ["Ann", "Bob"];
 
 const SESSION: &str = "session";
 
-/// Who is asked for consent, and where its clock is.
+/// The provider that is asked for consent, and its clock.
 pub(crate) enum Provider {
     /// In this process: its clock can be turned, together with the site's own.
     Embedded { fake: FakeHurdlr, clock: ManualClock },
@@ -54,7 +54,7 @@ impl Provider {
     }
 }
 
-/// What all requests share.
+/// State shared by all requests.
 #[derive(Clone)]
 pub(crate) struct Site(Arc<Inner>);
 
@@ -65,7 +65,7 @@ struct Inner {
     api: reqwest::Client,
     /// When each user connected, as far as that was seen since the start.
     since: Mutex<HashMap<UserId, SystemTime>>,
-    /// What a button did, for the page that is shown next.
+    /// The outcome of a button, for the page that is shown next.
     notices: Mutex<HashMap<UserId, String>>,
 }
 

@@ -1,12 +1,12 @@
-//! What can be wrong with the callback of a login.
+//! `CallbackProblem`: reasons to refuse the callback of a login.
 
 use super::Error;
 
-/// What is wrong with the callback of a login.
+/// The reason why the callback of a login is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallbackProblem {
-    /// What was kept of the login cannot be read.
+    /// The pending login cannot be read.
     Unreadable,
     /// The login began with other settings: another API version, environment, client id, issuer or
     /// redirect URI.

@@ -24,7 +24,7 @@ pub(super) const PATH: &str = "/oauth/authorize";
 /// The query parameter of a person who has consented already.
 pub(super) const CONSENTED_USER: &str = "consented_user";
 
-/// Who logs in where the form names nobody.
+/// The user of a form that names nobody.
 pub(super) const DEFAULT_USER: &str = "demo";
 
 /// Bytes.
@@ -35,7 +35,7 @@ const FORM_LIMIT: usize = 16 * 1024;
 const CONTENT_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";
 
-/// What the form carries from the page to the decision.
+/// The parameters that the form carries from the page to the decision.
 const CARRIED: [&str; 7] = [
     "response_type",
     "client_id",
@@ -123,7 +123,7 @@ impl<'a> Parameters<'a> {
 
 /// A request that may be put before the person.
 struct AuthorizationRequest {
-    /// As it was sent.
+    /// The text that was sent.
     redirect_uri: String,
     /// The same, parsed.
     target: Url,
@@ -147,7 +147,7 @@ impl AuthorizationRequest {
 }
 
 enum Refusal {
-    /// Whom to redirect to is itself in doubt, so the person is told and nobody else
+    /// The place to redirect to is itself in doubt, so the person is told and nobody else
     /// (RFC 6749 section 4.1.2.1).
     Person(&'static str),
     /// The client is told.
@@ -289,7 +289,7 @@ fn html(status: StatusCode, title: &str, main: &str) -> Answer {
     guarded(Answer::html(status, [head, title, head_end, main, foot].concat()))
 }
 
-/// What every page and redirect of a login should carry: no frame, no script, no leak of the
+/// Adds the headers that every page and redirect of a login should carry: no frame, no script, no leak of the
 /// state through a `Referer`.
 fn guarded(answer: Answer) -> Answer {
     answer

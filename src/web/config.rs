@@ -143,8 +143,8 @@ impl LoginConfig {
         self
     }
 
-    /// Where a user is sent afterwards if the request named no usable `return_to`; the app's root
-    /// by default.
+    /// The destination of a user whose request named no usable `return_to`; the app's root by
+    /// default.
     ///
     /// This one and those of requests are a path of the app, with a query if need be, of at most
     /// 256 bytes, and in the form that a browser would make of it. Where the app is below a
@@ -154,13 +154,13 @@ impl LoginConfig {
         self
     }
 
-    /// Where a login begins, as the app sees it; `/hurdlr/connect` by default.
+    /// The path at which a login begins, as the app sees it; `/hurdlr/connect` by default.
     pub fn connect_path(mut self, path: impl Into<String>) -> Self {
         self.connect_path = path.into();
         self
     }
 
-    /// Where the app sees the callback; by default the path of the
+    /// The path of the callback, as the app sees it; by default that of the
     /// [redirect URI](crate::HurdlrBuilder::redirect_uri).
     ///
     /// Set it where a proxy or [`nest`](axum::Router::nest) takes a prefix off the app's paths.
@@ -185,7 +185,8 @@ impl LoginConfig {
         self
     }
 
-    /// Where a user is disconnected, as the app sees it; `/hurdlr/disconnect` by default.
+    /// The path at which a user is disconnected, as the app sees it; `/hurdlr/disconnect` by
+    /// default.
     pub fn disconnect_path(mut self, path: impl Into<String>) -> Self {
         self.disconnect_path = path.into();
         self
@@ -243,7 +244,7 @@ pub(super) struct LoginRoutes {
     pub(super) on_failure: Arc<OnFailure>,
     pub(super) authorize_params: Arc<AuthorizeParams>,
     pub(super) return_to: ReturnPath,
-    /// What the browser sees before the app's paths: nothing, or such as `/books`.
+    /// The part that the browser sees before the app's paths: empty, or such as `/books`.
     pub(super) prefix: String,
     pub(super) connect_path: String,
     pub(super) callback_path: String,
@@ -323,7 +324,7 @@ impl LoginRoutes {
     }
 }
 
-/// Where the app sees the callback, and the prefix that the browser sees before it.
+/// The callback's path as the app sees it, and the prefix that the browser sees before it.
 fn callback_path(redirect: &Url, setting: Option<String>) -> Result<(String, String), Error> {
     let seen = redirect.path();
     let Some(path) = setting else {

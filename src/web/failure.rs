@@ -157,7 +157,7 @@ impl LoginFailure {
         Self::new(reason, user, is_connected, ReturnPath::trusted("/"), super::config::CONNECT_PATH)
     }
 
-    /// Why.
+    /// The reason of the failure.
     #[must_use]
     pub fn reason(&self) -> &FailureReason {
         &self.reason
@@ -176,14 +176,14 @@ impl LoginFailure {
         self.is_connected
     }
 
-    /// Where the login would have led: a path of the app, as the browser sees it.
+    /// The destination of the login: a path of the app, as the browser sees it.
     #[must_use]
     pub fn return_to(&self) -> &str {
         self.return_to.as_str()
     }
 
-    /// Where a new login begins that leads there: a path of the app, as the browser sees it. For a
-    /// link or a form on a page of the app.
+    /// The link of a new login with that destination: a path of the app, as the browser sees it.
+    /// For a link or a form on a page of the app.
     #[must_use]
     pub fn try_again(&self) -> &str {
         &self.try_again

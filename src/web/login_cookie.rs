@@ -75,8 +75,8 @@ fn cookie(name: String, value: String, lifetime: Duration, is_https: bool) -> Co
         .build()
 }
 
-/// How the names of an app's cookies begin. Apps on one host share its cookies, whatever their
-/// ports and paths, and differ in their redirect URI.
+/// The beginning of the names of an app's cookies. Apps on one host share its cookies, whatever
+/// their ports and paths, and differ in their redirect URI.
 ///
 /// A `__Host-` cookie is taken from this host over https only (RFC 6265bis section 4.1.3.2).
 pub(super) fn name_prefix(redirect_uri: &str, is_https: bool) -> String {

@@ -30,7 +30,7 @@ pub(crate) const OWN_PAGE: [(&str, &str); 2] =
     [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate")];
 pub(crate) const REDIRECT_URI: &str = "https://app.example.com/hurdlr/callback";
 
-/// Where everything is that replicas of one app share.
+/// Everything that replicas of one app share.
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) fake: FakeHurdlr,
@@ -196,7 +196,7 @@ impl App {
         path_of(&back)
     }
 
-    /// That no code, state or verifier is in an answer or in the log. The redirect to the provider
+    /// Asserts that no code, state or verifier is in an answer or in the log. The redirect to the provider
     /// has to carry the state, and is left out.
     pub(crate) fn assert_nothing_leaked(&self) {
         let mut secrets = self.carried.lock().unwrap().clone();
@@ -217,7 +217,7 @@ pub(crate) fn path_of(url: &url::Url) -> String {
     url[url::Position::BeforePath..].to_owned()
 }
 
-/// What a browser knows: who is signed in, and its cookies.
+/// A browser: who is signed in, and its cookies.
 #[derive(Clone)]
 pub(crate) struct Browser {
     pub(crate) user: String,
@@ -342,14 +342,14 @@ impl Answer {
     }
 }
 
-/// What a cookie holds, if this key made it.
+/// The plaintext of a cookie, if this key made it.
 pub(crate) fn cookie_of(name: &str, value: &str, of: u8) -> Option<String> {
     let sent = Cookie::new(name.to_owned(), value.to_owned());
     let opened = CookieJar::new().private(&Key::from(&[of; 64])).decrypt(sent);
     opened.map(|cookie| cookie.value().to_owned())
 }
 
-/// What a real server makes of a callback with a query of so many bytes.
+/// The status of a real server for a callback with a query of so many bytes.
 pub(crate) async fn raw_status(app: &App, bytes: usize) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -364,7 +364,7 @@ pub(crate) async fn raw_status(app: &App, bytes: usize) -> u16 {
     std::str::from_utf8(&status[9..]).unwrap().parse().unwrap()
 }
 
-/// Where all that is logged goes.
+/// Everything that is logged.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
