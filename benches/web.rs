@@ -1,4 +1,4 @@
-//! What a web login costs beside the exchange in it, and how large it is in a browser:
+//! The cost of a web login beside the exchange in it, and its size in a browser:
 //!
 //! ```text
 //! cargo bench --bench web
@@ -36,7 +36,7 @@ fn main() -> Outcome {
     runtime.block_on(measure(if measures { 6_000 } else { 1 }))
 }
 
-/// How many people come back at a time.
+/// The number of people who come back at a time.
 const BATCH: usize = 100;
 
 async fn measure(rounds: usize) -> Outcome {
@@ -101,8 +101,34 @@ async fn measure(rounds: usize) -> Outcome {
         figure("web.exchange_time", over_batches(|(_, bare)| bare), "us");
         figure("web.callback_vs_exchange", over_batches(|(whole, bare)| whole / bare), "x");
         println!("figure: web.state_bytes = {longest} bytes");
+        figure("web.planted_cookies_time", planted_cookies(&app).await?, "us");
     }
     Ok(())
+}
+
+/// The time that a login takes to begin in a browser with 10,000 cookies that somebody planted under
+/// the names of logins.
+async fn planted_cookies(app: &Router) -> Outcome<f64> {
+    let cookie = cookie_of(&begin(app, "ann", "/").await?)?;
+    let (name, value) = cookie.split_once('=').ok_or("no value")?;
+    let prefix = name.get(..name.len() - 12).ok_or("a short name")?;
+    let planted = (0..10_000).map(|number| format!("{prefix}{number:012}={value}"));
+    let planted = planted.collect::<Vec<_>>().join("; ");
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let request = Request::get("/hurdlr/connect")
+            .header("x-user", "ann")
+            .header("sec-fetch-site", "same-origin")
+            .header("cookie", &planted)
+            .body(Body::empty())?;
+        let start = Instant::now();
+        let answer = black_box(app.clone().oneshot(request).await?);
+        times.push(micros(start));
+        if answer.status() != StatusCode::SEE_OTHER {
+            return Err("no redirect".into());
+        }
+    }
+    Ok(median(times))
 }
 
 /// The app's users are named by a header.
@@ -128,6 +154,7 @@ async fn an_exchange(hurdlr: &Hurdlr, person: &Person) -> Outcome<(PendingLogin,
 async fn begin(app: &Router, user: &str, return_to: &str) -> Outcome<HeaderMap> {
     let request = Request::get(format!("/hurdlr/connect?return_to={return_to}"))
         .header("x-user", user)
+        .header("sec-fetch-site", "same-origin")
         .body(Body::empty())?;
     Ok(app.clone().oneshot(request).await?.into_parts().0.headers)
 }
@@ -138,7 +165,7 @@ fn cookie_of(began: &HeaderMap) -> Outcome<String> {
     Ok(cookie.split_once(';').ok_or("no attributes")?.0.to_owned())
 }
 
-/// Who logs in with the provider, and allows everything.
+/// A person who logs in with the provider, and allows everything.
 struct Person(reqwest::Client);
 
 impl Person {

@@ -22,7 +22,7 @@ use url::Url;
 use crate::clock::SharedClock;
 use crate::endpoint::{ApiVersion, Scope};
 use crate::error::{Error, ErrorKind};
-use crate::login::{Callback, PendingLogin};
+use crate::login::{AuthorizationRequest, Callback, PendingLogin, SettingsDigest};
 use crate::retry::{Attempts, FailureClass, RetryPolicy};
 use crate::rng::SharedRng;
 use crate::store::Realm;
@@ -220,6 +220,35 @@ impl Hurdlr {
     /// # }
     /// ```
     pub fn begin_login(&self) -> Result<(Url, PendingLogin), Error> {
+        self.begin_login_with(std::iter::empty::<(&str, &str)>())
+    }
+
+    /// Like [`begin_login`](Self::begin_login), with more parameters in the URL, such as `prompt` or
+    /// `login_hint`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] where no authorize URL or redirect URI is set, or where a parameter comes
+    /// twice: `client_id`, `state` and the like are each login's own.
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::Hurdlr;
+    /// # fn main() -> Result<(), hurdlr_oauth2::Error> {
+    /// # let hurdlr = Hurdlr::builder("id", "secret".into())
+    /// #     .environment("http://localhost:1")
+    /// #     .authorize_url("https://connect.example.com/authorize")
+    /// #     .redirect_uri("https://app.example.com/callback")
+    /// #     .build()?;
+    /// let more = [("prompt", "login"), ("login_hint", "ann@example.com")];
+    /// let (url, pending) = hurdlr.begin_login_with(more)?;
+    /// # assert!(url.as_str().ends_with("&prompt=login&login_hint=ann%40example.com"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn begin_login_with<K: Into<String>, V: Into<String>>(
+        &self,
+        more: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<(Url, PendingLogin), Error> {
         let inner = &*self.0;
         let authorize_url = inner.authorize_url.as_ref().ok_or_else(|| {
             Error::config("authorize_url (HURDLR_AUTHORIZE_URL) is not set: a login needs the provider's authorize URL")
@@ -227,29 +256,43 @@ impl Hurdlr {
         let redirect_uri = inner.redirect_uri.as_ref().ok_or_else(|| {
             Error::config("redirect_uri (HURDLR_REDIRECT_URI) is not set: a login needs the URL of your callback")
         })?;
-        Ok(PendingLogin::begin(
-            &inner.credentials.client_id,
+        let request = AuthorizationRequest {
+            client_id: &inner.credentials.client_id,
             authorize_url,
             redirect_uri,
-            inner.scope,
-            inner.clock.now(),
-        ))
+            scope: inner.scope,
+            settings: self.login_settings(),
+        };
+        PendingLogin::begin(&request, more, inner.clock.now())
     }
 
-    /// Completes a login: judges the callback and exchanges its code for a token.
+    /// Identifies the settings that a login depends on.
+    pub(crate) fn login_settings(&self) -> SettingsDigest {
+        let redirect_uri = self.0.redirect_uri.as_deref().unwrap_or_default();
+        SettingsDigest::new(&self.realm(), redirect_uri, self.0.issuer.as_deref())
+    }
+
+    /// Completes a login: verifies the callback and exchanges its code for a token.
     ///
-    /// What is wrong with a callback is an [`ErrorKind::InvalidCallback`] whose
-    /// [`callback_problem`](Error::callback_problem) says it, and nothing is sent then. A code is
-    /// sent once only: where its answer goes missing, the person has to begin again.
+    /// A code is sent once only: where its answer goes missing, the person has to begin again. With
+    /// a manager use [`TokenManager::complete_login`](crate::TokenManager::complete_login), which
+    /// also keeps a code from being sent twice.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidCallback`] where the callback must not be accepted; its
+    /// [`callback_problem`](Error::callback_problem) says why, and nothing is sent then. Otherwise
+    /// those of a grant.
     pub async fn complete_login(
         &self,
         pending: PendingLogin,
         callback: impl Into<Callback>,
     ) -> Result<Token, Error> {
-        let accepted =
-            pending.judge(&callback.into(), self.0.issuer.as_deref(), self.0.clock.now())?;
         let Inner { token_url: url, scope, .. } = &*self.0;
-        self.call(CodeExchange { url, accepted, scope: *scope }, None).await
+        let (settings, now) = (self.login_settings(), self.0.clock.now());
+        let verified = pending.verify(&callback.into(), settings, self.0.issuer.as_deref(), now)?;
+        let redirect_uri = self.0.redirect_uri.as_deref().unwrap_or_default();
+        self.call(CodeExchange { url, verified, redirect_uri, scope: *scope }, None).await
     }
 
     /// Takes over a token object that was handed out elsewhere, as JSON: a bare one, or an answer
@@ -271,11 +314,6 @@ impl Hurdlr {
     #[cfg(feature = "axum")]
     pub(crate) fn redirect_uri(&self) -> Option<&str> {
         self.0.redirect_uri.as_deref()
-    }
-
-    #[cfg(feature = "axum")]
-    pub(crate) fn issuer(&self) -> Option<&str> {
-        self.0.issuer.as_deref()
     }
 
     pub(crate) fn clock(&self) -> &SharedClock {

@@ -1,6 +1,7 @@
 //! A person's login: the URL they are sent to, and the callback they come back with.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use oauth2::{AuthUrl, ClientId, CsrfToken, PkceCodeChallenge};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use url::Url;
@@ -16,11 +16,11 @@ use zeroize::Zeroizing;
 
 use crate::basic::BasicClient;
 use crate::clock::Timestamp;
-use crate::endpoint::{Scope, secret_bearing_url};
+use crate::endpoint::Scope;
 use crate::error::{CallbackProblem, Error, readable_text};
-use crate::object::Object;
+use crate::store::Realm;
 
-/// How long a person has for a login.
+/// The longest time between a login's begin and its callback.
 pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
 /// 128 bits in base64url, as they are drawn here.
@@ -30,107 +30,154 @@ const SHORTEST_STATE: usize = 22;
 const SHORTEST_VERIFIER: usize = 43;
 const LONGEST_VERIFIER: usize = 128;
 
-/// What has to be kept between the two halves of a login: the state (RFC 6749 section 10.12), the
-/// PKCE verifier (RFC 7636) and the redirect URI.
+/// The parameters that a callback answers with (RFC 6749 section 4.1.2 and RFC 9207).
+const CALLBACK_PARAMETERS: [&str; 4] = ["code", "state", "iss", "error"];
+
+/// The secrets of a login that has begun: the state (RFC 6749 section 10.12) and the PKCE verifier
+/// (RFC 7636).
 ///
 /// It belongs to the browser that began the login. Keep it where nobody else reads it and where
 /// only that browser's next request finds it: in its server-side session, or in an encrypted
 /// cookie. [`to_secret`](Self::to_secret) turns it into one opaque string for that and
 /// [`from_secret`](Self::from_secret) reads it back. Its secrets are wiped on drop.
+///
+/// It can be completed by a client of the same API version, environment, client id, redirect URI
+/// and issuer only.
 pub struct PendingLogin {
     state: SecretString,
     verifier: SecretString,
-    redirect_uri: String,
+    settings: SettingsDigest,
     began: i64,
 }
 
-/// A [`PendingLogin`] as it is written; borrowed where written, so that nothing is copied.
-#[derive(Serialize, Deserialize)]
-struct Written<'a> {
-    state: &'a str,
-    verifier: &'a str,
-    #[serde(borrow)]
-    redirect_uri: Cow<'a, str>,
-    began: i64,
+/// A digest of the settings that a login depends on: a code is good for the client that asked for
+/// it, and for no other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SettingsDigest([u8; 16]);
+
+impl SettingsDigest {
+    pub(crate) fn new(realm: &Realm, redirect_uri: &str, issuer: Option<&str>) -> Self {
+        let issuer = issuer.unwrap_or_default();
+        let digest = Sha256::digest(format!("{realm:?}\n{redirect_uri}\n{issuer}"));
+        Self(std::array::from_fn(|index| digest[index]))
+    }
 }
 
-/// The authorization code of an accepted callback, with what the token request says beside it.
+/// An authorization request (RFC 6749 section 4.1.1).
+pub(crate) struct AuthorizationRequest<'a> {
+    pub(crate) client_id: &'a str,
+    pub(crate) authorize_url: &'a Url,
+    pub(crate) redirect_uri: &'a str,
+    pub(crate) scope: Option<Scope>,
+    pub(crate) settings: SettingsDigest,
+}
+
+/// The authorization code of a verified callback, and the verifier that belongs to it.
 pub(crate) struct AuthorizationCode {
     pub(crate) code: SecretString,
     pub(crate) verifier: SecretString,
-    pub(crate) redirect_uri: String,
+}
+
+/// Validates an authorize URL: it must not double a parameter, its own or one that each login adds
+/// (RFC 6749 section 3.1). `setting` names it in errors.
+pub(crate) fn check_authorize_url(
+    setting: &str,
+    url: &Url,
+    scope: Option<Scope>,
+) -> Result<(), Error> {
+    let own = ["response_type", "client_id", "redirect_uri", "state"];
+    let own = own.into_iter().chain(["code_challenge", "code_challenge_method"]);
+    let own = own.chain(scope.map(|_| "scope"));
+    match duplicate(url.query_pairs().map(|(name, _)| name).chain(own.map(Cow::Borrowed))) {
+        Some(name) => Err(Error::config(format!(
+            "{setting} has `{name}` in its query, which a login would then send twice: leave it out"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Validates a redirect URI: the answer's parameters are added to its query (RFC 6749 section
+/// 3.1.2), so it must have none of them. `setting` names it in errors.
+pub(crate) fn check_redirect_uri(setting: &str, uri: &Url) -> Result<(), Error> {
+    match uri.query_pairs().find(|(name, _)| CALLBACK_PARAMETERS.contains(&&**name)) {
+        Some((name, _)) => Err(Error::config(format!(
+            "{setting} has `{name}` in its query, which every callback would then have twice"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The first name that comes twice.
+fn duplicate<'a>(names: impl Iterator<Item = Cow<'a, str>>) -> Option<Cow<'a, str>> {
+    let mut seen = HashSet::new();
+    names.into_iter().find(|name| !seen.insert(name.clone()))
 }
 
 impl PendingLogin {
     /// Draws state and verifier, and builds the URL to send the person to.
-    pub(crate) fn begin(
-        client_id: &str,
-        authorize_url: &Url,
-        redirect_uri: &str,
-        scope: Option<Scope>,
+    pub(crate) fn begin<K: Into<String>, V: Into<String>>(
+        request: &AuthorizationRequest<'_>,
+        more: impl IntoIterator<Item = (K, V)>,
         now: Timestamp,
-    ) -> (Url, Self) {
-        let client = BasicClient::new(ClientId::new(client_id.to_owned()))
-            .set_auth_uri(AuthUrl::from_url(authorize_url.clone()));
+    ) -> Result<(Url, Self), Error> {
+        let client = BasicClient::new(ClientId::new(request.client_id.to_owned()))
+            .set_auth_uri(AuthUrl::from_url(request.authorize_url.clone()));
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let (url, state) = client
+        let mut authorization = client
             .authorize_url(CsrfToken::new_random)
             .set_pkce_challenge(challenge)
-            .add_scopes(scope.map(|scope| oauth2::Scope::new(scope.as_str().to_owned())))
-            // As the text it is, and not as a URL, which may be spelt in other ways.
-            .add_extra_param("redirect_uri", redirect_uri)
-            .url();
+            .add_scopes(request.scope.map(|scope| oauth2::Scope::new(scope.as_str().to_owned())))
+            // The text as it is: a parsed URL may be spelt in another way.
+            .add_extra_param("redirect_uri", request.redirect_uri);
+        for (name, value) in more {
+            authorization = authorization.add_extra_param(name.into(), value.into());
+        }
+        let (url, state) = authorization.url();
+        if let Some(name) = duplicate(url.query_pairs().map(|(name, _)| name)) {
+            return Err(Error::config(format!(
+                "the authorize parameter `{name}` is given twice: a login writes it once already"
+            )));
+        }
         let pending = Self {
             state: SecretString::from(state.into_secret()),
             verifier: SecretString::from(verifier.into_secret()),
-            redirect_uri: redirect_uri.to_owned(),
+            settings: request.settings,
             began: now.unix_seconds(),
         };
-        (url, pending)
+        Ok((url, pending))
     }
 
     /// One opaque string to keep. It holds the secrets: it is to be stored as one.
     #[must_use]
     pub fn to_secret(&self) -> SecretString {
-        let written = Written {
-            state: self.state.expose_secret(),
-            verifier: self.verifier.expose_secret(),
-            redirect_uri: Cow::Borrowed(&self.redirect_uri),
-            began: self.began,
-        };
-        // Three strings and a number always serialize.
-        let mut json = Zeroizing::new(Vec::with_capacity(256 + 2 * self.redirect_uri.len()));
-        let _ = serde_json::to_writer(&mut *json, &written);
-        BASE64_URL_SAFE_NO_PAD.encode(&*json).into()
+        let settings = BASE64_URL_SAFE_NO_PAD.encode(self.settings.0);
+        let began = self.began.to_string();
+        let (state, verifier) = (self.state.expose_secret(), self.verifier.expose_secret());
+        Zeroizing::new([&settings, ".", &began, ".", state, ".", verifier].concat()).as_str().into()
     }
 
-    /// Reads what [`to_secret`](Self::to_secret) gave. Anything else is
-    /// [`CallbackProblem::Unreadable`].
+    /// Reads what [`to_secret`](Self::to_secret) gave.
+    ///
+    /// # Errors
+    ///
+    /// [`CallbackProblem::Unreadable`] for anything else.
     pub fn from_secret(text: &SecretString) -> Result<Self, Error> {
-        let unreadable = || Error::callback(CallbackProblem::Unreadable);
-        let json = BASE64_URL_SAFE_NO_PAD.decode(text.expose_secret()).map_err(|_| unreadable())?;
-        let json = Zeroizing::new(json);
-        let Object(written): Object<Written<'_>> =
-            serde_json::from_slice(&json).map_err(|_| unreadable())?;
-        let ours = written.state.len() >= SHORTEST_STATE
-            && (SHORTEST_VERIFIER..=LONGEST_VERIFIER).contains(&written.verifier.len())
-            && written.began >= 0
-            && secret_bearing_url("redirect_uri", &written.redirect_uri).is_ok();
-        if !ours {
-            return Err(unreadable());
-        }
-        let Written { state, verifier, redirect_uri, began } = written;
-        Ok(Self::from_parts(state, verifier, redirect_uri.into_owned(), began))
+        Self::parse(text.expose_secret())
+            .ok_or_else(|| Error::callback(CallbackProblem::Unreadable))
     }
 
-    /// Puts together what was taken apart here.
-    pub(crate) fn from_parts(
-        state: &str,
-        verifier: &str,
-        redirect_uri: String,
-        began: i64,
-    ) -> Self {
-        Self { state: state.into(), verifier: verifier.into(), redirect_uri, began }
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.split('.');
+        let mut next = || fields.next();
+        let (settings, began, state, verifier) = (next()?, next()?, next()?, next()?);
+        let settings = BASE64_URL_SAFE_NO_PAD.decode(settings).ok()?;
+        let settings = SettingsDigest(settings.try_into().ok()?);
+        let began = began.parse().ok()?;
+        let is_whole = next().is_none()
+            && state.len() >= SHORTEST_STATE
+            && (SHORTEST_VERIFIER..=LONGEST_VERIFIER).contains(&verifier.len())
+            && began >= 0;
+        is_whole.then(|| Self { state: state.into(), verifier: verifier.into(), settings, began })
     }
 
     /// The state, by which an app that keeps several logins finds the one a callback belongs to
@@ -140,9 +187,10 @@ impl PendingLogin {
         &self.state
     }
 
+    /// The settings it began with.
     #[cfg(feature = "axum")]
-    pub(crate) fn verifier(&self) -> &SecretString {
-        &self.verifier
+    pub(crate) fn settings(&self) -> SettingsDigest {
+        self.settings
     }
 
     /// When it began, in seconds since the Unix epoch.
@@ -151,18 +199,22 @@ impl PendingLogin {
         self.began
     }
 
-    /// What a store knows the login by.
+    /// Identifies the login in a store.
     pub(crate) fn state_digest(&self) -> [u8; 32] {
         Sha256::digest(self.state.expose_secret()).into()
     }
 
-    /// Accepts the callback or says what is wrong with it.
-    pub(crate) fn judge(
+    /// Verifies a callback.
+    pub(crate) fn verify(
         self,
         callback: &Callback,
+        settings: SettingsDigest,
         issuer: Option<&str>,
         now: Timestamp,
     ) -> Result<AuthorizationCode, Error> {
+        if settings != self.settings {
+            return Err(Error::callback(CallbackProblem::OtherSettings));
+        }
         let age = now.unix_seconds().saturating_sub(self.began);
         if age.unsigned_abs() >= LOGIN_LIFETIME.as_secs() {
             return Err(Error::callback(CallbackProblem::Expired));
@@ -191,20 +243,13 @@ impl PendingLogin {
             .only("code", CallbackProblem::CodeDoubled)?
             .filter(|code| !code.is_empty())
             .ok_or_else(|| Error::callback(CallbackProblem::CodeMissing))?;
-        Ok(AuthorizationCode {
-            code: code.into(),
-            verifier: self.verifier,
-            redirect_uri: self.redirect_uri,
-        })
+        Ok(AuthorizationCode { code: code.into(), verifier: self.verifier })
     }
 }
 
 impl fmt::Debug for PendingLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingLogin")
-            .field("redirect_uri", &self.redirect_uri)
-            .field("began", &self.began)
-            .finish_non_exhaustive()
+        f.debug_struct("PendingLogin").field("began", &self.began).finish_non_exhaustive()
     }
 }
 
@@ -214,11 +259,16 @@ impl fmt::Debug for PendingLogin {
 pub struct Callback(Vec<(String, Zeroizing<String>)>);
 
 impl Callback {
-    /// Reads a query string, with or without its `?` and what stands before that.
+    /// Reads a query string, with or without its `?`; or the one of a whole URL, or of its path and
+    /// query.
     #[must_use]
     pub fn from_query(query: &str) -> Self {
+        // Either can have the other's signs: the path of a URL an `=`, the value of a parameter a
+        // `?`. A parameter of a callback has neither `/` nor `:` in its name.
+        let name = query.split(['=', '?']).next().unwrap_or_default();
+        let is_url = name.starts_with('/') || name.contains(":/");
         let query = match query.split_once('?') {
-            Some((before, query)) if !before.contains('=') => query,
+            Some((before, query)) if is_url || !before.contains('=') => query,
             _ => query,
         };
         let query = query.split_once('#').map_or(query, |(query, _)| query);
@@ -234,10 +284,11 @@ impl Callback {
         Self(pairs.into_iter().map(|(k, v)| (k.into(), Zeroizing::new(v.into()))).collect())
     }
 
-    /// The state, for an app that looks for the login it belongs to among several. Nothing is proven
-    /// by it: [`Hurdlr::complete_login`](crate::Hurdlr::complete_login) does that.
+    /// The state, for an app that looks for the login it belongs to among several. Nothing is
+    /// proven by it: [`Hurdlr::complete_login`](crate::Hurdlr::complete_login) does that.
     ///
-    /// [`CallbackProblem::StateMissing`] or [`CallbackProblem::StateDoubled`] where there is not one.
+    /// [`CallbackProblem::StateMissing`] or [`CallbackProblem::StateDoubled`] where there is not
+    /// one.
     pub fn state(&self) -> Result<&str, Error> {
         self.only("state", CallbackProblem::StateDoubled)?
             .ok_or_else(|| Error::callback(CallbackProblem::StateMissing))
@@ -309,19 +360,32 @@ mod tests {
         Timestamp::new(Duration::ZERO, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
+    const SETTINGS: SettingsDigest = SettingsDigest([7; 16]);
+
     fn begun() -> (Url, PendingLogin) {
-        let authorize = "https://connect.example.com/authorize?tenant=1".parse().unwrap();
-        PendingLogin::begin("id", &authorize, "https://app.example.com/callback", None, at(1_000))
+        begun_with("https://app.example.com/callback", &[]).unwrap()
     }
 
-    fn judged(build: impl FnOnce(&str) -> String) -> Result<AuthorizationCode, Error> {
+    fn begun_with(redirect_uri: &str, more: &[(&str, &str)]) -> Result<(Url, PendingLogin), Error> {
+        let request = AuthorizationRequest {
+            client_id: "id",
+            authorize_url: &"https://connect.example.com/authorize?tenant=1".parse().unwrap(),
+            redirect_uri,
+            scope: None,
+            settings: SETTINGS,
+        };
+        PendingLogin::begin(&request, more.iter().copied(), at(1_000))
+    }
+
+    fn verified(build: impl FnOnce(&str) -> String) -> Result<AuthorizationCode, Error> {
         let (_, pending) = begun();
         let query = build(pending.state().expose_secret());
-        pending.judge(&Callback::from(query.as_str()), Some("https://issuer"), at(1_001))
+        let callback = Callback::from(query.as_str());
+        pending.verify(&callback, SETTINGS, Some("https://issuer"), at(1_001))
     }
 
     fn problem(build: impl FnOnce(&str) -> String) -> CallbackProblem {
-        judged(build).err().and_then(|error| error.callback_problem()).expect("a problem")
+        verified(build).err().and_then(|error| error.callback_problem()).expect("a problem")
     }
 
     #[test]
@@ -354,7 +418,8 @@ mod tests {
 
     #[test]
     fn a_true_callback_is_accepted_in_every_form() {
-        let code = judged(|state| format!("?code=c%2B1&state={state}&iss=https://issuer")).unwrap();
+        let code =
+            verified(|state| format!("?code=c%2B1&state={state}&iss=https://issuer")).unwrap();
         assert_eq!(code.code.expose_secret(), "c+1");
         let (_, pending) = begun();
         let state = pending.state().expose_secret().to_owned();
@@ -366,7 +431,7 @@ mod tests {
             Callback::from(url.query().unwrap()),
         ] {
             let pending = PendingLogin::from_secret(&pending.to_secret()).unwrap();
-            assert!(pending.judge(&callback, None, at(1_599)).is_ok(), "{callback:?}");
+            assert!(pending.verify(&callback, SETTINGS, None, at(1_599)).is_ok(), "{callback:?}");
         }
     }
 
@@ -398,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_refusal_carries_the_providers_code_and_a_harmless_description() {
-        let error = judged(|state| {
+        let error = verified(|state| {
             format!("error=access_denied&error_description=no%0Away&code=c&state={state}")
         });
         let error = error.err().unwrap();
@@ -412,8 +477,8 @@ mod tests {
         {
             let (_, pending) = begun();
             let query = format!("code=c&state={}", pending.state().expose_secret());
-            let judged = pending.judge(&Callback::from(query.as_str()), None, at(now));
-            assert_eq!(judged.is_ok(), fine, "{now}");
+            let verified = pending.verify(&Callback::from(query.as_str()), SETTINGS, None, at(now));
+            assert_eq!(verified.is_ok(), fine, "{now}");
         }
     }
 
@@ -421,7 +486,7 @@ mod tests {
     fn no_issuer_configured_accepts_any() {
         let (_, pending) = begun();
         let query = format!("code=c&iss=https://any&state={}", pending.state().expose_secret());
-        assert!(pending.judge(&Callback::from(query.as_str()), None, at(1_000)).is_ok());
+        assert!(pending.verify(&Callback::from(query.as_str()), SETTINGS, None, at(1_000)).is_ok());
     }
 
     #[test]
@@ -439,40 +504,79 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_uri_is_sent_and_kept_letter_by_letter() {
-        let authorize = "https://connect.example.com/authorize".parse().unwrap();
+    fn redirect_uri_is_sent_letter_by_letter() {
         for text in ["https://App.example.com", "https://a.example:443/b/../c?x=a\\b&y=\"%2f"] {
-            let (url, pending) = PendingLogin::begin("id", &authorize, text, None, at(1_000));
+            let (url, _) = begun_with(text, &[]).unwrap();
             let sent = url.query_pairs().find(|(name, _)| name == "redirect_uri").unwrap().1;
             assert_eq!(sent, text);
-            assert_eq!(PendingLogin::from_secret(&pending.to_secret()).unwrap().redirect_uri, text);
         }
     }
 
     #[test]
-    fn what_nobody_here_wrote_is_not_taken_for_a_login() {
-        let verifier = "v".repeat(43);
-        let state = "s".repeat(22);
-        let read = |state: &str, verifier: &str, redirect_uri: &str, began: i64| {
-            let json = serde_json::json!({
-                "state": state, "verifier": verifier, "redirect_uri": redirect_uri, "began": began,
-            });
-            PendingLogin::from_secret(&BASE64_URL_SAFE_NO_PAD.encode(json.to_string()).into())
-        };
-        assert!(read(&state, &verifier, "https://a.example", 0).is_ok());
-        assert!(read("", &verifier, "https://a.example", 0).is_err());
-        assert!(read(&state, "", "https://a.example", 0).is_err());
-        assert!(read(&state, &verifier, "http://a.example", 0).is_err());
-        assert!(read(&state, &verifier, "https://a.example", i64::MIN).is_err());
-        assert!(
-            !format!("{:?}", read(&state, &verifier, "https://a.example", i64::MAX)).is_empty()
-        );
+    fn text_of_others_is_no_login() {
+        let (settings, state, verifier) = ("s".repeat(22), "t".repeat(22), "v".repeat(43));
+        let read = |fields: &[&str]| PendingLogin::from_secret(&fields.join(".").into());
+        // 22 letters hold 132 bits, of which the last four are none of the digest's.
+        let settings = &settings.replace('s', "A");
+        assert!(read(&[settings, "0", &state, &verifier]).is_ok());
+        assert!(read(&[settings, "0", "", &verifier]).is_err());
+        assert!(read(&[settings, "0", &state, ""]).is_err());
+        assert!(read(&[settings, "0", &state, &"v".repeat(129)]).is_err());
+        assert!(read(&[settings, "0", &state, &verifier, ""]).is_err());
+        assert!(read(&[settings, "0", &state]).is_err());
+        assert!(read(&[settings, "-1", &state, &verifier]).is_err());
+        assert!(read(&[settings, "x", &state, &verifier]).is_err());
+        assert!(read(&["AAAA", "0", &state, &verifier]).is_err());
+        let latest = i64::MAX.to_string();
+        assert!(!format!("{:?}", read(&[settings, &latest, &state, &verifier])).is_empty());
+    }
+
+    #[test]
+    fn login_of_other_settings_is_refused() {
+        let (_, pending) = begun();
+        let query = format!("code=c&state={}", pending.state().expose_secret());
+        let other = SettingsDigest([8; 16]);
+        let error = pending.verify(&Callback::from(query), other, None, at(1_000)).err().unwrap();
+        assert_eq!(error.callback_problem(), Some(CallbackProblem::OtherSettings));
+    }
+
+    #[test]
+    fn more_parameters_are_sent_once() {
+        let (url, _) =
+            begun_with("https://a.example/b", &[("prompt", "login"), ("login_hint", "ann@b.c")])
+                .unwrap();
+        assert!(url.as_str().contains("&prompt=login&login_hint=ann%40b.c"), "{url}");
+        for name in ["state", "redirect_uri", "tenant", "code_challenge"] {
+            let error = begun_with("https://a.example/b", &[(name, "hidden")]).unwrap_err();
+            let shown = format!("{error:?}");
+            assert!(shown.contains(&format!("`{name}`")) && !shown.contains("hidden"), "{shown}");
+        }
+        assert!(begun_with("https://a.example/b", &[("a", "1"), ("a", "1")]).is_err());
+    }
+
+    #[test]
+    fn url_with_equals_sign_is_read() {
+        for before in [
+            "https://a.example/cb=1/x?",
+            "https://a.example/cb;a=b?",
+            "/cb=1?",
+            "com.example.app:/cb=1?",
+            "?",
+            "cb?",
+            "",
+        ] {
+            let code = verified(|state| format!("{before}code=c&state={state}"));
+            assert_eq!(code.unwrap().code.expose_secret(), "c", "{before}");
+        }
+        // A value has the signs of a URL.
+        let code = verified(|state| format!("code=https://a/b?c=d&state={state}"));
+        assert_eq!(code.unwrap().code.expose_secret(), "https://a/b?c=d");
     }
 
     #[test]
     fn an_empty_parameter_is_an_omitted_one_and_a_whole_url_is_read() {
         let code =
-            judged(|state| format!("https://a.example/cb?error=&iss=&code=c&state={state}#_"));
+            verified(|state| format!("https://a.example/cb?error=&iss=&code=c&state={state}#_"));
         assert_eq!(code.unwrap().code.expose_secret(), "c");
     }
 
@@ -488,9 +592,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_callback_makes_the_judge_panic(query in "\\PC{0,200}", kept in "[A-Za-z0-9_-]{0,80}") {
+        fn no_callback_panics(query in "\\PC{0,200}", kept in "[A-Za-z0-9_.-]{0,200}") {
             let (_, pending) = begun();
-            let _ = pending.judge(&Callback::from(query.as_str()), Some("i"), at(1_000));
+            let _ = pending.verify(&Callback::from(query.as_str()), SETTINGS, Some("i"), at(1_000));
             let _ = PendingLogin::from_secret(&kept.into());
         }
     }

@@ -95,7 +95,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::Hurdlr;
 use crate::error::Error;
-use crate::login::{LOGIN_LIFETIME, PendingLogin};
+use crate::login::{Callback, LOGIN_LIFETIME, PendingLogin};
 use crate::store::{RowKind, TokenStore, Version};
 use crate::token::Token;
 use crate::user::UserId;
@@ -264,6 +264,9 @@ pub struct Unfinished {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnfinishedWork {
+    /// A login is still being completed. Its code may be spent: the person has to log in again if
+    /// the process ends.
+    Login,
     /// A refresh is still running. If its answer comes after the end of the process, a rotated
     /// refresh token is lost.
     Refresh,
@@ -382,6 +385,53 @@ impl TokenManager {
     pub async fn redeem(&self, login: &PendingLogin) -> Result<bool, Error> {
         // A login that began on a machine whose clock is ahead may last as long again.
         self.context.store.redeem(&login.state_digest(), 2 * LOGIN_LIFETIME).await
+    }
+
+    /// Completes a login, once across all processes that share the store: redeems its state,
+    /// exchanges the code of its callback, and takes over the token. `false` says that the state
+    /// was redeemed before, and that nothing was sent.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
+    /// # fn main() -> Outcome { example(async |fake, manager| {
+    /// # let ann = UserId::new("ann")?;
+    /// let (url, pending) = manager.hurdlr().begin_login()?;
+    /// let callback = fake.consent(&url, "ann").await?; // she logs in, and is sent back
+    ///
+    /// assert!(manager.complete_login(&ann, pending, &callback).await?);
+    /// assert!(manager.user(&ann).token().await.is_ok());
+    /// # Ok(()) }) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`redeem`](Self::redeem), [`Hurdlr::complete_login`] and [`adopt`](Self::adopt),
+    /// and [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) once the shutdown has begun:
+    /// nothing is redeemed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: once it was polled, the login is completed, and [`shutdown`](Self::shutdown)
+    /// waits for it.
+    pub async fn complete_login(
+        &self,
+        id: &UserId,
+        login: PendingLogin,
+        callback: impl Into<Callback>,
+    ) -> Result<bool, Error> {
+        let (manager, id, callback) = (self.clone(), id.clone(), callback.into());
+        let task = self.context.try_track().ok_or_else(refresh::shutting_down)?;
+        let completed = self.context.spawn(async move {
+            let (_task, _named) =
+                (task, LoginInFlight::of(manager.users.entry(RowKind::Login, &id)));
+            if !manager.redeem(&login).await? {
+                return Ok(false);
+            }
+            let token = manager.hurdlr().complete_login(login, callback).await?;
+            manager.adopt_uncancellable(&id, token)?.await;
+            Ok(true)
+        });
+        completed.await.map_err(|source| cut_off().caused_by(source))?
     }
 
     /// Takes over the token of a person who has just logged in.
@@ -561,6 +611,22 @@ impl TokenManager {
     }
 }
 
+/// Has a shutdown name a login that outlasts it.
+struct LoginInFlight(Arc<UserEntry>);
+
+impl LoginInFlight {
+    fn of(entry: Arc<UserEntry>) -> Self {
+        entry.with(|state| state.logins += 1);
+        Self(entry)
+    }
+}
+
+impl Drop for LoginInFlight {
+    fn drop(&mut self) {
+        self.0.with(|state| state.logins -= 1);
+    }
+}
+
 /// The work of [`TokenManager::import_if_absent`].
 async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool, Error> {
     let Some(version) = cached.version else {
@@ -610,6 +676,9 @@ fn import_incarnation(holder: u64, token: &Token) -> u64 {
 fn unfinished(entry: &UserEntry) -> Vec<Unfinished> {
     let mut works = Vec::new();
     entry.with(|state| {
+        if state.logins > 0 {
+            works.push(UnfinishedWork::Login);
+        }
         if state.flight.is_some() {
             works.push(UnfinishedWork::Refresh);
         }

@@ -35,7 +35,10 @@
 //!     .route("/accounting", get(async || "<a href='/hurdlr/connect'>Connect Hurdlr</a>"))
 //!     .merge(web::login_routes(manager.clone(), login)?);
 //! # let app: Router = app;
-//! # let connect = http::Request::get("/hurdlr/connect").header("x-user", "ann").body("".to_owned())?;
+//! # let connect = http::Request::get("/hurdlr/connect")
+//! #     .header("x-user", "ann")
+//! #     .header("sec-fetch-site", "same-origin")
+//! #     .body("".to_owned())?;
 //! # let answer = app.oneshot(connect).await?;
 //! # assert!(answer.headers()["location"].to_str()?.starts_with(fake.authorize_url().as_str()));
 //! # assert!(answer.headers()["set-cookie"].to_str()?.starts_with("__Host-hurdlr_login_"));
@@ -44,21 +47,32 @@
 //! ```
 //!
 //! From then on `manager.user(&ann).token()` is Ann's token. A page of the app has a link to
-//! `/hurdlr/connect`, and `<form method="post" action="/hurdlr/disconnect">` with a button. Both take
-//! `?return_to=` with a path of the app to go to afterwards.
+//! `/hurdlr/connect`, and `<form method="post" action="/hurdlr/disconnect">` with a button. Both
+//! take `?return_to=` with a path of the app to go to afterwards.
 //!
-//! # What is kept where
+//! # Who begins a login
+//!
+//! A login begins at once only where a page of the app asks for it, by `Sec-Fetch-Site` or, where a
+//! browser does not send that, by the `Origin` of a form. Otherwise any page on the web could have
+//! its visitors connected to an account of its own choice. Whoever comes from elsewhere, from a
+//! mail, from a sign-in at another host or by a typed address sees a page with a button. Nothing
+//! begins for a browser that prefetches a page, nor for a script that fetches it: `/hurdlr/connect`
+//! is for links and forms.
+//!
+//! # Where a login is kept
 //!
 //! A login that has begun is kept in the browser that began it, encrypted and authenticated, in a
 //! cookie of its own: so two tabs do not disturb each other, and no server has to remember
-//! anything. The cookie is `HttpOnly` and `SameSite=Lax`, is good for 10 minutes, and is removed when
-//! used; where the redirect URI is https it is `Secure` and its name begins with `__Host-`. It binds
-//! state, PKCE verifier, user, the provider's settings, the time, and where to return.
+//! anything. The cookie is `HttpOnly` and `SameSite=Lax`, is good for 10 minutes, and is removed
+//! when used; where the redirect URI is https it is `Secure` and its name begins with `__Host-`. It
+//! binds state, PKCE verifier, user, the provider's settings, the time, and where to return. An
+//! app's cookies are named by its redirect URI, so apps that share a host do not disturb each other
+//! either.
 //!
-//! A callback is completed if it belongs to such a cookie, if the user of the request is the one who
-//! began, and if the manager's [store](crate::store) sees its state for the first time. So a login
-//! cannot be finished in another browser or by another user, and its code is sent once, by whichever
-//! replica comes first.
+//! A callback is completed if it belongs to such a cookie, if the user of the request is the one
+//! who began, and if the manager's [store](crate::store) sees its state for the first time. So a
+//! login cannot be finished in another browser or by another user, and its code is sent once, by
+//! whichever replica comes first.
 //!
 //! # The session of the app
 //!
@@ -70,12 +84,12 @@
 //! writes paths and no queries. The code is of no use without the cookie, and only once with it.
 
 mod config;
-use config::Login;
 pub use config::LoginConfig;
+use config::LoginRoutes;
 mod failure;
 pub use failure::{FailureReason, LoginFailure};
-mod pending;
-mod return_target;
+mod login_cookie;
+mod return_path;
 mod routes;
 
 use axum::Router;
@@ -83,22 +97,27 @@ use axum::Router;
 use crate::error::Error;
 use crate::manager::TokenManager;
 
-/// The routes of a login, to be merged into the app's router (not nested: they are full paths).
+/// The routes of a login, to be merged into the app's router.
 ///
 /// | | |
 /// |---|---|
-/// | `GET /hurdlr/connect` | begins a login, and sends the browser to the provider |
-/// | `GET` of the redirect URI's path | completes it: the token is [adopted](TokenManager::adopt) |
-/// | `POST /hurdlr/disconnect` | [disconnects](crate::manager::UserHandle::disconnect) the user; for the app's own pages alone |
+/// | `GET` or `POST /hurdlr/connect` | begins a login, and sends the browser to the provider; asks first where no page of the app has sent it |
+/// | `GET` of the redirect URI's path | [completes](TokenManager::complete_login) it |
+/// | `POST /hurdlr/disconnect` | [disconnects](crate::manager::UserHandle::disconnect) the user; for the app's own pages only |
 ///
 /// All of them end with a redirect to where the app wants the user to be, or with what the app
 /// shows of a [`LoginFailure`]. Every answer has `Cache-Control: no-store` and `Referrer-Policy:
 /// no-referrer`.
+///
+/// They can be nested where [`callback_path`](LoginConfig::callback_path) is set. Nested otherwise,
+/// they begin no login, since its callback would not arrive.
+///
+/// # Errors
 ///
 /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the setting that cannot be used.
 pub fn login_routes<S>(manager: TokenManager, config: LoginConfig) -> Result<Router<S>, Error>
 where
     S: Clone + Send + Sync + 'static,
 {
-    Ok(routes::of(Login::judged(manager, config)?))
+    Ok(routes::router(LoginRoutes::new(manager, config)?))
 }

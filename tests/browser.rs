@@ -1,11 +1,12 @@
 //! The web login in a real browser, on the pages of `examples/web_login`.
 //!
-//! The site is at `localhost` and the provider at `127.0.0.1`, which are two sites to a browser. The
-//! site's session is `SameSite=Strict`, so that every login goes by the bounce. Pictures of all steps
-//! are in `target/screenshots`.
+//! The site is at `localhost` and the provider at `127.0.0.1`, which are two sites to a browser.
+//! The site's session is `SameSite=Strict`, so that every login goes by the bounce. Pictures of all
+//! steps are in `target/screenshots`.
 
 #![cfg(all(feature = "axum", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
+#![allow(clippy::expect_used, reason = "a failed expectation is the failure of the test")]
 
 #[path = "support/browser.rs"]
 mod browser;
@@ -17,12 +18,15 @@ mod site;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
+use axum::response::Html;
+use axum::routing::get;
 use axum::serve::Listener;
 use browser::{Browser, Look};
 use hurdlr_oauth2::store::MemoryStore;
@@ -31,10 +35,12 @@ use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 use site::{Provider, Site};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::server::TlsStream;
+use url::Url;
 
 /// The site and its provider, and what browsers asked of the site's callback.
 #[derive(Clone)]
@@ -44,6 +50,7 @@ struct World {
     manager: TokenManager,
     home: String,
     callbacks: Arc<Mutex<Vec<Callback>>>,
+    prefetches: Arc<AtomicUsize>,
     _server: Arc<Server>,
 }
 
@@ -68,12 +75,25 @@ impl World {
     }
 
     async fn over(scheme: &str) -> Self {
+        Self::with(scheme, "Strict", FakeHurdlr::authorize_url).await
+    }
+
+    /// Most sites have a session under `SameSite=Lax`, which goes along with links from elsewhere.
+    async fn consenting(user: &str) -> Self {
+        Self::with("http", "Lax", |fake| fake.consented_url(user)).await
+    }
+
+    async fn with(
+        scheme: &str,
+        same_site: &'static str,
+        authorize_url: impl Fn(&FakeHurdlr) -> Url,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let home = format!("{scheme}://localhost:{}/", listener.local_addr().unwrap().port());
         let (fake, clock) = (FakeHurdlr::start().await.unwrap(), ManualClock::new());
         let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
             .environment(fake.base_url())
-            .authorize_url(fake.authorize_url())
+            .authorize_url(authorize_url(&fake))
             .redirect_uri(format!("{home}hurdlr/callback"))
             .clock(clock.clone())
             .build()
@@ -84,15 +104,24 @@ impl World {
         let provider = Provider::Embedded { fake: fake.clone(), clock: clock.clone() };
         let site = Site::new(manager.clone(), provider, &vec![1; 64].into()).unwrap();
         let callbacks = Arc::<Mutex<Vec<Callback>>>::default();
-        let heard = Arc::clone(&callbacks);
+        let prefetches = Arc::<AtomicUsize>::default();
+        let (heard, early) = (Arc::clone(&callbacks), Arc::clone(&prefetches));
         let router = site.router(vec![2; 64].into()).unwrap();
+        let router = router.route("/prefetching", get(async || Html(PREFETCHING)));
         let router = router.layer(from_fn(move |request: Request, next: Next| {
-            let heard = Arc::clone(&heard);
+            let (heard, early) = (Arc::clone(&heard), Arc::clone(&early));
             async move {
+                let is_early = request.headers().contains_key("sec-purpose");
                 if request.uri().path() == "/hurdlr/callback" {
                     heard.lock().unwrap().push(Callback::of(&request));
                 }
-                next.run(request).await
+                let mut answer = next.run(request).await;
+                early.fetch_add(usize::from(is_early), Ordering::SeqCst);
+                if let Some(cookie) = answer.headers_mut().get_mut("set-cookie") {
+                    let text = cookie.to_str().unwrap().replace("Strict", same_site);
+                    *cookie = text.try_into().unwrap();
+                }
+                answer
             }
         }));
         let server = if scheme == "https" {
@@ -100,11 +129,23 @@ impl World {
         } else {
             tokio::spawn(serve(listener, router))
         };
-        Self { fake, clock, manager, home, callbacks, _server: Arc::new(Server(server)) }
+        Self {
+            fake,
+            clock,
+            manager,
+            home,
+            callbacks,
+            prefetches,
+            _server: Arc::new(Server(server)),
+        }
     }
 
     fn exchanges(&self) -> u64 {
         self.fake.count().grant("authorization_code")
+    }
+
+    fn prefetches(&self) -> usize {
+        self.prefetches.load(Ordering::SeqCst)
     }
 
     fn callbacks(&self) -> Vec<Callback> {
@@ -128,6 +169,11 @@ impl World {
         it.sees(CONSENT, "03-consent").await;
     }
 }
+
+const PREFETCHING: &str = "<!doctype html><html lang=en><title>Prefetching</title>\
+    <meta name=viewport content='width=device-width'>\
+    <link rel=prefetch href=/hurdlr/connect><main><h1>Prefetching</h1>\
+    <a href=/hurdlr/connect style='display:block;line-height:3rem'>Connect Hurdlr</a></main>";
 
 const CONSENT: &str = "fake-client asks for access";
 
@@ -384,6 +430,79 @@ async fn another_sites_page_disconnects_nobody() {
         it.clicks("Win").await;
         it.sees("Nothing was changed", "05-refused").await;
         assert!(world.is_connected("Ann"));
+    })
+    .await;
+}
+
+/// The victim's browser is logged in to the provider as the attacker, who has consented before.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_page_begins_no_login() {
+    let world = World::consenting("mallory").await;
+    Browser::used_by("foreign", Look::Phone, |it| async move {
+        world.signs_in(&it, "Ann").await;
+        let connect = format!("{}hurdlr/connect", world.home);
+        let attacks = [
+            format!("<script>location='{connect}'</script>"),
+            format!("<meta http-equiv=refresh content='0;url={connect}'>"),
+            format!("<form method=post action={connect}></form><script>document.forms[0].submit()</script>"),
+            format!("<script>fetch('{connect}',{{mode:'no-cors',credentials:'include'}}).finally(()=>location='{connect}')</script>"),
+        ];
+        for (number, attack) in attacks.iter().enumerate() {
+            it.goes_to(&format!("data:text/html,{attack}")).await;
+            it.sees("Connect Hurdlr?", &format!("03-asked-{number}")).await;
+            assert_eq!(world.exchanges(), 0, "{attack}");
+        }
+        assert!(!world.is_connected("Ann"));
+        it.reaches_by_keyboard("Connect Hurdlr").await;
+        it.sees("Hurdlr is connected", "04-confirmed").await;
+        assert_eq!(world.exchanges(), 1);
+
+        it.goes_to(&format!("data:text/html,{}", attacks[0])).await;
+        it.sees("Connect Hurdlr?", "05-asked-again").await;
+        it.clicks("Back to the site").await;
+        it.sees("Hurdlr is connected", "06-as-it-was").await;
+        assert_eq!(world.exchanges(), 1);
+    })
+    .await;
+}
+
+/// A page of the site that has its browser prefetch the link.
+#[tokio::test(flavor = "multi_thread")]
+async fn prefetched_link_begins_no_login() {
+    let world = World::consenting("ann").await;
+    Browser::used_by("prefetch", Look::Desktop, |it| async move {
+        world.signs_in(&it, "Ann").await;
+        let page = format!("{}prefetching", world.home);
+        it.goes_to(&page).await;
+        it.sees("Prefetching", "03-prefetching").await;
+        let prefetched = async {
+            while world.prefetches() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), prefetched).await.expect("the browser prefetches");
+        assert_eq!(world.exchanges(), 0);
+        it.clicks("Connect Hurdlr").await;
+        it.sees("Hurdlr is connected", "04-connected").await;
+        assert_eq!(world.exchanges(), 1);
+    })
+    .await;
+}
+
+/// Nor is the visitor signed in to the site as somebody else, whose connection they would make.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_page_signs_nobody_in() {
+    let world = World::new().await;
+    Browser::used_by("foreign-form", Look::Phone, |it| async move {
+        let action = format!("{}sign-in", world.home);
+        it.goes_to(&format!(
+            "data:text/html,<form method=post action={action}>\
+             <button name=user value=Bob>Win</button></form>"
+        ))
+        .await;
+        it.clicks("Win").await;
+        it.goes_to(&world.home).await;
+        it.sees("Who are you?", "01-nobody").await;
     })
     .await;
 }

@@ -983,8 +983,7 @@ async fn nobody_is_redirected_to_an_address_in_doubt() {
         ("redirect_uri", "https://app.example/#part"),
     ]);
     let twice = login(&fake, &[("redirect_uri", "https://evil.example/")]);
-    let strict =
-        FakeHurdlr::builder().redirect_uri("https://app.example/else".parse().unwrap()).in_memory();
+    let strict = FakeHurdlr::builder().redirect_uri("https://app.example/else").in_memory();
     let cases =
         [(&fake, stranger), (&fake, fragment), (&fake, twice), (&strict, login(&strict, &[]))];
     for (fake, url) in cases {
@@ -995,7 +994,7 @@ async fn nobody_is_redirected_to_an_address_in_doubt() {
         let refused = fake.consent(&url, "ann").await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     }
-    let registered = FakeHurdlr::builder().redirect_uri(CALLBACK.parse().unwrap()).in_memory();
+    let registered = FakeHurdlr::builder().redirect_uri(CALLBACK).in_memory();
     assert!(registered.consent(&login(&registered, &[]), "ann").await.is_ok());
 }
 
@@ -1511,4 +1510,51 @@ async fn a_request_in_flight_ends_with_the_last_handle_too() {
     // The gate stays closed: only the end of the connection can end this.
     assert!(task.await.unwrap().is_err());
     drop(gate);
+}
+
+/// RFC 9700 section 2.1.
+#[tokio::test]
+async fn redirect_uri_is_compared_letter_by_letter() {
+    let fake = FakeHurdlr::builder().redirect_uri("https://app.example").in_memory();
+    for (sent, is_registered) in [
+        ("https://app.example", true),
+        ("https://app.example/", false),
+        ("https://APP.example", false),
+        ("https://app.example:443", false),
+        ("https://app.example?", false),
+    ] {
+        let mut url = fake.authorize_url();
+        url.query_pairs_mut().extend_pairs([
+            ("response_type", "code"),
+            ("client_id", fake.client_id()),
+            ("redirect_uri", sent),
+        ]);
+        assert_eq!(fake.consent(&url, "ann").await.is_ok(), is_registered, "{sent}");
+    }
+}
+
+/// RFC 9207.
+#[tokio::test]
+async fn issuer_is_in_every_callback() {
+    let issuer = "https://issuer.example";
+    let fake = FakeHurdlr::builder().issuer(issuer).in_memory();
+    let allowed = fake.consent(&login(&fake, &[]), "ann").await.unwrap();
+    let denied = fake.deny(&login(&fake, &[])).await.unwrap();
+    for back in [allowed, denied] {
+        assert_eq!(query(&back, "iss").as_deref(), Some(issuer), "{back}");
+    }
+}
+
+#[tokio::test]
+async fn consented_url_needs_no_click() {
+    let fake = FakeHurdlr::in_memory();
+    let asked = login(&fake, &[]);
+    let mut url = fake.consented_url("ann & bob");
+    url.query_pairs_mut().extend_pairs(asked.query_pairs());
+    let answer = page(&fake, &url).await;
+    assert_eq!(answer.status, 303);
+    let back: Url = answer.header(header::LOCATION).parse().unwrap();
+    assert_eq!(query(&back, "state").as_deref(), Some("a state & more"));
+    let answer = redeem(&fake, &query(&back, "code").unwrap(), &[]).await;
+    assert_eq!(resource(&fake, &answer.get("access_token")).await.json()["user"], "ann & bob");
 }

@@ -12,9 +12,13 @@ mod support;
 use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Outcome};
 use hurdlr_oauth2::url::Url;
-use hurdlr_oauth2::{Callback, CallbackProblem, Error, ErrorKind, Hurdlr, PendingLogin};
+use hurdlr_oauth2::{
+    ApiVersion, Callback, CallbackProblem, Error, ErrorKind, Hurdlr, HurdlrBuilder, PendingLogin,
+    TokenManager, UserId,
+};
 use support::ManualClock;
 
 const ISSUER: &str = "https://connect.example.com";
@@ -288,4 +292,79 @@ async fn a_refusal_by_the_provider_carries_its_code_and_a_bounded_description() 
     let description = error.description().unwrap();
     assert!(description.starts_with("down  for long "));
     assert!(description.len() < 600);
+}
+
+/// Only v6 has a code verifier in its reference.
+#[tokio::test]
+async fn stolen_code_is_refused_where_pkce_counts() {
+    for (version, is_accepted) in
+        [(ApiVersion::V4, true), (ApiVersion::V5, true), (ApiVersion::V6, false)]
+    {
+        let fake = FakeHurdlr::builder().ignore_pkce(true).in_memory();
+        let (builder, _) = support::in_memory(&fake);
+        let hurdlr = builder.api_version(version).build().unwrap();
+        let (_, victims_callback) = sent_back(&fake, &hurdlr, "ann").await;
+        let (mallory, _) = sent_back(&fake, &hurdlr, "mallory").await;
+        let state = mallory.state().expose_secret().to_owned();
+        let stolen = vec![("code", parameter(&victims_callback, "code")), ("state", state)];
+        let result = hurdlr.complete_login(mallory, stolen).await;
+        assert_eq!(result.is_ok(), is_accepted, "{version}");
+    }
+}
+
+/// RFC 9207.
+#[tokio::test]
+async fn issuer_of_callback_is_compared() {
+    for (issuer, is_accepted) in [(ISSUER, true), ("https://evil.example", false)] {
+        let fake = FakeHurdlr::builder().issuer(issuer).in_memory();
+        let (builder, _) = support::in_memory(&fake);
+        let hurdlr = builder.issuer(ISSUER).build().unwrap();
+        let (pending, callback) = sent_back(&fake, &hurdlr, "ann").await;
+        match hurdlr.complete_login(pending, &callback).await {
+            Ok(_) => assert!(is_accepted),
+            Err(error) => {
+                assert!(!is_accepted);
+                refused(&fake, &error, CallbackProblem::IssuerMismatch, issuer);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn login_is_completed_by_its_own_settings() {
+    let fake = FakeHurdlr::in_memory();
+    let of = |change: fn(HurdlrBuilder) -> HurdlrBuilder| {
+        change(support::in_memory(&fake).0).build().unwrap()
+    };
+    let hurdlr = of(|builder| builder);
+    for change in [
+        (|builder| builder.api_version(ApiVersion::V6)) as fn(HurdlrBuilder) -> HurdlrBuilder,
+        |builder| builder.redirect_uri("https://app.example.com/other"),
+        |builder| builder.issuer(ISSUER),
+    ] {
+        let (pending, callback) = sent_back(&fake, &hurdlr, "ann").await;
+        let error = of(change).complete_login(pending, &callback).await.unwrap_err();
+        refused(&fake, &error, CallbackProblem::OtherSettings, "other settings");
+    }
+    // A later build of the same settings is the same.
+    let (pending, callback) = sent_back(&fake, &hurdlr, "ann").await;
+    assert!(of(|builder| builder).complete_login(pending, &callback).await.is_ok());
+}
+
+#[tokio::test]
+async fn manager_completes_a_login_once() {
+    let (fake, hurdlr, clock) = provider();
+    let manager = TokenManager::builder(hurdlr, MemoryStore::with_clock(clock)).build().unwrap();
+    let ann = UserId::new("ann").unwrap();
+    let (pending, callback) = sent_back(&fake, manager.hurdlr(), "ann").await;
+    let again = PendingLogin::from_secret(&pending.to_secret()).unwrap();
+    assert!(manager.complete_login(&ann, pending, &callback).await.unwrap());
+    assert!(manager.user(&ann).token().await.is_ok());
+    assert!(!manager.complete_login(&ann, again, &callback).await.unwrap());
+    assert_eq!(fake.count().total(), 1);
+
+    let (pending, callback) = sent_back(&fake, manager.hurdlr(), "ann").await;
+    manager.shutdown().await;
+    let error = manager.complete_login(&ann, pending, &callback).await.unwrap_err();
+    assert_eq!((error.kind(), fake.count().total()), (ErrorKind::Unavailable, 1));
 }

@@ -6,10 +6,12 @@
 #[path = "support/web.rs"]
 mod app;
 
+use std::fmt::Write;
 use std::time::Duration;
 
-use app::{App, Browser, KEY, Log, OTHER_KEY, cookie_of};
+use app::{App, Browser, KEY, Log, OTHER_KEY, OWN_PAGE, cookie_of};
 use axum::Router;
+use hurdlr_oauth2::manager::UnfinishedWork;
 use hurdlr_oauth2::testing::{Fault, Gate, StoreCall, StoreFault};
 use hurdlr_oauth2::web::{LoginConfig, login_routes};
 use hurdlr_oauth2::{ApiVersion, ErrorKind, UserId};
@@ -136,9 +138,11 @@ async fn a_cookie_that_cannot_be_a_login_goes_first_and_one_of_another_name_is_l
     let app = App::new();
     let mut ann = Browser::of("ann");
     let login = ann.begin(&app, "ann").await;
+    let name = ann.only_cookie().0;
+    let prefix = &name[..name.len() - 12];
     for number in 0..5 {
-        ann.cookies.insert(format!("__Host-hurdlr_login_planted-{number}---"), "planted".into());
-        let forged = format!("__Host-hurdlr_login_{number}%3B%20Domain%3Dexample.com%0D%0A");
+        ann.cookies.insert(format!("{prefix}planted-{number}---"), "planted".into());
+        let forged = format!("{prefix}{number}%3B%20Domain%3Dexample.com%0D%0A");
         ann.cookies.insert(forged, "planted".into());
     }
     let began = ann.get(&app, "/hurdlr/connect").await;
@@ -454,19 +458,23 @@ async fn keys_are_changed_without_losing_a_login() {
 #[tokio::test]
 async fn a_login_is_not_completed_by_other_settings_than_it_began_with() {
     type Settings = fn(&app::Site) -> hurdlr_oauth2::HurdlrBuilder;
-    let changed: [Settings; 4] = [
-        |site| site.builder().api_version(ApiVersion::V5),
-        |site| site.builder().issuer("https://issuer.example"),
-        |site| site.builder().redirect_uri("https://app.example.com:8443/hurdlr/callback"),
-        |site| site.builder_of("other-client").redirect_uri(app::REDIRECT_URI),
+    let changed: [(Settings, &str); 4] = [
+        (|site| site.builder().api_version(ApiVersion::V5), "OtherSettings"),
+        (|site| site.builder().issuer("https://issuer.example"), "OtherSettings"),
+        (|site| site.builder_of("other-client").redirect_uri(app::REDIRECT_URI), "OtherSettings"),
+        // To its cookies that is another app.
+        (
+            |site| site.builder().redirect_uri("https://app.example.com:8443/hurdlr/callback"),
+            "NotBegunHere",
+        ),
     ];
     let app = App::new();
-    for settings in changed {
+    for (settings, reason) in changed {
         let mut ann = Browser::of("ann");
         let callback = ann.begin(&app, "ann").await;
         let other = App::on(app.site.clone(), settings, |config| config);
         assert_eq!(ann.get(&other, &callback).await.status, 400);
-        assert_eq!(other.failures(), ["OtherSettings"]);
+        assert_eq!(other.failures(), [reason]);
     }
     assert_eq!(app.site.fake.count().total(), 0);
 }
@@ -481,6 +489,9 @@ async fn a_state_that_cannot_be_redeemed_is_not_exchanged() {
     assert_eq!(answer.status, 503);
     assert_eq!((app.failures(), app.site.fake.count().total()), (to_strings(&["Store"]), 0));
     app.assert_nothing_leaked();
+    // The store did nothing, and may be asked again.
+    app.site.store.recover();
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
 }
 
 #[tokio::test]
@@ -549,7 +560,7 @@ async fn other_methods_do_nothing() {
         ("HEAD", callback.as_str()),
         ("POST", &callback),
         ("HEAD", "/hurdlr/connect"),
-        ("POST", "/hurdlr/connect"),
+        ("PUT", "/hurdlr/connect"),
         ("GET", "/hurdlr/disconnect"),
     ] {
         let answer = ann.send(&app, method, path, &[("sec-fetch-site", "same-origin")]).await;
@@ -654,7 +665,7 @@ async fn a_login_returns_to_paths_of_the_app_and_nowhere_else() {
     }
 }
 
-/// Where a whole login that was asked to return to `target` ends.
+/// The end of a whole login that was asked to return to `target`.
 async fn returned(app: &App, target: &str) -> String {
     let mut ann = Browser::of("ann");
     let query = url::form_urlencoded::Serializer::new(String::new())
@@ -691,25 +702,259 @@ async fn settings_that_cannot_be_used_are_named() {
     assert!(routes.unwrap_err().to_string().contains("authorize_url"));
 }
 
+fn below_books(config: LoginConfig) -> LoginConfig {
+    config.connect_path("/in").callback_path("/back").disconnect_path("/out")
+}
+
 #[tokio::test]
-async fn paths_are_the_apps_and_a_proxy_may_change_them() {
-    let app = App::with(
-        |site| site.builder().redirect_uri("https://example.com/app/back"),
-        |config| {
-            config
-                .connect_path("/in")
-                .callback_path("/back")
-                .disconnect_path("/out")
-                .return_to("/x")
-        },
-    );
+async fn links_stay_below_proxys_prefix() {
+    let builder = |site: &app::Site| site.builder().redirect_uri("https://example.com/books/back");
+    let app = App::with(builder, |config| below_books(config).return_to("/x"));
+    for (asked, end) in [
+        ("", "/books/x"),
+        ("?return_to=/books/y%3Fz", "/books/y?z"),
+        ("?return_to=/y%23z", "/books/y#z"),
+        ("?return_to=/books", "/books"),
+        ("?return_to=/bookshop", "/books/bookshop"),
+        ("?return_to=/books/in", "/books/x"),
+        ("?return_to=/in%3Freturn_to=/", "/books/x"),
+        ("?return_to=/books/back", "/books/x"),
+        ("?return_to=//evil.example", "/books/x"),
+    ] {
+        let mut ann = Browser::of("ann");
+        let began = ann.get(&app, &format!("/in{asked}")).await;
+        let callback = app.consent(&began, "ann").await;
+        let callback = callback.strip_prefix("/books").unwrap();
+        assert_eq!(ann.get(&app, callback).await.location(), end, "{asked}");
+    }
     let mut ann = Browser::of("ann");
-    let began = ann.get(&app, "/in").await;
-    let callback = app.consent(&began, "ann").await;
-    let callback = callback.strip_prefix("/app").unwrap();
-    assert_eq!(ann.get(&app, callback).await.location(), "/x");
     let gone = ann.send(&app, "POST", "/out", &[("origin", "https://example.com")]).await;
-    assert_eq!(gone.location(), "/x");
+    assert_eq!(gone.location(), "/books/x");
+    let asked = ann.send(&app, "GET", "/in", &[("sec-fetch-site", "cross-site")]).await;
+    assert!(asked.body.contains("action=\"/books/in?return_to=%2Fbooks%2Fx\""), "{}", asked.body);
+    let failed = ann.get(&app, "/back?code=c&state=s").await;
+    assert!(failed.body.contains("href=\"/books/in?return_to=%2Fbooks%2Fx\""), "{}", failed.body);
+    assert!(failed.body.contains("href=\"/books/x\""), "{}", failed.body);
+    // By default the app's root is returned to, and not that of the host.
+    let LoginPage { routes, .. } = LoginPage::of("https://example.com/books/back", below_books);
+    let answer = routes.unwrap();
+    let answer = app::answer(&answer, "GET", "/in", &[("sec-fetch-site", "none")]).await;
+    assert!(answer.body.contains("return_to=%2Fbooks%2F\""), "{}", answer.body);
+}
+
+/// The routes of an app that says nothing else about its login.
+struct LoginPage {
+    routes: Result<Router, hurdlr_oauth2::Error>,
+    site: app::Site,
+}
+
+impl LoginPage {
+    fn of(redirect_uri: &str, change: impl FnOnce(LoginConfig) -> LoginConfig) -> Self {
+        let site = app::Site::new();
+        let manager = site.manager(site.builder().redirect_uri(redirect_uri));
+        let config = change(LoginConfig::new(app::key(KEY), app::signed_in));
+        Self { routes: login_routes(manager, config), site }
+    }
+}
+
+#[tokio::test]
+async fn nested_routes_work_or_name_nest() {
+    let nested = LoginPage::of("https://example.com/books/back", below_books);
+    let router = Router::new().nest("/books", nested.routes.unwrap());
+    let began = app::answer(&router, "GET", "/books/in", &OWN_PAGE).await;
+    let url = began.location().parse().unwrap();
+    let back = nested.site.fake.consent(&url, "ann").await.unwrap();
+    let cookie = began.set_cookies().remove(0);
+    let headers = [("cookie", cookie.split_once(';').unwrap().0)];
+    let done = app::answer(&router, "GET", &app::path_of(&back), &headers).await;
+    assert_eq!((done.status, done.location()), (303, "/books/"));
+
+    for redirect_uri in ["https://example.com/books/back", "https://example.com/back"] {
+        let misplaced = LoginPage::of(redirect_uri, |config| config.connect_path("/in"));
+        let router = Router::new().nest("/books", misplaced.routes.unwrap());
+        let answer = app::answer(&router, "GET", "/books/in", &OWN_PAGE).await;
+        assert_eq!((answer.status, answer.set_cookies().len()), (500, 0), "{redirect_uri}");
+        assert!(answer.body.contains("not set up"), "{}", answer.body);
+    }
+    assert!(Log::of_everything().text().contains("the login routes are nested at /books,"));
+}
+
+#[tokio::test]
+async fn odd_redirect_uri_works_or_is_named() {
+    for path in [
+        "/hurdlr;v=1/callback",
+        "/a=b/callback",
+        "/a@b/@c",
+        "/a:b/callback",
+        "/a!$&'()*+,=~b",
+        "/hurdlr/callback/",
+        "/a%20b/%C3%A9",
+        "/a%7Bb%7D",
+        "//a",
+        "/hurdlr/callback?tenant=1&b=c?d",
+        "/ä/{b}",
+    ] {
+        let page = LoginPage::of(&format!("https://app.example.com{path}"), |config| config);
+        // Merged, as apps do it: axum judges the paths once more.
+        let router = Router::new()
+            .route("/", axum::routing::get(async || "home"))
+            .merge(page.routes.unwrap());
+        let began = app::answer(&router, "GET", "/hurdlr/connect", &OWN_PAGE).await;
+        let url = began.location().parse().unwrap();
+        let back = page.site.fake.consent(&url, "ann").await.unwrap();
+        let cookie = began.set_cookies().remove(0);
+        let headers = [("cookie", cookie.split_once(';').unwrap().0)];
+        let done = app::answer(&router, "GET", &app::path_of(&back), &headers).await;
+        assert_eq!((done.status, done.location()), (303, "/"), "{path}");
+    }
+    for path in ["", "/", "/:a/callback", "/a/*b", "/?a=b", "/hurdlr/connect"] {
+        let page = LoginPage::of(&format!("https://app.example.com{path}"), |config| config);
+        let error = page.routes.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let named = error.to_string();
+        assert!(named.contains("redirect_uri") || named.contains("callback_path"), "{named}");
+    }
+    let odd = LoginPage::of("https://example.com/a//back", below_books).routes.unwrap_err();
+    assert!(odd.to_string().contains("redirect_uri"), "{odd}");
+}
+
+#[tokio::test]
+async fn one_router_serves_several_managers() {
+    let site = app::Site::new();
+    let manager = |version| site.manager(site.builder().api_version(version));
+    let (v4, v6) = (manager(ApiVersion::V4), manager(ApiVersion::V6));
+    let before = App::of(site.clone(), v4.clone(), |config| config);
+    let during = App::of(site.clone(), v6.clone(), |config| config.other_manager(v4.clone()));
+    let after = App::of(site.clone(), v6.clone(), |config| config);
+    let ann = UserId::new("ann").unwrap();
+
+    // One that began with the old version is completed by it, and only while that is there.
+    let mut browser = Browser::of("ann");
+    let callback = browser.begin(&before, "ann").await;
+    assert_eq!(browser.clone().get(&after, &callback).await.status, 400);
+    assert_eq!(after.failures(), ["OtherSettings"]);
+    assert_eq!(browser.get(&during, &callback).await.location(), "/home");
+    assert!(v4.user(&ann).token().await.is_ok() && v6.user(&ann).token().await.is_err());
+    // Connected at either is connected.
+    let again = browser.get(&during, &callback).await;
+    assert!(again.body.contains("You are connected"), "{}", again.body);
+
+    let callback = browser.begin(&during, "ann").await;
+    assert_eq!(browser.get(&during, &callback).await.location(), "/home");
+    assert!(v6.user(&ann).token().await.is_ok());
+    let requests = site.fake.requests();
+    let paths: Vec<_> = requests.iter().map(|request| request.path().to_owned()).collect();
+    assert_eq!(paths, ["/rest/v4/auth/token", "/v6/auth/token"]);
+
+    let gone = browser.disconnect(&during, &[("sec-fetch-site", "same-origin")]).await;
+    assert_eq!(gone.status, 303);
+    assert!(v4.user(&ann).token().await.is_err() && v6.user(&ann).token().await.is_err());
+
+    let elsewhere = site.builder().redirect_uri("https://app.example.com/else");
+    for other in [elsewhere, site.builder_of("no-redirect-uri")] {
+        let config = app::config(KEY, |_| ()).other_manager(site.manager(other));
+        let error = login_routes::<()>(v6.clone(), config).unwrap_err();
+        assert!(error.to_string().contains("redirect_uri of other_manager"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn two_versions_routes_share_a_host() {
+    let site = app::Site::new();
+    let routes = |version, path: &str| {
+        let uri = format!("https://app.example.com/{path}/callback");
+        let manager = site.manager(site.builder().api_version(version).redirect_uri(uri));
+        let connect = format!("/{path}/connect");
+        App::of(site.clone(), manager, |config| config.connect_path(connect))
+    };
+    let (v4, v6) = (routes(ApiVersion::V4, "v4"), routes(ApiVersion::V6, "v6"));
+    let mut ann = Browser::of("ann");
+    let began = ann.get(&v4, "/v4/connect").await;
+    let callback = v4.consent(&began, "ann").await;
+    for _ in 0..5 {
+        assert_eq!(ann.get(&v6, "/v6/connect").await.status, 303);
+    }
+    assert_eq!(ann.get(&v4, &callback).await.location(), "/home");
+}
+
+#[tokio::test]
+async fn more_authorize_parameters_are_sent() {
+    let app = App::with(app::Site::builder, |config| {
+        config.authorize_params(|user: &UserId| {
+            [("prompt", "login".to_owned()), ("login_hint", user.as_str().to_owned())]
+        })
+    });
+    let began = Browser::of("ann").get(&app, "/hurdlr/connect").await;
+    assert_eq!(parameter(began.location(), "prompt"), "login");
+    assert_eq!(parameter(began.location(), "login_hint"), "ann");
+    let doubled = App::with(app::Site::builder, |c| c.authorize_params(|_| [("state", "x")]));
+    let began = Browser::of("ann").get(&doubled, "/hurdlr/connect").await;
+    assert_eq!((began.status, doubled.failures()), (500, to_strings(&["Config"])));
+}
+
+#[tokio::test]
+async fn page_tells_whose_fault_it_is() {
+    let (site, provider) = ("This site is not set up", "Hurdlr refused the login");
+    for (fault, says) in [
+        (Fault::answer(400, r#"{"error":"invalid_client"}"#), site),
+        (Fault::answer(401, r#"{"error":"invalid_client","error_description":"marker"}"#), site),
+        (Fault::answer(400, r#"{"error":"unauthorized_client"}"#), site),
+        (Fault::answer(401, r#"{"error":[{"type":"INVALID_TOKEN","message":"marker"}]}"#), site),
+        (Fault::answer(401, r#"{"error":[{"type":"EXPIRED_TOKEN","message":"marker"}]}"#), site),
+        (Fault::answer(403, r#"{"error":[{"type":"BAD_REQUEST","message":"marker"}]}"#), site),
+        (Fault::answer(400, r#"{"error":"invalid_grant"}"#), provider),
+        (Fault::answer(400, r#"{"error":[{"type":"INVALID_VALUE"}]}"#), provider),
+        (Fault::status(500), "did not answer"),
+    ] {
+        let app = App::new();
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        app.site.fake.fault_next(fault);
+        let answer = ann.get(&app, &callback).await;
+        assert!(answer.body.contains(says), "{says}: {}", answer.body);
+        assert!(!answer.body.contains("marker"), "{}", answer.body);
+    }
+    // The site's own secret is wrong.
+    for version in [ApiVersion::V4, ApiVersion::V5, ApiVersion::V6] {
+        let app = App::with(
+            |site| {
+                let wrong = "wrong".to_owned().into();
+                site.builder_by(site.fake.client_id(), wrong)
+                    .redirect_uri(app::REDIRECT_URI)
+                    .api_version(version)
+            },
+            |config| config,
+        );
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        let answer = ann.get(&app, &callback).await;
+        assert!(answer.body.contains(site), "{version}: {}", answer.body);
+    }
+    for (code, says) in [
+        ("unauthorized_client", site),
+        ("invalid_scope", site),
+        ("temporarily_unavailable", "did not answer"),
+        ("login_required", provider),
+    ] {
+        let app = App::new();
+        let mut ann = Browser::of("ann");
+        let state = parameter(&ann.begin(&app, "ann").await, "state");
+        let path = format!("/hurdlr/callback?error={code}&state={state}");
+        let answer = ann.get(&app, &path).await;
+        assert!(answer.body.contains(says), "{code}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn forged_callback_is_not_called_completed() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    ann.get(&app, &callback).await;
+    let forged = ann.get(&app, "/hurdlr/callback?code=c&state=forged").await;
+    assert_eq!(app.failures(), ["NotBegunHere"]);
+    assert!(forged.body.contains("You are connected"), "{}", forged.body);
+    assert!(!forged.body.contains("completed before"), "{}", forged.body);
 }
 
 #[tokio::test]
@@ -753,4 +998,209 @@ async fn the_largest_login_takes_at_most_1400_bytes_of_a_browser() {
         let (name, value) = user.only_cookie();
         assert!(name.len() + 1 + value.len() <= 1_400, "{}", value.len());
     }
+}
+
+#[tokio::test]
+async fn login_begins_from_own_pages_only() {
+    let own = "https://app.example.com";
+    let navigates = ("sec-fetch-mode", "navigate");
+    for (method, headers, begins) in [
+        ("GET", vec![("sec-fetch-site", "same-origin"), navigates], true),
+        ("GET", vec![("sec-fetch-site", "same-origin")], true),
+        ("POST", vec![("sec-fetch-site", "same-origin"), navigates, ("origin", "null")], true),
+        ("POST", vec![("origin", own)], true), // a browser of before 2023
+        ("GET", vec![("sec-fetch-site", "cross-site"), navigates], false),
+        ("GET", vec![("sec-fetch-site", "same-site"), navigates], false),
+        ("GET", vec![("sec-fetch-site", "none"), navigates], false),
+        ("GET", vec![("sec-fetch-site", ""), navigates], false),
+        ("GET", vec![("sec-fetch-site", "cross-site"), navigates, ("origin", own)], false),
+        ("GET", vec![("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], false),
+        ("POST", vec![("sec-fetch-site", "cross-site"), navigates, ("origin", own)], false),
+        ("POST", vec![("origin", "https://evil.example")], false),
+        ("POST", vec![("origin", "null")], false),
+        ("GET", vec![("referer", "https://app.example.com/")], false),
+        ("GET", vec![], false),
+    ] {
+        let app = App::new();
+        let mut ann = Browser::of("ann");
+        let path = "/hurdlr/connect?return_to=/a%3Fb";
+        let answer = ann.send(&app, method, path, &headers).await;
+        assert_eq!(answer.status == 303, begins, "{method} {headers:?}");
+        assert_eq!(ann.cookies.len(), usize::from(begins), "{method} {headers:?}");
+        if !begins {
+            assert_eq!((answer.status, app.failures()), (200, to_strings(&["Unconfirmed"])));
+            // The page asks, and its button comes from the app's own page.
+            let form = "<form method=\"post\" action=\"/hurdlr/connect?return_to=%2Fa%3Fb\">";
+            assert!(answer.body.contains(form), "{}", answer.body);
+            let pressed = ann.send(&app, "POST", path, &OWN_PAGE).await;
+            assert_eq!((pressed.status, ann.cookies.len()), (303, 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn foreign_page_leaves_connection_alone() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
+    let cross_site = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+    let answer = ann.send(&app, "GET", "/hurdlr/connect", &cross_site).await;
+    assert_eq!((answer.location(), ann.cookies.len()), ("", 0));
+    assert_eq!(app.site.fake.count().total(), 1);
+}
+
+/// Not even one that is made for a page of the app, such as by its own speculation rules.
+#[tokio::test]
+async fn prefetch_begins_no_login() {
+    for (name, value) in [
+        ("sec-purpose", "prefetch"),
+        ("sec-purpose", "prefetch;prerender"),
+        ("purpose", "prefetch"),
+        ("x-purpose", "preview"),
+        ("x-sec-purpose", "prefetch"),
+        ("x-moz", "prefetch"),
+        ("sec-fetch-mode", "cors"),
+        ("sec-fetch-mode", "no-cors"),
+    ] {
+        let app = App::new();
+        let mut ann = Browser::of("ann");
+        let callback = ann.begin(&app, "ann").await;
+        for _ in 0..4 {
+            let headers = [("sec-fetch-site", "same-origin"), (name, value)];
+            let answer = ann.send(&app, "GET", "/hurdlr/connect", &headers).await;
+            // A browser keeps no prefetched answer that failed.
+            assert_eq!((answer.status, answer.location()), (503, ""), "{name}: {value}");
+            let early = ann.send(&app, "GET", &callback, &[(name, value)]).await;
+            assert_eq!(early.status, 503, "{name}: {value}");
+        }
+        assert_eq!((ann.cookies.len(), app.site.fake.count().total()), (1, 0));
+        assert_eq!(ann.get(&app, &callback).await.location(), "/home", "{name}: {value}");
+    }
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_abandoned_callback() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let gate = Gate::closed();
+    app.site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    tokio::select! {
+        _ = ann.get(&app, &callback) => panic!("the exchange is held"),
+        () = app.site.fake.arrived(1) => {}
+    }
+    let shutdown = app.manager.shutdown();
+    let opens = async {
+        tokio::task::yield_now().await;
+        gate.open();
+    };
+    let (unfinished, ()) = tokio::join!(shutdown, opens);
+    assert_eq!(unfinished, []);
+    assert!(app.is_connected("ann").await);
+    assert_eq!(app.site.store.calls().last(), Some(&StoreCall::Save));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_names_unfinished_login() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let gate = Gate::closed();
+    app.site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    tokio::select! {
+        _ = ann.get(&app, &callback) => panic!("the exchange is held"),
+        () = app.site.fake.arrived(1) => {}
+    }
+    let unfinished = app.manager.shutdown().await;
+    let works: Vec<_> = unfinished.iter().map(|it| (it.user.as_str(), it.work)).collect();
+    assert_eq!(works, [("ann", UnfinishedWork::Login)]);
+    gate.open();
+    assert_eq!(app.manager.shutdown().await, []);
+}
+
+#[tokio::test]
+async fn callback_after_shutdown_spends_no_code() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    assert_eq!(app.manager.shutdown().await, []);
+    let answer = ann.get(&app, &callback).await;
+    assert_eq!((answer.status, app.site.fake.count().total()), (503, 0));
+    // Another replica completes it.
+    let other = App::on(app.site.clone(), app::Site::builder, |config| config);
+    assert_eq!(ann.get(&other, &callback).await.location(), "/home");
+}
+
+#[tokio::test]
+async fn apps_on_one_host_share_no_limit() {
+    let of_port = |port: u16| {
+        let uri = format!("http://localhost:{port}/hurdlr/callback");
+        App::with(|site| site.builder().redirect_uri(uri), |config| config)
+    };
+    let (one, other) = (of_port(3_000), of_port(4_000));
+    let mut ann = Browser::of("ann"); // cookies know no ports
+    let callback = ann.begin(&one, "ann").await;
+    for _ in 0..6 {
+        ann.begin(&other, "ann").await;
+    }
+    assert_eq!(ann.cookies.len(), 5);
+    assert_eq!(ann.get(&one, &callback).await.location(), "/home");
+}
+
+#[tokio::test]
+async fn another_user_is_told_no_destination() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let began = ann.get(&app, "/hurdlr/connect?return_to=/reports/annual").await;
+    let callback = app.consent(&began, "ann").await;
+    let mut mallory = Browser { user: "mallory".into(), ..ann.clone() };
+    let answer = mallory.get(&app, &callback).await;
+    assert_eq!(app.failures(), ["OtherUser"]);
+    assert!(!answer.body.contains("reports"), "{}", answer.body);
+    assert!(answer.body.contains("href=\"/home\""), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn foreign_cookie_beyond_ascii_hides_no_login() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let (name, value) = ann.only_cookie();
+    for bytes in [&b"caf\xe9"[..], b"caf\xc3\xa9", b"\xff\xfe", b"=\x80="] {
+        let cookies =
+            [b"a=", bytes, b"; ", name.as_bytes(), b"=", value.as_bytes(), b"; b=", bytes];
+        let connect = ann.raw(&app, "/hurdlr/connect", &cookies.concat()).await;
+        assert_eq!(connect.set_cookies().len(), 1);
+        let state = parameter(connect.location(), "state");
+        assert!(!state.is_empty());
+    }
+    let cookies = [b"a=\xe9; ", name.as_bytes(), b"=", value.as_bytes()].concat();
+    assert_eq!(ann.raw(&app, &callback, &cookies).await.location(), "/home");
+}
+
+#[tokio::test]
+async fn ten_thousand_cookies_cost_little() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let (name, value) = ann.only_cookie();
+    let prefix = &name[..name.len() - 12];
+    let mut planted = String::new();
+    for number in 0..10_000 {
+        write!(planted, "{prefix}{number:012}={value}; ").unwrap();
+    }
+    let same = format!("{name}=planted; ").repeat(10_000);
+    let mut quickest = MINUTE;
+    for cookies in [format!("{planted}{name}={value}"), format!("{name}={value}; {same}")] {
+        let start = std::time::Instant::now();
+        let began = ann.raw(&app, "/hurdlr/connect", cookies.as_bytes()).await;
+        assert!(began.set_cookies().len() <= 16, "{}", began.set_cookies().len());
+        let again = ann.clone().raw(&app, &callback, same.as_bytes()).await;
+        assert_eq!(again.status, 400);
+        quickest = quickest.min(start.elapsed());
+    }
+    assert!(quickest < Duration::from_millis(100), "{quickest:?}");
+    let cookies = format!("{planted}{name}={value}");
+    assert_eq!(ann.raw(&app, &callback, cookies.as_bytes()).await.location(), "/home");
 }

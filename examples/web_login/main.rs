@@ -81,7 +81,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if unsaved.is_empty() { Ok(()) } else { Err("some tokens could not be saved".into()) }
 }
 
-/// Where the tokens are: in a file, sealed.
+/// The store of the tokens: a file, sealed.
 async fn open_store(database: &str) -> Result<Sealed<SqliteStore>, Box<dyn Error>> {
     let key = key_from("WEB_LOGIN_STORE_KEY", 32, "tokens kept by it cannot be read")?;
     let keys = KeyRing::new(SealingKey::from_bytes(&key)?);

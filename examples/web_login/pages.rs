@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::site::USERS;
 
-/// What the status page tells.
+/// The facts of the status page.
 pub(crate) enum Connection {
     /// There is a living token.
     Connected {

@@ -5,9 +5,11 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use axum::extract::{Form, FromRef, FromRequestParts, State};
+use axum::extract::{Form, FromRef, FromRequestParts, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY};
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
@@ -23,12 +25,12 @@ use url::Url;
 
 use crate::pages::{self, Connection};
 
-/// Who may sign in here. A real site asks for more than a click.
+/// The users who may sign in here. A real site asks for more than a click.
 pub(crate) const USERS: [&str; 2] = ["Ann", "Bob"];
 
 const SESSION: &str = "session";
 
-/// Who is asked for consent, and where its clock is.
+/// The provider that is asked for consent, and its clock.
 pub(crate) enum Provider {
     /// In this process: its clock can be turned, together with the site's own.
     Embedded { fake: FakeHurdlr, clock: ManualClock },
@@ -52,7 +54,7 @@ impl Provider {
     }
 }
 
-/// What all requests share.
+/// State shared by all requests.
 #[derive(Clone)]
 pub(crate) struct Site(Arc<Inner>);
 
@@ -63,7 +65,7 @@ struct Inner {
     api: reqwest::Client,
     /// When each user connected, as far as that was seen since the start.
     since: Mutex<HashMap<UserId, SystemTime>>,
-    /// What a button did, for the page that is shown next.
+    /// The outcome of a button, for the page that is shown next.
     notices: Mutex<HashMap<UserId, String>>,
 }
 
@@ -119,6 +121,7 @@ impl Site {
             .route("/call", post(call))
             .route("/turn", post(turn))
             .layer(middleware::map_response(guarded))
+            .layer(middleware::from_fn(own_forms))
             .merge(login_routes(self.0.manager.clone(), login)?);
         Ok(router.with_state(self))
     }
@@ -170,6 +173,16 @@ async fn guarded(response: Response) -> Response {
         ),
     ];
     (headers, response).into_response()
+}
+
+/// Forms are the site's own: another site's must not sign a visitor in as somebody else, whose
+/// connection they would then make.
+async fn own_forms(request: Request, next: Next) -> Response {
+    let sent_by = request.headers().get("sec-fetch-site");
+    if request.method() == Method::POST && sent_by.is_none_or(|site| site != "same-origin") {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    next.run(request).await
 }
 
 #[derive(Deserialize)]

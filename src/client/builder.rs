@@ -13,6 +13,7 @@ use super::{Credentials, Hurdlr, Inner};
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::endpoint::{ApiVersion, ClientAuthentication, Environment, Scope, secret_bearing_url};
 use crate::error::Error;
+use crate::login;
 use crate::retry::RetryPolicy;
 use crate::rng::SharedRng;
 use crate::transport::{HttpClient, Timeouts, USER_AGENT, client_builder};
@@ -287,8 +288,8 @@ impl HurdlrBuilder {
             None => HttpClient::with(self.reqwest, &token_url, self.timeouts)?,
         };
         Ok(Hurdlr(Arc::new(Inner {
-            authorize_url: url_of(self.authorize_url)?,
-            redirect_uri: text_of(self.redirect_uri)?,
+            authorize_url: authorize_url(self.authorize_url, self.scope)?,
+            redirect_uri: redirect_uri(self.redirect_uri)?,
             retry: self.retry.judged()?,
             credentials: Credentials {
                 client_id: self.client_id,
@@ -310,15 +311,22 @@ impl HurdlrBuilder {
     }
 }
 
-fn url_of(setting: Option<Named<String>>) -> Result<Option<Url>, Error> {
-    setting.map(|Named { name, value }| secret_bearing_url(name, &value)).transpose()
+fn authorize_url(
+    setting: Option<Named<String>>,
+    scope: Option<Scope>,
+) -> Result<Option<Url>, Error> {
+    let Some(Named { name, value }) = setting else { return Ok(None) };
+    let url = secret_bearing_url(name, &value)?;
+    login::check_authorize_url(name, &url, scope)?;
+    Ok(Some(url))
 }
 
-/// A URL that has to be sent letter by letter as it was registered (RFC 6749 section 3.1.2.3).
-fn text_of(setting: Option<Named<String>>) -> Result<Option<String>, Error> {
-    let judged =
-        |Named { name, value }: Named<String>| secret_bearing_url(name, &value).map(|_| value);
-    setting.map(judged).transpose()
+/// The redirect URI is sent letter by letter as it was registered (RFC 6749 section 3.1.2.3), so it
+/// stays the text it is.
+fn redirect_uri(setting: Option<Named<String>>) -> Result<Option<String>, Error> {
+    let Some(Named { name, value }) = setting else { return Ok(None) };
+    login::check_redirect_uri(name, &secret_bearing_url(name, &value)?)?;
+    Ok(Some(value))
 }
 
 impl fmt::Debug for HurdlrBuilder {
@@ -357,9 +365,9 @@ mod tests {
         .unwrap();
         assert_eq!(hurdlr.token_url().as_str(), "http://localhost:1/x/rest/v5/auth/token");
         assert_eq!(hurdlr.client_id(), "id");
-        let (url, pending) = hurdlr.begin_login().unwrap();
+        let (url, _) = hurdlr.begin_login().unwrap();
         assert_eq!(url.port(), Some(2));
-        assert!(format!("{pending:?}").contains("localhost:3/callback"));
+        assert!(url.as_str().contains("redirect_uri=http%3A%2F%2Flocalhost%3A3%2Fcallback"));
     }
 
     #[test]
@@ -451,6 +459,21 @@ mod tests {
         );
         assert!(build(|b| b.authorize_url("http://a.example")).contains("authorize_url"));
         assert!(build(|b| b.redirect_uri("https://a.example/#f")).contains("redirect_uri"));
+        for query in ["state=x", "a=1&client_id=x&b", "a=1&a=2", "code_challenge", "%73tate="] {
+            let url = format!("https://a.example/authorize?{query}");
+            let builder = Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");
+            let error = builder.authorize_url(url).build().unwrap_err().to_string();
+            assert!(error.contains("authorize_url has `"), "{error}");
+        }
+        // A scope is sent where one is set, and else the URL may have one.
+        let scoped = "https://a.example/authorize?scope=read";
+        let builder = || Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");
+        assert!(builder().authorize_url(scoped).build().is_ok());
+        let v6 = builder().api_version(ApiVersion::V6).scope(Scope::Read);
+        let error = v6.authorize_url(scoped).build().unwrap_err();
+        assert!(error.to_string().contains("`scope`"), "{error}");
+        assert!(build(|b| b.redirect_uri("https://a.example/?a&state=b")).contains("`state`"));
+        assert!(builder().redirect_uri("https://a.example/b?tenant=1").build().is_ok());
         assert!(build(|b| b.environment("https://a.example?q")).contains("environment"));
         assert!(build(|b| b.scope(Scope::Read)).contains("scope is set, and API v4"));
         let v6 = |b: HurdlrBuilder| b.api_version(ApiVersion::V6).bearer_on_refresh(true);

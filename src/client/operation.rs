@@ -46,7 +46,8 @@ pub(crate) trait Operation: Send + Sync {
 /// Exchanges the code of a login for a token (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
 pub(super) struct CodeExchange<'a> {
     pub(super) url: &'a Url,
-    pub(super) accepted: AuthorizationCode,
+    pub(super) verified: AuthorizationCode,
+    pub(super) redirect_uri: &'a str,
     pub(super) scope: Option<Scope>,
 }
 
@@ -60,11 +61,11 @@ impl Operation for CodeExchange<'_> {
     }
 
     fn fields(&self) -> Vec<(&'static str, &str)> {
-        let AuthorizationCode { code, verifier, redirect_uri } = &self.accepted;
+        let AuthorizationCode { code, verifier } = &self.verified;
         let mut fields = vec![
             ("grant_type", Self::TYPE.name()),
             ("code", code.expose_secret()),
-            ("redirect_uri", redirect_uri.as_str()),
+            ("redirect_uri", self.redirect_uri),
             ("code_verifier", verifier.expose_secret()),
         ];
         fields.extend(self.scope.map(|scope| ("scope", scope.as_str())));
@@ -72,7 +73,7 @@ impl Operation for CodeExchange<'_> {
     }
 
     fn secrets(&self) -> Vec<&str> {
-        vec![self.accepted.code.expose_secret(), self.accepted.verifier.expose_secret()]
+        vec![self.verified.code.expose_secret(), self.verified.verifier.expose_secret()]
     }
 
     fn read(&self, answer: Answer, receipt: &Receipt<'_>) -> Result<Token, Failure> {

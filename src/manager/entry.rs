@@ -172,6 +172,8 @@ pub(super) struct UserState {
     pub(super) refusals: Option<Refusals>,
     /// How many tokens are still to be revoked, and why the last try failed.
     pub(super) unrevoked: (usize, Option<Error>),
+    /// How many logins are being completed.
+    pub(super) logins: usize,
     write_lock: Option<Arc<tokio::sync::Mutex<()>>>,
     events: Option<watch::Sender<(u64, TokenEvent)>>,
 }
@@ -269,6 +271,7 @@ impl UserState {
             && self.refused.is_empty()
             && self.refusals.is_none()
             && self.unrevoked.0 == 0
+            && self.logins == 0
             && self.told.is_none()
             && self.write_lock.as_ref().is_none_or(|lock| Arc::strong_count(lock) == 1)
             && self.events.as_ref().is_none_or(watch::Sender::is_closed)

@@ -21,7 +21,10 @@ use super::{
 
 pub(super) const PATH: &str = "/oauth/authorize";
 
-/// Who logs in where the form names nobody.
+/// The query parameter of a person who has consented already.
+pub(super) const CONSENTED_USER: &str = "consented_user";
+
+/// The user of a form that names nobody.
 pub(super) const DEFAULT_USER: &str = "demo";
 
 /// Bytes.
@@ -32,7 +35,7 @@ const FORM_LIMIT: usize = 16 * 1024;
 const CONTENT_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";
 
-/// What the form carries from the page to the decision.
+/// The parameters that the form carries from the page to the decision.
 const CARRIED: [&str; 7] = [
     "response_type",
     "client_id",
@@ -43,12 +46,15 @@ const CARRIED: [&str; 7] = [
     "code_challenge_method",
 ];
 
-/// Shows the page.
+/// Shows the page, or redirects at once where the URL names a user who has consented already.
 pub(super) async fn page(State(provider): State<Arc<Provider>>, request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
     let parameters = Parameters::parse(query.as_bytes());
     let answer = match judge(&provider, &parameters) {
-        Ok(request) => consent_page(&provider, &parameters, &request),
+        Ok(request) => match parameters.first(CONSENTED_USER) {
+            Some(user) => redirect(&allow(&provider, &parameters, &request, user)),
+            None => consent_page(&provider, &parameters, &request),
+        },
         Err(refusal) => refusal.into_answer(),
     };
     answer.into_response()
@@ -67,20 +73,30 @@ pub(super) async fn decide(State(provider): State<Arc<Provider>>, request: Reque
     let back = match parameters.first("decision") {
         Some("allow") => {
             let user = parameters.first("user").map(str::trim).filter(|user| !user.is_empty());
-            let consent = Consent {
-                user: user.unwrap_or(DEFAULT_USER).to_owned(),
-                redirect_uri: request.redirect_uri.clone(),
-                code_challenge: request.code_challenge.clone(),
-                // One that is not known is ignored, as RFC 6749 section 3.3 allows.
-                scope: parameters.first("scope").and_then(Scope::parse),
-            };
-            let code = lock(&provider.ledger).issue_code(consent, provider.now());
-            request.back(&[("code", &code)])
+            allow(&provider, &parameters, &request, user.unwrap_or(DEFAULT_USER))
         }
         Some("deny") => request.back(&[("error", "access_denied")]),
         _ => return error_page("The form says neither allow nor deny.").into_response(),
     };
     redirect(&back).into_response()
+}
+
+/// The redirect back with a code for the user.
+fn allow(
+    provider: &Provider,
+    parameters: &Parameters<'_>,
+    request: &AuthorizationRequest,
+    user: &str,
+) -> Url {
+    let consent = Consent {
+        user: user.to_owned(),
+        redirect_uri: request.redirect_uri.clone(),
+        code_challenge: request.code_challenge.clone(),
+        // An unknown one is ignored, as RFC 6749 section 3.3 allows.
+        scope: parameters.first("scope").and_then(Scope::parse),
+    };
+    let code = lock(&provider.ledger).issue_code(consent, provider.now());
+    request.back(&[("code", &code)])
 }
 
 /// The parameters of an authorization request, decoded.
@@ -107,12 +123,14 @@ impl<'a> Parameters<'a> {
 
 /// A request that may be put before the person.
 struct AuthorizationRequest {
-    /// As it was sent.
+    /// The text that was sent.
     redirect_uri: String,
     /// The same, parsed.
     target: Url,
     state: Option<String>,
     code_challenge: Option<String>,
+    /// The provider's (RFC 9207).
+    issuer: Option<String>,
 }
 
 impl AuthorizationRequest {
@@ -122,13 +140,14 @@ impl AuthorizationRequest {
         let mut back = self.target.clone();
         back.query_pairs_mut()
             .extend_pairs(answer)
-            .extend_pairs(self.state.as_ref().map(|state| ("state", state)));
+            .extend_pairs(self.state.as_ref().map(|state| ("state", state)))
+            .extend_pairs(self.issuer.as_ref().map(|issuer| ("iss", issuer)));
         back
     }
 }
 
 enum Refusal {
-    /// Whom to redirect to is itself in doubt, so the person is told and nobody else
+    /// The place to redirect to is itself in doubt, so the person is told and nobody else
     /// (RFC 6749 section 4.1.2.1).
     Person(&'static str),
     /// The client is told.
@@ -160,6 +179,7 @@ fn judge(
         target,
         state: parameters.first("state").map(str::to_owned),
         code_challenge: parameters.first("code_challenge").map(str::to_owned),
+        issuer: provider.issuer.clone(),
     };
     let refuse = |error: &str, description: &str| {
         let back = request.back(&[("error", error), ("error_description", description)]);
@@ -191,15 +211,15 @@ fn redirect_target(
     parameters: &Parameters<'_>,
 ) -> Result<(String, Url), Refusal> {
     let sent = parameters.first("redirect_uri");
-    if let Some(registered) = &provider.redirect_uri {
-        // The setting is a parsed URL, so both are compared parsed.
-        return match sent.map(Url::parse) {
-            None => Ok((registered.to_string(), registered.clone())),
-            Some(Ok(url)) if url == *registered => Ok((sent.unwrap_or_default().to_owned(), url)),
-            Some(_) => Err(Refusal::Person("The place to return to is not a registered one.")),
-        };
-    }
-    let sent = sent.ok_or(Refusal::Person("The link does not say where to return to."))?;
+    let sent = match (sent, &provider.redirect_uri) {
+        // RFC 9700 section 2.1: compared letter by letter.
+        (Some(sent), Some(registered)) if sent != registered => {
+            return Err(Refusal::Person("The place to return to is not a registered one."));
+        }
+        (Some(sent), _) => sent,
+        (None, Some(registered)) => registered,
+        (None, None) => return Err(Refusal::Person("The link does not say where to return to.")),
+    };
     match Url::parse(sent) {
         // RFC 6749 section 3.1.2: absolute, and without a fragment.
         Ok(url) if url.fragment().is_none() && !url.cannot_be_a_base() => {
@@ -269,7 +289,7 @@ fn html(status: StatusCode, title: &str, main: &str) -> Answer {
     guarded(Answer::html(status, [head, title, head_end, main, foot].concat()))
 }
 
-/// What every page and redirect of a login should carry: no frame, no script, no leak of the
+/// Adds the headers that every page and redirect of a login should carry: no frame, no script, no leak of the
 /// state through a `Referer`.
 fn guarded(answer: Answer) -> Answer {
     answer

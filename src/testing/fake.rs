@@ -43,8 +43,8 @@ use super::{
 /// - `/oauth/authorize`: a page at which a person logs in and consents;
 /// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource.
 ///
-/// Its token endpoints share what they remember: it does not say that tokens of one version are good
-/// at another, which the reference leaves open.
+/// Its token endpoints share what they remember: it does not say that tokens of one version are
+/// good at another, which the reference leaves open.
 ///
 /// Clones are handles to the same provider. Its server and all its connections end when the last
 /// handle is dropped; an [`InMemoryHttpClient`] works on.
@@ -78,7 +78,8 @@ impl FakeHurdlr {
         Self::builder().start().await
     }
 
-    /// A provider with default settings and without a socket, for [`http_client`](Self::http_client).
+    /// A provider with default settings and without a socket, for
+    /// [`http_client`](Self::http_client).
     #[must_use]
     pub fn in_memory() -> Self {
         Self::builder().in_memory()
@@ -95,6 +96,24 @@ impl FakeHurdlr {
     #[must_use]
     pub fn authorize_url(&self) -> Url {
         self.at(authorize::PATH)
+    }
+
+    /// The authorization endpoint for a test in a browser: `user` is logged in, and has consented
+    /// before, so that the provider sends the browser back at once, without a click. For
+    /// [`authorize_url`](crate::HurdlrBuilder::authorize_url).
+    ///
+    /// ```
+    /// use hurdlr_oauth2::testing::FakeHurdlr;
+    ///
+    /// let fake = FakeHurdlr::in_memory();
+    /// let url = fake.consented_url("ann");
+    /// assert!(url.as_str().ends_with("/oauth/authorize?consented_user=ann"));
+    /// ```
+    #[must_use]
+    pub fn consented_url(&self, user: &str) -> Url {
+        let mut url = self.authorize_url();
+        url.query_pairs_mut().append_pair(authorize::CONSENTED_USER, user);
+        url
     }
 
     /// The protected resource, under v4; v5 and v6 have the same. GET or POST with an access token
@@ -205,8 +224,9 @@ impl FakeHurdlr {
         self.decide(authorize_url, &[("decision", "deny")]).await
     }
 
-    /// The token requests, and those for a revocation, since the start or [`clear_requests`](Self::clear_requests), in order of
-    /// arrival. Empty where [recording](FakeHurdlrBuilder::record) is off.
+    /// The token requests, and those for a revocation, since the start or
+    /// [`clear_requests`](Self::clear_requests), in order of arrival. Empty where
+    /// [recording](FakeHurdlrBuilder::record) is off.
     #[must_use]
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.provider.journal.requests()
@@ -330,7 +350,9 @@ pub struct FakeHurdlrBuilder {
     refresh_life: Option<Duration>,
     client_id: String,
     client_secret: SecretString,
-    redirect_uri: Option<Url>,
+    redirect_uri: Option<String>,
+    issuer: Option<String>,
+    ignore_pkce: bool,
     record: bool,
     check_bearer: bool,
 }
@@ -346,6 +368,8 @@ impl Default for FakeHurdlrBuilder {
             client_id: "fake-client".to_owned(),
             client_secret: "fake-secret".into(),
             redirect_uri: None,
+            issuer: None,
+            ignore_pkce: false,
             record: true,
             check_bearer: false,
         }
@@ -391,10 +415,24 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// The registered redirect URI, which every login must then name. Unless set, any absolute
-    /// one will do, and the token request must repeat it if it names one.
-    pub fn redirect_uri(mut self, uri: Url) -> Self {
-        self.redirect_uri = Some(uri);
+    /// The registered redirect URI, which every login must then name letter by letter (RFC 9700
+    /// section 2.1). Unless set, any absolute one will do, and the token request must repeat it if
+    /// it names one.
+    pub fn redirect_uri(mut self, uri: impl Into<String>) -> Self {
+        self.redirect_uri = Some(uri.into());
+        self
+    }
+
+    /// The issuer that every callback names as `iss` (RFC 9207); none unless set.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Whether v4 and v5 ignore the PKCE verifier of a code, whose reference does not list it; no
+    /// unless set. v6 checks it in any case.
+    pub fn ignore_pkce(mut self, ignore: bool) -> Self {
+        self.ignore_pkce = ignore;
         self
     }
 
@@ -438,6 +476,8 @@ impl FakeHurdlrBuilder {
             client_id: self.client_id,
             client_secret: self.client_secret,
             redirect_uri: self.redirect_uri,
+            issuer: self.issuer,
+            ignores_pkce: self.ignore_pkce,
             checks_bearer: self.check_bearer,
             clock: Clock::start(),
             settings: Mutex::new(Settings {

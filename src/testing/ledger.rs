@@ -169,6 +169,7 @@ pub(super) struct Terms {
     pub(super) token_life: Duration,
     pub(super) refresh_life: Option<Duration>,
     pub(super) rotation: Rotation,
+    pub(super) checks_pkce: bool,
 }
 
 impl Terms {
@@ -275,6 +276,7 @@ impl Ledger {
             _ => {}
         }
         match (known.consent.code_challenge.as_deref(), verifier) {
+            _ if !terms.checks_pkce => {}
             (None, None) => {}
             (Some(_), None) => return Err(CodeRefusal::VerifierMissing),
             (Some(challenge), Some(verifier)) if fits(verifier, challenge) => {}

@@ -49,7 +49,9 @@ pub(super) struct Provider {
     pub(super) base_url: Url,
     pub(super) client_id: String,
     pub(super) client_secret: SecretString,
-    pub(super) redirect_uri: Option<Url>,
+    pub(super) redirect_uri: Option<String>,
+    pub(super) issuer: Option<String>,
+    pub(super) ignores_pkce: bool,
     pub(super) checks_bearer: bool,
     pub(super) clock: Clock,
     pub(super) settings: Mutex<Settings>,
@@ -76,6 +78,7 @@ impl Provider {
             token_life: settings.token_life.unwrap_or(version.token_life()),
             refresh_life: settings.refresh_life,
             rotation: settings.rotation,
+            checks_pkce: version.documents_pkce() || !self.ignores_pkce,
         }
     }
 

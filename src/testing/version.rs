@@ -64,6 +64,15 @@ impl Version {
         }
     }
 
+    /// Whether the reference lists `code_verifier`. A server ignores what it does not know (RFC 6749
+    /// section 3.2).
+    pub(super) fn documents_pkce(self) -> bool {
+        match self {
+            Self::V4 | Self::V5 => false,
+            Self::V6 => true,
+        }
+    }
+
     /// Whether `client_credentials` bring a refresh token too.
     pub(super) fn refreshes_client_credentials(self) -> bool {
         match self {

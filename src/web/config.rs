@@ -1,4 +1,4 @@
-//! What the app decides about its logins.
+//! The settings of the login routes, and their validation.
 
 use std::fmt;
 use std::future::Future;
@@ -6,33 +6,36 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use axum_extra::extract::cookie::Key;
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use cookie::Key;
 use http::request::Parts;
 use secrecy::{ExposeSecret, SecretSlice};
-use sha2::{Digest, Sha256};
+use url::Url;
 
 use super::failure::LoginFailure;
-use super::pending;
-use super::return_target::{self, ReturnTarget};
+use super::login_cookie;
+use super::return_path::{self, ReturnPath};
 use crate::endpoint::secret_bearing_url;
 use crate::error::Error;
 use crate::manager::TokenManager;
 use crate::user::UserId;
 
-type Eventually<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Users = dyn Fn(Parts) -> Eventually<Result<UserId, Response>> + Send + Sync;
-type OnFailure = dyn Fn(LoginFailure) -> Eventually<Response> + Send + Sync;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type UserResolver = dyn Fn(Parts) -> BoxFuture<Result<UserId, Response>> + Send + Sync;
+type OnFailure = dyn Fn(LoginFailure) -> BoxFuture<Response> + Send + Sync;
+type AuthorizeParams = dyn Fn(&UserId) -> Vec<(String, String)> + Send + Sync;
 
-/// The settings of [`login_routes`](super::login_routes), which judges them.
+pub(super) const CONNECT_PATH: &str = "/hurdlr/connect";
+
+/// The settings of [`login_routes`](super::login_routes), which validates them.
 #[derive(Clone)]
 #[must_use]
 pub struct LoginConfig {
     keys: Vec<SecretSlice<u8>>,
-    users: Arc<Users>,
+    users: Arc<UserResolver>,
     on_failure: Arc<OnFailure>,
-    return_to: String,
+    authorize_params: Arc<AuthorizeParams>,
+    other_managers: Vec<TokenManager>,
+    return_to: Option<String>,
     connect_path: String,
     callback_path: Option<String>,
     disconnect_path: String,
@@ -85,8 +88,10 @@ impl LoginConfig {
                 Box::pin(async { user.await.map_err(IntoResponse::into_response) })
             }),
             on_failure: Arc::new(|failure| Box::pin(async { failure.into_response() })),
-            return_to: "/".into(),
-            connect_path: "/hurdlr/connect".into(),
+            authorize_params: Arc::new(|_| Vec::new()),
+            other_managers: Vec::new(),
+            return_to: None,
+            connect_path: CONNECT_PATH.into(),
             callback_path: None,
             disconnect_path: "/hurdlr/disconnect".into(),
         }
@@ -99,37 +104,97 @@ impl LoginConfig {
         self
     }
 
-    /// Where a user is sent afterwards if the request named no usable `return_to`; `/` by default.
+    /// Another manager with the same redirect URI, such as that of the former API version while
+    /// users move to a new one. New logins begin with the manager of
+    /// [`login_routes`](super::login_routes). Each is completed by the manager it began with, and a
+    /// disconnect is one at all of them.
     ///
-    /// This one and those of requests are a path of the app, with a query if need be, of at most
-    /// 256 bytes, and in the form that a browser would make of it.
-    pub fn return_to(mut self, path: impl Into<String>) -> Self {
-        self.return_to = path.into();
+    /// ```
+    /// # use hurdlr_oauth2::web::{LoginConfig, login_routes};
+    /// # use hurdlr_oauth2::{Error, TokenManager};
+    /// # use axum::Router;
+    /// # type Managers = (TokenManager, TokenManager);
+    /// # fn routes((v4, v6): Managers, config: LoginConfig) -> Result<Router, Error> {
+    /// login_routes(v6, config.other_manager(v4))
+    /// # }
+    /// ```
+    pub fn other_manager(mut self, manager: TokenManager) -> Self {
+        self.other_managers.push(manager);
         self
     }
 
-    /// Where a login begins; `/hurdlr/connect` by default.
+    /// More parameters for the authorize URL of a user's login, such as `prompt` or `login_hint`;
+    /// none by default. See [`begin_login_with`](crate::Hurdlr::begin_login_with).
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::UserId;
+    /// # use hurdlr_oauth2::web::LoginConfig;
+    /// # fn with_hint(config: LoginConfig) -> LoginConfig {
+    /// config.authorize_params(|user: &UserId| [("login_hint", user.as_str().to_owned())])
+    /// # }
+    /// ```
+    pub fn authorize_params<K: Into<String>, V: Into<String>, P: IntoIterator<Item = (K, V)>>(
+        mut self,
+        params: impl Fn(&UserId) -> P + Send + Sync + 'static,
+    ) -> Self {
+        self.authorize_params = Arc::new(move |user| {
+            params(user).into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+        });
+        self
+    }
+
+    /// The destination of a user whose request named no usable `return_to`; the app's root by
+    /// default.
+    ///
+    /// This one and those of requests are a path of the app, with a query if need be, of at most
+    /// 256 bytes, and in the form that a browser would make of it. Where the app is below a
+    /// [prefix](Self::callback_path), a path without the prefix gets it.
+    pub fn return_to(mut self, path: impl Into<String>) -> Self {
+        self.return_to = Some(path.into());
+        self
+    }
+
+    /// The path at which a login begins, as the app sees it; `/hurdlr/connect` by default.
     pub fn connect_path(mut self, path: impl Into<String>) -> Self {
         self.connect_path = path.into();
         self
     }
 
-    /// Where the app sees the callback; by default the path of the
-    /// [redirect URI](crate::HurdlrBuilder::redirect_uri). Set it where a proxy changes paths on the
-    /// way.
+    /// The path of the callback, as the app sees it; by default that of the
+    /// [redirect URI](crate::HurdlrBuilder::redirect_uri).
+    ///
+    /// Set it where a proxy or [`nest`](axum::Router::nest) takes a prefix off the app's paths.
+    /// Where the redirect URI's path ends with this one, what stands before it is the prefix of the
+    /// app, and every link and redirect of the routes gets it:
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::web::{LoginConfig, login_routes};
+    /// # use hurdlr_oauth2::{Error, TokenManager};
+    /// # use axum::Router;
+    /// # fn app(manager: TokenManager, config: LoginConfig) -> Result<Router, Error> {
+    /// // With the redirect URI https://app.example.com/books/hurdlr/callback:
+    /// let login = login_routes(manager, config.callback_path("/hurdlr/callback"))?;
+    /// # let app =
+    /// Router::new().nest("/books", login)
+    /// # ;
+    /// # Ok(app)
+    /// # }
+    /// ```
     pub fn callback_path(mut self, path: impl Into<String>) -> Self {
         self.callback_path = Some(path.into());
         self
     }
 
-    /// Where a user is forgotten; `/hurdlr/disconnect` by default.
+    /// The path at which a user is disconnected, as the app sees it; `/hurdlr/disconnect` by
+    /// default.
     pub fn disconnect_path(mut self, path: impl Into<String>) -> Self {
         self.disconnect_path = path.into();
         self
     }
 
-    /// What is shown when a login fails. By default that is a small page, which can be had here as
-    /// well, since a [`LoginFailure`] is a response:
+    /// Shows that a login failed, or that it first has to be
+    /// [confirmed](super::FailureReason::Unconfirmed). By default that is a small page, which is
+    /// available here as well, since a [`LoginFailure`] is a response:
     ///
     /// ```
     /// # use axum::response::{IntoResponse, Redirect, Response};
@@ -169,55 +234,64 @@ impl fmt::Debug for LoginConfig {
     }
 }
 
-/// The settings, judged, with the manager they are for.
-pub(super) struct Login {
-    pub(super) manager: TokenManager,
+/// The validated settings, with the managers they are for.
+pub(super) struct LoginRoutes {
+    /// The first begins logins; each completes its own.
+    pub(super) managers: Vec<TokenManager>,
     /// The first encrypts; all decrypt.
     pub(super) keys: Vec<Key>,
-    pub(super) users: Arc<Users>,
+    pub(super) users: Arc<UserResolver>,
     pub(super) on_failure: Arc<OnFailure>,
-    pub(super) return_to: ReturnTarget,
+    pub(super) authorize_params: Arc<AuthorizeParams>,
+    pub(super) return_to: ReturnPath,
+    /// The part that the browser sees before the app's paths: empty, or such as `/books`.
+    pub(super) prefix: String,
     pub(super) connect_path: String,
     pub(super) callback_path: String,
     pub(super) disconnect_path: String,
-    pub(super) redirect_uri: String,
-    /// The app's own, by its redirect URI: what a proxy in front makes of a request says little.
+    /// The app's own, by its redirect URI: a proxy in front may have changed that of a request.
     pub(super) origin: String,
     /// Whether the browser reaches the app by https.
     pub(super) is_https: bool,
-    pub(super) end_of_cookie: String,
-    /// A digest of all settings of the provider that a login depends on, in base64.
-    pub(super) settings: String,
+    pub(super) cookie_prefix: String,
 }
 
-impl Login {
-    pub(super) fn judged(manager: TokenManager, config: LoginConfig) -> Result<Self, Error> {
-        let hurdlr = manager.hurdlr();
-        hurdlr.begin_login()?; // which judges what it needs
-        let redirect_uri = hurdlr.redirect_uri().unwrap_or_default().to_owned();
-        let redirect = secret_bearing_url("redirect_uri", &redirect_uri)?;
-        let callback_path = config.callback_path.unwrap_or_else(|| redirect.path().to_owned());
+impl LoginRoutes {
+    pub(super) fn new(manager: TokenManager, config: LoginConfig) -> Result<Self, Error> {
+        let managers: Vec<_> = std::iter::once(manager).chain(config.other_managers).collect();
+        let hurdlr = managers[0].hurdlr();
+        hurdlr.begin_login()?; // fails where a setting is missing
+        let redirect_uri = hurdlr.redirect_uri().unwrap_or_default();
+        let mut others = managers.iter().map(|manager| manager.hurdlr().redirect_uri());
+        if let Some(other) = others.find(|other| *other != Some(redirect_uri)) {
+            return Err(Error::config(format!(
+                "the redirect_uri of other_manager is {:?}, and that of the first manager is \
+                 {redirect_uri:?}: the routes have one callback",
+                other.unwrap_or_default()
+            )));
+        }
+        let redirect = secret_bearing_url("redirect_uri", redirect_uri)?;
+        let (callback_path, prefix) = callback_path(&redirect, config.callback_path)?;
         let paths = [
             ("connect_path", &config.connect_path),
             ("callback_path", &callback_path),
             ("disconnect_path", &config.disconnect_path),
         ];
         for (setting, path) in paths {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
-            if !path.starts_with('/') || !path.bytes().all(plain) {
-                return Err(Error::config(format!(
-                    "{setting} is {path:?}: it must be a plain path, such as /hurdlr/connect"
-                )));
-            }
-            if paths.iter().any(|(other, same)| *other != setting && *same == path) {
-                return Err(Error::config(format!("{setting} is {path:?}, as another path is")));
+            check_route(setting, path)?;
+            if let Some((other, _)) =
+                paths.iter().find(|(other, same)| *other != setting && *same == path)
+            {
+                return Err(Error::config(format!("{setting} and {other} are both {path:?}")));
             }
         }
-        let return_to = return_target::read(&config.return_to).ok_or_else(|| {
+        let return_to = config.return_to.as_deref().unwrap_or("/");
+        let return_to = ReturnPath::parse(return_to).and_then(|path| path.below(&prefix));
+        let return_to = return_to.ok_or_else(|| {
             Error::config(format!(
                 "return_to is {:?}: it must be a path of the app, of at most {} bytes",
-                config.return_to,
-                return_target::MAX_BYTES
+                config.return_to.unwrap_or_default(),
+                return_path::MAX_BYTES
             ))
         })?;
         let keys = config.keys.iter().map(|key| {
@@ -230,26 +304,62 @@ impl Login {
             })
         });
         let keys = keys.collect::<Result<_, _>>()?;
-        let settings = Sha256::digest(format!(
-            "{:?}\n{redirect_uri}\n{}",
-            hurdlr.realm(),
-            hurdlr.issuer().unwrap_or_default(),
-        ));
         let is_https = redirect.scheme() == "https";
+        let cookie_prefix = login_cookie::name_prefix(redirect_uri, is_https);
         Ok(Self {
             keys,
             users: config.users,
             on_failure: config.on_failure,
+            authorize_params: config.authorize_params,
             return_to,
+            prefix,
             connect_path: config.connect_path,
             callback_path,
             disconnect_path: config.disconnect_path,
             origin: redirect.origin().ascii_serialization(),
             is_https,
-            end_of_cookie: pending::end_of_cookie(is_https),
-            redirect_uri,
-            settings: BASE64_URL_SAFE_NO_PAD.encode(settings),
-            manager,
+            cookie_prefix,
+            managers,
         })
+    }
+}
+
+/// The callback's path as the app sees it, and the prefix that the browser sees before it.
+fn callback_path(redirect: &Url, setting: Option<String>) -> Result<(String, String), Error> {
+    let seen = redirect.path();
+    let Some(path) = setting else {
+        if seen == "/" {
+            return Err(Error::config(
+                "the path of redirect_uri is `/`, which is the app's own page: register a path \
+                 such as /hurdlr/callback, or set callback_path",
+            ));
+        }
+        check_route("the path of redirect_uri", seen)?;
+        return Ok((seen.to_owned(), String::new()));
+    };
+    let prefix = seen.strip_suffix(&path).unwrap_or_default().to_owned();
+    let is_prefix = |path: ReturnPath| path.path() == prefix && !prefix.ends_with('/');
+    if !prefix.is_empty() && !ReturnPath::parse(&prefix).is_some_and(is_prefix) {
+        return Err(Error::config(format!(
+            "the path of redirect_uri is {prefix:?} before callback_path: that is no app's prefix"
+        )));
+    }
+    Ok((path, prefix))
+}
+
+/// Accepts a path that axum takes as it is: the letters of RFC 3986 section 3.3, and none of axum's
+/// own placeholders, present or former.
+fn check_route(setting: &str, path: &str) -> Result<(), Error> {
+    let is_plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@".contains(&byte);
+    let is_route = path.starts_with('/')
+        && path.bytes().all(is_plain)
+        && !path.split('/').any(|segment| segment.starts_with([':', '*']));
+    if is_route {
+        Ok(())
+    } else {
+        Err(Error::config(format!(
+            "{setting} is {path:?}: it must be a plain path, such as /hurdlr/callback"
+        )))
     }
 }

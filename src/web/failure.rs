@@ -1,4 +1,4 @@
-//! A login that was not completed, and what the person is shown.
+//! `LoginFailure`: a login that was not completed, and the page that says so.
 
 use std::fmt;
 
@@ -7,26 +7,27 @@ use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, StatusCode};
 use url::form_urlencoded;
 
-use super::return_target::ReturnTarget;
+use super::return_path::ReturnPath;
 use crate::error::{CallbackProblem, Error, ErrorKind};
 use crate::user::UserId;
 
-/// Styles only: our pages work without script, and nobody frames them.
+/// Styles only: the pages work without script, and nobody frames them.
 pub(super) const PAGE_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Why a login was not completed, or a user not disconnected.
+/// Why a login was not begun or completed, or a user not disconnected.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum FailureReason {
+    /// A login that no page of the app asked for: the link was on another site, or in a mail, or
+    /// was typed. The page of the [`LoginFailure`] asks the person, and its button begins the
+    /// login. A page of the app's own in its place must not be framed by others.
+    Unconfirmed,
     /// This browser has no login that the callback belongs to: it was begun in another, or is over,
     /// or was completed before, or the callback is forged.
     NotBegunHere,
     /// Another user of the app began this login.
     OtherUser,
-    /// The login was begun with other settings: another API version, environment, client id, issuer
-    /// or redirect URI.
-    OtherSettings,
     /// The login's state was redeemed before, here or by another replica: the callback was loaded
     /// twice.
     AlreadyUsed,
@@ -34,9 +35,8 @@ pub enum FailureReason {
     TooLong,
     /// A disconnect that no page of the app asked for.
     CrossSite,
-    /// All else: what is wrong with the callback
-    /// ([`callback_problem`](Error::callback_problem)), such as the person's refusal; what became of
-    /// the exchange; what the store said.
+    /// All else: what is wrong with the callback ([`callback_problem`](Error::callback_problem)),
+    /// such as the person's refusal; what became of the exchange; what the store said.
     Failed(Error),
 }
 
@@ -48,8 +48,24 @@ impl FailureReason {
         }
     }
 
+    /// Whether those who run the site have to change something.
+    pub(super) fn is_site_fault(&self) -> bool {
+        let Self::Failed(error) = self else { return false };
+        match error.kind() {
+            ErrorKind::Config | ErrorKind::Unsupported => true,
+            ErrorKind::InvalidCallback | ErrorKind::Rejected | ErrorKind::Unavailable => {
+                // RFC 6749 section 5.2 has 401 for the client's credentials, whatever the code
+                // says.
+                error.status().is_some_and(|status| status == 401 || status == 403)
+                    || error.code().is_some_and(|code| SITE_FAULTS.contains(&code))
+            }
+            _ => false,
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
+            Self::Unconfirmed => StatusCode::OK,
             Self::OtherUser | Self::CrossSite => StatusCode::FORBIDDEN,
             Self::TooLong => StatusCode::URI_TOO_LONG,
             Self::Failed(error) => match error.kind() {
@@ -58,10 +74,21 @@ impl FailureReason {
                 ErrorKind::Rejected | ErrorKind::InvalidResponse => StatusCode::BAD_GATEWAY,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
-            _ => StatusCode::BAD_REQUEST,
+            Self::NotBegunHere | Self::AlreadyUsed => StatusCode::BAD_REQUEST,
         }
     }
 }
+
+/// Codes of RFC 6749 sections 4.1.2.1 and 5.2 by which the provider refuses the client, and not the
+/// person.
+const SITE_FAULTS: [&str; 6] = [
+    "invalid_client",
+    "invalid_request",
+    "invalid_scope",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "unsupported_response_type",
+];
 
 impl From<Error> for FailureReason {
     fn from(error: Error) -> Self {
@@ -72,9 +99,9 @@ impl From<Error> for FailureReason {
 impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unconfirmed => f.write_str("no page of the app asked for this login"),
             Self::NotBegunHere => f.write_str("this browser has begun no such login"),
             Self::OtherUser => f.write_str("another user began this login"),
-            Self::OtherSettings => f.write_str("this login was begun with other settings"),
             Self::AlreadyUsed => f.write_str("this login was used before"),
             Self::TooLong => f.write_str("the callback is too long"),
             Self::CrossSite => f.write_str("the request is not from a page of the app"),
@@ -83,39 +110,60 @@ impl fmt::Display for FailureReason {
     }
 }
 
-/// What an app is told of a login that was not completed. As a response it is a small page that
+/// A login that was not completed, as the app is told of it. As a response it is a small page that
 /// says so.
 #[derive(Debug)]
 pub struct LoginFailure {
     reason: FailureReason,
     user: Option<UserId>,
     is_connected: bool,
-    return_to: ReturnTarget,
+    return_to: ReturnPath,
     try_again: String,
 }
 
 impl LoginFailure {
+    /// `connect` is the path of a new login, as the browser sees it.
     pub(super) fn new(
         reason: FailureReason,
         user: Option<UserId>,
         is_connected: bool,
-        return_to: ReturnTarget,
-        connect_path: &str,
+        return_to: ReturnPath,
+        connect: &str,
     ) -> Self {
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("return_to", return_to.as_str())
             .finish();
-        let try_again = format!("{connect_path}?{query}");
+        let try_again = format!("{connect}?{query}");
         Self { reason, user, is_connected, return_to, try_again }
     }
 
-    /// Why.
+    /// A failure for tests of [`on_failure`](super::LoginConfig::on_failure), of an app with
+    /// default paths.
+    ///
+    /// ```
+    /// use axum::response::IntoResponse;
+    /// use hurdlr_oauth2::web::{FailureReason, LoginFailure};
+    /// use hurdlr_oauth2::{CallbackProblem, UserId};
+    ///
+    /// let late = FailureReason::Failed(CallbackProblem::Expired.into());
+    /// let failure = LoginFailure::for_tests(late, Some(UserId::new("ann")?), false);
+    /// assert_eq!(failure.try_again(), "/hurdlr/connect?return_to=%2F");
+    /// assert_eq!(failure.into_response().status(), 400);
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
+    /// ```
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn for_tests(reason: FailureReason, user: Option<UserId>, is_connected: bool) -> Self {
+        Self::new(reason, user, is_connected, ReturnPath::trusted("/"), super::config::CONNECT_PATH)
+    }
+
+    /// The reason of the failure.
     #[must_use]
     pub fn reason(&self) -> &FailureReason {
         &self.reason
     }
 
-    /// Whose request it was; none where that was not asked.
+    /// The user of the request; `None` where nobody was asked who that is.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
         self.user.as_ref()
@@ -128,38 +176,49 @@ impl LoginFailure {
         self.is_connected
     }
 
-    /// Where the login would have led: a path of the app.
+    /// The destination of the login: a path of the app, as the browser sees it.
     #[must_use]
     pub fn return_to(&self) -> &str {
         self.return_to.as_str()
     }
 
-    /// Where a new login begins that leads there: a path of the app.
+    /// The link of a new login with that destination: a path of the app, as the browser sees it.
+    /// For a link or a form on a page of the app.
     #[must_use]
     pub fn try_again(&self) -> &str {
         &self.try_again
     }
 
-    /// Whether nothing is left to do, since a callback that was completed before is all there is.
+    /// Whether nothing is left to do: the person is connected, and the callback belongs to no
+    /// pending login.
     fn is_done(&self) -> bool {
         use FailureReason::{AlreadyUsed, NotBegunHere};
         self.is_connected && matches!(self.reason, AlreadyUsed | NotBegunHere)
     }
 
-    /// What happened, in a few words and a sentence for the person.
-    fn told(&self) -> (&'static str, &'static str) {
+    /// A heading and a sentence for the person.
+    fn title_and_message(&self) -> (&'static str, &'static str) {
         use FailureReason::{
-            AlreadyUsed, CrossSite, Failed, NotBegunHere, OtherSettings, OtherUser, TooLong,
+            AlreadyUsed, CrossSite, Failed, NotBegunHere, OtherUser, TooLong, Unconfirmed,
         };
         const STALE: (&str, &str) = (
             "This login is no longer valid",
             "It took more than 10 minutes, was begun in another browser, or was completed before.",
         );
+        const CONNECTED: &str = "You are connected to Hurdlr";
+        const NOT_CONNECTED: &str = "Hurdlr was not connected";
         match &self.reason {
-            NotBegunHere | AlreadyUsed if self.is_done() => {
-                ("You are connected to Hurdlr", "This login was completed before.")
+            Unconfirmed => (
+                "Connect Hurdlr?",
+                "You came here from outside of this site. Continue only if you want to connect \
+                 your account here to your account at Hurdlr.",
+            ),
+            AlreadyUsed if self.is_done() => (CONNECTED, "This login was used before."),
+            // The callback may be forged as well as loaded again.
+            NotBegunHere if self.is_done() => {
+                (CONNECTED, "This page belongs to no login under way. Nothing was changed.")
             }
-            NotBegunHere | OtherSettings | TooLong => STALE,
+            NotBegunHere | TooLong => STALE,
             AlreadyUsed => (
                 "This login was used before",
                 "If you have just allowed access, you may be connected in a moment.",
@@ -171,59 +230,81 @@ impl LoginFailure {
             CrossSite => {
                 ("Nothing was changed", "The request did not come from a page of this site.")
             }
-            Failed(error) => match (error.kind(), error.callback_problem()) {
-                (_, Some(CallbackProblem::Refused)) if error.code() == Some("access_denied") => {
-                    ("Hurdlr was not connected", "You did not allow access.")
+            reason if reason.is_site_fault() => {
+                (NOT_CONNECTED, "This site is not set up for it. Please tell those who run it.")
+            }
+            Failed(error) => match (error.kind(), error.callback_problem(), error.code()) {
+                (_, Some(CallbackProblem::Refused), Some("access_denied")) => {
+                    (NOT_CONNECTED, "You did not allow access.")
                 }
-                (_, Some(CallbackProblem::Refused)) | (ErrorKind::Rejected, _) => {
-                    ("Hurdlr was not connected", "Hurdlr refused the login.")
+                (
+                    _,
+                    Some(CallbackProblem::Refused),
+                    Some("server_error" | "temporarily_unavailable"),
+                ) => (NOT_CONNECTED, UNAVAILABLE),
+                (_, Some(CallbackProblem::Refused), _) | (ErrorKind::Rejected, ..) => {
+                    (NOT_CONNECTED, "Hurdlr refused the login.")
                 }
-                (ErrorKind::InvalidCallback, _) => STALE,
-                (ErrorKind::Config, _) => (
-                    "Hurdlr was not connected",
-                    "This site is not set up for it. Please tell those who run it.",
-                ),
-                _ => (
-                    "Hurdlr was not connected",
-                    "Something on the way did not answer. Please try again in a few minutes.",
-                ),
+                (ErrorKind::InvalidCallback, ..) => STALE,
+                _ => (NOT_CONNECTED, UNAVAILABLE),
             },
         }
     }
-}
 
-impl IntoResponse for LoginFailure {
-    fn into_response(self) -> Response {
-        let status = if self.is_done() { StatusCode::OK } else { self.reason.status() };
-        let (title, what) = self.told();
-        let said = match &self.reason {
-            FailureReason::Failed(error) => provider_words(error),
-            _ => String::new(),
-        };
-        let back = escape(self.return_to());
-        let links = if self.is_done() || matches!(self.reason, FailureReason::CrossSite) {
+    /// The links of the page, or its button.
+    fn actions(&self) -> String {
+        let (back, again) = (escape(self.return_to()), escape(self.try_again()));
+        if matches!(self.reason, FailureReason::Unconfirmed) {
+            // A post, since browsers that say nothing else of its source send its `Origin`.
+            format!(
+                "<form method=\"post\" action=\"{again}\">\
+                 <button class=\"act\">Connect Hurdlr</button></form>\n\
+                 <a href=\"{back}\">Back to the site</a>"
+            )
+        } else if self.is_done() || matches!(self.reason, FailureReason::CrossSite) {
             format!("<a class=\"act\" href=\"{back}\">Continue</a>")
         } else {
-            let again = escape(self.try_again());
             format!(
                 "<a class=\"act\" href=\"{again}\">Try again</a>\n\
                  <a href=\"{back}\">Back to the site</a>"
             )
+        }
+    }
+}
+
+const UNAVAILABLE: &str = "Something on the way did not answer. Please try again in a few minutes.";
+
+impl IntoResponse for LoginFailure {
+    fn into_response(self) -> Response {
+        let status = if self.is_done() { StatusCode::OK } else { self.reason.status() };
+        let (title, message) = self.title_and_message();
+        let detail = match &self.reason {
+            FailureReason::Failed(error) if !self.reason.is_site_fault() => {
+                provider_error_html(error)
+            }
+            _ => String::new(),
         };
-        let main = format!("<h1>{title}</h1>\n<p>{what}</p>\n{said}{links}");
-        // What is put in is not looked through for a place to put more.
-        let (head, rest) = PAGE.split_once("{title}").unwrap_or((PAGE, ""));
+        // The header's `no-referrer` has browsers send `Origin: null` with the form. This page's
+        // URL holds no code.
+        let referrer = match self.reason {
+            FailureReason::Unconfirmed => "\n<meta name=\"referrer\" content=\"same-origin\">",
+            _ => "",
+        };
+        let head = format!("<title>{title}</title>{referrer}");
+        let main = format!("<h1>{title}</h1>\n<p>{message}</p>\n{detail}{}", self.actions());
+        // Split rather than replace, so inserted text cannot contain placeholders.
+        let (start, rest) = PAGE.split_once("{head}").unwrap_or((PAGE, ""));
         let (body, foot) = rest.split_once("{main}").unwrap_or((rest, ""));
         let policy = HeaderValue::from_static(PAGE_POLICY);
-        let page = Html([head, title, body, &main, foot].concat());
+        let page = Html([start, &head, body, &main, foot].concat());
         (status, [(CONTENT_SECURITY_POLICY, policy)], page).into_response()
     }
 }
 
 const PAGE: &str = include_str!("failure.html");
 
-/// What the provider said, beside that the person refused, which they know.
-fn provider_words(error: &Error) -> String {
+/// The provider's own words, except that the person refused, which they know.
+fn provider_error_html(error: &Error) -> String {
     match (error.code(), error.description()) {
         (Some("access_denied"), None) | (None, _) => String::new(),
         (Some(code), None) => {

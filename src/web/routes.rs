@@ -1,51 +1,56 @@
-//! The three routes, each with what it answers.
+//! The three routes: connect, callback, disconnect.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{NestedPath, Request, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY, SET_COOKIE,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use tokio::runtime::Handle;
-use tracing::Instrument;
 
-use super::config::Login;
+use super::config::LoginRoutes;
 use super::failure::{FailureReason, LoginFailure, PAGE_POLICY};
-use super::pending::Begun;
-use super::return_target::{self, ReturnTarget};
-use crate::login::Callback;
+use super::login_cookie::LoginCookie;
+use super::return_path::ReturnPath;
+use crate::error::{CallbackProblem, Error};
+use crate::login::{Callback, PendingLogin};
+use crate::manager::TokenManager;
 use crate::user::UserId;
 
-/// How much of a callback is looked at. Codes of a few kilobytes have been seen.
-const LONGEST_QUERY: usize = 16 * 1024;
+/// The longest query that is read, in bytes. Codes of a few kilobytes have been seen.
+const MAX_QUERY: usize = 16 * 1024;
 
-pub(super) fn of<S: Clone + Send + Sync + 'static>(login: Login) -> Router<S> {
-    let login = Arc::new(login);
-    // A GET does something here. A HEAD, as link checkers send it, must not.
-    let get_alone = async || not_allowed("GET");
-    let post_alone = async || not_allowed("POST");
+/// The longest wait for the token of a user whose login failed.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) fn router<S: Clone + Send + Sync + 'static>(routes: LoginRoutes) -> Router<S> {
+    let routes = Arc::new(routes);
     let connect = async |State(site), request| guarded(connect(site, request).await);
     let callback = async |State(site), request| guarded(callback(site, request).await);
     let disconnect = async |State(site), request| guarded(disconnect(site, request).await);
+    // axum answers HEAD by the handler of GET. Link checkers send it, and it must do nothing.
+    let get_or_post = async || not_allowed("GET, POST");
+    let get_only = async || not_allowed("GET");
+    let post_only = async || not_allowed("POST");
     Router::new()
-        .route(&login.connect_path, get(connect).head(get_alone).fallback(get_alone))
-        .route(&login.callback_path, get(callback).head(get_alone).fallback(get_alone))
-        .route(&login.disconnect_path, post(disconnect).fallback(post_alone))
-        .with_state(login)
+        .route(
+            &routes.connect_path,
+            get(connect).post(connect).head(get_or_post).fallback(get_or_post),
+        )
+        .route(&routes.callback_path, get(callback).head(get_only).fallback(get_only))
+        .route(&routes.disconnect_path, post(disconnect).fallback(post_only))
+        .with_state(routes)
 }
 
-fn not_allowed(method: &'static str) -> Response {
-    guarded((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, method)]).into_response())
+fn not_allowed(methods: &'static str) -> Response {
+    guarded((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, methods)]).into_response())
 }
 
-/// Nothing of a login stays in a cache, and its URLs, which hold a code, go nowhere as `Referer`.
+/// Keeps a login out of caches, and its URLs, which hold a code, out of `Referer` headers.
 fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -53,139 +58,124 @@ fn guarded(mut response: Response) -> Response {
     response
 }
 
-async fn connect(site: Arc<Login>, request: Request) -> Response {
+async fn connect(site: Arc<LoginRoutes>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let return_to = site.return_target(&parts.uri);
+    let return_to = site.return_path(&parts.uri);
+    if is_speculative(&parts.headers) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    if !is_from_own_page(&parts.headers, &site.origin) {
+        return site.failed(FailureReason::Unconfirmed, None, return_to).await;
+    }
+    if let Some(error) = parts.extensions.get().and_then(|nest| site.misplaced(nest)) {
+        return site.failed(error.into(), None, return_to).await;
+    }
     let headers = parts.headers.clone();
     let user = match (site.users)(parts).await {
         Ok(user) => user,
         Err(response) => return response,
     };
-    match site.manager.hurdlr().begin_login() {
+    let params = (site.authorize_params)(&user);
+    match site.managers[0].hurdlr().begin_login_with(params) {
         Ok((url, login)) => {
-            let (ended, kept) = site.keep(&headers, &Begun { login, user, return_to });
-            let mut response = (kept, Redirect::to(url.as_str())).into_response();
-            for cookie in ended {
-                response.headers_mut().append(SET_COOKIE, cookie);
-            }
+            let cookies = site.keep(&headers, &LoginCookie { login, user, return_to });
+            let mut response = Redirect::to(url.as_str()).into_response();
+            response.headers_mut().extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));
             response
         }
         Err(error) => site.failed(error.into(), Some(user), return_to).await,
     }
 }
 
-async fn callback(site: Arc<Login>, request: Request) -> Response {
+async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let callback = site.read(&parts.uri).map(|(callback, cookie)| {
-        let begun = site.find(&parts.headers, &cookie);
-        (callback, cookie, begun)
+    if is_speculative(&parts.headers) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let callback = site.read_callback(&parts.uri).map(|(callback, cookie)| {
+        let found = site.find(&parts.headers, &cookie);
+        (callback, cookie, found)
     });
-    let came_from_elsewhere = came_from_elsewhere(&parts.headers);
+    let is_cross_site = is_cross_site(&parts.headers);
     let user = match (site.users)(parts).await {
         Ok(user) => user,
-        Err(_) if came_from_elsewhere => return bounce(),
+        Err(_) if is_cross_site => return same_site_reload(),
         Err(response) => return response,
     };
-    let (callback, cookie, begun) = match callback {
+    let (callback, cookie, found) = match callback {
         Ok(callback) => callback,
         Err(reason) => return site.failed(reason, Some(user), site.return_to.clone()).await,
     };
-    let is_there = begun.is_some();
-    let begun = begun.unwrap_or(Err(FailureReason::NotBegunHere));
-    let return_to = begun.as_ref().map_or(&site.return_to, |begun| &begun.return_to).clone();
-    let outcome = match begun {
-        Ok(begun) if begun.user != user => Err(FailureReason::OtherUser),
-        Ok(Begun { login, user, .. }) => {
-            // The state is redeemed before its code is sent, once across all processes.
-            let manager = site.manager.clone();
-            Unstoppable::new(async move {
-                if !manager.redeem(&login).await? {
-                    return Err(FailureReason::AlreadyUsed);
-                }
-                let token = manager.hurdlr().complete_login(login, callback).await?;
-                manager.adopt_uncancellable(&user, token)?.await;
-                Ok(())
-            })
-            .await
+    let is_found = found.is_some();
+    let (outcome, return_to) = match found {
+        None => (Err(FailureReason::NotBegunHere), None),
+        Some(Err(error)) => (Err(error.into()), None),
+        // The destination is the first user's business.
+        Some(Ok(found)) if found.user != user => (Err(FailureReason::OtherUser), None),
+        Some(Ok(LoginCookie { login, return_to, .. })) => {
+            (site.complete(&user, login, callback).await, Some(return_to))
         }
-        Err(reason) => Err(reason),
     };
-    // Another user's is left to the one who began.
-    let is_over = is_there && !matches!(outcome, Err(FailureReason::OtherUser));
+    let is_over = is_found
+        && match &outcome {
+            // Another user's login is left to the one who began it.
+            Err(FailureReason::OtherUser) => false,
+            // Nothing was sent, since the store failed or this replica is shutting down. The
+            // callback may be loaded again.
+            Err(FailureReason::Failed(error)) => !(error.is_temporary() && error.attempts() == 0),
+            _ => true,
+        };
+    let return_to = return_to.unwrap_or_else(|| site.return_to.clone());
     let mut response = match outcome {
         Ok(()) => Redirect::to(return_to.as_str()).into_response(),
         Err(reason) => site.failed(reason, Some(user), return_to).await,
     };
-    if let Some(end) = is_over.then(|| site.end(&cookie)).flatten() {
-        response.headers_mut().append(SET_COOKIE, end);
+    if let Some(removal) = is_over.then(|| site.removal(&cookie)).flatten() {
+        response.headers_mut().append(SET_COOKIE, removal);
     }
     response
 }
 
-async fn disconnect(site: Arc<Login>, request: Request) -> Response {
+async fn disconnect(site: Arc<LoginRoutes>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let return_to = site.return_target(&parts.uri);
-    if !is_of_our_page(&parts.headers, &site.origin) {
+    let return_to = site.return_path(&parts.uri);
+    if !is_from_own_page(&parts.headers, &site.origin) {
         return site.failed(FailureReason::CrossSite, None, return_to).await;
     }
     let user = match (site.users)(parts).await {
         Ok(user) => user,
         Err(response) => return response,
     };
-    match site.manager.user(&user).disconnect().await {
-        // What waits to be revoked is seen to by the manager.
-        Ok(_) => Redirect::to(return_to.as_str()).into_response(),
+    // The managers finish revocations in the background.
+    let mut outcome = Ok(());
+    for manager in &site.managers {
+        outcome = outcome.and(manager.user(&user).disconnect().await.map(|_| ()));
+    }
+    match outcome {
+        Ok(()) => Redirect::to(return_to.as_str()).into_response(),
         Err(error) => site.failed(error.into(), Some(user), return_to).await,
     }
 }
 
-/// Work that is gone on with in a task of its own if nobody waits for it any more. A callback spends
-/// its code: a browser that goes away, or loads it again, must not take the token along.
-struct Unstoppable<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
-
-impl<F: Future<Output: Send> + Send + 'static> Unstoppable<F> {
-    fn new(work: F) -> Self {
-        Self(Some(Box::pin(work)))
-    }
-}
-
-impl<F: Future<Output: Send> + Send + 'static> Future for Unstoppable<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Some(work) = &mut self.0 else { return Poll::Pending };
-        let output = ready!(work.as_mut().poll(context));
-        self.0 = None;
-        Poll::Ready(output)
-    }
-}
-
-impl<F: Future<Output: Send> + Send + 'static> Drop for Unstoppable<F> {
-    fn drop(&mut self) {
-        if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(work.in_current_span());
-        }
-    }
-}
-
-/// Loads the callback again from our own site, where the browser sends a session under
-/// `SameSite=Strict`. A redirect would not do: it counts as the other site's. The page does not name
-/// its own URL, since that holds the code.
-fn bounce() -> Response {
-    const PAGE: &str = include_str!("bounce.html");
+/// Loads the callback again from the app's own site, where the browser sends a session under
+/// `SameSite=Strict`. A redirect would not do: it counts as the other site's. The page does not
+/// name its own URL, since that holds the code.
+fn same_site_reload() -> Response {
+    const PAGE: &str = include_str!("reload.html");
     let policy = HeaderValue::from_static(PAGE_POLICY);
     ([(CONTENT_SECURITY_POLICY, policy)], Html(PAGE)).into_response()
 }
 
-/// Whether the browser says that another site sent it here. After the bounce it says that we did.
-fn came_from_elsewhere(headers: &HeaderMap) -> bool {
+/// Whether the browser says that another site sent it here. After the reload it says that the app
+/// did.
+fn is_cross_site(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site");
     site.is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
-/// Whether a page of the app made the request, by what no page can write into one: `Sec-Fetch-Site`
-/// or, where a browser does not send that, `Origin`.
-fn is_of_our_page(headers: &HeaderMap, origin: &str) -> bool {
+/// Whether a page of the app made the request, by a header that no page can write into one:
+/// `Sec-Fetch-Site` or, where a browser does not send that, `Origin`.
+fn is_from_own_page(headers: &HeaderMap, origin: &str) -> bool {
     let says = |name, value: &str| {
         let mut values = headers.get_all(name).iter().peekable();
         values.peek().is_some() && values.all(|it| it == value)
@@ -197,11 +187,44 @@ fn is_of_our_page(headers: &HeaderMap, origin: &str) -> bool {
     }
 }
 
-impl Login {
+/// Whether nobody is about to see the answer: a browser prefetches or prerenders the page, or a
+/// script fetches it. The answer to such a request is an error without a page, so that a browser
+/// that comes to need the page asks again.
+fn is_speculative(headers: &HeaderMap) -> bool {
+    // The last four are those of older browsers and of scripts, which cannot write the first.
+    const PURPOSES: [&str; 5] = ["sec-purpose", "purpose", "x-purpose", "x-sec-purpose", "x-moz"];
+    let is_early = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.starts_with(b"prefetch") || value.starts_with(b"preview")
+    };
+    let mode = headers.get("sec-fetch-mode");
+    PURPOSES.iter().any(|name| headers.get_all(*name).iter().any(is_early))
+        || mode.is_some_and(|mode| mode != "navigate")
+}
+
+impl LoginRoutes {
+    /// The manager that a login began with completes it.
+    async fn complete(
+        &self,
+        user: &UserId,
+        login: PendingLogin,
+        callback: Callback,
+    ) -> Result<(), FailureReason> {
+        let is_its_own = |it: &&TokenManager| it.hurdlr().login_settings() == login.settings();
+        let Some(manager) = self.managers.iter().find(is_its_own) else {
+            return Err(Error::callback(CallbackProblem::OtherSettings).into());
+        };
+        if manager.complete_login(user, login, callback).await? {
+            Ok(())
+        } else {
+            Err(FailureReason::AlreadyUsed)
+        }
+    }
+
     /// A callback, and the name of the cookie it belongs to.
-    fn read(&self, uri: &Uri) -> Result<(Callback, String), FailureReason> {
+    fn read_callback(&self, uri: &Uri) -> Result<(Callback, String), FailureReason> {
         let query = uri.query().unwrap_or_default();
-        if query.len() > LONGEST_QUERY {
+        if query.len() > MAX_QUERY {
             return Err(FailureReason::TooLong);
         }
         let callback = Callback::from_pairs(url::form_urlencoded::parse(query.as_bytes()));
@@ -209,41 +232,66 @@ impl Login {
         Ok((callback, cookie))
     }
 
-    /// What the request asks for, if a user may be sent there.
-    fn return_target(&self, uri: &Uri) -> ReturnTarget {
-        let query = uri.query().filter(|query| query.len() <= LONGEST_QUERY);
+    /// The destination that the request names, if a user may be sent there, or the default.
+    fn return_path(&self, uri: &Uri) -> ReturnPath {
+        let query = uri.query().filter(|query| query.len() <= MAX_QUERY);
         let mut pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         let asked = pairs.find(|(name, _)| name == "return_to");
-        let target = asked.and_then(|(_, text)| return_target::read(&text));
-        target.filter(|target| !self.is_ours(target)).unwrap_or_else(|| self.return_to.clone())
+        let path = asked.and_then(|(_, text)| ReturnPath::parse(&text)?.below(&self.prefix));
+        path.filter(|path| !self.is_login_route(path)).unwrap_or_else(|| self.return_to.clone())
     }
 
-    /// A login that ends where it begins would never end.
-    fn is_ours(&self, target: &ReturnTarget) -> bool {
-        let path = target.as_str().split(['?', '#']).next();
+    /// Returning to one of the login routes would loop.
+    fn is_login_route(&self, target: &ReturnPath) -> bool {
+        let path = target.path().strip_prefix(&*self.prefix);
         [&self.connect_path, &self.callback_path, &self.disconnect_path]
             .into_iter()
-            .any(|ours| path == Some(ours))
+            .any(|route| path == Some(route))
+    }
+
+    /// The routes are nested, and the redirect URI leads elsewhere.
+    fn misplaced(&self, nest: &NestedPath) -> Option<Error> {
+        let nest = nest.as_str().trim_end_matches('/');
+        (!self.prefix.ends_with(nest)).then(|| {
+            Error::config(format!(
+                "the login routes are nested at {nest}, so that their callback is at {nest}{}: set \
+                 callback_path to the path of redirect_uri without that prefix",
+                self.callback_path
+            ))
+        })
     }
 
     async fn failed(
         &self,
         reason: FailureReason,
         user: Option<UserId>,
-        return_to: ReturnTarget,
+        return_to: ReturnPath,
     ) -> Response {
-        tracing::info!(?user, reason = reason.for_log(), "a login was not completed");
+        let (text, user_for_log) = (reason.for_log(), user.as_ref());
+        match reason {
+            FailureReason::Unconfirmed => tracing::debug!("asking whether to begin a login"),
+            _ if reason.is_site_fault() => {
+                let text = format!("{text}: this site's settings have to change");
+                tracing::warn!(user = ?user_for_log, reason = text, "a login was not completed");
+            }
+            _ => tracing::info!(user = ?user_for_log, reason = text, "a login was not completed"),
+        }
         let is_connected = match &user {
             Some(user) => self.is_connected(user).await,
             None => false,
         };
-        let failure = LoginFailure::new(reason, user, is_connected, return_to, &self.connect_path);
+        let connect = [&*self.prefix, &self.connect_path].concat();
+        let failure = LoginFailure::new(reason, user, is_connected, return_to, &connect);
         (self.on_failure)(failure).await
     }
 
     /// Whether the user has a token all the same.
     async fn is_connected(&self, user: &UserId) -> bool {
-        const PATIENCE: Duration = Duration::from_secs(2);
-        self.manager.user(user).token_timeout(PATIENCE).await.is_ok()
+        for manager in &self.managers {
+            if manager.user(user).token_timeout(TOKEN_TIMEOUT).await.is_ok() {
+                return true;
+            }
+        }
+        false
     }
 }

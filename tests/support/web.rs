@@ -10,12 +10,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::response::Redirect;
-use axum_extra::extract::PrivateCookieJar;
-use axum_extra::extract::cookie::{Cookie, CookieJar, Key};
+use axum::response::{Redirect, Response};
+use cookie::{Cookie, CookieJar, Key};
 use http::request::Parts;
 use http::{HeaderMap, Request};
-use hurdlr_oauth2::secrecy::SecretSlice;
+use hurdlr_oauth2::secrecy::{SecretSlice, SecretString};
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, ManualClock};
 use hurdlr_oauth2::web::{FailureReason, LoginConfig, LoginFailure, login_routes};
@@ -26,9 +25,12 @@ use tracing_subscriber::filter::LevelFilter;
 
 pub(crate) const KEY: u8 = 1;
 pub(crate) const OTHER_KEY: u8 = 2;
+/// The headers by which a browser says that a page of the app sent it.
+pub(crate) const OWN_PAGE: [(&str, &str); 2] =
+    [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate")];
 pub(crate) const REDIRECT_URI: &str = "https://app.example.com/hurdlr/callback";
 
-/// Where everything is that replicas of one app share.
+/// Everything that replicas of one app share.
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) fake: FakeHurdlr,
@@ -49,7 +51,11 @@ impl Site {
     }
 
     pub(crate) fn builder_of(&self, client_id: &str) -> HurdlrBuilder {
-        Hurdlr::builder(client_id, self.fake.client_secret())
+        self.builder_by(client_id, self.fake.client_secret())
+    }
+
+    pub(crate) fn builder_by(&self, client_id: &str, secret: SecretString) -> HurdlrBuilder {
+        Hurdlr::builder(client_id, secret)
             .environment(self.fake.base_url())
             .authorize_url(self.fake.authorize_url())
             .http_client(self.fake.http_client())
@@ -66,7 +72,7 @@ pub(crate) fn key(of: u8) -> SecretSlice<u8> {
 }
 
 /// An app whose users are named by a header.
-async fn signed_in(parts: Parts) -> Result<UserId, Redirect> {
+pub(crate) async fn signed_in(parts: Parts) -> Result<UserId, Redirect> {
     let user = parts.headers.get("x-user").and_then(|user| user.to_str().ok());
     user.and_then(|user| user.parse().ok()).ok_or(Redirect::to("/sign-in"))
 }
@@ -138,6 +144,24 @@ impl App {
         change: impl FnOnce(LoginConfig) -> LoginConfig,
     ) -> Self {
         let manager = site.manager(hurdlr);
+        Self::serving(site, manager, of, change)
+    }
+
+    /// With a manager of the test's own.
+    pub(crate) fn of(
+        site: Site,
+        manager: TokenManager,
+        change: impl FnOnce(LoginConfig) -> LoginConfig,
+    ) -> Self {
+        Self::serving(site, manager, KEY, change)
+    }
+
+    fn serving(
+        site: Site,
+        manager: TokenManager,
+        of: u8,
+        change: impl FnOnce(LoginConfig) -> LoginConfig,
+    ) -> Self {
         let failures = Arc::<Mutex<Vec<String>>>::default();
         let heard = Arc::clone(&failures);
         let config = config(of, move |failure| {
@@ -159,6 +183,10 @@ impl App {
         self.manager.user(&UserId::new(user).unwrap()).token().await.is_ok()
     }
 
+    async fn answer(&self, request: Request<Body>) -> Answer {
+        Answer::read(self.router.clone().oneshot(request).await.unwrap()).await
+    }
+
     /// The person allows what the app asks for; the path and query they come back to.
     pub(crate) async fn consent(&self, began: &Answer, user: &str) -> String {
         let url = began.location().parse().unwrap();
@@ -168,7 +196,7 @@ impl App {
         path_of(&back)
     }
 
-    /// That no code, state or verifier is in an answer or in the log. The redirect to the provider
+    /// Asserts that no code, state or verifier is in an answer or in the log. The redirect to the provider
     /// has to carry the state, and is left out.
     pub(crate) fn assert_nothing_leaked(&self) {
         let mut secrets = self.carried.lock().unwrap().clone();
@@ -189,7 +217,7 @@ pub(crate) fn path_of(url: &url::Url) -> String {
     url[url::Position::BeforePath..].to_owned()
 }
 
-/// What a browser knows: who is signed in, and its cookies.
+/// A browser: who is signed in, and its cookies.
 #[derive(Clone)]
 pub(crate) struct Browser {
     pub(crate) user: String,
@@ -201,8 +229,9 @@ impl Browser {
         Self { user: user.into(), cookies: BTreeMap::new() }
     }
 
+    /// Follows a link on a page of the app.
     pub(crate) async fn get(&mut self, app: &App, path: &str) -> Answer {
-        self.send(app, "GET", path, &[]).await
+        self.send(app, "GET", path, &OWN_PAGE).await
     }
 
     pub(crate) async fn disconnect(&mut self, app: &App, headers: &[(&str, &str)]) -> Answer {
@@ -219,6 +248,15 @@ impl Browser {
         assert_eq!(self.cookies.len(), 1);
         let (name, value) = self.cookies.iter().next().unwrap();
         (name.clone(), value.clone())
+    }
+
+    /// Follows a link with a `Cookie` header of the test's own, and keeps no cookies.
+    pub(crate) async fn raw(&self, app: &App, path: &str, cookies: &[u8]) -> Answer {
+        let mut request = Request::get(path).header("x-user", &self.user).header("cookie", cookies);
+        for (name, value) in OWN_PAGE {
+            request = request.header(name, value);
+        }
+        app.answer(request.body(Body::empty()).unwrap()).await
     }
 
     pub(crate) async fn send(
@@ -238,11 +276,7 @@ impl Browser {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = app.router.clone().oneshot(request.body(Body::empty()).unwrap()).await;
-        let (parts, body) = response.unwrap().into_parts();
-        let body = to_bytes(body, usize::MAX).await.unwrap();
-        let body = String::from_utf8(body.into()).unwrap();
-        let answer = Answer { status: parts.status.as_u16(), headers: parts.headers, body };
+        let answer = app.answer(request.body(Body::empty()).unwrap()).await;
         assert_eq!(answer.header("cache-control"), "no-store", "{method} {path}");
         assert_eq!(answer.header("referrer-policy"), "no-referrer", "{method} {path}");
         for cookie in answer.set_cookies() {
@@ -271,7 +305,29 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+/// The answer of some router to Ann.
+pub(crate) async fn answer(
+    router: &Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
+    let mut request = Request::builder().method(method).uri(path).header("x-user", "ann");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    Answer::read(router.clone().oneshot(request).await.unwrap()).await
+}
+
 impl Answer {
+    async fn read(response: Response) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.into()).unwrap();
+        Self { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -286,17 +342,14 @@ impl Answer {
     }
 }
 
-/// What a cookie holds, if this key made it.
+/// The plaintext of a cookie, if this key made it.
 pub(crate) fn cookie_of(name: &str, value: &str, of: u8) -> Option<String> {
-    let mut headers = HeaderMap::new();
-    headers.insert("cookie", format!("{name}={value}").parse().unwrap());
-    let sent = CookieJar::from_headers(&headers);
-    let jar: PrivateCookieJar = PrivateCookieJar::new(Key::from(&[of; 64]));
-    let opened: Option<Cookie<'_>> = jar.decrypt(sent.get(name)?.clone());
+    let sent = Cookie::new(name.to_owned(), value.to_owned());
+    let opened = CookieJar::new().private(&Key::from(&[of; 64])).decrypt(sent);
     opened.map(|cookie| cookie.value().to_owned())
 }
 
-/// What a real server makes of a callback with a query of so many bytes.
+/// The status of a real server for a callback with a query of so many bytes.
 pub(crate) async fn raw_status(app: &App, bytes: usize) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -311,7 +364,7 @@ pub(crate) async fn raw_status(app: &App, bytes: usize) -> u16 {
     std::str::from_utf8(&status[9..]).unwrap().parse().unwrap()
 }
 
-/// Where all that is logged goes.
+/// Everything that is logged.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,0 +1,53 @@
+//! The path of the app to which a user returns after a login, whatever a link says.
+
+use url::{Position, Url};
+
+pub(super) const MAX_BYTES: usize = 256;
+
+/// A validated path of the app, with a query if need be, as the browser sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ReturnPath(Box<str>);
+
+impl ReturnPath {
+    /// Accepts text that every browser and proxy reads as the same path, and nothing else.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        // The host is a placeholder. A browser would change backslashes, dot segments, control
+        // characters and blanks; text that would be changed is refused.
+        let url = Url::parse(&format!("https://app.invalid{text}")).ok()?;
+        let is_as_written = text.starts_with('/') && url[Position::BeforePath..] == *text;
+        let is_own = text.len() <= MAX_BYTES && is_as_written && !is_ambiguous(url.path());
+        is_own.then(|| Self(text.into()))
+    }
+
+    /// Wraps text from a place that nobody else can write to.
+    pub(super) fn trusted(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The same path below the app's prefix; unchanged if it is there already.
+    pub(super) fn below(self, prefix: &str) -> Option<Self> {
+        match self.0.strip_prefix(prefix) {
+            Some(rest) if rest.is_empty() || rest.starts_with(['/', '?', '#']) => Some(self),
+            _ => Self::parse(&[prefix, &self.0].concat()),
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn path(&self) -> &str {
+        self.0.split(['?', '#']).next().unwrap_or_default()
+    }
+}
+
+/// Whether the path leads elsewhere once a proxy or the app has decoded it, or has cut its first
+/// part off.
+fn is_ambiguous(path: &str) -> bool {
+    let mut after_percent = path.split('%').skip(1);
+    path.contains("//")
+        || after_percent.any(|rest| {
+            let byte = rest.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            byte.is_none_or(|byte| byte.is_ascii_control() || b"/\\%".contains(&byte))
+        })
+}
