@@ -105,14 +105,15 @@ impl Availability {
     }
 }
 
-/// Compares the users with the store after each outage, while the manager exists.
-pub(super) fn watch(users: &Arc<Users>, context: &Context) {
+/// Compares the users with the store after each outage, while the manager exists. Callers can wait
+/// for longer than that, and are not held up.
+pub(super) fn watch(users: &Arc<Users>, context: &Arc<Context>) {
     let mut state = context.store.availability().state.subscribe();
-    let users = Arc::downgrade(users);
-    context.runtime.spawn(async move {
+    let runtime = context.runtime.clone();
+    let (users, context) = (Arc::downgrade(users), Arc::downgrade(context));
+    runtime.spawn(async move {
         while state.wait_for(|state| !matches!(state.phase, Phase::Answering)).await.is_ok() {
-            let Some(users) = users.upgrade() else { return };
-            let context = users.context();
+            let Some(context) = context.upgrade() else { return };
             let phase = state.borrow().phase;
             match phase {
                 Phase::Answering => {}
@@ -124,8 +125,10 @@ pub(super) fn watch(users: &Arc<Users>, context: &Context) {
                     }
                 }
                 Phase::Settling => {
-                    // A panic must not hold up all refreshes.
-                    let _ = context.runtime.spawn(settle(Arc::clone(&users))).await;
+                    if let Some(users) = users.upgrade() {
+                        // A panic must not hold up all refreshes.
+                        let _ = context.runtime.spawn(settle(users)).await;
+                    }
                     context.store.availability().state.send_modify(|state| {
                         state.phase = Phase::Answering;
                         state.settled_at = Some(context.clock.now());

@@ -303,6 +303,19 @@ async fn slow_row_delays_nobody_else() {
     slow.await.unwrap().unwrap();
 }
 
+/// A caller outlives the manager, also where the store answers again after that.
+#[tokio::test(start_paused = true)]
+async fn dropped_manager_holds_up_no_caller() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.store.delay(5 * SECOND);
+    let caller = spawn_read(manager.enterprise_user(&ann()));
+    settled().await;
+    drop(manager);
+    site.store.delay(Duration::ZERO);
+    caller.await.unwrap().unwrap();
+}
+
 /// A shutdown starts no refresh that waits in the queue, and tells its callers to come again.
 #[tokio::test(start_paused = true)]
 async fn shutdown_starts_nothing_queued() {
