@@ -17,8 +17,17 @@ impl TokenStore for Nowhere {
         Box::pin(async { Ok(keys.iter().map(|_| Ok(None)).collect()) })
     }
 
-    fn claim<'a>(&'a self, _: &'a StoreKey, _: Claim) -> StoreFuture<'a, Claimed> {
-        Box::pin(async { Ok(Claimed { granted: false, row: None }) })
+    fn claim<'a>(&'a self, _: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
+        let made = |incarnation| Row {
+            version: Version { incarnation, revision: 0 },
+            token: None,
+            leased_for: Some(claim.lease),
+            not_before: None,
+            refused: false,
+            in_flight: false,
+        };
+        let row = claim.create.map(made);
+        Box::pin(async { Ok(Claimed { granted: row.is_some(), row }) })
     }
 
     fn save<'a>(
