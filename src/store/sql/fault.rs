@@ -112,3 +112,34 @@ impl Fault {
 fn bounded(text: &str) -> String {
     text.chars().take(200).collect()
 }
+
+#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    /// Operators look an error up by its text in `docs/databases.md`.
+    #[test]
+    fn every_fault_is_documented() {
+        let docs = include_str!("../../../docs/databases.md");
+        let (postgres, sqlite) = docs.split_once("### SQLite\n\n| code").unwrap();
+        let tables = [
+            (sqlx::Postgres::FAULTS, postgres.split_once("| SQLSTATE or cause").unwrap().1),
+            (sqlx::Sqlite::FAULTS, sqlite),
+        ];
+        let mut missing = Vec::new();
+        for (faults, table) in tables {
+            for (codes, class, text) in faults {
+                let is_temporary = if *class == FaultClass::Permanent { "no" } else { "yes" };
+                let cells = format!("| {text} | {is_temporary} |");
+                let row = table.lines().find(|row| row.contains(&cells));
+                // A class of SQLSTATEs is documented by its members.
+                let starts = |row: &str| row.starts_with(&format!("| {codes}"));
+                let is_code = codes.starts_with(|c: char| c.is_ascii_digit());
+                if row.is_none_or(|row| is_code && !starts(row)) {
+                    missing.push((codes, cells));
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+}
