@@ -1,9 +1,9 @@
 //! Outages of the store, and the moments after one.
 //!
 //! A server that took over from another may lack the last minutes, and leases end during a long
-//! outage. In both cases a process that knows no better would send a refresh token that is spent. So
-//! once the store answers again, each process first compares the users who changed lately with it and
-//! writes back what is missing; no refresh begins before that and [`GRACE`] are over.
+//! outage. In both cases a process that knows no better would send a refresh token that is spent.
+//! So once the store answers again, each process first compares the users who changed lately with
+//! it, and writes back what is missing. No refresh begins before that and [`GRACE`] are over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +24,12 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The time that other processes have to find that it does, and to compare their users.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A store that is slow at all times is in no outage each time that it answers.
-const BETWEEN_OUTAGES: Duration = Duration::from_mins(1);
+/// How long refreshes wait for the comparison, at most: a slow store must not hold them up.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// An answer that took long may have come from another server. But a store that is slow at all
+/// times is in no outage each time that it answers.
+const BETWEEN_SLOW_ANSWERS: Duration = Duration::from_mins(1);
 
 /// The age up to which a token is compared: replication is never behind for longer.
 const LATELY: Duration = Duration::from_mins(10);
@@ -63,18 +67,16 @@ impl Availability {
     pub(super) fn note(&self, asked: Timestamp, is_answer: bool) {
         let now = self.clock.now();
         self.state.send_if_modified(|State { phase, answered_at, settled_at }| {
+            // Another call may have been answered meanwhile.
+            let was_silent = |since| now.since(since).min(now.since(*answered_at)) >= SHORTEST;
             let next = match *phase {
                 Phase::Answering if !is_answer => Phase::Failing(asked),
-                Phase::Answering | Phase::Failing(_) if is_answer => {
-                    let silent_since = match *phase {
-                        Phase::Failing(since) => since,
-                        _ => asked,
-                    };
-                    // Another call may have been answered meanwhile.
-                    let silent = now.since(silent_since).min(now.since(*answered_at));
-                    let is_first = settled_at.is_none_or(|at| now.since(at) >= BETWEEN_OUTAGES);
-                    let was_away = silent >= SHORTEST && is_first;
-                    if was_away { Phase::Settling } else { Phase::Answering }
+                Phase::Failing(since) if is_answer && was_silent(since) => Phase::Settling,
+                Phase::Failing(_) if is_answer => Phase::Answering,
+                Phase::Answering if was_silent(asked) => {
+                    let is_first =
+                        settled_at.is_none_or(|at| now.since(at) >= BETWEEN_SLOW_ANSWERS);
+                    if is_first { Phase::Settling } else { Phase::Answering }
                 }
                 unchanged => unchanged,
             };
@@ -125,13 +127,15 @@ pub(super) fn watch(users: &Arc<Users>, context: &Arc<Context>) {
                     }
                 }
                 Phase::Settling => {
-                    if let Some(users) = users.upgrade() {
-                        // A panic must not hold up all refreshes.
-                        let _ = context.runtime.spawn(settle(users)).await;
-                    }
+                    let is_compared = settle(&context, users.upgrade()).await;
+                    let now = context.clock.now();
                     context.store.availability().state.send_modify(|state| {
-                        state.phase = Phase::Answering;
-                        state.settled_at = Some(context.clock.now());
+                        if is_compared {
+                            state.phase = Phase::Answering;
+                            state.settled_at = Some(now);
+                        } else {
+                            state.phase = Phase::Failing(now);
+                        }
                     });
                 }
             }
@@ -139,10 +143,25 @@ pub(super) fn watch(users: &Arc<Users>, context: &Arc<Context>) {
     });
 }
 
-async fn settle(users: Arc<Users>) {
-    let context = users.context();
+/// Compares the users who changed lately with the store. `false` where it is away again.
+async fn settle(context: &Context, users: Option<Arc<Users>>) -> bool {
+    let Some(users) = users else { return true };
     tracing::info!("the store answers again; users who changed lately are compared with it");
     let grace = context.clock.sleep(GRACE);
+    // Tracked, and goes on where it takes longer. A panic must not hold up all refreshes either.
+    let comparison = context.spawn(compare(users));
+    let is_compared = tokio::select! {
+        compared = comparison => compared.unwrap_or(true),
+        () = context.clock.sleep(LONGEST) => true,
+    };
+    if is_compared {
+        grace.await;
+    }
+    is_compared
+}
+
+async fn compare(users: Arc<Users>) -> bool {
+    let context = users.context();
     for shard in users.shards() {
         let now = context.clock.now();
         let is_recent = |entry: &Arc<UserEntry>| {
@@ -151,10 +170,9 @@ async fn settle(users: Arc<Users>) {
         };
         let recent: Vec<_> = shard.into_iter().filter(is_recent).collect();
         if let Err(error) = revalidate::compare(context, &recent).await {
-            // The store is away again, and the next outage has begun.
             tracing::warn!(%error, "could not compare users with the store");
-            break;
+            return false;
         }
     }
-    grace.await;
+    true
 }

@@ -286,6 +286,59 @@ async fn outage_beyond_the_lease_costs_no_login() {
     }
 }
 
+/// A store that goes away while users are compared with it is compared again when it is back.
+#[tokio::test(start_paused = true)]
+async fn store_that_goes_away_again_costs_no_login() {
+    let site = Site::new();
+    site.fake.set_rotation(Rotation::KillFamily);
+    let (holder, other) = (site.logged_in(&ann()).await, site.manager());
+    let backup = site.row(RowKind::Login, &ann()).await.unwrap();
+    soon(&other.user(&ann())).await.unwrap();
+    site.advance(HOUR);
+    let newest = soon(&holder.user(&ann())).await.unwrap();
+    let bystander = |second: u64| id(&format!("user-{second}"));
+    // The store answers two calls after a minute, one look of each process, and no more.
+    let mut answers = 0;
+    for second in 0..80 {
+        match second {
+            0 => site.store.go_down(),
+            60 => site.store.plan(move |_| {
+                answers += 1;
+                (answers > 2).then_some(StoreFault::Before)
+            }),
+            _ => {}
+        }
+        sleep(SECOND).await;
+        assert_eq!(soon(&holder.user(&ann())).await.unwrap(), newest);
+        let _ = soon(&other.user(&bystander(second))).await;
+    }
+    site.store.recover();
+    site.restore(&ann(), backup, HOUR + MINUTE).await;
+    for _ in 0..MINUTE.as_secs() {
+        let _ = soon(&other.user(&ann())).await;
+        sleep(SECOND).await;
+    }
+    assert_eq!(site.fake.count().outcome(Outcome::InvalidGrant), 0, "a spent token was sent");
+    assert_eq!(soon(&other.user(&ann())).await.unwrap(), newest);
+}
+
+/// A store that is back and slow holds refreshes up for seconds, however many users are compared.
+#[tokio::test(start_paused = true)]
+async fn slow_comparison_holds_up_nobody() {
+    let site = Site::new();
+    let users = ids("user", 300);
+    let manager = site.all_logged_in(&users).await;
+    site.store.go_down();
+    for second in 0..10 {
+        soon(&manager.enterprise_user(&id(&format!("other-{second}")))).await.unwrap_err();
+        sleep(SECOND).await;
+    }
+    site.store.recover();
+    site.store.delay(2 * SECOND);
+    sleep(2 * SECOND).await;
+    manager.enterprise_user(&ann()).token_timeout(MINUTE).await.unwrap();
+}
+
 /// One slow call beside others that are answered is no outage, and holds nobody up.
 #[tokio::test(start_paused = true)]
 async fn slow_row_delays_nobody_else() {
