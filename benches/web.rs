@@ -106,8 +106,8 @@ async fn measure(rounds: usize) -> Outcome {
     Ok(())
 }
 
-/// The time that a login takes to begin in a browser with 10,000 cookies that somebody planted under
-/// the names of logins.
+/// The time that a login takes to begin in a browser with 10,000 cookies that somebody planted
+/// under the names of logins.
 async fn planted_cookies(app: &Router) -> Outcome<f64> {
     let cookie = cookie_of(&begin(app, "ann", "/").await?)?;
     let (name, value) = cookie.split_once('=').ok_or("no value")?;

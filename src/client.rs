@@ -223,13 +223,13 @@ impl Hurdlr {
         self.begin_login_with(std::iter::empty::<(&str, &str)>())
     }
 
-    /// Like [`begin_login`](Self::begin_login), with more parameters in the URL, such as `prompt` or
-    /// `login_hint`.
+    /// Like [`begin_login`](Self::begin_login), with more parameters in the URL, such as `prompt`
+    /// or `login_hint`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] where no authorize URL or redirect URI is set, or where a parameter comes
-    /// twice: `client_id`, `state` and the like are each login's own.
+    /// [`ErrorKind::Config`] where no authorize URL or redirect URI is set, or where a parameter
+    /// comes twice: `client_id`, `state` and the like are each login's own.
     ///
     /// ```
     /// # use hurdlr_oauth2::Hurdlr;

@@ -587,7 +587,7 @@ async fn a_reused_refresh_token_kills_its_whole_family_and_no_other() {
     assert!(fake.refresh_is_alive(&other.get("refresh_token")));
 }
 
-/// As most servers do it.
+/// Most servers end the old access token at once.
 #[tokio::test]
 async fn rotation_can_end_the_old_access_token() {
     let fake = FakeHurdlr::builder().rotation(Rotation::KillAccess).in_memory();

@@ -443,7 +443,7 @@ async fn rescue_tells_what_was_wrong() {
 
 /// A proxy's 503 hides that the provider has rotated.
 #[tokio::test(start_paused = true)]
-async fn death_after_a_bare_503_is_rotation_lost() {
+async fn death_after_bare_503_is_rotation_lost() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);

@@ -176,7 +176,7 @@ async fn bare_pause_does_not_prove_inaction() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn death_behind_a_bare_503_is_rotation_lost() {
+async fn death_behind_bare_503_is_rotation_lost() {
     for status in [503, 429, 408] {
         let fake = FakeHurdlr::builder().error_style(ErrorStyle::Rfc6749).in_memory();
         let (builder, _) = support::in_memory(&fake);
@@ -676,7 +676,7 @@ async fn provider_that_wants_no_bearer_is_remembered() {
     let token = clone.refresh(&token).await.unwrap();
     assert_eq!(bearers(&fake), [true, false, false]);
 
-    // What is wrong with the request for another reason, is so without the header too.
+    // A request that is wrong for another reason is so without the header too.
     let (builder, _) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
     fake.clear_requests();

@@ -534,7 +534,7 @@ async fn a_timeout_of_the_callers_own_is_not_used() {
 
 /// A pause between two bytes is not the end of an answer.
 #[tokio::test]
-async fn read_timeout_of_the_app_is_not_used() {
+async fn read_timeout_of_app_is_unused() {
     let fake = FakeHurdlr::start().await.unwrap();
     fake.fault_next(Fault::DelayAfter(Duration::from_millis(300)));
     let hurdlr = support::of(&fake)
@@ -733,7 +733,7 @@ fn unclean(object: &str) -> Vec<Body> {
 }
 
 #[tokio::test]
-async fn unclean_json_is_read_for_what_it_says() {
+async fn unclean_json_is_read() {
     let gzip = "Content-Encoding: gzip\r\n";
     let deflate = "Content-Encoding: deflate\r\n";
     let mut tokens = unclean(std::str::from_utf8(compressed::TOKEN).unwrap());
@@ -820,7 +820,7 @@ async fn compressed_answer_is_bounded_and_named() {
 
 /// A refresh token that was changed by the repair would replace the one that lives.
 #[tokio::test]
-async fn refresh_token_with_a_control_character_is_not_taken() {
+async fn refresh_token_with_control_character_is_refused() {
     let body = "{\"refresh_token\":\"new\nrefresh\",\"token_type\":\"mac\"}";
     let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
     let error = refreshed(&once(&server)).await.unwrap_err();

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_as_seconds_and_as_a_date() {
+    fn retry_after_is_seconds_or_date() {
         let date = (DATE, "Sun, 06 Nov 1994 08:49:37 GMT");
         for (value, expected) in [
             ("0", Some(0)),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_without_the_answers_own_counts_from_now() {
+    fn retry_date_alone_counts_from_now() {
         let answer = answer(&[(RETRY_AFTER, "Thu, 01 Jan 1970 00:01:40 GMT")]);
         let now = UNIX_EPOCH + Duration::from_secs(70);
         assert_eq!(answer.retry_after(now), Some(Duration::from_secs(30)));

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_leaves_once_and_not_after_its_time() {
+    fn form_leaves_once_within_its_time() {
         let mut context = Context::from_waker(std::task::Waker::noop());
         for (limit, leaves) in [(Duration::from_secs(3_600), true), (Duration::ZERO, false)] {
             let mut form = DeadlineBody::new(b"grant_type=refresh_token".to_vec().into(), limit);

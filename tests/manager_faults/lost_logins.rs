@@ -254,8 +254,8 @@ async fn failover_to_older_store_costs_no_login() {
     }
 }
 
-/// After an outage that outlasts the lease, the token that could not be saved meanwhile is saved before
-/// another process sends the refresh token that it replaced.
+/// After an outage that outlasts the lease, the token that could not be saved meanwhile is saved
+/// before another process sends the refresh token that it replaced.
 #[tokio::test(start_paused = true)]
 async fn outage_beyond_the_lease_costs_no_login() {
     for outage in [70, 300, 1_000] {
@@ -265,11 +265,7 @@ async fn outage_beyond_the_lease_costs_no_login() {
         let other = site.manager();
         soon(&other.user(&ann())).await.unwrap();
         site.advance(HOUR);
-        let mut down = false;
-        site.store.plan(move |call| {
-            down |= call == StoreCall::Save;
-            down.then_some(StoreFault::Before)
-        });
+        site.go_down_at_next_save();
         let newest = soon(&holder.user(&ann())).await.unwrap();
         for second in 0..outage {
             sleep(SECOND).await;

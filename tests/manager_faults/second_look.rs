@@ -93,11 +93,7 @@ async fn failed_save_is_repeated_within_the_lease() {
             let other = site.manager();
             soon(&other.user(&ann())).await.unwrap();
             site.advance(HOUR);
-            let mut down = false;
-            site.store.plan(move |call| {
-                down |= call == StoreCall::Save;
-                down.then_some(StoreFault::Before)
-            });
+            site.go_down_at_next_save();
             soon(&holder.user(&ann())).await.unwrap();
             sleep(outage * SECOND).await;
             site.store.recover();
@@ -421,7 +417,7 @@ async fn failed_release_loses_no_rotation() {
     assert_eq!(last, Some(ErrorKind::LoginRequired));
 }
 
-/// Of many processes that import a user at the same moment, one does.
+/// One of many processes that import a user at the same moment succeeds.
 #[tokio::test(start_paused = true)]
 async fn simultaneous_imports_replace_nothing() {
     let site = Site::new();

@@ -88,6 +88,9 @@ pub(crate) trait Attacked {
     /// The next call of this kind panics.
     fn panic_once(&self, call: StoreCall);
 
+    /// The store goes down at the next save.
+    fn go_down_at_next_save(&self);
+
     /// How many rows hold a token, including those that wait for a revocation.
     async fn rows(&self) -> usize;
 
@@ -114,6 +117,14 @@ impl Attacked for Site {
                 panic!("a bug of the store");
             }
             None
+        });
+    }
+
+    fn go_down_at_next_save(&self) {
+        let mut is_down = false;
+        self.store.plan(move |call| {
+            is_down |= call == StoreCall::Save;
+            is_down.then_some(StoreFault::Before)
         });
     }
 

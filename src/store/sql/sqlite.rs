@@ -12,6 +12,7 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, SqlStr, Sqlite};
+use zeroize::Zeroizing;
 
 use super::backend::{Arg, Backend, Settings};
 use super::fault::{Fault, FaultClass, KnownFault};
@@ -75,7 +76,7 @@ pub type SqliteStore = SqlStore<Sqlite>;
 
 impl SqlStoreBuilder<Sqlite> {
     /// Allows files that their group may read and write, as Kubernetes makes them by `fsGroup`.
-    /// What the store makes then has mode 0660, and its directory 0770.
+    /// The store then makes its file with mode 0660, and its directory with 0770.
     pub fn allow_group_access(mut self) -> Self {
         self.settings.group_access = true;
         self
@@ -169,7 +170,10 @@ impl Backend for Sqlite {
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
             Arg::Rewrites(rewrites) => {
-                let mut payloads = Vec::new();
+                let sizes = rewrites.iter().flat_map(|Rewrite { old, new, .. }| [old, new]);
+                let size = sizes.map(|payload| payload.expose_secret().len()).sum();
+                // Large enough from the start, since a buffer that grows leaves copies behind.
+                let mut payloads = Zeroizing::new(Vec::with_capacity(size));
                 let mut place = |payload: &SecretBox<Vec<u8>>| {
                     let payload = payload.expose_secret();
                     payloads.extend_from_slice(payload);
@@ -181,7 +185,7 @@ impl Backend for Sqlite {
                 };
                 let rows: Value = rewrites.iter().map(&mut row).collect();
                 arguments.add(rows.to_string())?;
-                arguments.add(payloads)
+                arguments.add(payloads.as_slice())
             }
         }
     }
