@@ -109,6 +109,16 @@ impl Context {
         closing.is_some_and(|since| self.clock.now().since(since) >= self.shutdown_within)
     }
 
+    /// Waits until users have been compared with the store after an outage, unless the shutdown has
+    /// begun or begins.
+    pub(super) async fn store_settled(&self) {
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            () = self.store.availability().settled() => {}
+            _ = closing.wait_for(Option::is_some) => {}
+        }
+    }
+
     /// Waits, unless the shutdown has begun or begins.
     pub(super) async fn sleep_while_open(&self, span: Duration) {
         let mut closing = self.closing.subscribe();

@@ -94,11 +94,14 @@ impl Attempt<'_> {
                     step = self.examine(self.context.store.read(&self.key).await?).await?;
                 }
                 Step::Claim => {
-                    self.context.store.availability().settled().await;
+                    let permit = async {
+                        self.context.store_settled().await;
+                        self.context.permits.acquire(self.completer.promoted()).await
+                    };
                     let permit = tokio::select! {
                         biased;
                         () = self.completer.abandoned() => return Ok(()),
-                        permit = self.context.permits.acquire(self.completer.promoted()) => permit,
+                        permit = permit => permit,
                     };
                     step = self.claim(permit.ok_or_else(shutting_down)?).await?;
                     if matches!(step, Step::Claim) {

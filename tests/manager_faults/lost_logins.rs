@@ -352,6 +352,25 @@ async fn slow_row_delays_nobody_else() {
     slow.await.unwrap().unwrap();
 }
 
+/// A shutdown ends the wait for the comparison: nothing would begin after it.
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_wait_after_outage() {
+    let site = Site::new();
+    let manager = site.manager();
+    site.store.go_down();
+    soon(&manager.enterprise_user(&ann())).await.unwrap_err();
+    sleep(10 * SECOND).await;
+    site.store.recover();
+    sleep(SECOND).await;
+    let caller = spawn_read(manager.enterprise_user(&id("bob")));
+    settled().await;
+    assert!(!caller.is_finished(), "users are compared with the store first");
+    let began = Instant::now();
+    assert!(manager.shutdown().await.is_empty());
+    assert_eq!(caller.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(began.elapsed() < SECOND / 2, "by the paused clock: {:?}", began.elapsed());
+}
+
 /// A caller outlives the manager, also where the store answers again after that.
 #[tokio::test(start_paused = true)]
 async fn dropped_manager_holds_up_no_caller() {
