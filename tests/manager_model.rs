@@ -1713,7 +1713,7 @@ impl World {
         let Some((token, at)) = last.filter(|_| user == HELD) else {
             return;
         };
-        let Some((_, since)) = here else { return };
+        let Some((login, since)) = here else { return };
         let value = access(token);
         let lives = self.fake.is_alive(&value)
             && known.ends.get(&value).is_some_and(|ends| {
@@ -1722,7 +1722,11 @@ impl World {
             });
         let seen = !known.wall_moved;
         let is_reported = known.reported.contains(&(process, value));
-        if lives && seen && !is_reported && since.is_before(*at) {
+        // Another login may have won in another process. A token of the one before is dropped as
+        // soon as this process learns of it.
+        let is_of_another_login =
+            known.logins_by_token.get(&refresh(token)).is_some_and(|its_login| *its_login != login);
+        if lives && seen && !is_reported && !is_of_another_login && since.is_before(*at) {
             known.violated(format!(
                 "process {process}, user {user}: a living token was withheld: {error:?}"
             ));
@@ -2012,6 +2016,22 @@ fn outage_says_nothing_of_logins() {
         Op::Sleep(26_555),
         Op::Sleep(93_446),
         read(2),
+    ];
+    assert_lawful(2, 90, ops);
+}
+
+/// A login that another process took over wins over a refresh of the login before it, whose token
+/// was served from memory meanwhile.
+#[test]
+fn late_save_yields_to_another_login() {
+    let ops = vec![
+        Op::Login(0, HELD),
+        Op::StoreFault(0, StoreCall::Save, StoreFault::Before, 2),
+        Op::StoreFault(1, StoreCall::Save, StoreFault::Before, 1),
+        Op::Login(1, HELD),
+        Op::Turn(89),
+        read(HELD),
+        Op::Restart(0, true),
     ];
     assert_lawful(2, 90, ops);
 }
