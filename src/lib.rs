@@ -72,6 +72,7 @@ mod login;
 pub use login::{Callback, PendingLogin};
 pub mod manager;
 pub use manager::TokenManager;
+mod metrics;
 #[cfg(feature = "middleware")]
 mod middleware;
 #[cfg(feature = "middleware")]

@@ -62,7 +62,6 @@ mod handle;
 pub use handle::{TokenEvents, UserHandle, UserStatus};
 mod keep_alive;
 pub use keep_alive::KeepAlive;
-pub(crate) mod metrics;
 mod outage;
 mod permits;
 use permits::Permits;
@@ -99,6 +98,8 @@ use tokio_util::task::TaskTracker;
 use crate::client::Hurdlr;
 use crate::error::Error;
 use crate::login::{Callback, LOGIN_LIFETIME, PendingLogin};
+#[cfg(feature = "metrics")]
+use crate::metrics;
 use crate::store::{RowKind, TokenStore, Version};
 use crate::token::Token;
 use crate::user::UserId;

@@ -6,10 +6,10 @@ use arc_swap::Guard;
 
 use super::cached_token::CachedToken;
 use super::entry::UserEntry;
-use super::metrics::GaugeGuard;
 use super::single_flight::{Priority, join_or_start};
 use super::{fast_path, revalidate};
 use crate::error::{Error, ErrorKind};
+use crate::metrics::GaugeGuard;
 
 /// How often a caller waits for a refresh that ends without a token for them, because the user
 /// logged in or was removed meanwhile.

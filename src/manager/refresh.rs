@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::cached_token::CachedToken;
 use super::completion::Completer;
 use super::entry::{Context, Doubt, Unreleased, UserEntry, UserState};
-use super::metrics;
 use super::permits::{Permit, SLOW_AFTER};
 use super::{revocation, save};
 use crate::backoff::Backoff;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
+use crate::metrics;
 use crate::store::{Claim, Release, Row, RowKind, StoreKey, Version};
 use crate::token::Token;
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::cached_token::CachedToken;
 use super::entry::{Context, Unsaved, UserEntry};
-use super::metrics::GaugeGuard;
 use super::revocation;
 use crate::backoff::Backoff;
 use crate::error::Error;
+use crate::metrics::GaugeGuard;
 use crate::store::{Claim, Row, StoreKey, Version};
 
 /// How often a save starts over because the row has changed in between.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::metrics;
 use super::outage::Availability;
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::Error;
+use crate::metrics;
 use crate::store::{
     Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
     StoredToken, TokenStore, Version,

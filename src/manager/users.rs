@@ -14,8 +14,8 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Equivalent, OptionsBuilder, UnitWeighter};
 
 use super::entry::{Context, UserEntry};
-use super::metrics;
 use crate::error::Error;
+use crate::metrics;
 use crate::store::RowKind;
 use crate::user::UserId;
 

@@ -42,7 +42,7 @@ const HEALED: &str = "hurdlr_calls_unauthorized_healed_total";
 const WAITED: &str = "hurdlr_calls_rate_limited_waited_total";
 
 #[cfg(feature = "metrics")]
-pub(super) fn describe() {
+pub(crate) fn describe() {
     describe_counter!(LOOKUPS, "Look-ups of users in memory.");
     describe_counter!(REFRESHES, "Refreshes that sent a request, by their outcome.");
     describe_counter!(ADOPTIONS, "Tokens taken from the store, where a peer had put them.");
@@ -66,12 +66,12 @@ fn user(kind: RowKind) -> &'static str {
     }
 }
 
-pub(super) fn looked_up(hit: bool) {
+pub(crate) fn looked_up(hit: bool) {
     #[cfg(feature = "metrics")]
     counter!(LOOKUPS, "result" => if hit { "hit" } else { "miss" }).increment(1);
 }
 
-pub(super) fn refreshed(kind: RowKind, outcome: Result<(), ErrorKind>, took: Duration) {
+pub(crate) fn refreshed(kind: RowKind, outcome: Result<(), ErrorKind>, took: Duration) {
     let outcome = outcome.map_or_else(ErrorKind::name, |()| "refreshed");
     #[cfg(feature = "metrics")]
     {
@@ -80,20 +80,20 @@ pub(super) fn refreshed(kind: RowKind, outcome: Result<(), ErrorKind>, took: Dur
     }
 }
 
-pub(super) fn adopted(kind: RowKind) {
+pub(crate) fn adopted(kind: RowKind) {
     #[cfg(feature = "metrics")]
     counter!(ADOPTIONS, "user" => user(kind)).increment(1);
 }
 
 /// `call` is the name of the store's method.
-pub(super) fn store_call(call: &'static str, ok: bool, took: Duration) {
+pub(crate) fn store_call(call: &'static str, ok: bool, took: Duration) {
     let outcome = if ok { "ok" } else { "error" };
     #[cfg(feature = "metrics")]
     histogram!(STORE_SECONDS, "call" => call, "outcome" => outcome).record(took);
 }
 
 #[cfg(feature = "metrics")]
-pub(super) fn users_expiring(users: usize) {
+pub(crate) fn users_expiring(users: usize) {
     #[allow(clippy::cast_precision_loss, reason = "nobody has 2^53 users")]
     gauge!(USERS_EXPIRING).set(users as f64);
 }
@@ -112,14 +112,14 @@ pub(crate) fn call_waited() {
 
 /// One more in a gauge, until it is dropped.
 #[derive(Debug)]
-pub(super) struct GaugeGuard(&'static str);
+pub(crate) struct GaugeGuard(&'static str);
 
 impl GaugeGuard {
-    pub(super) fn waiting_caller() -> Self {
+    pub(crate) fn waiting_caller() -> Self {
         Self::up(WAITING_CALLERS)
     }
 
-    pub(super) fn unsaved_token() -> Self {
+    pub(crate) fn unsaved_token() -> Self {
         Self::up(UNSAVED_TOKENS)
     }
 
