@@ -87,10 +87,12 @@ async fn warm(
     let progress = Progress::new(name, count(users))?;
     let started = Instant::now();
 
+    let mut failures = 0;
     let mut warm = manager.warm(users.to_vec());
     while let Some(warmed) = warm.next().await {
         progress.one_more();
         if let Err(error) = warmed.outcome {
+            failures += 1;
             progress.say(&format!("{}: {error}", warmed.user.as_str()));
         }
     }
@@ -105,7 +107,7 @@ async fn warm(
         name,
         users: count(users),
         requests: fake.count().total(),
-        failures: warm.failed() as u64,
+        failures,
         time,
     })
 }

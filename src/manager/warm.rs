@@ -2,24 +2,16 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_core::Stream;
-use tokio::task::JoinSet;
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use super::TokenManager;
 use crate::error::Error;
 use crate::user::UserId;
 
-/// The outcomes of [`TokenManager::warm`]: a [`Stream`], with counts for a progress bar.
-pub struct Warm {
-    manager: TokenManager,
-    users: Box<dyn Iterator<Item = UserId> + Send>,
-    running: JoinSet<Warmed>,
-    ready: usize,
-    failed: usize,
-}
+/// The outcomes of [`TokenManager::warm`], as a [`Stream`].
+pub struct Warm(BoxStream<'static, Warmed>);
 
 /// One user's outcome.
 #[derive(Debug)]
@@ -33,9 +25,14 @@ pub struct Warmed {
 impl Warm {
     pub(super) fn new(
         manager: TokenManager,
-        users: Box<dyn Iterator<Item = UserId> + Send>,
+        users: impl Iterator<Item = UserId> + Send + 'static,
     ) -> Self {
-        Self { manager, users, running: JoinSet::new(), ready: 0, failed: 0 }
+        let at_once = manager.context.permits.max();
+        let warmed = stream::iter(users).map(move |user| {
+            let handle = manager.enterprise_user(&user);
+            async move { Warmed { user, outcome: handle.token().await.map(drop) } }
+        });
+        Self(warmed.buffer_unordered(at_once).boxed())
     }
 
     /// The next outcome, in the order they come; `None` when all users are through.
@@ -44,34 +41,7 @@ impl Warm {
     ///
     /// Cancel safe: an outcome that was not returned is returned by the next call.
     pub async fn next(&mut self) -> Option<Warmed> {
-        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
-    }
-
-    /// How many users have a living token now.
-    #[must_use]
-    pub fn ready(&self) -> usize {
-        self.ready
-    }
-
-    /// How many could not get one.
-    #[must_use]
-    pub fn failed(&self) -> usize {
-        self.failed
-    }
-
-    fn start_more(&mut self) {
-        let context = Arc::clone(&self.manager.context);
-        while self.running.len() < context.permits.max() {
-            let Some(user) = self.users.next() else {
-                return;
-            };
-            let handle = self.manager.enterprise_user(&user);
-            let warm = async move {
-                let outcome = handle.token().await.map(|_| ());
-                Warmed { user, outcome }
-            };
-            self.running.spawn_on(warm, &context.runtime);
-        }
+        self.0.next().await
     }
 }
 
@@ -79,37 +49,16 @@ impl Stream for Warm {
     type Item = Warmed;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Warmed>> {
-        loop {
-            self.start_more();
-            return match self.running.poll_join_next(context) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(None) => Poll::Ready(None),
-                // The runtime is going down; so is the task that polls this.
-                Poll::Ready(Some(Err(_))) => continue,
-                Poll::Ready(Some(Ok(warmed))) => {
-                    match &warmed.outcome {
-                        Ok(()) => self.ready += 1,
-                        Err(_) => self.failed += 1,
-                    }
-                    Poll::Ready(Some(warmed))
-                }
-            };
-        }
+        self.0.poll_next_unpin(context)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let (least, most) = self.users.size_hint();
-        let running = self.running.len();
-        (least.saturating_add(running), most.and_then(|most| most.checked_add(running)))
+        self.0.size_hint()
     }
 }
 
 impl fmt::Debug for Warm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Warm")
-            .field("ready", &self.ready)
-            .field("failed", &self.failed)
-            .field("running", &self.running.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Warm").finish_non_exhaustive()
     }
 }
