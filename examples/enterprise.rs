@@ -103,13 +103,7 @@ async fn warm(
     for unfinished in manager.shutdown().await {
         eprintln!("{}: {:?} is unfinished", unfinished.user.as_str(), unfinished.work);
     }
-    Ok(Run {
-        name,
-        users: count(users),
-        requests: fake.count().total(),
-        failures,
-        time,
-    })
+    Ok(Run { name, users: count(users), requests: fake.count().total(), failures, time })
 }
 
 struct Run {

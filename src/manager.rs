@@ -46,12 +46,10 @@
 //
 // *Imports point down*: `handle`, `keep_alive`, `warm` use `read` and `single_flight`; those
 // `refresh`; that `save` and `revocation`; all of them `entry`, which knows `cached_token`,
-// `permits`, `store_calls`, `policy` and `completion`.
+// `permits`, `store_calls` and `policy`.
 
 mod cached_token;
 use cached_token::CachedToken;
-mod completion;
-use completion::cut_off;
 mod entry;
 use entry::{Context, Unsaved, UserEntry};
 mod events;
@@ -65,7 +63,6 @@ pub use keep_alive::KeepAlive;
 mod outage;
 mod permits;
 use permits::Permits;
-mod pins;
 mod policy;
 pub use policy::RefreshPolicy;
 mod read;
@@ -73,10 +70,10 @@ mod refresh;
 mod removal;
 pub use removal::Disconnected;
 mod revalidate;
-mod revalidation_queue;
 mod revocation;
 mod save;
 mod single_flight;
+use single_flight::cut_off;
 mod store_calls;
 use store_calls::StoreCalls;
 mod users;
@@ -92,7 +89,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::client::Hurdlr;
@@ -227,6 +224,7 @@ impl TokenManagerBuilder {
         #[cfg(feature = "metrics")]
         metrics::describe();
         let (clock, rng) = (self.hurdlr.clock().clone(), self.hurdlr.rng().clone());
+        let (revalidation, queue) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
             realm: Arc::new(self.hurdlr.realm()),
             store: StoreCalls::new(self.store, clock.clone()),
@@ -235,8 +233,8 @@ impl TokenManagerBuilder {
             revalidate_after: self.revalidate_after / 2,
             placeholder: Arc::new(CachedToken::placeholder(Token::placeholder(&clock))),
             permits: Permits::new(self.max_concurrent_refreshes),
-            pins: pins::Pins::default(),
-            revalidation: revalidation_queue::RevalidationQueue::default(),
+            pins: entry::Pins::default(),
+            revalidation,
             tasks: TaskTracker::new(),
             closing: watch::Sender::new(None),
             shutdown_within: self.shutdown_within,
@@ -246,6 +244,7 @@ impl TokenManagerBuilder {
             hurdlr: self.hurdlr,
         });
         let users = Arc::new(Users::new(self.cache_capacity, Arc::clone(&context))?);
+        context.runtime.spawn(revalidate::run(queue));
         outage::watch(&users, &context);
         let manager = TokenManager { users, context };
         #[cfg(feature = "metrics")]
@@ -470,13 +469,13 @@ impl TokenManager {
         let (entry, cached) = self.new_login(id, token, incarnation)?;
         Ok(async move {
             let _writing = entry.lock_writes().await;
-            match save::save_login(&entry, &cached).await {
+            let mut login = Unsaved { cached: Arc::clone(&cached), over: None };
+            match save::save(&entry, entry.epoch(), &mut login).await {
                 Ok(()) => entry.install_login(&cached, None),
-                Err((error, over)) => {
+                Err(error) => {
                     tracing::warn!(user = ?entry.subject(), %error, "could not save a login; it is served from memory and saved later");
-                    let unsaved = Unsaved { cached: Arc::clone(&cached), over };
-                    entry.install_login(&cached, Some(unsaved.clone()));
-                    save::spawn_save_retry(&entry, entry.epoch(), unsaved, false);
+                    entry.install_login(&cached, Some(login.clone()));
+                    save::spawn_save_retry(&entry, entry.epoch(), login, false);
                 }
             }
             tracing::info!(user = ?entry.subject(), "connected");

@@ -29,8 +29,8 @@ pub(super) struct CachedToken {
     pub(super) fast_path_second: AtomicI64,
     /// Whether the API refused it, and was believed. Never unset.
     rejected: AtomicBool,
-    /// Milliseconds between receipt and the last time the store confirmed this token.
-    verified_at: AtomicU64,
+    /// Milliseconds between receipt and the last look at what the store has.
+    looked_at: AtomicU64,
     /// Earlier access tokens of an enterprise user that live on at the provider.
     #[allow(clippy::box_collection, reason = "one word for nearly all users, who have none")]
     superseded: Option<Box<Vec<SupersededToken>>>,
@@ -71,7 +71,7 @@ impl CachedToken {
             phases,
             fast_path_second: AtomicI64::new(i64::MIN),
             rejected: AtomicBool::new(false),
-            verified_at: AtomicU64::new(0),
+            looked_at: AtomicU64::new(0),
             superseded: None,
             #[cfg(any(feature = "middleware", feature = "tower"))]
             authorization: OnceBox::new(),
@@ -114,6 +114,13 @@ impl CachedToken {
     /// The earlier access tokens that may live on at the provider.
     pub(super) fn superseded(&self) -> &[SupersededToken] {
         self.superseded.as_ref().map_or(&[], |superseded| superseded.as_slice())
+    }
+
+    /// What is to be revoked when nobody is to have this token any more: it, and the earlier access
+    /// tokens.
+    pub(super) fn revocable(&self) -> impl Iterator<Item = Token> {
+        let earlier = self.superseded().iter().map(|earlier| self.token.superseded_token(earlier));
+        std::iter::once(self.token.revocable()).chain(earlier)
     }
 
     /// The token as a store takes it.
@@ -198,16 +205,20 @@ impl CachedToken {
         Duration::from_millis(self.phases.due) < span || self.phases.due < self.phases.over / 10
     }
 
-    /// Time since the store last confirmed this token.
-    pub(super) fn since_verified(&self, now: Timestamp) -> Duration {
+    /// Time since the store was last looked at.
+    pub(super) fn since_look(&self, now: Timestamp) -> Duration {
         // Relaxed, here and below: a number that publishes nothing else.
-        let verified_at = self.verified_at.load(Ordering::Relaxed);
-        Duration::from_millis(self.held_for(now).saturating_sub(verified_at))
+        let looked_at = self.looked_at.load(Ordering::Relaxed);
+        Duration::from_millis(self.held_for(now).saturating_sub(looked_at))
     }
 
-    /// Notes that the store had this token at `asked`.
-    pub(super) fn verified(&self, asked: Timestamp) {
-        self.verified_at.store(self.held_for(asked), Ordering::Relaxed);
+    /// Whether the store was last looked at so long ago. Notes that it is looked at now.
+    pub(super) fn begin_look(&self, now: Timestamp, after: Duration) -> bool {
+        let is_due = self.since_look(now) >= after;
+        if is_due {
+            self.looked_at.store(self.held_for(now), Ordering::Relaxed);
+        }
+        is_due
     }
 
     #[inline]

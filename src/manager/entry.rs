@@ -10,18 +10,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::cached_token::{AccessTokenDigest, CachedToken};
-use super::completion::Completion;
 use super::events::TokenEvent;
 use super::permits::Permits;
-use super::pins::Pins;
 use super::policy::RefreshPolicy;
-use super::revalidation_queue::RevalidationQueue;
+use super::single_flight::Flight;
 use super::store_calls::StoreCalls;
 use crate::backoff::Backoff;
 use crate::client::Hurdlr;
@@ -49,8 +47,9 @@ pub(super) struct Context {
     pub(super) revalidate_after: Duration,
     pub(super) placeholder: Arc<CachedToken>,
     pub(super) permits: Permits,
-    pub(super) pins: Pins<UserEntry>,
-    pub(super) revalidation: RevalidationQueue<UserEntry>,
+    pub(super) pins: Pins,
+    /// The users to be compared with the store next.
+    pub(super) revalidation: mpsc::UnboundedSender<Arc<UserEntry>>,
     pub(super) tasks: TaskTracker,
     /// Set once, when the shutdown begins.
     pub(super) closing: watch::Sender<Option<Timestamp>>,
@@ -145,6 +144,32 @@ impl Context {
     }
 }
 
+/// Users who stay in memory although nobody holds them, since they know what the store does not: a
+/// token that the API refused, or a pause.
+#[derive(Default)]
+pub(super) struct Pins(Mutex<Vec<Arc<UserEntry>>>);
+
+impl Pins {
+    /// Keeps a user for as long as that is needed. The others are looked through as rarely as they
+    /// double, so that a pin costs the same however many there are.
+    pub(super) fn pin(&self, entry: &Arc<UserEntry>) {
+        let mut pinned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pinned.len() == pinned.capacity() {
+            pinned.retain(|entry| entry.needs_pin());
+            pinned.sort_by_key(|entry| Arc::as_ptr(entry).addr());
+            pinned.dedup_by(|entry, other| Arc::ptr_eq(entry, other));
+            let room = pinned.len() + 64;
+            pinned.reserve(room);
+        }
+        pinned.push(Arc::clone(entry));
+    }
+
+    /// Lets all users go. They hold what holds the pins.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 /// A user's place in memory.
 pub(super) struct UserEntry {
     pub(super) context: Arc<Context>,
@@ -166,7 +191,7 @@ struct Locked {
 #[derive(Debug, Default)]
 pub(super) struct UserState {
     /// The refresh in flight.
-    pub(super) flight: Option<Completion>,
+    pub(super) flight: Option<Flight>,
     pub(super) pause: Pause,
     /// The kind of the last [`TokenEvent::LoginRequired`] or `RotationLost` that was sent.
     told: Option<ErrorKind>,
@@ -197,14 +222,14 @@ pub(super) struct Pause {
     /// `None` where nothing failed: the provider returned a token that was due on arrival.
     pub(super) error: Option<Error>,
     /// When the store was looked at last, if that was during the pause.
-    verified: Option<Timestamp>,
+    looked_at: Option<Timestamp>,
 }
 
 impl Pause {
     pub(super) fn begin(&mut self, now: Timestamp, pause: Duration, error: Option<Error>) {
         let failures = self.failures.saturating_add(1);
         let since = Some((now, pause));
-        *self = Self { failures, since, error, verified: None };
+        *self = Self { failures, since, error, looked_at: None };
     }
 
     /// Time since a refresh brought a token that was due on arrival, if that is the reason for the
@@ -213,16 +238,14 @@ impl Pause {
         self.since.filter(|_| self.error.is_none()).map(|(from, _)| now.since(from))
     }
 
-    /// Time since the store was last looked at; zero where there is no pause.
-    pub(super) fn since_verified(&self, now: Timestamp) -> Duration {
-        let last = self.verified.or(self.since.map(|(from, _)| from));
-        last.map_or(Duration::ZERO, |last| now.since(last))
-    }
-
-    pub(super) fn verified(&mut self, asked: Timestamp) {
-        if self.since.is_some() {
-            self.verified = Some(asked);
+    /// Whether the store was last looked at so long ago. Notes that it is looked at now.
+    pub(super) fn begin_look(&mut self, now: Timestamp, after: Duration) -> bool {
+        let last = self.looked_at.or(self.since.map(|(from, _)| from));
+        let is_due = last.is_some_and(|last| now.since(last) >= after);
+        if is_due {
+            self.looked_at = Some(now);
         }
+        is_due
     }
 
     pub(super) fn left(&self, clock: &SharedClock) -> Duration {
@@ -581,7 +604,7 @@ impl UserEntry {
 
     /// Whether the user must stay in memory: the store would serve a refused token again, or does
     /// not know how an attempt ended.
-    pub(super) fn needs_pin(&self) -> bool {
+    fn needs_pin(&self) -> bool {
         let now = self.context.clock.now();
         self.with(|state| {
             state.unreleased.is_some()

@@ -7,13 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::cached_token::AccessTokenDigest;
-use super::completion::cut_off;
 use super::entry::{Refusals, UserEntry};
 use super::events::TokenEvent;
 use super::fast_path::{TokenFuture, TokenGuard};
 use super::read;
 use super::removal::{self, Disconnected};
-use super::single_flight::{Priority, join_or_start};
+use super::single_flight::{Priority, cut_off, join_or_start};
 use crate::backoff::Backoff;
 #[cfg(any(feature = "middleware", feature = "tower"))]
 use crate::client::Hurdlr;
@@ -219,7 +218,7 @@ impl UserHandle {
             return;
         }
         tracing::info!(user = ?entry.subject(), "the API refused a token; it is replaced");
-        entry.context.pins.pin(entry, UserEntry::needs_pin);
+        entry.context.pins.pin(entry);
         if current.version.is_some() {
             // An error means that it is paused: then the next reader starts it.
             let _ = join_or_start(entry, Priority::Background);

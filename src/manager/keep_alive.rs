@@ -234,7 +234,7 @@ async fn visit(users: Arc<Users>, context: Arc<Context>, key: StoreKey) -> Visit
         return Visit::Skipped;
     }
     let refreshed = match join_or_start(&entry, Priority::Background) {
-        Ok(completion) => completion.wait().await,
+        Ok(flight) => flight.wait().await,
         Err(_) => return Visit::Skipped,
     };
     match refreshed {

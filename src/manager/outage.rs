@@ -169,7 +169,7 @@ async fn compare(users: Arc<Users>) -> bool {
             current.version.is_some() && current.token.age_at(now) < LATELY
         };
         let recent: Vec<_> = shard.into_iter().filter(is_recent).collect();
-        if let Err(error) = revalidate::compare(context, &recent).await {
+        if let Err(error) = revalidate::compare(&recent).await {
             tracing::warn!(%error, "could not compare users with the store");
             return false;
         }

@@ -49,7 +49,7 @@ pub(super) async fn refreshed(entry: &Arc<UserEntry>) -> Result<Guard<Arc<Cached
     let mut outcome = Ok(());
     for _ in 0..MAX_ROUNDS {
         outcome = match join_or_start(entry, Priority::Foreground) {
-            Ok(completion) => completion.wait().await,
+            Ok(flight) => flight.wait().await,
             Err(error) => Err(error),
         };
         match alive(entry) {

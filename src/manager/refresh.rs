@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cached_token::CachedToken;
-use super::completion::Completer;
 use super::entry::{Context, Doubt, Unreleased, UserEntry, UserState};
 use super::permits::{Permit, SLOW_AFTER};
+use super::single_flight::Flight;
 use super::{revocation, save};
 use crate::backoff::Backoff;
 use crate::clock::Timestamp;
@@ -47,12 +47,12 @@ impl From<Error> for Failure {
 }
 
 /// Gets the user a living token. Runs in a task of its own that nobody can cancel.
-pub(super) async fn run(entry: &Arc<UserEntry>, completer: &Completer) -> Result<(), Error> {
+pub(super) async fn run(entry: &Arc<UserEntry>, flight: &Flight) -> Result<(), Error> {
     let context = &entry.context;
     let attempt = Attempt {
         entry,
         context,
-        completer,
+        flight,
         key: entry.key(),
         epoch: entry.epoch(),
         started: context.clock.now(),
@@ -68,7 +68,7 @@ pub(super) async fn run(entry: &Arc<UserEntry>, completer: &Completer) -> Result
 struct Attempt<'a> {
     entry: &'a Arc<UserEntry>,
     context: &'a Arc<Context>,
-    completer: &'a Completer,
+    flight: &'a Flight,
     key: StoreKey,
     /// The epoch in which the attempt began. It changes nothing in another one.
     epoch: u32,
@@ -96,11 +96,11 @@ impl Attempt<'_> {
                 Step::Claim => {
                     let permit = async {
                         self.context.store_settled().await;
-                        self.context.permits.acquire(self.completer.promoted()).await
+                        self.context.permits.acquire(self.flight.promoted()).await
                     };
                     let permit = tokio::select! {
                         biased;
-                        () = self.completer.abandoned() => return Ok(()),
+                        () = self.flight.abandoned() => return Ok(()),
                         permit = permit => permit,
                     };
                     step = self.claim(permit.ok_or_else(shutting_down)?).await?;
@@ -177,7 +177,7 @@ impl Attempt<'_> {
     /// Whether a user without a row may be granted a token: only where a caller waits for it.
     /// Background work would bring a user back who was removed meanwhile.
     fn may_be_granted_first(&self) -> bool {
-        self.entry.kind() != RowKind::Login && self.completer.has_caller()
+        self.entry.kind() != RowKind::Login && self.flight.has_caller()
     }
 
     /// Decides by a row that is not claimed: adopts a newer token, restores an older one, or says
@@ -195,7 +195,7 @@ impl Attempt<'_> {
         let known = self.entry.current.load_full();
         if known.is_newer_than(row.version) {
             // The last token is not saved yet, or the store was restored to an earlier day.
-            save::write_back(self.entry, &known, row.version).await?;
+            save::write_back(self.entry, self.epoch, &known, row.version).await?;
             return Ok(Step::Claim);
         }
         if known.version != Some(row.version) {
@@ -204,7 +204,7 @@ impl Attempt<'_> {
                     self.entry.adopt(self.epoch, &theirs);
                     tracing::debug!(user = ?self.entry.subject(), "adopted the stored token");
                     let now = self.context.clock.now();
-                    let is_enough = theirs.is_served(now) && self.completer.has_caller();
+                    let is_enough = theirs.is_served(now) && self.flight.has_caller();
                     if is_enough || theirs.is_fresh(now) || self.entry.epoch() != self.epoch {
                         return Ok(Step::Done);
                     }
@@ -314,11 +314,11 @@ impl Attempt<'_> {
         let too_many = cached.take_oldest_superseded();
         let cached = Arc::new(cached);
         let failures = self.entry.with(|state| state.pause.failures);
-        save::save_and_serve(self.entry, self.epoch, &cached, consumed).await;
+        save::save_and_serve(self.entry, self.epoch, Arc::clone(&cached), consumed).await;
         tracing::debug!(user = ?self.entry.subject(), "refresh finished");
         if !too_many.is_empty() {
             // Boxed, since it is rare: refreshes need no room for it.
-            Box::pin(revocation::revoke_tokens(self.entry, too_many)).await;
+            Box::pin(revocation::revoke_tokens(self.entry, too_many.into_iter())).await;
         }
         let backoff = self.context.policy.backoff();
         if cached.is_alive(now) && !cached.is_due_on_arrival(backoff.initial) {
@@ -401,7 +401,7 @@ impl Attempt<'_> {
             if release != Release::default() && self.entry.epoch() == self.epoch {
                 let unreleased = Unreleased { version, release, since: asked };
                 self.entry.with(|state| state.unreleased = Some(unreleased));
-                context.pins.pin(self.entry, UserEntry::needs_pin);
+                context.pins.pin(self.entry);
                 context.spawn(release_late(Arc::clone(self.entry), asked));
             }
         }

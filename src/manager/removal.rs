@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::cached_token::CachedToken;
-use super::completion::Completion;
 use super::entry::UserEntry;
 use super::revocation::{self, PendingRevocation};
 use crate::error::Error;
@@ -33,44 +32,26 @@ pub enum Disconnected {
     },
 }
 
-/// A refresh that may bring a token after the user was removed.
-enum ConcurrentRefresh {
-    /// In this process.
-    Here(Completion),
-    /// In another process, for this long at most.
-    Elsewhere(Duration),
+/// How far a removal from the store came.
+#[derive(Default)]
+struct Removed {
+    /// The row's token, and the records of its revocation.
+    stored: Option<Arc<CachedToken>>,
+    pending: Vec<PendingRevocation>,
+    /// The rest of the lease of another process, whose refresh may bring a token still.
+    lease: Option<Duration>,
+    /// The row could not be read, so that nobody knows its token.
+    is_unreadable: bool,
 }
 
 /// Removes the user here and from the store. Runs in a task of its own.
 pub(super) async fn forget(entry: Arc<UserEntry>) -> Result<(), Error> {
     let _writing = entry.lock_writes().await;
-    let forgotten = forget_row(&entry).await;
+    let forgotten = remove(&entry, false, &mut Removed::default()).await;
     // Again: a login may have been under way, or a read may have brought the row back into memory
     // before it was removed. A token that is not saved yet is given up, even if the store failed.
     entry.evict();
     forgotten
-}
-
-/// Removes the row at the version at which it is read, so that a call that the store carries out
-/// late removes nobody who has logged in since.
-async fn forget_row(entry: &UserEntry) -> Result<(), Error> {
-    let (store, key) = (&entry.context.store, entry.key());
-    for _ in 0..MAX_ROUNDS {
-        let version = match store.read_row(&key).await? {
-            Ok(None) => return Ok(()),
-            Ok(Some(row)) => Some(row.version),
-            Err(error) if revocation::is_unreadable(&error) => None,
-            Err(error) => return Err(error),
-        };
-        if store.forget(&key, version).await? || version.is_none() {
-            return Ok(());
-        }
-    }
-    Err(changing())
-}
-
-fn changing() -> Error {
-    Error::store("could not remove the user: the row is changing concurrently")
 }
 
 /// Removes a user who is evicted from memory already, and has their tokens revoked; `newest` is the
@@ -79,28 +60,27 @@ pub(super) async fn disconnect(
     entry: Arc<UserEntry>,
     newest: Arc<CachedToken>,
 ) -> Result<Disconnected, Error> {
-    if !entry.context.hurdlr.can_revoke() {
-        return erase(&entry, &newest).await;
-    }
+    let context = &entry.context;
+    let can_revoke = context.hurdlr.can_revoke();
     let writing = entry.lock_writes().await;
     // Again: a login may have been under way.
     let adopted = entry.evict();
-    let removed = remove(&entry).await;
-    let mut pending = removed.pending;
-    for served in [newest, adopted] {
+    let mut removed = Removed::default();
+    let outcome = remove(&entry, can_revoke, &mut removed).await;
+    // Now that the row is gone, no other one can begin.
+    let flight = entry.with(|state| state.flight.clone());
+    let Removed { stored, mut pending, lease, is_unreadable } = removed;
+    for served in [&newest, &adopted] {
         // A token that was not saved yet, or a login that the store never had.
-        if served.version.is_none() {
-            continue;
-        }
-        let mut stored = removed.stored.iter();
-        if !stored.any(|stored| served.ends_with(stored, entry.kind())) {
-            pending.extend(revocation::record(&entry, &served).await);
+        let is_revoked = stored.as_ref().is_some_and(|it| served.ends_with(it, entry.kind()));
+        if can_revoke && served.version.is_some() && !is_revoked {
+            pending.extend(revocation::record(&entry, served.revocable()).await);
         }
     }
     // Again: a read may have brought the row back into memory before it was removed.
     entry.evict();
     drop(writing);
-    if let Some(error) = removed.error {
+    if let Err(error) = outcome {
         // The user may be there still, and is not meant to be: the tokens are to end all the same.
         for pending in pending {
             revocation::spawn_retry(&entry, pending, error.clone());
@@ -108,18 +88,19 @@ pub(super) async fn disconnect(
         return Err(error);
     }
     revocation::revoke(&entry, pending).await;
-    match removed.concurrent {
-        // Its token finds no row, and is revoked by the task that got it. An error is an end too.
-        Some(ConcurrentRefresh::Here(completion)) => {
-            let _ = completion.wait().await;
-        }
-        Some(ConcurrentRefresh::Elsewhere(lease)) => {
-            entry.context.sleep_unless_closing(lease).await;
-        }
-        None => {}
+    if !can_revoke || is_unreadable {
+        let now = context.clock.now();
+        let known = stored.iter().chain([&newest, &adopted]);
+        let left = known.map(|token| token.alive_for(now)).max().unwrap_or_default();
+        let until = (!can_revoke && !left.is_zero()).then(|| now.wall() + left);
+        tracing::info!(user = ?entry.subject(), revoked = false, "disconnected");
+        return Ok(Disconnected::Unrevoked { until });
     }
-    if removed.is_unreadable {
-        return Ok(Disconnected::Unrevoked { until: None });
+    match (flight, lease) {
+        // Its token finds no row, and is revoked by the task that got it. An error is an end too.
+        (Some(flight), _) => drop(flight.wait().await),
+        (None, Some(lease)) => context.sleep_unless_closing(lease).await,
+        (None, None) => {}
     }
     let reason = entry.with(|state| {
         let unsaved =
@@ -132,103 +113,43 @@ pub(super) async fn disconnect(
     Ok(reason.map_or(Disconnected::Revoked, Disconnected::Pending))
 }
 
-/// All that can be done where tokens cannot be revoked.
-async fn erase(entry: &Arc<UserEntry>, newest: &CachedToken) -> Result<Disconnected, Error> {
-    let context = &entry.context;
-    let _writing = entry.lock_writes().await;
-    // Again: a login may have been under way.
-    let adopted = entry.evict();
-    let stored = match context.store.read_row(&entry.key()).await? {
-        Ok(row) => row.and_then(|row| entry.decode(&row).ok().flatten()),
-        Err(error) if revocation::is_unreadable(&error) => None,
-        Err(error) => return Err(error),
-    };
-    forget_row(entry).await?;
-    entry.evict();
-    let now = context.clock.now();
-    let left = stored.map_or(Duration::ZERO, |stored| stored.alive_for(now));
-    let left = left.max(newest.alive_for(now)).max(adopted.alive_for(now));
-    let until = (!left.is_zero()).then(|| now.wall() + left);
-    tracing::info!(user = ?entry.subject(), revoked = false, "disconnected");
-    Ok(Disconnected::Unrevoked { until })
-}
-
-/// How far a removal from the store came.
-#[derive(Default)]
-struct Removed {
-    error: Option<Error>,
-    /// The row's token, and the records of its revocation.
-    stored: Option<Arc<CachedToken>>,
-    pending: Vec<PendingRevocation>,
-    concurrent: Option<ConcurrentRefresh>,
-    /// The row could not be read, so that nobody knows its token.
-    is_unreadable: bool,
-}
-
-/// Records the revocation of the row's token, then removes the row at just the version at which it
-/// was read. So no token is removed that was not recorded, and a refresh in flight saves nothing.
-async fn remove(entry: &Arc<UserEntry>) -> Removed {
+/// Removes the row at just the version at which it was read: a call that the store carries out late
+/// removes nobody who has logged in since, and a refresh in flight saves nothing. Where the token
+/// is to be revoked, that is recorded first, so that no token is removed that was not.
+async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) -> Result<(), Error> {
     let (context, key) = (&entry.context, entry.key());
-    let mut removed = Removed::default();
     for _ in 0..MAX_ROUNDS {
-        let read = match context.store.read_row(&key).await {
-            Ok(read) => read,
-            Err(error) => {
-                removed.error = Some(error);
-                return removed;
-            }
-        };
-        let decoded = read.and_then(|row| {
-            Ok((row.as_ref().map(|row| entry.decode(row)).transpose()?.flatten(), row))
-        });
-        let (stored, row) = match decoded {
-            Ok(read) => read,
+        let row = match context.store.read_row(&key).await? {
             Err(error) if revocation::is_unreadable(&error) => {
                 removed.is_unreadable = true;
-                removed.error = context.store.forget(&key, None).await.err();
-                return removed;
+                return context.store.forget(&key, None).await.map(drop);
             }
-            Err(error) => {
-                removed.error = Some(error);
-                return removed;
-            }
+            read => read?,
         };
         let Some(row) = row else {
-            // A first grant may be in flight all the same.
-            removed.concurrent = refresh_here(entry);
-            return removed;
+            return Ok(()); // a first grant may be in flight all the same
         };
-        match hold_off(entry, &row).await {
-            Ok(lease) => removed.concurrent = lease.map(ConcurrentRefresh::Elsewhere),
-            Err(error) => {
-                removed.error = Some(error);
-                return removed;
+        let stored = match entry.decode(&row) {
+            Err(error) if revocation::is_unreadable(&error) => {
+                removed.is_unreadable = true;
+                None
+            }
+            decoded => decoded?,
+        };
+        if revokes {
+            removed.lease = hold_off(entry, &row).await?;
+            if let Some(stored) = &stored {
+                removed.pending = revocation::record(entry, stored.revocable()).await;
             }
         }
-        let pending = match &stored {
-            Some(stored) => revocation::record(entry, stored).await,
-            None => Vec::new(),
-        };
-        match context.store.forget(&key, Some(row.version)).await {
-            Ok(true) => {
-                removed.stored = stored;
-                removed.pending = pending;
-                // Now that the row is gone, no other one can begin.
-                removed.concurrent = refresh_here(entry).or(removed.concurrent);
-                return removed;
-            }
-            Ok(false) => revocation::delete_records(context, pending).await,
-            Err(error) => {
-                // It may be removed, and is to be revoked in any case.
-                removed.stored = stored;
-                removed.pending = pending;
-                removed.error = Some(error);
-                return removed;
-            }
+        removed.stored = stored;
+        if context.store.forget(&key, Some(row.version)).await? {
+            return Ok(());
         }
+        let Removed { pending, .. } = std::mem::take(removed);
+        revocation::delete_records(context, pending).await;
     }
-    removed.error = Some(changing());
-    removed
+    Err(Error::store("could not remove the user: the row is changing concurrently"))
 }
 
 /// Takes the lease, so that no process begins to refresh the user now. Returns how long another
@@ -242,8 +163,4 @@ async fn hold_off(entry: &UserEntry, row: &Row) -> Result<Option<Duration>, Erro
     };
     let claimed = entry.context.store.claim(&entry.key(), claim).await?;
     Ok(claimed.row.filter(|_| !claimed.granted).and_then(|row| row.leased_for))
-}
-
-fn refresh_here(entry: &UserEntry) -> Option<ConcurrentRefresh> {
-    entry.with(|state| state.flight.clone()).map(ConcurrentRefresh::Here)
 }

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc::UnboundedReceiver;
+
 use super::cached_token::CachedToken;
-use super::entry::{Context, UserEntry};
+use super::entry::UserEntry;
 use super::save;
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -14,63 +16,69 @@ use crate::store::{Row, StoreKey};
 const BATCH: usize = 500;
 
 /// Queues the user for the next batch once half of the setting `revalidate_after` has passed since
-/// the store last confirmed the token, which keeps busy users within the bound.
+/// the last look at the store, which keeps busy users within the bound.
 pub(super) fn schedule(entry: &Arc<UserEntry>, cached: &CachedToken, now: Timestamp) {
     let context = &entry.context;
-    let since_verified = match cached.version {
-        Some(_) => cached.since_verified(now),
+    let is_due = match cached.version {
+        Some(_) => cached.begin_look(now, context.revalidate_after),
         // A user without a token is looked up only while a pause keeps refreshes from doing so.
-        None => entry.with(|state| state.pause.since_verified(now)),
+        None => entry.with(|state| state.pause.begin_look(now, context.revalidate_after)),
     };
-    if since_verified < context.revalidate_after || context.is_closing() {
-        return;
-    }
-    if context.revalidation.push(entry) {
-        let context = Arc::clone(context);
-        context.clone().spawn(async move { run(&context).await });
+    if is_due && !context.is_closing() {
+        // An error means that the runtime is gone.
+        let _ = context.revalidation.send(Arc::clone(entry));
     }
 }
 
-async fn run(context: &Arc<Context>) {
+/// Compares the users who are queued, a batch at a time, while the manager exists.
+pub(super) async fn run(mut queue: UnboundedReceiver<Arc<UserEntry>>) {
     let mut failures = 0;
-    while let Some(entries) = context.revalidation.take() {
-        let Err(error) = compare(context, &entries).await else {
+    loop {
+        let mut users = Vec::new();
+        queue.recv_many(&mut users, BATCH).await;
+        let Some(context) = users.first().map(|entry| Arc::clone(&entry.context)) else {
+            return;
+        };
+        users.sort_by_key(|entry| Arc::as_ptr(entry).addr());
+        users.dedup_by(|entry, other| Arc::ptr_eq(entry, other));
+        // An error of the task is a panic, which ends this batch alone.
+        let compared = context.spawn(async move { compare(&users).await }).await;
+        let Ok(Err(error)) = compared else {
             failures = 0;
             continue;
         };
         failures += 1;
         tracing::warn!(%error, "revalidation failed; living tokens are served on");
-        context.revalidation.back_off();
         let pause = context.delay(context.policy.backoff(), failures);
         context.sleep_unless_closing(pause.min(context.revalidate_after)).await;
+        // They are looked up again when they are read again.
+        while queue.try_recv().is_ok() {}
     }
 }
 
 /// Compares users with the store: adopts newer tokens, and writes back where the store has an older
 /// one.
-pub(super) async fn compare(context: &Context, entries: &[Arc<UserEntry>]) -> Result<(), Error> {
-    for batch in entries.chunks(BATCH) {
-        compare_batch(context, batch).await?;
+pub(super) async fn compare(users: &[Arc<UserEntry>]) -> Result<(), Error> {
+    for batch in users.chunks(BATCH) {
+        compare_batch(batch).await?;
     }
     Ok(())
 }
 
-async fn compare_batch(context: &Context, entries: &[Arc<UserEntry>]) -> Result<(), Error> {
-    let asked = context.clock.now();
+async fn compare_batch(users: &[Arc<UserEntry>]) -> Result<(), Error> {
+    let Some(first) = users.first() else {
+        return Ok(());
+    };
     // The answer is younger than the token that is compared with it.
     let (mut served, mut keys) = (Vec::new(), Vec::<StoreKey>::new());
-    for entry in entries {
+    for entry in users {
         if let Some((epoch, seen)) = entry.snapshot() {
             served.push((entry, epoch, seen));
             keys.push(entry.key());
         }
     }
-    let rows = context.store.read_all(&keys).await?;
+    let rows = first.context.store.read_all(&keys).await?;
     for ((entry, epoch, seen), row) in served.into_iter().zip(rows) {
-        match seen.version {
-            Some(_) => seen.verified(asked),
-            None => entry.with(|state| state.pause.verified(asked)),
-        }
         let applied = match row {
             Ok(row) => apply_row(entry, epoch, &seen, row).await,
             Err(error) => Err(error),
@@ -94,7 +102,7 @@ async fn apply_row(
     match row {
         Some(row) if seen.version == Some(row.version) => {}
         Some(row) if seen.is_newer_than(row.version) => {
-            save::write_back(entry, seen, row.version).await?;
+            save::write_back(entry, epoch, seen, row.version).await?;
         }
         row => match row.map(|row| entry.decode(&row)).transpose()?.flatten() {
             Some(theirs) => entry.adopt(epoch, &theirs),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cached_token::{CachedToken, whole_seconds};
+use super::cached_token::whole_seconds;
 use super::entry::{Context, UserEntry};
 use super::save;
 use crate::backoff::Backoff;
@@ -28,19 +28,10 @@ pub(super) struct PendingRevocation {
     key: StoreKey,
     version: Option<Version>,
     token: Token,
-    /// The end of all tries, from when it was recorded.
-    bound: Duration,
-}
-
-/// Records the revocation of a token, and of the earlier access tokens that it superseded.
-pub(super) async fn record(entry: &UserEntry, cached: &CachedToken) -> Vec<PendingRevocation> {
-    let superseded = cached.superseded().iter();
-    let superseded = superseded.map(|superseded| cached.token.superseded_token(superseded));
-    record_tokens(entry, std::iter::once(cached.token.revocable()).chain(superseded)).await
 }
 
 /// Records revocations. Where the store fails, this process alone knows of them.
-async fn record_tokens(
+pub(super) async fn record(
     entry: &UserEntry,
     tokens: impl Iterator<Item = Token>,
 ) -> Vec<PendingRevocation> {
@@ -48,8 +39,7 @@ async fn record_tokens(
     let now = context.clock.now();
     let mut pending = Vec::new();
     for token in tokens {
-        let bound = time_to_revoke(&token);
-        if bound.is_zero() {
+        if time_left(&token, Duration::ZERO).is_zero() {
             continue;
         }
         let name = UserId::internal(format!("{:016x}", context.random_id()));
@@ -70,16 +60,18 @@ async fn record_tokens(
             tracing::warn!(user = ?entry.subject(), %error, "could not record a revocation; only this process tries it");
         }
         let version = saved.ok();
-        pending.push(PendingRevocation { key, version, token, bound });
+        pending.push(PendingRevocation { key, version, token });
     }
     pending
 }
 
-/// How long it is worth trying: an access token to the end of its life, a refresh token for a week.
-fn time_to_revoke(token: &Token) -> Duration {
+/// How long it is worth trying still: an access token to the end of its life, a refresh token for a
+/// week from when it was recorded.
+fn time_left(token: &Token, pending_for: Duration) -> Duration {
+    let left = REFRESH_TOKEN_BOUND.saturating_sub(pending_for);
     match token.refresh_token() {
-        Some(_) => REFRESH_TOKEN_BOUND,
-        None => token.remaining().unwrap_or(REFRESH_TOKEN_BOUND),
+        Some(_) => left,
+        None => token.remaining().unwrap_or(left),
     }
 }
 
@@ -97,18 +89,10 @@ async fn delete_record(context: &Context, key: &StoreKey) {
     }
 }
 
-/// Has a token revoked that the store will not have.
-pub(super) async fn revoke_orphan(entry: &Arc<UserEntry>, cached: &CachedToken) {
+/// Has tokens revoked that the store does not hold, or not any more, where the version can.
+pub(super) async fn revoke_tokens(entry: &Arc<UserEntry>, tokens: impl Iterator<Item = Token>) {
     if entry.context.hurdlr.can_revoke() {
-        let pending = record(entry, cached).await;
-        revoke(entry, pending).await;
-    }
-}
-
-/// Has access tokens revoked that are remembered no more.
-pub(super) async fn revoke_tokens(entry: &Arc<UserEntry>, tokens: Vec<Token>) {
-    if entry.context.hurdlr.can_revoke() {
-        let pending = record_tokens(entry, tokens.into_iter()).await;
+        let pending = record(entry, tokens).await;
         revoke(entry, pending).await;
     }
 }
@@ -165,7 +149,7 @@ pub(super) fn spawn_retry(entry: &Arc<UserEntry>, pending: PendingRevocation, er
             if context.is_closing() && (pending.version.is_some() || !asked_for.is_zero()) {
                 return;
             }
-            if context.clock.now().since(began) >= pending.bound {
+            if time_left(&pending.token, context.clock.now().since(began)).is_zero() {
                 give_up(Some(&last));
                 delete_record(&context, &pending.key).await;
                 break;
@@ -194,20 +178,17 @@ fn give_up(error: Option<&Error>) {
 
 /// Finishes a revocation that a walk met, unless another process is at it. Says whether it is over.
 pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool, Error> {
-    let key = &key;
-    let Some(Row { version, token: Some(stored), .. }) = context.store.read(key).await? else {
+    let Some(Row { version, token: Some(stored), .. }) = context.store.read(&key).await? else {
         return Ok(false);
     };
     let token = Token::from_payload(&stored.payload, stored.age, &context.clock)?;
     let pending_since = Notes::of_payload(&stored.payload).pending_since.unwrap_or(0);
     let pending_for = stored.age.saturating_sub(Duration::from_secs(pending_since.into()));
-    let is_over = match token.refresh_token() {
-        Some(_) => pending_for >= REFRESH_TOKEN_BOUND,
-        None => token.is_expired(),
-    };
-    if is_over {
+    let pending = PendingRevocation { key, version: Some(version), token };
+    if time_left(&pending.token, pending_for).is_zero() {
         give_up(None);
-        return context.store.forget(key, Some(version)).await;
+        delete_record(&context, &pending.key).await;
+        return Ok(true);
     }
     let claim = Claim {
         holder: context.random_id(),
@@ -215,21 +196,17 @@ pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool,
         known: Some(version),
         create: None,
     };
-    if !context.store.claim(key, claim).await?.granted {
+    if !context.store.claim(&pending.key, claim).await?.granted {
         return Ok(false);
     }
-    let revoked = match context.hurdlr.revocation_operation(&token) {
-        Ok(revocation) => context.hurdlr.call(revocation, Some(context.policy.timeout())).await,
-        Err(error) => Err(error),
-    };
-    let Err(error) = revoked else {
-        return context.store.forget(key, Some(version)).await;
+    let Err(error) = try_once(&context, &pending).await else {
+        return Ok(true);
     };
     // The pause is as long as the record has been pending, so it doubles in every process alike.
     let pause = pending_for.clamp(RETRY.initial, RETRY.max);
     let not_before = error.retry_after().unwrap_or_default().max(pause);
     let release = Release { not_before, ..Release::default() };
-    context.store.release(key, version, claim.holder, release).await?;
+    context.store.release(&pending.key, version, claim.holder, release).await?;
     Err(error)
 }
 

@@ -22,12 +22,12 @@ const MAX_ROUNDS: u32 = 5;
 pub(super) async fn save_and_serve(
     entry: &Arc<UserEntry>,
     epoch: u32,
-    cached: &Arc<CachedToken>,
+    cached: Arc<CachedToken>,
     consumed: Version,
 ) {
-    if let Err(error) = save(entry, epoch, cached, consumed).await {
+    let mut unsaved = Unsaved { cached, over: Some(consumed) };
+    if let Err(error) = save(entry, epoch, &mut unsaved).await {
         tracing::warn!(user = ?entry.subject(), %error, "could not save a new token; it is served from memory and saved later");
-        let unsaved = Unsaved { cached: Arc::clone(cached), over: Some(consumed) };
         // The user may have logged in or been removed here meanwhile. Only the store can tell
         // whether there too: it may hold a login of another process, whose token this is.
         let is_late = !entry.install_unsaved(epoch, &unsaved);
@@ -35,29 +35,42 @@ pub(super) async fn save_and_serve(
     }
 }
 
-/// Saves a token over a version that the row had. Where the row has moved on, what it holds is
-/// served instead.
-async fn save(
+/// Saves a token over a version that the row had, or a login over whatever the row has. Where the
+/// row has moved on from that version, what it holds is served instead.
+///
+/// After an error, `over` is the version over which the token may have been saved all the same.
+pub(super) async fn save(
     entry: &Arc<UserEntry>,
     epoch: u32,
-    cached: &Arc<CachedToken>,
-    mut over: Version,
+    unsaved: &mut Unsaved,
 ) -> Result<(), Error> {
+    let Unsaved { cached, over: last } = unsaved;
     let (context, key) = (&entry.context, entry.key());
     let Some(version) = cached.version else {
         return Ok(());
     };
+    let is_login = last.is_none();
     for _ in 0..MAX_ROUNDS {
+        let over = match *last {
+            Some(over) => over,
+            None => *last.insert(version_of_row(entry).await?),
+        };
         if context.store.save(&key, over, version, context.stored(cached)).await? {
-            entry.install(epoch, cached);
+            if !is_login {
+                entry.install(epoch, cached);
+            }
             return Ok(());
+        }
+        if is_login {
+            *last = None; // a refresh, a removal or another login was first
+            continue;
         }
         match context.store.read(&key).await? {
             // The store was restored to an earlier day: this token is newer than the row's.
-            Some(row) if version.is_newer_than(row.version) => over = row.version,
+            Some(row) if version.is_newer_than(row.version) => *last = Some(row.version),
             // The login that this one replaces was refreshed meanwhile.
             Some(row) if row.version.is_newer_than(over) && !version.is_newer_than(over) => {
-                over = row.version;
+                *last = Some(row.version);
             }
             row => return adopt_winner(entry, epoch, cached, row.as_ref()).await,
         }
@@ -65,37 +78,19 @@ async fn save(
     Err(changing())
 }
 
-/// Saves a login over whatever the store has. After an error, the version over which it may have
-/// been saved all the same.
-pub(super) async fn save_login(
-    entry: &UserEntry,
-    cached: &CachedToken,
-) -> Result<(), (Error, Option<Version>)> {
+/// The version of the user's row, which is made where there is none. A row that nobody here can
+/// read gives way.
+async fn version_of_row(entry: &UserEntry) -> Result<Version, Error> {
     let (context, key) = (&entry.context, entry.key());
-    let Some(version) = cached.version else {
-        return Ok(());
-    };
-    for _ in 0..MAX_ROUNDS {
-        let read = match context.store.read_row(&key).await {
-            Ok(Ok(Some(row))) => Ok(row.version),
-            Ok(Ok(None)) => make_row(context, &key).await.map(|row| row.version),
-            // A row that nobody here can read gives way.
-            Ok(Err(error)) if revocation::is_unreadable(&error) => {
-                match context.store.forget(&key, None).await {
-                    Ok(_) => make_row(context, &key).await.map(|row| row.version),
-                    Err(error) => Err(error),
-                }
-            }
-            Ok(Err(error)) | Err(error) => Err(error),
-        };
-        let over = read.map_err(|error| (error, None))?;
-        match context.store.save(&key, over, version, context.stored(cached)).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {} // a refresh, a removal or another login was first
-            Err(error) => return Err((error, Some(over))),
+    match context.store.read_row(&key).await? {
+        Ok(Some(row)) => return Ok(row.version),
+        Ok(None) => {}
+        Err(error) if revocation::is_unreadable(&error) => {
+            context.store.forget(&key, None).await?;
         }
+        Err(error) => return Err(error),
     }
-    Err((changing(), None))
+    make_row(context, &key).await.map(|row| row.version)
 }
 
 /// Makes a row without a token, to save one over it. Returns the row that is there: somebody else
@@ -136,30 +131,20 @@ async fn adopt_winner(
     }
     if !theirs.is_some_and(|theirs| ours.ends_with(&theirs, entry.kind())) {
         // Boxed, since it is rare: refreshes need no room for it.
-        Box::pin(revocation::revoke_orphan(entry, ours)).await;
+        Box::pin(revocation::revoke_tokens(entry, ours.revocable())).await;
     }
     Ok(())
 }
 
 /// Puts a token back over the row of an earlier one of the same login.
 pub(super) async fn write_back(
-    entry: &UserEntry,
+    entry: &Arc<UserEntry>,
+    epoch: u32,
     cached: &Arc<CachedToken>,
     over: Version,
 ) -> Result<(), Error> {
-    let Some(version) = cached.version else {
-        return Ok(());
-    };
-    tracing::warn!(user = ?entry.subject(), revision = over.revision, "restored a newer token over an older row");
-    let stored = entry.context.stored(cached);
-    // Where the row has changed in between, the next look decides.
-    let restored = entry.context.store.save(&entry.key(), over, version, stored).await?;
-    if restored {
-        entry.with(|state| {
-            state.unsaved.take_if(|unsaved| Arc::ptr_eq(&unsaved.cached, cached));
-        });
-    }
-    Ok(())
+    tracing::warn!(user = ?entry.subject(), revision = over.revision, "restores a newer token over an older row");
+    retry_save(entry, epoch, Unsaved { cached: Arc::clone(cached), over: Some(over) }).await
 }
 
 /// Saves a token that the store would not take before, unless the user was removed or logged in
@@ -171,30 +156,19 @@ pub(super) async fn save_unsaved(entry: &Arc<UserEntry>) -> Result<(), Error> {
     let _writing = entry.lock_writes().await;
     let (epoch, unsaved) = (entry.epoch(), entry.with(|state| state.unsaved.clone()));
     match unsaved {
-        Some(unsaved) => retry_save(entry, epoch, &unsaved).await,
+        Some(unsaved) => retry_save(entry, epoch, unsaved).await,
         None => Ok(()),
     }
 }
 
-async fn retry_save(entry: &Arc<UserEntry>, epoch: u32, unsaved: &Unsaved) -> Result<(), Error> {
-    let Unsaved { cached, over } = unsaved;
-    let is_same = |unsaved: &mut Unsaved| Arc::ptr_eq(&unsaved.cached, cached);
-    let saved = match *over {
-        Some(over) => save(entry, epoch, cached, over).await,
-        None => save_login(entry, cached).await.map_err(|(error, over)| {
-            entry.with(|state| {
-                if let Some(unsaved) =
-                    state.unsaved.as_mut().filter(|it| Arc::ptr_eq(&it.cached, cached))
-                {
-                    unsaved.over = over;
-                }
-            });
-            error
-        }),
-    };
-    if saved.is_ok() {
-        entry.with(|state| state.unsaved.take_if(is_same));
-    }
+async fn retry_save(entry: &Arc<UserEntry>, epoch: u32, mut unsaved: Unsaved) -> Result<(), Error> {
+    let saved = save(entry, epoch, &mut unsaved).await;
+    entry.with(|state| {
+        let ours = state.unsaved.take_if(|it| Arc::ptr_eq(&it.cached, &unsaved.cached));
+        if saved.is_err() && ours.is_some() {
+            state.unsaved = Some(unsaved);
+        }
+    });
     saved
 }
 
@@ -226,7 +200,7 @@ pub(super) fn spawn_save_retry(
                 }
             }
             let outcome = if is_late {
-                retry_save(&entry, epoch, &unsaved).await
+                retry_save(&entry, epoch, unsaved.clone()).await
             } else {
                 save_unsaved(&entry).await
             };

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use tokio::sync::SetOnce;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::completion::{Completer, Completion, cut_off};
 use super::entry::UserEntry;
 use super::refresh;
 use crate::error::{Error, ErrorKind};
@@ -19,19 +19,55 @@ pub(super) enum Priority {
     Background,
 }
 
+/// A refresh in flight, for its task and for all who wait for its outcome.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flight(Arc<Events>);
+
+#[derive(Debug, Default)]
+struct Events {
+    outcome: SetOnce<Result<(), Error>>,
+    /// Set by the first caller who waits.
+    caller_came: SetOnce<()>,
+    /// Set when the user has been removed or has logged in: nobody needs the outcome any more.
+    abandoned: SetOnce<()>,
+}
+
+// An error of `SetOnce::set` says that it was set before.
+impl Flight {
+    pub(super) async fn wait(&self) -> Result<(), Error> {
+        self.0.outcome.wait().await.clone()
+    }
+
+    /// Waits until a caller waits for the refresh.
+    pub(super) async fn promoted(&self) {
+        self.0.caller_came.wait().await;
+    }
+
+    /// Whether a caller waits for the refresh.
+    pub(super) fn has_caller(&self) -> bool {
+        self.0.caller_came.initialized()
+    }
+
+    /// Says that the refresh need not begin any more.
+    pub(super) fn abandon(&self) {
+        let _ = self.0.abandoned.set(());
+    }
+
+    /// Waits until the refresh need not begin any more.
+    pub(super) async fn abandoned(&self) {
+        self.0.abandoned.wait().await;
+    }
+}
+
 /// Joins the user's refresh in flight, or starts one. An error where the user is paused after a
 /// failure, or the manager is shutting down.
 ///
 /// A caller who joins a refresh that waits in the background queue moves it to the front.
-pub(super) fn join_or_start(
-    entry: &Arc<UserEntry>,
-    priority: Priority,
-) -> Result<Completion, Error> {
+pub(super) fn join_or_start(entry: &Arc<UserEntry>, priority: Priority) -> Result<Flight, Error> {
     let context = &entry.context;
-    let (completer, completion) = entry.with(|state| {
-        // A flight that is complete but still registered is about to be removed by its task.
-        if let Some(flight) = state.flight.as_ref().filter(|flight| !flight.is_complete()) {
-            return Ok((None, flight.clone()));
+    let (flight, started) = entry.with(|state| {
+        if let Some(flight) = &state.flight {
+            return Ok((flight.clone(), None));
         }
         let is_paused = !state.pause.left(&context.clock).is_zero();
         match &state.pause.error {
@@ -44,47 +80,55 @@ pub(super) fn join_or_start(
             _ => {}
         }
         let token = context.try_track().ok_or_else(refresh::shutting_down)?;
-        let (completer, completion) = Completion::channel();
-        state.flight = Some(completion.clone());
-        Ok((Some((completer, token)), completion))
+        Ok((state.flight.insert(Flight::default()).clone(), Some(token)))
     })?;
     if priority == Priority::Foreground {
-        completion.promote();
+        let _ = flight.0.caller_came.set(());
     }
-    if let Some((completer, token)) = completer {
-        let flight = Flight { entry: Arc::clone(entry), completer, _token: token };
-        context.runtime.spawn(flight.run());
+    if let Some(token) = started {
+        let task = Task { entry: Arc::clone(entry), flight: flight.clone(), _token: token };
+        context.runtime.spawn(task.run());
     }
-    Ok(completion)
+    Ok(flight)
 }
 
-/// A refresh that this task owns. Dropped before its end, by a panic or with the runtime, it fails
-/// for all its waiters, and the next caller can start another one.
-struct Flight {
+/// The task of a refresh. Dropped before its end, by a panic or with the runtime, it fails the
+/// refresh for all who wait, and the next caller can start another one.
+struct Task {
     entry: Arc<UserEntry>,
-    completer: Completer,
+    flight: Flight,
     _token: TaskTrackerToken,
 }
 
-impl Flight {
+impl Task {
     async fn run(self) {
-        let outcome = refresh::run(&self.entry, &self.completer).await;
+        let outcome = refresh::run(&self.entry, &self.flight).await;
         self.entry.with(|state| state.flight = None);
-        self.completer.complete(outcome);
+        let _ = self.flight.0.outcome.set(outcome);
     }
 }
 
-impl Drop for Flight {
+impl Drop for Task {
     fn drop(&mut self) {
-        let clock = &self.entry.context.clock;
+        if self.flight.0.outcome.initialized() {
+            return;
+        }
+        let context = &self.entry.context;
         self.entry.with(|state| {
-            let is_ours =
-                state.flight.as_ref().is_some_and(|flight| self.completer.completes(flight));
-            if is_ours {
-                state.flight = None;
-                let pause = self.entry.context.policy.backoff().initial;
-                state.pause.begin(clock.now(), pause, Some(cut_off()));
-            }
+            state.flight = None;
+            let pause = context.policy.backoff().initial;
+            state.pause.begin(context.clock.now(), pause, Some(cut_off()));
         });
+        let _ = self.flight.0.outcome.set(Err(cut_off()));
     }
+}
+
+/// The error of work that ended before its end.
+pub(super) fn cut_off() -> Error {
+    let message = if std::thread::panicking() {
+        "the refresh panicked"
+    } else {
+        "the runtime of the token manager was shut down"
+    };
+    Error::new(ErrorKind::Unavailable, message)
 }
