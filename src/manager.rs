@@ -52,12 +52,10 @@ mod cached_token;
 use cached_token::CachedToken;
 mod entry;
 use entry::{Context, Unsaved, UserEntry};
-mod events;
-pub use events::TokenEvent;
 mod fast_path;
 pub use fast_path::{SharedToken, TokenFuture, TokenGuard};
 mod handle;
-pub use handle::{TokenEvents, UserHandle, UserStatus};
+pub use handle::{TokenEvent, TokenEvents, UserHandle, UserStatus};
 mod keep_alive;
 pub use keep_alive::KeepAlive;
 mod outage;
@@ -303,7 +301,7 @@ impl TokenManager {
     /// How many users are in memory, with those who were looked up and never had a token.
     #[must_use]
     pub fn users_in_memory(&self) -> usize {
-        self.users.len()
+        self.users.shards().map(|shard| shard.len()).sum()
     }
 
     /// Asks the store whether it answers, for a readiness check.
@@ -364,35 +362,11 @@ impl TokenManager {
         UserHandle::new(self.users.entry(RowKind::Partner, &UserId::internal("partner")))
     }
 
-    /// Redeems the state of a login: says whether this is the first time, in all processes that
-    /// share the store.
-    ///
-    /// Ask it before [`Hurdlr::complete_login`], and go on only if it is: a callback that is loaded
-    /// twice then sends its code once, and a provider that revokes everything when a code comes
-    /// twice has no cause to. [`ErrorKind::Store`](crate::ErrorKind::Store) where nobody can tell.
-    ///
-    /// ```
-    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
-    /// # fn main() -> Outcome { example(async |fake, manager| {
-    /// # let ann = UserId::new("ann")?;
-    /// let hurdlr = manager.hurdlr();
-    /// let (url, pending) = hurdlr.begin_login()?;
-    /// let callback = fake.consent(&url, "ann").await?; // she logs in, and is sent back
-    ///
-    /// if manager.redeem(&pending).await? {
-    ///     let token = hurdlr.complete_login(pending, &callback).await?;
-    ///     manager.adopt(&ann, token).await?;
-    /// }
-    /// # Ok(()) }) }
-    /// ```
-    pub async fn redeem(&self, login: &PendingLogin) -> Result<bool, Error> {
-        // A login that began on a machine whose clock is ahead may last as long again.
-        self.context.store.redeem(&login.state_digest(), 2 * LOGIN_LIFETIME).await
-    }
-
     /// Completes a login, once across all processes that share the store: redeems its state,
-    /// exchanges the code of its callback, and takes over the token. `false` says that the state
-    /// was redeemed before, and that nothing was sent.
+    /// exchanges the code of its callback, and [takes over](Self::adopt) the token. `false` says
+    /// that the state was redeemed before, and that nothing was sent: a callback that is loaded
+    /// twice sends its code once, and a provider that revokes everything when a code comes twice
+    /// has no cause to.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
@@ -408,9 +382,10 @@ impl TokenManager {
     ///
     /// # Errors
     ///
-    /// Those of [`redeem`](Self::redeem), [`Hurdlr::complete_login`] and [`adopt`](Self::adopt),
-    /// and [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) once the shutdown has begun:
-    /// nothing is redeemed then.
+    /// Those of [`Hurdlr::complete_login`] and [`adopt`](Self::adopt);
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store) where nobody can tell whether the state was
+    /// redeemed before, and [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) once the
+    /// shutdown has begun: nothing is sent then.
     ///
     /// # Cancel safety
     ///
@@ -427,7 +402,9 @@ impl TokenManager {
         let completed = self.context.spawn(async move {
             let (_task, _named) =
                 (task, LoginInFlight::of(manager.users.entry(RowKind::Login, &id)));
-            if !manager.redeem(&login).await? {
+            // A login that began on a machine whose clock is ahead may last as long again.
+            let keep = 2 * LOGIN_LIFETIME;
+            if !manager.context.store.redeem(&login.state_digest(), keep).await? {
                 return Ok(false);
             }
             let token = manager.hurdlr().complete_login(login, callback).await?;
@@ -638,21 +615,17 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
     save::save_unsaved(&entry).await?;
     let _writing = entry.lock_writes().await;
     for _ in 0..MAX_IMPORT_ROUNDS {
-        let row = context.store.read(&entry.key()).await?;
-        if let Some(there) = row.as_ref().map(|row| entry.decode(row)).transpose()?.flatten() {
+        let row = match context.store.read(&entry.key()).await? {
+            Some(row) => row,
+            None => save::make_row(context, &entry.key()).await?,
+        };
+        if let Some(there) = entry.decode(&row)? {
             let is_ours =
                 there.version.is_some_and(|there| there.incarnation == version.incarnation);
             if is_ours {
                 entry.install_login(&there, None); // it may have been refreshed since
             }
             return Ok(is_ours);
-        }
-        let row = match row {
-            Some(row) => row,
-            None => save::make_row(context, &entry.key()).await?,
-        };
-        if row.token.is_some() {
-            continue; // somebody else was first
         }
         if context.store.save(&entry.key(), row.version, version, context.stored(&cached)).await? {
             entry.install_login(&cached, None);
@@ -699,7 +672,7 @@ impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenManager")
             .field("realm", &self.context.realm)
-            .field("users", &self.users)
+            .field("users", &self.users_in_memory())
             .field("running", &self.context.tasks)
             .finish_non_exhaustive()
     }

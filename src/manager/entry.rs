@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::cached_token::{AccessTokenDigest, CachedToken};
-use super::events::TokenEvent;
+use super::handle::TokenEvent;
 use super::permits::Permits;
 use super::policy::RefreshPolicy;
 use super::single_flight::Flight;
@@ -108,21 +108,11 @@ impl Context {
         closing.is_some_and(|since| self.clock.now().since(since) >= self.shutdown_within)
     }
 
-    /// Waits until users have been compared with the store after an outage, unless the shutdown has
-    /// begun or begins.
-    pub(super) async fn store_settled(&self) {
+    /// Waits for the end of `work`, or until the shutdown begins.
+    pub(super) async fn until_closing(&self, work: impl Future<Output = ()>) {
         let mut closing = self.closing.subscribe();
         tokio::select! {
-            () = self.store.availability().settled() => {}
-            _ = closing.wait_for(Option::is_some) => {}
-        }
-    }
-
-    /// Waits, unless the shutdown has begun or begins.
-    pub(super) async fn sleep_while_open(&self, span: Duration) {
-        let mut closing = self.closing.subscribe();
-        tokio::select! {
-            () = self.clock.sleep(span) => {}
+            () = work => {}
             _ = closing.wait_for(Option::is_some) => {}
         }
     }
@@ -210,7 +200,7 @@ pub(super) struct UserState {
     /// How many logins are being completed.
     pub(super) logins: usize,
     write_lock: Option<Arc<tokio::sync::Mutex<()>>>,
-    events: Option<watch::Sender<(u64, TokenEvent)>>,
+    events: Option<watch::Sender<TokenEvent>>,
 }
 
 /// When the next attempt may begin, and why not now.
@@ -311,12 +301,7 @@ impl UserState {
     }
 
     fn tell(&self, event: TokenEvent) {
-        if let Some(events) = &self.events {
-            events.send_modify(|(count, last)| {
-                *count += 1;
-                *last = event;
-            });
-        }
+        self.events.as_ref().map(|events| events.send_replace(event));
     }
 
     /// Tells that the login is over, unless that was told before. Says whether it was news.
@@ -462,15 +447,12 @@ impl UserEntry {
         Ok(Some(Arc::new(cached.with_superseded(superseded))))
     }
 
-    /// Serves a token that a refresh or a look at the store brought, unless the user logged in or
-    /// was removed since `epoch`, or a newer token is there. Says whether it is served now.
+    /// Serves a token that a refresh or a look at the store brought, `unsaved` where the store has
+    /// not taken it; unless the user logged in or was removed since `epoch`, or a newer token is
+    /// there. Says whether it is served now.
     ///
     /// A later revision of the login that is served is always taken.
-    pub(super) fn install(&self, epoch: u32, cached: &Arc<CachedToken>) -> bool {
-        self.install_with(epoch, cached, None)
-    }
-
-    fn install_with(
+    pub(super) fn install(
         &self,
         epoch: u32,
         cached: &Arc<CachedToken>,
@@ -496,7 +478,7 @@ impl UserEntry {
     pub(super) fn adopt(&self, epoch: u32, theirs: &Arc<CachedToken>) {
         let was_refused = self.current.load().is_rejected();
         let failures = self.with(|state| state.pause.failures);
-        if !self.install(epoch, theirs) {
+        if !self.install(epoch, theirs, None) {
             return;
         }
         metrics::adopted(self.kind);
@@ -510,11 +492,6 @@ impl UserEntry {
                 state.pause.failures = failures;
             }
         });
-    }
-
-    /// Like [`install`](Self::install), for a token that the store has not taken.
-    pub(super) fn install_unsaved(&self, epoch: u32, unsaved: &Unsaved) -> bool {
-        self.install_with(epoch, &unsaved.cached, Some(unsaved.clone()))
     }
 
     /// Serves a token that came by a login or an import. A refresh in flight changes nothing any
@@ -612,10 +589,8 @@ impl UserEntry {
         })
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<(u64, TokenEvent)> {
-        self.with(|state| {
-            let make = || watch::Sender::new((0, TokenEvent::NewToken));
-            state.events.get_or_insert_with(make).subscribe()
-        })
+    pub(super) fn subscribe(&self) -> watch::Receiver<TokenEvent> {
+        let make = || watch::Sender::new(TokenEvent::NewToken);
+        self.with(|state| state.events.get_or_insert_with(make).subscribe())
     }
 }

@@ -1,6 +1,5 @@
 //! One user: the token read, reported, removed, watched.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,6 @@ use tokio::sync::watch;
 
 use super::cached_token::AccessTokenDigest;
 use super::entry::{Refusals, UserEntry};
-use super::events::TokenEvent;
 use super::fast_path::{TokenFuture, TokenGuard};
 use super::read;
 use super::removal::{self, Disconnected};
@@ -26,7 +24,7 @@ const REFUSALS: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_ho
 /// One user of a [`TokenManager`](super::TokenManager). Cheap to clone and to keep.
 ///
 /// Holding a handle keeps the user in memory.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct UserHandle {
     entry: Arc<UserEntry>,
 }
@@ -312,19 +310,24 @@ impl UserHandle {
     }
 }
 
-impl fmt::Debug for UserHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UserHandle")
-            .field("kind", &self.entry.kind())
-            .field("user", self.entry.subject())
-            .finish_non_exhaustive()
-    }
+/// An event of one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TokenEvent {
+    /// There is another token: refreshed, from a login, or found in the store.
+    NewToken,
+    /// The person has to log in again. Sent once, however often the token is read.
+    LoginRequired,
+    /// The person has to log in again, since an answer with their new refresh token was lost.
+    RotationLost,
+    /// The user was removed.
+    Forgotten,
 }
 
 /// The events of one user, from the moment of [`UserHandle::subscribe`].
 #[derive(Debug)]
 pub struct TokenEvents {
-    receiver: watch::Receiver<(u64, TokenEvent)>,
+    receiver: watch::Receiver<TokenEvent>,
     /// Keeps the user, and so the sender, in memory.
     _entry: Arc<UserEntry>,
 }
@@ -340,6 +343,6 @@ impl TokenEvents {
             // Only the end of the entry could close it, and that is held here.
             std::future::pending::<()>().await;
         }
-        self.receiver.borrow_and_update().1
+        *self.receiver.borrow_and_update()
     }
 }

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::entry::Context;
 use super::revocation;
@@ -21,10 +21,7 @@ use crate::store::{Claim, DueCursor, DueRow, Release, RowKind, StoreKey, Version
 /// The walk that [`TokenManager::keep_alive`](super::TokenManager::keep_alive) starts. It ends when
 /// this is stopped or dropped; refreshes in flight finish all the same.
 #[derive(Debug)]
-pub struct KeepAlive {
-    stop: watch::Sender<bool>,
-    walker: JoinHandle<()>,
-}
+pub struct KeepAlive(AbortOnDropHandle<()>);
 
 /// How long a walk keeps other processes from theirs, at most.
 const MAX_LOCKED: Duration = Duration::from_hours(1);
@@ -44,10 +41,8 @@ enum Visit {
 impl KeepAlive {
     pub(super) fn start(users: Arc<Users>, context: Arc<Context>, interval: Duration) -> Self {
         let interval = interval.max(context.policy.backoff().initial);
-        let (stop, mut stopped) = watch::channel(false);
         let runtime = context.runtime.clone();
         let walker = runtime.spawn(async move {
-            let mut closing = context.closing.subscribe();
             let walks = async {
                 loop {
                     match walk(&users, &context, interval).await {
@@ -61,14 +56,9 @@ impl KeepAlive {
                     context.clock.sleep(interval.saturating_add(jitter)).await;
                 }
             };
-            tokio::select! {
-                () = walks => {}
-                // An error means that the handle was dropped.
-                _ = stopped.wait_for(|stop| *stop) => {}
-                _ = closing.wait_for(Option::is_some) => {}
-            }
+            context.until_closing(walks).await;
         });
-        Self { stop, walker }
+        Self(AbortOnDropHandle::new(walker))
     }
 
     /// Stops the walk and waits until it has stopped.
@@ -77,9 +67,9 @@ impl KeepAlive {
     ///
     /// The walk stops even if this future is dropped.
     pub async fn stop(self) {
-        self.stop.send_replace(true);
-        // An error means that the walk has ended already.
-        let _ = self.walker.await;
+        self.0.abort();
+        // An error says that it was stopped.
+        let _ = self.0.await;
     }
 }
 
@@ -157,7 +147,7 @@ impl Lock<'_> {
     async fn extend(&self, version: Option<Version>) -> Result<Option<Version>, Error> {
         let claim = Claim {
             holder: self.holder,
-            lease: self.context.policy.lease_span(),
+            lease: self.context.policy.lease,
             known: version,
             create: Some(self.context.random_id()),
         };

@@ -26,8 +26,8 @@ pub struct RefreshPolicy {
     refresh_jitter: f64,
     expiry_buffer: Duration,
     default_lifetime: Duration,
-    refresh_timeout: Duration,
-    lease: Duration,
+    pub(super) refresh_timeout: Duration,
+    pub(super) lease: Duration,
     initial_backoff: Duration,
     max_backoff: Duration,
 }
@@ -140,15 +140,6 @@ impl RefreshPolicy {
             return Ok(self);
         };
         Err(Error::config(format!("refresh policy: {problem}")))
-    }
-
-    pub(super) fn lease_span(&self) -> Duration {
-        self.lease
-    }
-
-    /// How long one attempt lasts at most, from its claim on.
-    pub(super) fn timeout(&self) -> Duration {
-        self.refresh_timeout
     }
 
     pub(super) fn backoff(&self) -> Backoff {

@@ -81,7 +81,7 @@ impl Attempt<'_> {
         let backoff = self.context.policy.backoff();
         let since = self.entry.with(|state| state.pause.since_renewal(self.started));
         if let Some(early) = since.and_then(|since| backoff.initial.checked_sub(since)) {
-            self.context.sleep_while_open(early).await;
+            self.context.until_closing(self.context.clock.sleep(early)).await;
         }
         // Until an unsaved token is saved, the row is that of the one before, or there is none.
         save::save_unsaved(self.entry).await?;
@@ -95,7 +95,9 @@ impl Attempt<'_> {
                 }
                 Step::Claim => {
                     let permit = async {
-                        self.context.store_settled().await;
+                        self.context
+                            .until_closing(self.context.store.availability().settled())
+                            .await;
                         self.context.permits.acquire(self.flight.promoted()).await
                     };
                     let permit = tokio::select! {
@@ -130,10 +132,12 @@ impl Attempt<'_> {
     /// Waits for another process, without a permit.
     async fn wait(&self, lease: Duration, looks: u32) -> Result<(), Failure> {
         let waited = self.context.clock.now().since(self.started);
-        let left = self.context.policy.timeout().checked_sub(waited).filter(|left| !left.is_zero());
+        let left =
+            self.context.policy.refresh_timeout.checked_sub(waited).filter(|left| !left.is_zero());
         let left = left.ok_or_else(|| unavailable("another process is refreshing this user"))?;
         let look = self.context.delay(LOOK, looks);
-        self.context.sleep_while_open(look.min(lease).min(left)).await;
+        let pause = self.context.clock.sleep(look.min(lease).min(left));
+        self.context.until_closing(pause).await;
         if self.context.is_closing() { Err(shutting_down().into()) } else { Ok(()) }
     }
 
@@ -155,7 +159,7 @@ impl Attempt<'_> {
         }
         let claim = Claim {
             holder: self.context.holder,
-            lease: self.context.policy.lease_span(),
+            lease: self.context.policy.lease,
             known: known.version,
             create: self.may_be_granted_first().then(|| self.context.random_id()),
         };
@@ -248,13 +252,14 @@ impl Attempt<'_> {
         // restored, and went on from there.
         if let Some(held) = held.as_ref().filter(|held| !held.has_same_access_token(known))
             && held.is_fresh(self.context.clock.now())
-            && self.entry.install(self.epoch, held)
+            && self.entry.install(self.epoch, held, None)
         {
             self.release(row.version, Release::default()).await?;
             return Ok(Step::Done);
         }
         let waited = self.context.clock.now().since(asked);
-        let left = self.context.policy.timeout().checked_sub(waited).filter(|left| !left.is_zero());
+        let left =
+            self.context.policy.refresh_timeout.checked_sub(waited).filter(|left| !left.is_zero());
         let Some(left) = left else {
             self.release(row.version, Release::default()).await?;
             return Err(unavailable("the time for this refresh was over before it was sent").into());

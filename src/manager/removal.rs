@@ -157,7 +157,7 @@ async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) ->
 async fn hold_off(entry: &UserEntry, row: &Row) -> Result<Option<Duration>, Error> {
     let claim = Claim {
         holder: entry.context.holder,
-        lease: entry.context.policy.lease_span(),
+        lease: entry.context.policy.lease,
         known: Some(row.version),
         create: None,
     };

@@ -47,7 +47,7 @@ pub(super) async fn record(
         let age = token.age_at(now);
         let notes = Notes { superseded: Vec::new(), pending_since: Some(whole_seconds(age)) };
         // Not due elsewhere until this process has had its time.
-        let due_in = context.policy.lease_span();
+        let due_in = context.policy.lease;
         let stored = StoredToken { payload: token.payload(&notes), age, due_in };
         let saved = match save::make_row(context, &key).await {
             Ok(Row { version, .. }) => {
@@ -116,7 +116,7 @@ pub(super) async fn revoke(entry: &Arc<UserEntry>, pending: Vec<PendingRevocatio
 
 async fn try_once(context: &Context, pending: &PendingRevocation) -> Result<(), Error> {
     let revocation = context.hurdlr.revocation_operation(&pending.token)?;
-    context.hurdlr.call(revocation, Some(context.policy.timeout())).await?;
+    context.hurdlr.call(revocation, Some(context.policy.refresh_timeout)).await?;
     tracing::debug!("revoked a token");
     delete_record(context, &pending.key).await;
     Ok(())
@@ -192,7 +192,7 @@ pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool,
     }
     let claim = Claim {
         holder: context.random_id(),
-        lease: context.policy.lease_span(),
+        lease: context.policy.lease,
         known: Some(version),
         create: None,
     };

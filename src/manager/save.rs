@@ -30,7 +30,7 @@ pub(super) async fn save_and_serve(
         tracing::warn!(user = ?entry.subject(), %error, "could not save a new token; it is served from memory and saved later");
         // The user may have logged in or been removed here meanwhile. Only the store can tell
         // whether there too: it may hold a login of another process, whose token this is.
-        let is_late = !entry.install_unsaved(epoch, &unsaved);
+        let is_late = !entry.install(epoch, &unsaved.cached, Some(unsaved.clone()));
         spawn_save_retry(entry, epoch, unsaved, is_late);
     }
 }
@@ -57,7 +57,7 @@ pub(super) async fn save(
         };
         if context.store.save(&key, over, version, context.stored(cached)).await? {
             if !is_login {
-                entry.install(epoch, cached);
+                entry.install(epoch, cached, None);
             }
             return Ok(());
         }
@@ -98,7 +98,7 @@ async fn version_of_row(entry: &UserEntry) -> Result<Version, Error> {
 pub(super) async fn make_row(context: &Context, key: &StoreKey) -> Result<Row, Error> {
     let claim = Claim {
         holder: context.holder,
-        lease: context.policy.lease_span(),
+        lease: context.policy.lease,
         known: None,
         create: Some(context.random_id()),
     };
@@ -117,12 +117,12 @@ async fn adopt_winner(
     match &theirs {
         // An earlier call that seemed to fail did save it.
         Some(theirs) if theirs.has_same_access_token(ours) && theirs.version == ours.version => {
-            entry.install(epoch, ours);
+            entry.install(epoch, ours, None);
             return Ok(());
         }
         Some(theirs) => {
             tracing::debug!(user = ?entry.subject(), "another process saved its token first");
-            entry.install(epoch, theirs);
+            entry.install(epoch, theirs, None);
         }
         None => {
             tracing::debug!(user = ?entry.subject(), "the user was removed meanwhile");
@@ -186,7 +186,7 @@ pub(super) fn spawn_save_retry(
     entry.with(|state| state.late_saves += usize::from(is_late));
     // At the end of the lease another process may send the refresh token that this one replaced.
     let initial = context.policy.backoff().initial;
-    let backoff = Backoff::new(initial, initial.max(context.policy.lease_span() / 16));
+    let backoff = Backoff::new(initial, initial.max(context.policy.lease / 16));
     context.clone().spawn(async move {
         let _gauge = gauge;
         for tries in 0.. {

@@ -1,11 +1,11 @@
 //! The manager's calls to its store: a panic of the store becomes an error, the time of a call is
 //! measured, and a row's age includes the time that its answer took.
 
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
+
+use futures_util::FutureExt;
 
 use super::outage::Availability;
 use crate::clock::{SharedClock, Timestamp};
@@ -106,17 +106,8 @@ impl StoreCalls {
         make: impl FnOnce() -> StoreFuture<'a, T>,
     ) -> Result<T, Error> {
         let asked = self.clock.now();
-        let panicked = || Error::store("the store panicked");
-        let outcome = match catch_unwind(AssertUnwindSafe(make)) {
-            Ok(mut future) => {
-                poll_fn(|context| {
-                    let poll = AssertUnwindSafe(|| future.as_mut().poll(context));
-                    catch_unwind(poll).unwrap_or_else(|_| Poll::Ready(Err(panicked())))
-                })
-                .await
-            }
-            Err(_) => Err(panicked()),
-        };
+        let outcome = AssertUnwindSafe(async { make().await }).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|_| Err(Error::store("the store panicked")));
         // An error that is there to stay is an answer too.
         let is_answer = outcome.as_ref().err().is_none_or(|error| !error.is_temporary());
         self.availability.note(asked, is_answer);

@@ -5,7 +5,6 @@
 //! task works on the user or the entry is pinned. So the cache may drop whom it likes, held users
 //! cost it nothing, and there is never a second entry for one user.
 
-use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -148,26 +147,11 @@ impl Users {
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many users are in memory.
-    pub(super) fn len(&self) -> usize {
-        let living = |shard: &Mutex<HashTable<Weak<UserEntry>>>| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.iter().filter(|weak| weak.strong_count() > 0).count()
-        };
-        self.shards.iter().map(living).sum()
-    }
-
     /// All users in memory, a shard at a time, so that a task can yield in between.
     pub(super) fn shards(&self) -> impl Iterator<Item = Vec<Arc<UserEntry>>> {
         self.shards.iter().map(|shard| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.iter().filter_map(Weak::upgrade).collect()
         })
-    }
-}
-
-impl fmt::Debug for Users {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("len", &self.len()).finish_non_exhaustive()
     }
 }
