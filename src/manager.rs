@@ -62,6 +62,7 @@ mod outage;
 mod permits;
 use permits::Permits;
 mod policy;
+use policy::Phases;
 pub use policy::RefreshPolicy;
 mod read;
 mod refresh;
@@ -229,7 +230,11 @@ impl TokenManagerBuilder {
             policy,
             holder: (rng.next_u64() >> 1).max(1),
             revalidate_after: self.revalidate_after / 2,
-            placeholder: Arc::new(CachedToken::placeholder(Token::placeholder(&clock))),
+            placeholder: Arc::new(CachedToken::new(
+                Token::placeholder(&clock),
+                None,
+                Phases::default(),
+            )),
             permits: Permits::new(self.max_concurrent_refreshes),
             pins: entry::Pins::default(),
             revalidation,
@@ -340,22 +345,11 @@ impl TokenManager {
     /// have no such tokens. The handle's [`id`](UserHandle::id) is no user's.
     ///
     /// ```
-    /// # use hurdlr_oauth2::store::MemoryStore;
-    /// # use hurdlr_oauth2::testing::FakeHurdlr;
-    /// # use hurdlr_oauth2::{ApiVersion, Hurdlr, TokenManager};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let fake = FakeHurdlr::start().await?;
-    /// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
-    ///     .environment(fake.base_url())
-    ///     .api_version(ApiVersion::V6)
-    ///     .build()?;
-    /// let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
-    ///
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));
+    /// # fn main() -> Outcome { example(async |_fake, manager| { // of v6
     /// let token = manager.partner().token().await?;
-    /// # assert!(!token.is_expired());
-    /// # Ok(())
-    /// # }
+    /// assert!(!token.is_expired());
+    /// # Ok(()) }) }
     /// ```
     #[must_use]
     pub fn partner(&self) -> UserHandle {

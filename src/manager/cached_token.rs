@@ -10,11 +10,10 @@ use once_cell::race::OnceBox;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
-use super::policy::{Phases, RefreshPolicy};
+use super::policy::Phases;
 use crate::clock::Timestamp;
 use crate::store::{RowKind, StoredToken, Version};
 use crate::token::{Notes, SupersededToken, Token};
-use crate::user::UserId;
 
 /// How many superseded access tokens are remembered for a user.
 const MAX_SUPERSEDED: usize = 8;
@@ -49,22 +48,7 @@ impl AccessTokenDigest {
 }
 
 impl CachedToken {
-    pub(super) fn new(
-        token: Token,
-        version: Version,
-        policy: &RefreshPolicy,
-        kind: RowKind,
-        subject: &UserId,
-    ) -> Self {
-        let phases = policy.phases(&token, kind, subject);
-        Self::with_phases(token, Some(version), phases)
-    }
-
-    pub(super) fn placeholder(token: Token) -> Self {
-        Self::with_phases(token, None, Phases { due: 0, expired: 0, over: 0 })
-    }
-
-    pub(super) fn with_phases(token: Token, version: Option<Version>, phases: Phases) -> Self {
+    pub(super) fn new(token: Token, version: Option<Version>, phases: Phases) -> Self {
         Self {
             token,
             version,

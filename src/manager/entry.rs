@@ -430,7 +430,8 @@ impl UserEntry {
     }
 
     pub(super) fn cache(&self, token: Token, version: Version) -> CachedToken {
-        CachedToken::new(token, version, &self.context.policy, self.kind, &self.subject)
+        let phases = self.context.policy.phases(&token, self.kind, &self.subject);
+        CachedToken::new(token, Some(version), phases)
     }
 
     /// Decodes a row: the one way from a store to memory. `None` where the row has no token.

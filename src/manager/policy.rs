@@ -164,7 +164,7 @@ impl RefreshPolicy {
 
 /// When a token changes from fresh to due to expired, and when its life is over: milliseconds
 /// since it was received.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Phases {
     pub(super) due: u64,
     pub(super) expired: u64,
