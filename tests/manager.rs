@@ -987,6 +987,41 @@ async fn contradictions_are_named_when_building() {
     assert!(message.contains("max_concurrent_refreshes"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn expiry_buffer_ends_a_token_early() {
+    let site = Site::new();
+    let minute = Duration::from_mins(1);
+    for (buffer, ends_early) in [(5 * minute, 5 * minute), (HOUR, HOUR / 10)] {
+        let policy = RefreshPolicy::default().expiry_buffer(buffer);
+        let builder = TokenManager::builder(site.hurdlr(), MemoryStore::new());
+        let manager = builder.refresh_policy(policy).build().unwrap();
+        let user = manager.enterprise_user(&UserId::new("ann").unwrap());
+        let first = access(&user.token().await.unwrap());
+        site.clock.advance(HOUR - ends_early - SECOND);
+        assert!(user.try_token().is_some(), "{buffer:?}");
+        site.clock.advance(2 * SECOND);
+        assert!(user.try_token().is_none(), "{buffer:?}");
+        assert_ne!(access(&user.token().await.unwrap()), first);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn default_lifetime_ends_what_names_none() {
+    let site = Site::new();
+    site.fake.reshape(|token| drop(token.remove("expires_in")));
+    let policy = RefreshPolicy::default().default_lifetime(HOUR / 4);
+    let builder = TokenManager::builder(site.hurdlr(), MemoryStore::new());
+    let manager = builder.refresh_policy(policy).build().unwrap();
+    let user = manager.enterprise_user(&UserId::new("ann").unwrap());
+    user.token().await.unwrap();
+    let due_in = user.due_in().unwrap();
+    assert!((HOUR / 6..=HOUR * 5 / 24).contains(&due_in), "{due_in:?}");
+    site.clock.advance(HOUR / 4 - 31 * SECOND);
+    assert!(user.try_token().is_some());
+    site.clock.advance(2 * SECOND);
+    assert!(user.try_token().is_none());
+}
+
 /// Within a second, reads compare that second alone: a token must not become due in it unseen.
 #[tokio::test(start_paused = true)]
 async fn due_token_is_noticed_within_the_second() {
