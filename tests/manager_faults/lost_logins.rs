@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
-use hurdlr_oauth2::store::RowKind;
+use hurdlr_oauth2::store::{MemoryStore, RowKind, TokenStore, Version};
 use hurdlr_oauth2::testing::{Fault, Outcome, RecordedRequest, Rotation, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, ErrorKind, Hurdlr, RetryPolicy, TokenManager};
 use tokio::time::{Instant, sleep};
@@ -454,4 +454,36 @@ async fn panicking_put_loses_no_login() {
     sleep(10 * MINUTE).await;
     assert_eq!(soon(&manager.user(&ann())).await.unwrap(), token);
     assert_eq!(site.stored_refresh_token(&ann()).await, Some(stored));
+}
+
+/// A removal that the store carries out late leaves the login alone that came meanwhile.
+#[tokio::test(start_paused = true)]
+async fn late_removal_spares_newer_login() {
+    for disconnects in [false, true] {
+        let store = MemoryStore::new();
+        let site = Site::on(store.clone());
+        let manager = site.logged_in(&ann()).await;
+        let (key, mut came) = (site.key(RowKind::Login, &ann()), false);
+        let newer = Version { incarnation: 77, revision: 1 };
+        site.store.plan(move |call| match call {
+            StoreCall::Forget if !came => {
+                came = true;
+                let read = polled_once(store.read(std::slice::from_ref(&key)));
+                let row = read.unwrap().unwrap().remove(0).unwrap().unwrap();
+                let saved = polled_once(store.save(&key, row.version, newer, row.token.unwrap()));
+                assert!(saved.unwrap().unwrap());
+                None
+            }
+            // The removal cannot go on: it ends at this one call.
+            _ => came.then_some(StoreFault::Before),
+        });
+        let user = manager.user(&ann());
+        if disconnects {
+            user.disconnect().await.unwrap_err();
+        } else {
+            user.forget().await.unwrap_err();
+        }
+        site.store.recover();
+        assert_eq!(site.row(RowKind::Login, &ann()).await.unwrap().version, newer);
+    }
 }
