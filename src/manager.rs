@@ -51,7 +51,7 @@
 mod cached_token;
 use cached_token::CachedToken;
 mod entry;
-use entry::{Context, Unsaved, UserEntry};
+use entry::{Context, MAX_ROUNDS, Unsaved, UserEntry};
 mod fast_path;
 pub use fast_path::{SharedToken, TokenFuture, TokenGuard};
 mod handle;
@@ -202,22 +202,20 @@ impl TokenManagerBuilder {
         let runtime = Handle::try_current().map_err(|source| {
             Error::config("a token manager has to be built on a tokio runtime").caused_by(source)
         })?;
-        if self.cache_capacity == 0 {
-            return Err(Error::config("cache_capacity is 0: no user could be served"));
-        }
-        if self.max_concurrent_refreshes == 0 {
-            return Err(Error::config(
+        let problems = [
+            (self.cache_capacity == 0, "cache_capacity is 0: no user could be served"),
+            (
+                self.max_concurrent_refreshes == 0,
                 "max_concurrent_refreshes is 0: no token could be refreshed",
-            ));
-        }
-        if self.revalidate_after < Duration::from_millis(1) {
-            return Err(Error::config(format!(
-                "revalidate_after ({:?}) is less than a millisecond: every read would ask the store",
-                self.revalidate_after
-            )));
-        }
-        if self.shutdown_within.is_zero() {
-            return Err(Error::config("shutdown_within is 0: nothing could be saved at the end"));
+            ),
+            (
+                self.revalidate_after < Duration::from_millis(1),
+                "revalidate_after is less than a millisecond: every read would ask the store",
+            ),
+            (self.shutdown_within.is_zero(), "shutdown_within is 0: nothing could be saved"),
+        ];
+        if let Some((_, problem)) = problems.into_iter().find(|(is_wrong, _)| *is_wrong) {
+            return Err(Error::config(problem));
         }
         let policy = self.policy.validated()?;
         #[cfg(feature = "metrics")]
@@ -476,7 +474,7 @@ impl TokenManager {
         imported.await.map_err(|source| cut_off().caused_by(source))?
     }
 
-    /// Gets tokens for many enterprise users: a stream of outcomes, in the order they come.
+    /// Gets tokens for many enterprise users, and tells their outcomes in the order they come.
     ///
     /// Only so many run at once as
     /// [`max_concurrent_refreshes`](TokenManagerBuilder::max_concurrent_refreshes) allows. Users
@@ -608,7 +606,7 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
     let context = &entry.context;
     save::save_unsaved(&entry).await?;
     let _writing = entry.lock_writes().await;
-    for _ in 0..MAX_IMPORT_ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let row = match context.store.read(&entry.key()).await? {
             Some(row) => row,
             None => save::make_row(context, &entry.key()).await?,
@@ -628,9 +626,6 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
     }
     Err(save::changing())
 }
-
-/// How often an import starts over because the row has changed in between.
-const MAX_IMPORT_ROUNDS: u32 = 5;
 
 /// The incarnation of an imported token: a digest of it and of the manager that imports it.
 fn import_incarnation(holder: u64, token: &Token) -> u64 {

@@ -175,7 +175,7 @@ impl CachedToken {
     #[cfg(feature = "metrics")]
     pub(super) fn is_expiring(&self, now: Timestamp) -> bool {
         let left = self.phases.over.saturating_sub(self.held_for(now));
-        let lifetime = self.phases.over + millis(self.token.arrival().1);
+        let lifetime = self.phases.over + super::policy::millis(self.token.arrival().1);
         left > 0 && left < lifetime / 10
     }
 
@@ -219,9 +219,4 @@ impl CachedToken {
 
 pub(super) fn whole_seconds(span: Duration) -> u32 {
     u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
-}
-
-#[cfg(feature = "metrics")]
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

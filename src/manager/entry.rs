@@ -27,9 +27,12 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind};
 use crate::metrics;
 use crate::rng::SharedRng;
-use crate::store::{Realm, Release, Row, RowKind, StoreKey, StoredToken, Version};
+use crate::store::{Claim, Realm, Release, Row, RowKind, StoreKey, StoredToken, Version};
 use crate::token::{Notes, Token};
 use crate::user::UserId;
+
+/// How often work on a row starts over because the row has changed in between.
+pub(super) const MAX_ROUNDS: u32 = 5;
 
 /// State shared by all users. Every entry holds an `Arc` to it, so a handle is a single pointer.
 ///
@@ -79,6 +82,13 @@ impl Context {
         (self.rng.next_u64() >> 1).max(1)
     }
 
+    /// This manager's claim on a row that is at the version `known`, or is to be made without a
+    /// token.
+    pub(super) fn claim(&self, known: Option<Version>, creates: bool) -> Claim {
+        let create = creates.then(|| self.random_id());
+        Claim { holder: self.holder, lease: self.policy.lease, known, create }
+    }
+
     pub(super) fn delay(&self, backoff: Backoff, failures: u32) -> Duration {
         backoff.delay(failures, self.rng.next_u64())
     }
@@ -122,7 +132,7 @@ impl Context {
     pub(super) async fn sleep_unless_closing(&self, pause: Duration) {
         let mut closing = self.closing.subscribe();
         let is_closing = closing.borrow_and_update().is_some();
-        let pause = if is_closing { pause.min(self.policy.backoff().initial) } else { pause };
+        let pause = if is_closing { pause.min(self.policy.backoff.initial) } else { pause };
         tokio::select! {
             () = self.clock.sleep(pause) => {}
             _ = closing.changed() => {}
@@ -318,6 +328,11 @@ impl UserState {
         is_news
     }
 
+    /// Whether the provider refused the refresh token for good, as far as is known here.
+    pub(super) fn is_login_over(&self) -> bool {
+        self.pause.error.as_ref().is_some_and(Error::needs_login) && self.doubt.is_none()
+    }
+
     /// Forgets all that concerned the token before.
     fn reset(&mut self) {
         self.pause = Pause::default();
@@ -489,7 +504,7 @@ impl UserEntry {
                 state.refusals =
                     others.map(|refusals| Refusals { count: refusals.count - 1, ..refusals });
             }
-            if theirs.is_due_on_arrival(self.context.policy.backoff().initial) {
+            if theirs.is_due_on_arrival(self.context.policy.backoff.initial) {
                 state.pause.failures = failures;
             }
         });

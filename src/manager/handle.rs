@@ -135,28 +135,20 @@ impl UserHandle {
     ///
     /// Cancel safe: it changes nothing.
     pub async fn status(&self) -> Result<UserStatus, Error> {
-        let entry = &self.entry;
+        let (entry, now) = (&self.entry, self.entry.context.clock.now());
         let current = entry.current.load_full();
-        let is_over = entry.with(|state| {
-            state.pause.error.as_ref().is_some_and(Error::needs_login) && state.doubt.is_none()
-        });
-        let now = entry.context.clock.now();
-        if current.is_alive(now) {
-            let is_due = !current.is_fresh(now);
-            return Ok(if is_due { UserStatus::Due } else { UserStatus::Connected });
-        }
-        if current.version.is_some() {
-            return Ok(if is_over { UserStatus::LoginRequired } else { UserStatus::Due });
-        }
-        let row = entry.context.store.read(&entry.key()).await?;
-        let Some(stored) = row.as_ref().map(|row| entry.decode(row)).transpose()?.flatten() else {
-            return Ok(UserStatus::Unknown);
+        let (token, is_over) = if current.version.is_some() {
+            (Some(current), entry.with(|state| state.is_login_over()))
+        } else {
+            let row = entry.context.store.read(&entry.key()).await?;
+            let is_refused = row.as_ref().is_some_and(|row| row.refused);
+            (row.map(|row| entry.decode(&row)).transpose()?.flatten(), is_refused)
         };
-        let is_refused = row.is_some_and(|row| row.refused);
-        Ok(match (stored.is_alive(now), stored.is_fresh(now)) {
-            (true, true) => UserStatus::Connected,
-            (false, _) if is_refused => UserStatus::LoginRequired,
-            _ => UserStatus::Due,
+        Ok(match token {
+            None => UserStatus::Unknown,
+            Some(token) if token.is_fresh(now) => UserStatus::Connected,
+            Some(token) if is_over && !token.is_alive(now) => UserStatus::LoginRequired,
+            Some(_) => UserStatus::Due,
         })
     }
 

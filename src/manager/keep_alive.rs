@@ -40,7 +40,7 @@ enum Visit {
 
 impl KeepAlive {
     pub(super) fn start(users: Arc<Users>, context: Arc<Context>, interval: Duration) -> Self {
-        let interval = interval.max(context.policy.backoff().initial);
+        let interval = interval.max(context.policy.backoff.initial);
         let runtime = context.runtime.clone();
         let walker = runtime.spawn(async move {
             let walks = async {
@@ -145,12 +145,7 @@ struct Lock<'a> {
 impl Lock<'_> {
     /// Takes the lock, or holds it for another lease. `None` where another process has it.
     async fn extend(&self, version: Option<Version>) -> Result<Option<Version>, Error> {
-        let claim = Claim {
-            holder: self.holder,
-            lease: self.context.policy.lease,
-            known: version,
-            create: Some(self.context.random_id()),
-        };
+        let claim = Claim { holder: self.holder, ..self.context.claim(version, true) };
         let claimed = self.context.store.claim(&self.key, claim).await?;
         Ok(claimed.row.filter(|_| claimed.granted).map(|row| row.version))
     }
@@ -201,7 +196,7 @@ impl Breaker {
         self.is_open = false;
         self.failures = 0;
         self.pauses += 1;
-        context.delay(context.policy.backoff(), self.pauses)
+        context.delay(context.policy.backoff, self.pauses)
     }
 }
 

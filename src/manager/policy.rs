@@ -28,8 +28,7 @@ pub struct RefreshPolicy {
     default_lifetime: Duration,
     pub(super) refresh_timeout: Duration,
     pub(super) lease: Duration,
-    initial_backoff: Duration,
-    max_backoff: Duration,
+    pub(super) backoff: Backoff,
 }
 
 impl Default for RefreshPolicy {
@@ -43,8 +42,7 @@ impl Default for RefreshPolicy {
             default_lifetime: Duration::from_hours(1),
             refresh_timeout: Duration::from_secs(45),
             lease: Duration::from_secs(60),
-            initial_backoff: Duration::from_secs(1),
-            max_backoff: Duration::from_mins(5),
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_mins(5)),
         }
     }
 }
@@ -98,14 +96,14 @@ impl RefreshPolicy {
     /// between half of that and all of it.
     #[must_use]
     pub fn initial_backoff(mut self, pause: Duration) -> Self {
-        self.initial_backoff = pause;
+        self.backoff.initial = pause;
         self
     }
 
     /// The longest pause, save one that the provider names.
     #[must_use]
     pub fn max_backoff(mut self, pause: Duration) -> Self {
-        self.max_backoff = pause;
+        self.backoff.max = pause;
         self
     }
 
@@ -129,21 +127,17 @@ impl RefreshPolicy {
                  before another process takes the user over",
                 self.refresh_timeout, self.lease
             )
-        } else if self.initial_backoff.is_zero() {
+        } else if self.backoff.initial.is_zero() {
             "initial_backoff is 0: a failing provider would be asked without a pause".to_owned()
-        } else if self.initial_backoff > self.max_backoff {
+        } else if self.backoff.initial > self.backoff.max {
             format!(
                 "initial_backoff ({:?}) is longer than max_backoff ({:?})",
-                self.initial_backoff, self.max_backoff
+                self.backoff.initial, self.backoff.max
             )
         } else {
             return Ok(self);
         };
         Err(Error::config(format!("refresh policy: {problem}")))
-    }
-
-    pub(super) fn backoff(&self) -> Backoff {
-        Backoff::new(self.initial_backoff, self.max_backoff)
     }
 
     /// A token's phases, counted from the moment it was received.
@@ -178,6 +172,6 @@ fn user_jitter(kind: RowKind, subject: &UserId) -> f64 {
     fraction(hasher.finish())
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

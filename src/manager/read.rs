@@ -5,15 +5,11 @@ use std::sync::Arc;
 use arc_swap::Guard;
 
 use super::cached_token::CachedToken;
-use super::entry::UserEntry;
+use super::entry::{MAX_ROUNDS, UserEntry};
 use super::single_flight::{Priority, join_or_start};
 use super::{fast_path, revalidate};
 use crate::error::{Error, ErrorKind};
 use crate::metrics::GaugeGuard;
-
-/// How often a caller waits for a refresh that ends without a token for them, because the user
-/// logged in or was removed meanwhile.
-const MAX_ROUNDS: u32 = 5;
 
 /// The token, where it can be served at once. A due one is refreshed in the background.
 pub(super) fn ready(entry: &Arc<UserEntry>) -> Option<Guard<Arc<CachedToken>>> {
@@ -47,6 +43,7 @@ pub(super) fn alive(entry: &UserEntry) -> Option<Guard<Arc<CachedToken>>> {
 pub(super) async fn refreshed(entry: &Arc<UserEntry>) -> Result<Guard<Arc<CachedToken>>, Error> {
     let _waiting = GaugeGuard::waiting_caller();
     let mut outcome = Ok(());
+    // A refresh ends without a token where the user has logged in or was removed meanwhile.
     for _ in 0..MAX_ROUNDS {
         outcome = match join_or_start(entry, Priority::Foreground) {
             Ok(flight) => flight.wait().await,

@@ -12,7 +12,7 @@ use crate::backoff::Backoff;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::metrics;
-use crate::store::{Claim, Release, Row, RowKind, StoreKey, Version};
+use crate::store::{Release, Row, RowKind, StoreKey, Version};
 use crate::token::Token;
 
 /// Pauses between two looks at a row whose lease another process holds.
@@ -78,7 +78,7 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn run(&self) -> Result<(), Failure> {
         // A token that was due on arrival is not replaced at once, even for a caller.
-        let backoff = self.context.policy.backoff();
+        let backoff = self.context.policy.backoff;
         let since = self.entry.with(|state| state.pause.since_renewal(self.started));
         if let Some(early) = since.and_then(|since| backoff.initial.checked_sub(since)) {
             self.context.until_closing(self.context.clock.sleep(early)).await;
@@ -120,9 +120,7 @@ impl Attempt<'_> {
     /// claimed: that writes nothing, however often it is read.
     async fn first_step(&self) -> Result<Step, Failure> {
         let is_known = self.entry.current.load().version.is_some();
-        let is_over = self.entry.with(|state| {
-            state.pause.error.as_ref().is_some_and(Error::needs_login) && state.doubt.is_none()
-        });
+        let is_over = self.entry.with(|state| state.is_login_over());
         if self.entry.kind() == RowKind::Login && (!is_known || is_over) {
             return self.examine(self.context.store.read(&self.key).await?).await;
         }
@@ -157,12 +155,7 @@ impl Attempt<'_> {
         if self.entry.with(|state| state.unreleased.is_some()) {
             return Err(Error::store("the end of the last refresh is not saved yet").into());
         }
-        let claim = Claim {
-            holder: self.context.holder,
-            lease: self.context.policy.lease,
-            known: known.version,
-            create: self.may_be_granted_first().then(|| self.context.random_id()),
-        };
+        let claim = self.context.claim(known.version, self.may_be_granted_first());
         let claimed = self.context.store.claim(&self.key, claim).await?;
         match claimed.row {
             Some(row) if claimed.granted && self.context.store.availability().is_settling() => {
@@ -325,7 +318,7 @@ impl Attempt<'_> {
             // Boxed, since it is rare: refreshes need no room for it.
             Box::pin(revocation::revoke_tokens(self.entry, too_many.into_iter())).await;
         }
-        let backoff = self.context.policy.backoff();
+        let backoff = self.context.policy.backoff;
         if cached.is_alive(now) && !cached.is_due_on_arrival(backoff.initial) {
             return Ok(());
         }
@@ -416,7 +409,7 @@ impl Attempt<'_> {
     /// The pause after a failure at the provider, which is longer while it is doubtful.
     fn pause_after(&self, error: &Error) -> Duration {
         let now = self.context.clock.now();
-        let backoff = self.context.policy.backoff();
+        let backoff = self.context.policy.backoff;
         let (failures, doubts) = self.entry.with(|state| {
             if error.is_doubtful() {
                 let doubt = state.doubt.get_or_insert(Doubt { count: 0, since: now });
@@ -451,10 +444,10 @@ impl Attempt<'_> {
             let backoff = if is_over {
                 // Somebody may log in elsewhere, and a look at the store costs the provider
                 // nothing.
-                let initial = self.context.policy.backoff().initial;
+                let initial = self.context.policy.backoff.initial;
                 Backoff::new(initial, self.context.revalidate_after.max(initial))
             } else {
-                self.context.policy.backoff()
+                self.context.policy.backoff
             };
             let pause = pause
                 .unwrap_or_else(|| self.context.delay(backoff, state.pause.failures + 1));
@@ -485,7 +478,7 @@ impl Attempt<'_> {
 async fn release_late(entry: Arc<UserEntry>, since: Timestamp) {
     let context = &entry.context;
     for failures in 1.. {
-        context.sleep_unless_closing(context.delay(context.policy.backoff(), failures)).await;
+        context.sleep_unless_closing(context.delay(context.policy.backoff, failures)).await;
         let unreleased = entry.with(|state| state.unreleased).filter(|it| it.since == since);
         let Some(Unreleased { version, release, .. }) = unreleased else {
             return;

@@ -4,13 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::cached_token::CachedToken;
-use super::entry::UserEntry;
+use super::entry::{MAX_ROUNDS, UserEntry};
 use super::revocation::{self, PendingRevocation};
 use crate::error::Error;
-use crate::store::{Claim, Row};
-
-/// How often a removal starts over because another process has refreshed the user in between.
-const MAX_ROUNDS: u32 = 5;
+use crate::store::Row;
 
 /// The fate of the tokens of a user who was
 /// [disconnected](super::UserHandle::disconnect).
@@ -155,12 +152,7 @@ async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) ->
 /// Takes the lease, so that no process begins to refresh the user now. Returns how long another
 /// process's lease lasts.
 async fn hold_off(entry: &UserEntry, row: &Row) -> Result<Option<Duration>, Error> {
-    let claim = Claim {
-        holder: entry.context.holder,
-        lease: entry.context.policy.lease,
-        known: Some(row.version),
-        create: None,
-    };
+    let claim = entry.context.claim(Some(row.version), false);
     let claimed = entry.context.store.claim(&entry.key(), claim).await?;
     Ok(claimed.row.filter(|_| !claimed.granted).and_then(|row| row.leased_for))
 }

@@ -49,7 +49,7 @@ pub(super) async fn run(mut queue: UnboundedReceiver<Arc<UserEntry>>) {
         };
         failures += 1;
         tracing::warn!(%error, "revalidation failed; living tokens are served on");
-        let pause = context.delay(context.policy.backoff(), failures);
+        let pause = context.delay(context.policy.backoff, failures);
         context.sleep_unless_closing(pause.min(context.revalidate_after)).await;
         // They are looked up again when they are read again.
         while queue.try_recv().is_ok() {}

@@ -190,12 +190,8 @@ pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool,
         delete_record(&context, &pending.key).await;
         return Ok(true);
     }
-    let claim = Claim {
-        holder: context.random_id(),
-        lease: context.policy.lease,
-        known: Some(version),
-        create: None,
-    };
+    // A holder of its own, since the task that recorded it may be at it in this process.
+    let claim = Claim { holder: context.random_id(), ..context.claim(Some(version), false) };
     if !context.store.claim(&pending.key, claim).await?.granted {
         return Ok(false);
     }

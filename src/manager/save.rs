@@ -7,15 +7,12 @@
 use std::sync::Arc;
 
 use super::cached_token::CachedToken;
-use super::entry::{Context, Unsaved, UserEntry};
+use super::entry::{Context, MAX_ROUNDS, Unsaved, UserEntry};
 use super::revocation;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::metrics::GaugeGuard;
-use crate::store::{Claim, Row, StoreKey, Version};
-
-/// How often a save starts over because the row has changed in between.
-const MAX_ROUNDS: u32 = 5;
+use crate::store::{Row, StoreKey, Version};
 
 /// Saves a refreshed token, then serves it. Where the store fails, the token is served from memory
 /// and saved as soon as possible.
@@ -96,13 +93,7 @@ async fn version_of_row(entry: &UserEntry) -> Result<Version, Error> {
 /// Makes a row without a token, to save one over it. Returns the row that is there: somebody else
 /// may have been first.
 pub(super) async fn make_row(context: &Context, key: &StoreKey) -> Result<Row, Error> {
-    let claim = Claim {
-        holder: context.holder,
-        lease: context.policy.lease,
-        known: None,
-        create: Some(context.random_id()),
-    };
-    context.store.claim(key, claim).await?.row.ok_or_else(changing)
+    context.store.claim(key, context.claim(None, true)).await?.row.ok_or_else(changing)
 }
 
 /// Serves what the store has instead of a token that it will not have: a peer was first, or the
@@ -185,7 +176,7 @@ pub(super) fn spawn_save_retry(
     let gauge = GaugeGuard::unsaved_token();
     entry.with(|state| state.late_saves += usize::from(is_late));
     // At the end of the lease another process may send the refresh token that this one replaced.
-    let initial = context.policy.backoff().initial;
+    let initial = context.policy.backoff.initial;
     let backoff = Backoff::new(initial, initial.max(context.policy.lease / 16));
     context.clone().spawn(async move {
         let _gauge = gauge;

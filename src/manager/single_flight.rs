@@ -116,7 +116,7 @@ impl Drop for Task {
         let context = &self.entry.context;
         self.entry.with(|state| {
             state.flight = None;
-            let pause = context.policy.backoff().initial;
+            let pause = context.policy.backoff.initial;
             state.pause.begin(context.clock.now(), pause, Some(cut_off()));
         });
         let _ = self.flight.0.outcome.set(Err(cut_off()));

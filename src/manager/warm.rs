@@ -1,16 +1,14 @@
 //! Tokens for many enterprise users at once.
 
 use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::TokenManager;
 use crate::error::Error;
 use crate::user::UserId;
 
-/// The outcomes of [`TokenManager::warm`], as a [`Stream`].
+/// The outcomes of [`TokenManager::warm`].
 pub struct Warm(BoxStream<'static, Warmed>);
 
 /// One user's outcome.
@@ -42,18 +40,6 @@ impl Warm {
     /// Cancel safe: an outcome that was not returned is returned by the next call.
     pub async fn next(&mut self) -> Option<Warmed> {
         self.0.next().await
-    }
-}
-
-impl Stream for Warm {
-    type Item = Warmed;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Warmed>> {
-        self.0.poll_next_unpin(context)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
     }
 }
 
