@@ -244,7 +244,7 @@ impl TokenManagerBuilder {
             rng,
             hurdlr: self.hurdlr,
         });
-        let users = Arc::new(Users::new(self.cache_capacity, Arc::clone(&context))?);
+        let users = Arc::new(Users::new(self.cache_capacity, Arc::clone(&context)));
         context.runtime.spawn(revalidate::run(queue));
         outage::watch(&users, &context);
         let manager = TokenManager { users, context };

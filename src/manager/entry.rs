@@ -394,11 +394,14 @@ impl UserEntry {
     }
 
     #[inline]
+    pub(super) fn is(&self, kind: RowKind, subject: &UserId) -> bool {
+        self.kind == kind && self.subject == *subject
+    }
+
     pub(super) fn kind(&self) -> RowKind {
         self.kind
     }
 
-    #[inline]
     pub(super) fn subject(&self) -> &UserId {
         &self.subject
     }
