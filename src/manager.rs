@@ -48,14 +48,18 @@
 // `refresh`; that `save` and `revocation`; all of them `entry`, which knows `cached_token`,
 // `permits`, `store_calls` and `policy`.
 
+mod availability;
 mod cached_token;
 use cached_token::CachedToken;
 mod entry;
-use entry::{Context, MAX_ROUNDS, Unsaved, UserEntry};
+pub use entry::TokenEvent;
+use entry::{Context, MAX_ROUNDS, Unsaved, UserEntry, row_changes};
 mod fast_path;
 pub use fast_path::{SharedToken, TokenFuture, TokenGuard};
+mod flight;
+use flight::cut_off;
 mod handle;
-pub use handle::{TokenEvent, TokenEvents, UserHandle, UserStatus};
+pub use handle::{TokenEvents, UserHandle, UserStatus};
 mod keep_alive;
 pub use keep_alive::KeepAlive;
 mod outage;
@@ -72,7 +76,6 @@ mod revalidate;
 mod revocation;
 mod save;
 mod single_flight;
-use single_flight::cut_off;
 mod store_calls;
 use store_calls::StoreCalls;
 mod users;
@@ -609,7 +612,7 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
     for _ in 0..MAX_ROUNDS {
         let row = match context.store.read(&entry.key()).await? {
             Some(row) => row,
-            None => save::make_row(context, &entry.key()).await?,
+            None => context.make_row(&entry.key()).await?,
         };
         if let Some(there) = entry.decode(&row)? {
             let is_ours =
@@ -624,7 +627,7 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
             return Ok(true);
         }
     }
-    Err(save::changing())
+    Err(row_changes())
 }
 
 /// The incarnation of an imported token: a digest of it and of the manager that imports it.

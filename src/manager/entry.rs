@@ -16,10 +16,9 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::cached_token::{AccessTokenDigest, CachedToken};
-use super::handle::TokenEvent;
+use super::flight::Flight;
 use super::permits::Permits;
 use super::policy::RefreshPolicy;
-use super::single_flight::Flight;
 use super::store_calls::StoreCalls;
 use crate::backoff::Backoff;
 use crate::client::Hurdlr;
@@ -33,6 +32,11 @@ use crate::user::UserId;
 
 /// How often work on a row starts over because the row has changed in between.
 pub(super) const MAX_ROUNDS: u32 = 5;
+
+/// The error after as many rounds.
+pub(super) fn row_changes() -> Error {
+    Error::store("the user's row is changing concurrently")
+}
 
 /// State shared by all users. Every entry holds an `Arc` to it, so a handle is a single pointer.
 ///
@@ -87,6 +91,12 @@ impl Context {
     pub(super) fn claim(&self, known: Option<Version>, creates: bool) -> Claim {
         let create = creates.then(|| self.random_id());
         Claim { holder: self.holder, lease: self.policy.lease, known, create }
+    }
+
+    /// Makes a row without a token, to save one over it. Returns the row that is there: somebody
+    /// else may have been first.
+    pub(super) async fn make_row(&self, key: &StoreKey) -> Result<Row, Error> {
+        self.store.claim(key, self.claim(None, true)).await?.row.ok_or_else(row_changes)
     }
 
     pub(super) fn delay(&self, backoff: Backoff, failures: u32) -> Duration {
@@ -168,6 +178,20 @@ impl Pins {
     pub(super) fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+/// An event of one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TokenEvent {
+    /// There is another token: refreshed, from a login, or found in the store.
+    NewToken,
+    /// The person has to log in again. Sent once, however often the token is read.
+    LoginRequired,
+    /// The person has to log in again, since an answer with their new refresh token was lost.
+    RotationLost,
+    /// The user was removed.
+    Forgotten,
 }
 
 /// A user's place in memory.

@@ -35,7 +35,7 @@ use crate::token::Token;
 
 /// Arms the fast path for the current second, unless the token becomes due or is to be compared with
 /// the store within it.
-pub(super) fn arm(cached: &CachedToken, now: Timestamp, revalidate_after: Duration) {
+fn arm(cached: &CachedToken, now: Timestamp, revalidate_after: Duration) {
     let no_look_for = revalidate_after.saturating_sub(cached.since_look(now));
     if cached.due_in(now).min(no_look_for) > Duration::from_secs(1) {
         // Relaxed: the second publishes nothing but itself, and a refused token has its own flag.
@@ -79,7 +79,8 @@ impl<'a> TokenFuture<'a> {
         if let Some(slow) = &mut self.slow {
             return slow.as_mut().poll(context);
         }
-        if let Some(cached) = read::ready(entry) {
+        if let Some((cached, now)) = read::ready(entry) {
+            arm(&cached, now, entry.context.revalidate_after);
             return Poll::Ready(Ok(TokenGuard(cached)));
         }
         let refreshed = async move { read::refreshed(entry).await.map(TokenGuard) };

@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::cached_token::AccessTokenDigest;
-use super::entry::{Refusals, UserEntry};
+use super::entry::{Refusals, TokenEvent, UserEntry};
 use super::fast_path::{TokenFuture, TokenGuard};
+use super::flight::cut_off;
 use super::read;
 use super::removal::{self, Disconnected};
-use super::single_flight::{Priority, cut_off, join_or_start};
+use super::single_flight::{Priority, join_or_start};
 use crate::backoff::Backoff;
 #[cfg(any(feature = "middleware", feature = "tower"))]
 use crate::client::Hurdlr;
@@ -300,20 +301,6 @@ impl UserHandle {
     pub fn subscribe(&self) -> TokenEvents {
         TokenEvents { receiver: self.entry.subscribe(), _entry: Arc::clone(&self.entry) }
     }
-}
-
-/// An event of one user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum TokenEvent {
-    /// There is another token: refreshed, from a login, or found in the store.
-    NewToken,
-    /// The person has to log in again. Sent once, however often the token is read.
-    LoginRequired,
-    /// The person has to log in again, since an answer with their new refresh token was lost.
-    RotationLost,
-    /// The user was removed.
-    Forgotten,
 }
 
 /// The events of one user, from the moment of [`UserHandle::subscribe`].

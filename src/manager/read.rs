@@ -6,27 +6,24 @@ use arc_swap::Guard;
 
 use super::cached_token::CachedToken;
 use super::entry::{MAX_ROUNDS, UserEntry};
+use super::revalidate;
 use super::single_flight::{Priority, join_or_start};
-use super::{fast_path, revalidate};
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::GaugeGuard;
 
 /// The token, where it can be served at once. A due one is refreshed in the background.
-pub(super) fn ready(entry: &Arc<UserEntry>) -> Option<Guard<Arc<CachedToken>>> {
+pub(super) fn ready(entry: &Arc<UserEntry>) -> Option<(Guard<Arc<CachedToken>>, Timestamp)> {
     let (cached, now) = served(entry)?;
-    if cached.is_fresh(now) {
-        fast_path::arm(&cached, now, entry.context.revalidate_after);
-    } else {
+    if !cached.is_fresh(now) {
         // An error means that it is paused.
         let _ = join_or_start(entry, Priority::Background);
     }
-    Some(cached)
+    Some((cached, now))
 }
 
 /// The token, where it can be served at once. Nothing is refreshed.
-pub(super) fn served(
-    entry: &Arc<UserEntry>,
-) -> Option<(Guard<Arc<CachedToken>>, crate::clock::Timestamp)> {
+pub(super) fn served(entry: &Arc<UserEntry>) -> Option<(Guard<Arc<CachedToken>>, Timestamp)> {
     let cached = entry.current.load();
     let now = entry.context.clock.now();
     revalidate::schedule(entry, &cached, now);

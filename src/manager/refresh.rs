@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::cached_token::CachedToken;
 use super::entry::{Context, Doubt, Unreleased, UserEntry, UserState};
+use super::flight::Flight;
 use super::permits::{Permit, SLOW_AFTER};
-use super::single_flight::Flight;
 use super::{revocation, save};
 use crate::backoff::Backoff;
 use crate::clock::Timestamp;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::cached_token::CachedToken;
-use super::entry::{MAX_ROUNDS, UserEntry};
+use super::entry::{MAX_ROUNDS, UserEntry, row_changes};
 use super::revocation::{self, PendingRevocation};
+use super::store_calls::is_unreadable;
 use crate::error::Error;
 use crate::store::Row;
 
@@ -117,7 +118,7 @@ async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) ->
     let (context, key) = (&entry.context, entry.key());
     for _ in 0..MAX_ROUNDS {
         let row = match context.store.read_row(&key).await? {
-            Err(error) if revocation::is_unreadable(&error) => {
+            Err(error) if is_unreadable(&error) => {
                 removed.is_unreadable = true;
                 return context.store.forget(&key, None).await.map(drop);
             }
@@ -127,7 +128,7 @@ async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) ->
             return Ok(()); // a first grant may be in flight all the same
         };
         let stored = match entry.decode(&row) {
-            Err(error) if revocation::is_unreadable(&error) => {
+            Err(error) if is_unreadable(&error) => {
                 removed.is_unreadable = true;
                 None
             }
@@ -146,7 +147,7 @@ async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) ->
         let Removed { pending, .. } = std::mem::take(removed);
         revocation::delete_records(context, pending).await;
     }
-    Err(Error::store("could not remove the user: the row is changing concurrently"))
+    Err(row_changes())
 }
 
 /// Takes the lease, so that no process begins to refresh the user now. Returns how long another

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use super::cached_token::whole_seconds;
 use super::entry::{Context, UserEntry};
-use super::save;
 use crate::backoff::Backoff;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::store::{Claim, Release, Row, RowKind, StoreKey, StoredToken, Version};
 use crate::token::{Notes, Token};
 use crate::user::UserId;
@@ -49,7 +48,7 @@ pub(super) async fn record(
         // Not due elsewhere until this process has had its time.
         let due_in = context.policy.lease;
         let stored = StoredToken { payload: token.payload(&notes), age, due_in };
-        let saved = match save::make_row(context, &key).await {
+        let saved = match context.make_row(&key).await {
             Ok(Row { version, .. }) => {
                 let saved = context.store.save(&key, version, version.next(), stored).await;
                 saved.map(|_| version.next())
@@ -204,9 +203,4 @@ pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool,
     let release = Release { not_before, ..Release::default() };
     context.store.release(&pending.key, version, claim.holder, release).await?;
     Err(error)
-}
-
-/// Whether an error of a row says that it cannot be read, now or later.
-pub(super) fn is_unreadable(error: &Error) -> bool {
-    error.kind() == ErrorKind::Store && !error.is_temporary()
 }

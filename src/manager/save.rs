@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use super::cached_token::CachedToken;
-use super::entry::{Context, MAX_ROUNDS, Unsaved, UserEntry};
+use super::entry::{MAX_ROUNDS, Unsaved, UserEntry, row_changes};
 use super::revocation;
+use super::store_calls::is_unreadable;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::metrics::GaugeGuard;
-use crate::store::{Row, StoreKey, Version};
+use crate::store::{Row, Version};
 
 /// Saves a refreshed token, then serves it. Where the store fails, the token is served from memory
 /// and saved as soon as possible.
@@ -72,7 +73,7 @@ pub(super) async fn save(
             row => return adopt_winner(entry, epoch, cached, row.as_ref()).await,
         }
     }
-    Err(changing())
+    Err(row_changes())
 }
 
 /// The version of the user's row, which is made where there is none. A row that nobody here can
@@ -82,18 +83,12 @@ async fn version_of_row(entry: &UserEntry) -> Result<Version, Error> {
     match context.store.read_row(&key).await? {
         Ok(Some(row)) => return Ok(row.version),
         Ok(None) => {}
-        Err(error) if revocation::is_unreadable(&error) => {
+        Err(error) if is_unreadable(&error) => {
             context.store.forget(&key, None).await?;
         }
         Err(error) => return Err(error),
     }
-    make_row(context, &key).await.map(|row| row.version)
-}
-
-/// Makes a row without a token, to save one over it. Returns the row that is there: somebody else
-/// may have been first.
-pub(super) async fn make_row(context: &Context, key: &StoreKey) -> Result<Row, Error> {
-    context.store.claim(key, context.claim(None, true)).await?.row.ok_or_else(changing)
+    context.make_row(&key).await.map(|row| row.version)
 }
 
 /// Serves what the store has instead of a token that it will not have: a peer was first, or the
@@ -208,8 +203,4 @@ pub(super) fn spawn_save_retry(
         }
         entry.with(|state| state.late_saves -= usize::from(is_late));
     });
-}
-
-pub(super) fn changing() -> Error {
-    Error::store("could not save the token: the row is changing concurrently")
 }

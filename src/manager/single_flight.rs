@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::SetOnce;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::entry::UserEntry;
+use super::flight::{Flight, cut_off};
 use super::refresh;
 use crate::error::{Error, ErrorKind};
 
@@ -17,46 +17,6 @@ pub(super) enum Priority {
     Foreground,
     /// The token is due and still served.
     Background,
-}
-
-/// A refresh in flight, for its task and for all who wait for its outcome.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Flight(Arc<Events>);
-
-#[derive(Debug, Default)]
-struct Events {
-    outcome: SetOnce<Result<(), Error>>,
-    /// Set by the first caller who waits.
-    caller_came: SetOnce<()>,
-    /// Set when the user has been removed or has logged in: nobody needs the outcome any more.
-    abandoned: SetOnce<()>,
-}
-
-// An error of `SetOnce::set` says that it was set before.
-impl Flight {
-    pub(super) async fn wait(&self) -> Result<(), Error> {
-        self.0.outcome.wait().await.clone()
-    }
-
-    /// Waits until a caller waits for the refresh.
-    pub(super) async fn promoted(&self) {
-        self.0.caller_came.wait().await;
-    }
-
-    /// Whether a caller waits for the refresh.
-    pub(super) fn has_caller(&self) -> bool {
-        self.0.caller_came.initialized()
-    }
-
-    /// Says that the refresh need not begin any more.
-    pub(super) fn abandon(&self) {
-        let _ = self.0.abandoned.set(());
-    }
-
-    /// Waits until the refresh need not begin any more.
-    pub(super) async fn abandoned(&self) {
-        self.0.abandoned.wait().await;
-    }
 }
 
 /// Joins the user's refresh in flight, or starts one. An error where the user is paused after a
@@ -83,7 +43,7 @@ pub(super) fn join_or_start(entry: &Arc<UserEntry>, priority: Priority) -> Resul
         Ok((state.flight.insert(Flight::default()).clone(), Some(token)))
     })?;
     if priority == Priority::Foreground {
-        let _ = flight.0.caller_came.set(());
+        flight.promote();
     }
     if let Some(token) = started {
         let task = Task { entry: Arc::clone(entry), flight: flight.clone(), _token: token };
@@ -104,13 +64,13 @@ impl Task {
     async fn run(self) {
         let outcome = refresh::run(&self.entry, &self.flight).await;
         self.entry.with(|state| state.flight = None);
-        let _ = self.flight.0.outcome.set(outcome);
+        self.flight.complete(outcome);
     }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        if self.flight.0.outcome.initialized() {
+        if self.flight.is_complete() {
             return;
         }
         let context = &self.entry.context;
@@ -119,16 +79,6 @@ impl Drop for Task {
             let pause = context.policy.backoff.initial;
             state.pause.begin(context.clock.now(), pause, Some(cut_off()));
         });
-        let _ = self.flight.0.outcome.set(Err(cut_off()));
+        self.flight.complete(Err(cut_off()));
     }
-}
-
-/// The error of work that ended before its end.
-pub(super) fn cut_off() -> Error {
-    let message = if std::thread::panicking() {
-        "the refresh panicked"
-    } else {
-        "the runtime of the token manager was shut down"
-    };
-    Error::new(ErrorKind::Unavailable, message)
 }

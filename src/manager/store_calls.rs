@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::outage::Availability;
+use super::availability::Availability;
 use crate::clock::{SharedClock, Timestamp};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::metrics;
 use crate::store::{
     Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
@@ -124,4 +124,9 @@ impl StoreCalls {
         }
         Some(row)
     }
+}
+
+/// Whether an error of a row says that it cannot be read, now or later.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    error.kind() == ErrorKind::Store && !error.is_temporary()
 }
