@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use url::Url;
 
 use super::failure::LoginFailure;
-use super::login_cookie;
+use super::login_cookie::LoginCookies;
 use super::return_path::{self, ReturnPath};
 use crate::endpoint::secret_bearing_url;
 use crate::error::Error;
@@ -238,8 +238,7 @@ impl fmt::Debug for LoginConfig {
 pub(super) struct LoginRoutes {
     /// The first begins logins; each completes its own.
     pub(super) managers: Vec<TokenManager>,
-    /// The first encrypts; all decrypt.
-    pub(super) keys: Vec<Key>,
+    pub(super) cookies: LoginCookies,
     pub(super) users: Arc<UserResolver>,
     pub(super) on_failure: Arc<OnFailure>,
     pub(super) authorize_params: Arc<AuthorizeParams>,
@@ -251,9 +250,6 @@ pub(super) struct LoginRoutes {
     pub(super) disconnect_path: String,
     /// The app's own, by its redirect URI: a proxy in front may have changed that of a request.
     pub(super) origin: String,
-    /// Whether the browser reaches the app by https.
-    pub(super) is_https: bool,
-    pub(super) cookie_prefix: String,
 }
 
 impl LoginRoutes {
@@ -304,10 +300,9 @@ impl LoginRoutes {
             })
         });
         let keys = keys.collect::<Result<_, _>>()?;
-        let is_https = redirect.scheme() == "https";
-        let cookie_prefix = login_cookie::name_prefix(redirect_uri, is_https);
+        let cookies = LoginCookies::new(keys, redirect_uri, redirect.scheme() == "https");
         Ok(Self {
-            keys,
+            cookies,
             users: config.users,
             on_failure: config.on_failure,
             authorize_params: config.authorize_params,
@@ -317,8 +312,6 @@ impl LoginRoutes {
             callback_path,
             disconnect_path: config.disconnect_path,
             origin: redirect.origin().ascii_serialization(),
-            is_https,
-            cookie_prefix,
             managers,
         })
     }

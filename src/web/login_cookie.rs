@@ -3,14 +3,13 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use cookie::time::Duration;
-use cookie::{Cookie, CookieJar, SameSite};
+use cookie::{Cookie, CookieJar, Key, SameSite};
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::config::LoginRoutes;
 use super::return_path::ReturnPath;
 use crate::error::{CallbackProblem, Error};
 use crate::login::{LOGIN_LIFETIME, PendingLogin};
@@ -75,17 +74,24 @@ fn cookie(name: String, value: String, lifetime: Duration, is_https: bool) -> Co
         .build()
 }
 
-/// The beginning of the names of an app's cookies. Apps on one host share its cookies, whatever
-/// their ports and paths, and differ in their redirect URI.
-///
-/// A `__Host-` cookie is taken from this host over https only (RFC 6265bis section 4.1.3.2).
-pub(super) fn name_prefix(redirect_uri: &str, is_https: bool) -> String {
-    let host = if is_https { "__Host-" } else { "" };
-    let digest = Sha256::digest(redirect_uri);
-    format!("{host}hurdlr_login_{}_", BASE64_URL_SAFE_NO_PAD.encode(&digest[..6]))
+/// How an app keeps pending logins.
+pub(super) struct LoginCookies {
+    /// The first encrypts; all decrypt.
+    keys: Vec<Key>,
+    /// The beginning of the cookies' names. Apps on one host share its cookies, whatever their
+    /// ports and paths, and differ in their redirect URI.
+    prefix: String,
+    is_https: bool,
 }
 
-impl LoginRoutes {
+impl LoginCookies {
+    pub(super) fn new(keys: Vec<Key>, redirect_uri: &str, is_https: bool) -> Self {
+        // A `__Host-` cookie is taken from this host over https only (RFC 6265bis 4.1.3.2).
+        let host = if is_https { "__Host-" } else { "" };
+        let app = BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(redirect_uri)[..6]);
+        Self { keys, prefix: format!("{host}hurdlr_login_{app}_"), is_https }
+    }
+
     /// The `Set-Cookie` headers that keep a login in the browser that sent `headers`: its cookie,
     /// and the removal of the oldest ones where there are too many.
     pub(super) fn keep(&self, headers: &HeaderMap, login: &LoginCookie) -> Vec<HeaderValue> {
@@ -98,7 +104,7 @@ impl LoginRoutes {
         earlier.sort_unstable_by(|one, other| other.cmp(one));
         let too_many = earlier.into_iter().skip(MAX_PENDING - 1);
 
-        let name = self.cookie_name(login.login.state().expose_secret());
+        let name = self.name(login.login.state().expose_secret());
         let lifetime = Duration::seconds_f64(LOGIN_LIFETIME.as_secs_f64());
         let mut jar = CookieJar::new();
         let kept = cookie(name, login.encode().to_string(), lifetime, self.is_https);
@@ -130,14 +136,14 @@ impl LoginRoutes {
     }
 
     /// Each login has a cookie of its own, named by its state without telling it.
-    pub(super) fn cookie_name(&self, state: &str) -> String {
+    pub(super) fn name(&self, state: &str) -> String {
         let digest = Sha256::digest(state);
-        self.cookie_prefix.clone() + &BASE64_URL_SAFE_NO_PAD.encode(&digest[..9])
+        self.prefix.clone() + &BASE64_URL_SAFE_NO_PAD.encode(&digest[..9])
     }
 
     /// Whether a cookie of this app can have that name.
     fn is_login_name(&self, name: &str) -> bool {
-        let rest = name.strip_prefix(&*self.cookie_prefix);
+        let rest = name.strip_prefix(&*self.prefix);
         rest.is_some_and(|rest| BASE64_URL_SAFE_NO_PAD.decode(rest).is_ok())
     }
 

@@ -78,7 +78,7 @@ async fn connect(site: Arc<LoginRoutes>, request: Request) -> Response {
     let params = (site.authorize_params)(&user);
     match site.managers[0].hurdlr().begin_login_with(params) {
         Ok((url, login)) => {
-            let cookies = site.keep(&headers, &LoginCookie { login, user, return_to });
+            let cookies = site.cookies.keep(&headers, &LoginCookie { login, user, return_to });
             let mut response = Redirect::to(url.as_str()).into_response();
             response.headers_mut().extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));
             response
@@ -93,7 +93,7 @@ async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let callback = site.read_callback(&parts.uri).map(|(callback, cookie)| {
-        let found = site.find(&parts.headers, &cookie);
+        let found = site.cookies.find(&parts.headers, &cookie);
         (callback, cookie, found)
     });
     let is_cross_site = is_cross_site(&parts.headers);
@@ -130,7 +130,7 @@ async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
         Ok(()) => Redirect::to(return_to.as_str()).into_response(),
         Err(reason) => site.failed(reason, Some(user), return_to).await,
     };
-    if let Some(removal) = is_over.then(|| site.removal(&cookie)).flatten() {
+    if let Some(removal) = is_over.then(|| site.cookies.removal(&cookie)).flatten() {
         response.headers_mut().append(SET_COOKIE, removal);
     }
     response
@@ -228,7 +228,7 @@ impl LoginRoutes {
             return Err(FailureReason::TooLong);
         }
         let callback = Callback::from_pairs(url::form_urlencoded::parse(query.as_bytes()));
-        let cookie = self.cookie_name(callback.state()?);
+        let cookie = self.cookies.name(callback.state()?);
         Ok((callback, cookie))
     }
 
