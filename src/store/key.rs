@@ -4,7 +4,6 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-use super::DueCursor;
 use crate::endpoint::ApiVersion;
 use crate::user::UserId;
 
@@ -127,15 +126,6 @@ impl StoreKey {
     #[must_use]
     pub fn new(realm: Arc<Realm>, kind: RowKind, subject: UserId) -> Self {
         Self { realm, kind, subject }
-    }
-
-    /// The key before all others of a realm.
-    pub(super) fn first(realm: &Arc<Realm>) -> Self {
-        Self::new(Arc::clone(realm), RowKind::Login, UserId::internal(""))
-    }
-
-    pub(super) fn of_cursor(realm: &Arc<Realm>, cursor: &DueCursor) -> Self {
-        Self::new(Arc::clone(realm), cursor.kind, UserId::internal(cursor.subject.clone()))
     }
 
     /// The key's parts, as a table has them.

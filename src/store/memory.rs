@@ -14,6 +14,7 @@ use super::{
 };
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
 use crate::error::Error;
+use crate::user::UserId;
 
 /// Keeps tokens in this process's memory, for one process and for development. It ends with the
 /// process: people must log in again after a restart.
@@ -34,8 +35,8 @@ struct Tables {
     now: u64,
     read_at: Timestamp,
     rows: BTreeMap<StoreKey, Stored>,
-    /// The rows that hold a token and are not refused, by due time.
-    due: BTreeSet<(Arc<Realm>, DueCursor)>,
+    /// The rows of each realm that hold a token and are not refused, by due time.
+    due: HashMap<Arc<Realm>, BTreeSet<DueCursor>>,
     /// The digests of redeemed logins, each until when it is remembered.
     redeemed: HashMap<[u8; 32], u64>,
     /// How many digests there may be before the next sweep.
@@ -81,7 +82,7 @@ impl MemoryStore {
             now: 0,
             read_at: clock.now(),
             rows: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: HashMap::new(),
             redeemed: HashMap::new(),
             redeemed_at_sweep: 0,
         };
@@ -122,38 +123,19 @@ impl Tables {
         let outcome = change(stored, self.now);
         let after = stored.due_at();
         if before != after {
-            self.unindex(key, before);
-            self.index(key, after);
+            self.reindex(key, before, after);
         }
         Some(outcome)
     }
 
-    fn insert(&mut self, key: &StoreKey, stored: Stored) {
-        self.remove(key);
-        self.index(key, stored.due_at());
-        self.rows.insert(key.clone(), stored);
-    }
-
-    fn remove(&mut self, key: &StoreKey) {
-        if let Some(stored) = self.rows.remove(key) {
-            self.unindex(key, stored.due_at());
+    fn reindex(&mut self, key: &StoreKey, before: Option<u64>, after: Option<u64>) {
+        let due = self.due.entry(Arc::clone(&key.realm)).or_default();
+        let cursor = |due_at| DueCursor { due_at, kind: key.kind, subject: key.subject.clone() };
+        if let Some(before) = before.map(cursor) {
+            due.remove(&before);
         }
+        due.extend(after.map(cursor));
     }
-
-    fn index(&mut self, key: &StoreKey, due_at: Option<u64>) {
-        self.due.extend(due_at.map(|due_at| due_place(key, due_at)));
-    }
-
-    fn unindex(&mut self, key: &StoreKey, due_at: Option<u64>) {
-        if let Some(due_at) = due_at {
-            self.due.remove(&due_place(key, due_at));
-        }
-    }
-}
-
-fn due_place(key: &StoreKey, due_at: u64) -> (Arc<Realm>, DueCursor) {
-    let subject = key.subject().as_str().into();
-    (Arc::clone(key.realm()), DueCursor { due_at, kind: key.kind(), subject })
 }
 
 fn millis(span: Duration) -> u64 {
@@ -190,9 +172,7 @@ impl Stored {
 
     fn claim(&mut self, claim: &Claim, now: u64) -> bool {
         let is_known = claim.known.map_or(self.token.is_none(), |known| known == self.version);
-        let is_free =
-            self.lease.is_none_or(|(holder, until)| holder == claim.holder || until <= now);
-        let granted = is_known && is_free && !self.refused && self.not_before <= now;
+        let granted = is_known && !self.refused && self.is_free(Some(claim.holder), now);
         if granted {
             self.in_flight |= self.lease.is_some();
             self.lease = Some((claim.holder, now.saturating_add(millis(claim.lease))));
@@ -215,8 +195,10 @@ impl Stored {
         self.token.as_ref().filter(|_| !self.refused).map(|token| token.due_at)
     }
 
-    fn is_free(&self, now: u64) -> bool {
-        self.not_before <= now && self.lease.is_none_or(|(_, until)| until <= now)
+    /// Whether a lease may be granted to `holder` by now.
+    fn is_free(&self, holder: Option<u64>, now: u64) -> bool {
+        let ends = |(by, until)| Some(by) == holder || until <= now;
+        self.not_before <= now && self.lease.is_none_or(ends)
     }
 }
 
@@ -240,14 +222,13 @@ impl TokenStore for MemoryStore {
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         self.step(move |tables| {
-            if let Some(incarnation) = claim.create.filter(|_| !tables.rows.contains_key(key)) {
+            let mut claim = claim;
+            if let Some(incarnation) = claim.create
+                && !tables.rows.contains_key(key)
+            {
+                claim.known = None;
                 let version = Version { incarnation, revision: 0 };
-                let claim = Claim { known: None, ..claim };
-                let mut stored = Stored::without_token(version);
-                let granted = stored.claim(&claim, tables.now);
-                let row = Some(stored.row(tables.now));
-                tables.insert(key, stored);
-                return Claimed { granted, row };
+                tables.rows.insert(key.clone(), Stored::without_token(version));
             }
             let claimed = tables.change(key, |stored, now| Claimed {
                 granted: stored.claim(&claim, now),
@@ -296,8 +277,8 @@ impl TokenStore for MemoryStore {
         self.step(move |tables| {
             let there = tables.rows.get(key).map(|stored| stored.version);
             let removes = there.is_some_and(|there| version.is_none_or(|meant| meant == there));
-            if removes {
-                tables.remove(key);
+            if removes && let Some(stored) = tables.rows.remove(key) {
+                tables.reindex(key, stored.due_at(), None);
             }
             removes
         })
@@ -326,24 +307,20 @@ impl TokenStore for MemoryStore {
         limit: usize,
     ) -> StoreFuture<'a, Vec<DueRow>> {
         self.step(move |tables| {
-            let cursor = |due_at| DueCursor { due_at, kind: RowKind::Login, subject: "".into() };
-            let from = match after {
-                Some(after) => Excluded((Arc::clone(realm), after.clone())),
-                None => Included((Arc::clone(realm), cursor(0))),
-            };
-            let to = match tables.now.checked_add(1) {
-                Some(end) => Excluded((Arc::clone(realm), cursor(end))),
-                None => Unbounded,
-            };
-            if after.is_some_and(|after| after.due_at > tables.now) {
+            let Some(due) = tables.due.get(realm) else {
                 return Vec::new();
-            }
-            let row = |(realm, cursor): &(Arc<Realm>, DueCursor)| {
-                let key = StoreKey::of_cursor(realm, cursor);
-                let is_free = tables.rows.get(&key).is_some_and(|row| row.is_free(tables.now));
+            };
+            let row = |cursor: &DueCursor| {
+                let key = StoreKey::new(Arc::clone(realm), cursor.kind, cursor.subject.clone());
+                let is_free =
+                    tables.rows.get(&key).is_some_and(|row| row.is_free(None, tables.now));
                 is_free.then(|| DueRow { cursor: cursor.clone(), key: Ok(key) })
             };
-            tables.due.range((from, to)).filter_map(row).take(limit).collect()
+            due.range((after.map_or(Unbounded, Excluded), Unbounded))
+                .take_while(|cursor| cursor.due_at <= tables.now)
+                .filter_map(row)
+                .take(limit)
+                .collect()
         })
     }
 
@@ -356,7 +333,9 @@ impl TokenStore for MemoryStore {
         self.step(move |tables| {
             let start = match after {
                 Some(after) => Excluded(after.clone()),
-                None => Included(StoreKey::first(realm)),
+                None => {
+                    Included(StoreKey::new(realm.clone(), RowKind::Login, UserId::internal("")))
+                }
             };
             let rows = tables.rows.range((start, Unbounded));
             rows.take_while(|(key, _)| key.realm() == realm)

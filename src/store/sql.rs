@@ -415,16 +415,15 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     ) -> StoreFuture<'a, Vec<DueRow>> {
         Box::pin(async move {
             let doing = "find due users";
-            let (due_at, kind, subject) = after
-                .map_or((0, "", ""), |after| (after.due_at, after.kind.name(), &after.subject));
+            let (due_at, kind, subject) =
+                after.map_or((0, "", ""), |at| (at.due_at, at.kind.name(), at.subject.as_str()));
             let due_at = Arg::Number(i64::try_from(due_at).unwrap_or(i64::MAX));
             let mut args = realm.texts().map(Arg::Text).to_vec();
             args.extend([due_at, Arg::Text(kind), Arg::Text(subject), count(limit)]);
             let due_row = |found: DB::Row| {
                 let (key, named) = key_of(realm, &found)?;
                 let due_at = unsigned(&found, "due_at")?;
-                let cursor =
-                    DueCursor { due_at, kind: key.kind, subject: key.subject.as_str().into() };
+                let cursor = DueCursor { due_at, kind: key.kind, subject: key.subject.clone() };
                 Ok(DueRow { cursor, key: named.map(|()| key) })
             };
             let found = self.run(doing, &self.0.statements.due, &args).await?.rows;
