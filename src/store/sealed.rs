@@ -7,13 +7,9 @@ pub use key_ring::{KeyId, KeyRing, SealingKey, UserHashKey};
 mod reseal;
 pub use reseal::{Reseal, ResealOutcome, Resealed};
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretBox};
 use subtle::ConstantTimeEq;
 
@@ -95,14 +91,9 @@ const STORED: char = '\0';
 ///
 /// A process that lacks a key is no danger to what is sealed with it: it is told
 /// [`OpenError::UnknownKey`], and goes on with what it has.
+#[derive(Debug)]
 pub struct Sealed<S> {
-    store: Arc<S>,
-    seal: Arc<Seal>,
-}
-
-/// All that a payload has to pass.
-#[derive(Clone, Debug)]
-struct Seal {
+    pub(super) store: Arc<S>,
     keys: KeyRing,
     user_hash: Option<UserHashKey>,
 }
@@ -112,7 +103,7 @@ impl<S: TokenStore> Sealed<S> {
     /// [`Reseal::include_plaintext`] seals it.
     #[must_use]
     pub fn new(store: S, keys: KeyRing) -> Self {
-        Self { store: Arc::new(store), seal: Arc::new(Seal { keys, user_hash: None }) }
+        Self { store: Arc::new(store), keys, user_hash: None }
     }
 
     /// Puts a hash in the place of each user id: HMAC-SHA256 under a key of its own, as base64. The
@@ -139,15 +130,19 @@ impl<S: TokenStore> Sealed<S> {
     /// ```
     #[must_use]
     pub fn hash_users(self, key: UserHashKey) -> Self {
-        let seal = Seal { keys: self.seal.keys.clone(), user_hash: Some(key) };
-        Self { seal: Arc::new(seal), ..self }
+        Self { user_hash: Some(key), ..self }
     }
 
     /// The key by which the store inside has the row of `key`: to find a user in a table in which
     /// ids are hashed. The same key where they are not.
     #[must_use]
     pub fn stored_key(&self, key: &StoreKey) -> StoreKey {
-        self.seal.stored_key(key).into_owned()
+        let subject = match (&self.user_hash, key.subject.as_str().strip_prefix(STORED)) {
+            (None, _) => return key.clone(),
+            (Some(_), Some(stored)) => UserId::internal(stored),
+            (Some(hash), None) => hash.hash(&key.subject),
+        };
+        StoreKey { subject, ..key.clone() }
     }
 
     /// Walks the rows of `realm` and seals those anew that are not under the first key.
@@ -180,34 +175,6 @@ impl<S: TokenStore> Sealed<S> {
         Reseal::new(self.clone(), realm.into())
     }
 
-    /// The store inside, for what its own type adds to it.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(super) fn store(&self) -> &S {
-        &self.store
-    }
-}
-
-impl Seal {
-    fn stored_key<'a>(&self, key: &'a StoreKey) -> Cow<'a, StoreKey> {
-        let Some(hash) = &self.user_hash else {
-            return Cow::Borrowed(key);
-        };
-        let subject = match key.subject.as_str().strip_prefix(STORED) {
-            Some(stored) => stored.to_owned(),
-            None => hashed(hash, &key.subject),
-        };
-        Cow::Owned(StoreKey { subject: UserId::internal(subject), ..key.clone() })
-    }
-
-    /// The key of a row that cannot be opened, by which it can be addressed all the same.
-    fn unopened_key(&self, stored_key: StoreKey) -> StoreKey {
-        if self.user_hash.is_none() {
-            return stored_key;
-        }
-        let subject = format!("{STORED}{}", stored_key.subject.as_str());
-        StoreKey { subject: UserId::internal(subject), ..stored_key }
-    }
-
     /// `user` is who has the row, by their own id.
     fn seal(
         &self,
@@ -220,17 +187,6 @@ impl Seal {
         envelope::seal(&self.keys, stored_key, version, payload, user)
     }
 
-    fn seal_token<'a>(
-        &self,
-        key: &'a StoreKey,
-        version: Version,
-        token: &StoredToken,
-    ) -> Result<(Cow<'a, StoreKey>, StoredToken), Error> {
-        let stored_key = self.stored_key(key);
-        let payload = self.seal(&stored_key, version, &token.payload, &key.subject)?;
-        Ok((stored_key, StoredToken { payload, age: token.age, due_in: token.due_in }))
-    }
-
     /// Opens a payload, and says whose it is by their own id and which key sealed it.
     fn open(
         &self,
@@ -241,7 +197,7 @@ impl Seal {
         let opened = envelope::open(&self.keys, stored_key, version, sealed)?;
         let user = match (&self.user_hash, opened.user) {
             (None, None) => stored_key.subject.clone(),
-            (Some(hash), Some(user)) if hashed(hash, &user) == stored_key.subject.as_str() => user,
+            (Some(hash), Some(user)) if hash.hash(&user) == stored_key.subject => user,
             // One who goes by a hash as if it were an id would ask the provider for that user.
             _ => return Err(OpenError::OtherUserHash),
         };
@@ -256,22 +212,28 @@ impl Seal {
         let (payload, user, _) = self.open(stored_key, row.version, &token.payload)?;
         Ok((user, Row { token: Some(StoredToken { payload, ..token }), ..row }))
     }
-}
 
-fn hashed(key: &UserHashKey, user: &UserId) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(key.hash(user.as_str()))
+    /// Has the store inside do the rewrites that there are, and says of each item whether one was.
+    async fn rewrite_some(&self, rewrites: Vec<Option<Rewrite>>) -> Result<Vec<bool>, Error> {
+        let mut done: Vec<_> = rewrites.iter().map(Option::is_some).collect();
+        let rewrites: Vec<_> = rewrites.into_iter().flatten().collect();
+        if !rewrites.is_empty() {
+            let places = done.iter_mut().filter(|is_there| **is_there);
+            for (place, is_done) in places.zip(self.store.rewrite(rewrites).await?) {
+                *place = is_done;
+            }
+        }
+        Ok(done)
+    }
 }
 
 impl<S: TokenStore> TokenStore for Sealed<S> {
     fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         Box::pin(async move {
-            let keys: Cow<'_, [StoreKey]> = match self.seal.user_hash {
-                Some(_) => keys.iter().map(|key| self.seal.stored_key(key).into_owned()).collect(),
-                None => Cow::Borrowed(keys),
-            };
+            let keys: Vec<_> = keys.iter().map(|key| self.stored_key(key)).collect();
             let rows = self.store.read(&keys).await?;
             let open = |(key, row): (_, ReadRow)| {
-                row?.map(|row| Ok(self.seal.open_row(key, row)?.1)).transpose()
+                row?.map(|row| Ok(self.open_row(key, row)?.1)).transpose()
             };
             Ok(keys.iter().zip(rows).map(open).collect())
         })
@@ -279,13 +241,13 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         Box::pin(async move {
-            let key = self.seal.stored_key(key);
+            let key = self.stored_key(key);
             let Claimed { granted, row } = self.store.claim(&key, claim).await?;
             let Some(row) = row else {
                 return Ok(Claimed { granted, row });
             };
             let version = row.version;
-            match self.seal.open_row(&key, row) {
+            match self.open_row(&key, row) {
                 Ok((_, row)) => Ok(Claimed { granted, row: Some(row) }),
                 Err(problem) => {
                     if granted {
@@ -308,8 +270,9 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let (key, token) = self.seal.seal_token(key, version, &token)?;
-            self.store.save(&key, over, version, token).await
+            let stored_key = self.stored_key(key);
+            let payload = self.seal(&stored_key, version, &token.payload, &key.subject)?;
+            self.store.save(&stored_key, over, version, StoredToken { payload, ..token }).await
         })
     }
 
@@ -321,12 +284,12 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         release: Release,
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            self.store.release(&self.seal.stored_key(key), version, holder, release).await
+            self.store.release(&self.stored_key(key), version, holder, release).await
         })
     }
 
     fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
-        Box::pin(async move { self.store.forget(&self.seal.stored_key(key), version).await })
+        Box::pin(async move { self.store.forget(&self.stored_key(key), version).await })
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
@@ -339,7 +302,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         after: Option<&'a DueCursor>,
         limit: usize,
     ) -> StoreFuture<'a, Vec<DueRow>> {
-        if self.seal.user_hash.is_none() {
+        if self.user_hash.is_none() {
             return self.store.due(realm, after, limit);
         }
         Box::pin(async move {
@@ -353,7 +316,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
                     // The user id is in the sealed token, and a page must not become shorter.
                     let gone = || Error::store("the row of a due user was removed meanwhile");
                     let row = row.filter(|row| row.token.is_some()).ok_or_else(gone)?;
-                    let (user, _) = self.seal.open_row(&key, row)?;
+                    let (user, _) = self.open_row(&key, row)?;
                     Ok(StoreKey { subject: user, ..key })
                 });
             }
@@ -368,13 +331,18 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         limit: usize,
     ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
         Box::pin(async move {
-            let after = after.map(|key| self.seal.stored_key(key));
-            let rows = self.store.scan(realm, after.as_deref(), limit).await?;
+            let after = after.map(|key| self.stored_key(key));
+            let rows = self.store.scan(realm, after.as_ref(), limit).await?;
             let open = |(key, row): (StoreKey, Result<Row, Error>)| match row
-                .and_then(|row| Ok(self.seal.open_row(&key, row)?))
+                .and_then(|row| Ok(self.open_row(&key, row)?))
             {
                 Ok((user, row)) => (StoreKey { subject: user, ..key }, Ok(row)),
-                Err(error) => (self.seal.unopened_key(key), Err(error)),
+                // The table's key, by which the row can be addressed all the same.
+                Err(error) if self.user_hash.is_some() => {
+                    let subject = UserId::internal(format!("{STORED}{}", key.subject.as_str()));
+                    (StoreKey { subject, ..key }, Err(error))
+                }
+                Err(error) => (key, Err(error)),
             };
             Ok(rows.into_iter().map(open).collect())
         })
@@ -385,38 +353,27 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
             let keys: Vec<_> =
                 rewrites.iter().map(|rewrite| self.stored_key(&rewrite.key)).collect();
             let rows = self.store.read(&keys).await?;
-            // The rewrites that are to be done, each with its place among those asked for.
-            let (mut places, mut sealed) = (Vec::new(), Vec::new());
-            for (place, (row, key)) in rows.into_iter().zip(keys).enumerate() {
-                let Rewrite { version, old, new, .. } = &rewrites[place];
-                let row = row?.filter(|row| row.version == *version);
+            let seal = |(Rewrite { version, old, new, .. }, (key, row)): (_, (_, ReadRow))| {
+                let row = row?.filter(|row| row.version == version);
                 let Some(StoredToken { payload, .. }) = row.and_then(|row| row.token) else {
-                    continue;
+                    return Ok(None);
                 };
-                let (opened, user, _) = self.seal.open(&key, *version, &payload)?;
-                if bool::from(opened.expose_secret().ct_eq(old.expose_secret())) {
-                    let new = self.seal.seal(&key, *version, new, &user)?;
-                    sealed.push(Rewrite { key, version: *version, old: payload, new });
-                    places.push(place);
+                let (opened, user, _) = self.open(&key, version, &payload)?;
+                if !bool::from(opened.expose_secret().ct_eq(old.expose_secret())) {
+                    return Ok(None);
                 }
-            }
-            let mut done = vec![false; rewrites.len()];
-            for (place, is_done) in places.into_iter().zip(self.store.rewrite(sealed).await?) {
-                done[place] = is_done;
-            }
-            Ok(done)
+                let new = self.seal(&key, version, &new, &user)?;
+                Ok(Some(Rewrite { key, version, old: payload, new }))
+            };
+            let rewrites = rewrites.into_iter().zip(keys.into_iter().zip(rows)).map(seal);
+            self.rewrite_some(rewrites.collect::<Result<_, Error>>()?).await
         })
     }
 }
 
 impl<S> Clone for Sealed<S> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), seal: Arc::clone(&self.seal) }
-    }
-}
-
-impl<S: fmt::Debug> fmt::Debug for Sealed<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealed").field("store", &self.store).field("seal", &self.seal).finish()
+        let Self { store, keys, user_hash } = self;
+        Self { store: Arc::clone(store), keys: keys.clone(), user_hash: user_hash.clone() }
     }
 }

@@ -267,12 +267,12 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
 impl<DB: Backend> Sealed<SqlStore<DB>> {
     /// [`SqlStore::migrate`].
     pub async fn migrate(&self) -> Result<(), Error> {
-        self.store().migrate().await
+        self.store.migrate().await
     }
 
     /// [`SqlStore::close`].
     pub async fn close(&self) {
-        self.store().close().await;
+        self.store.close().await;
     }
 }
 

@@ -8,9 +8,8 @@
 //! | 1 | format version, 1 | in clear |
 //! | 8 | key id | in clear |
 //! | 24 | nonce | in clear |
-//! | 4 + n, five times | length and text of API version, environment, client id, kind, user | in clear |
-//! | 8, twice | incarnation, revision | in clear |
-//! | 4 | length of what follows | in clear |
+//! | 4, twice | the lengths of the place, and of what is encrypted with its tag | in clear |
+//! | n | the place as JSON: API version, environment, client id, kind, user; incarnation; revision | in clear |
 //! | n | the payload, a user id that is not in clear, the length of that in 2 bytes | encrypted |
 //! | 16 | tag | |
 //!
@@ -19,6 +18,7 @@
 
 use std::fmt;
 
+use bytes::Buf;
 use chacha20poly1305::aead::Generate;
 use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::{AeadInOut, Tag, XNonce};
@@ -30,8 +30,10 @@ use crate::store::{StoreKey, Version};
 use crate::user::UserId;
 
 const FORMAT: u8 = 1;
-const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
+
+/// The bytes before the place.
+const HEAD_BYTES: usize = 1 + 8 + 24 + 4 + 4;
 
 /// Why a value in the store cannot be opened: the [source](std::error::Error::source) of an error
 /// of kind [`Store`](crate::ErrorKind::Store).
@@ -147,10 +149,9 @@ pub(super) fn seal(
         Error::store("the operating system has no random bytes for a nonce").caused_by(source)
     })?;
     let (payload, user) = (payload.expose_secret(), user.map_or("", UserId::as_str));
-    let texts = key.texts();
+    let place = place(key, version);
+    let clear_bytes = HEAD_BYTES + place.len();
     let sealed_bytes = payload.len() + user.len() + 2 + TAG_BYTES;
-    let clear_bytes =
-        1 + 8 + NONCE_BYTES + texts.map(|text| 4 + text.len()).iter().sum::<usize>() + 20;
 
     // Room for all of it: a growing buffer would leave plaintext behind.
     let mut sealed = SecretBox::new(Box::new(Vec::with_capacity(clear_bytes + sealed_bytes)));
@@ -158,13 +159,12 @@ pub(super) fn seal(
     bytes.push(FORMAT);
     bytes.extend_from_slice(&sealing.id().0);
     bytes.extend_from_slice(&nonce);
-    for text in texts {
-        bytes.extend_from_slice(&length(text.len())?);
-        bytes.extend_from_slice(text.as_bytes());
+    for length in [place.len(), sealed_bytes] {
+        let length = u32::try_from(length)
+            .map_err(|_| Error::store("the token or its key is too long to be sealed"))?;
+        bytes.extend_from_slice(&length.to_be_bytes());
     }
-    bytes.extend_from_slice(&version.incarnation.to_be_bytes());
-    bytes.extend_from_slice(&version.revision.to_be_bytes());
-    bytes.extend_from_slice(&length(sealed_bytes)?);
+    bytes.extend_from_slice(&place);
 
     bytes.extend_from_slice(payload);
     bytes.extend_from_slice(user.as_bytes());
@@ -187,8 +187,22 @@ pub(super) fn open(
     sealed: &SecretBox<Vec<u8>>,
 ) -> Result<Opened, OpenError> {
     let sealed = sealed.expose_secret();
-    let (clear, secret) = Clear::read(sealed)?;
-    let opening = keys.get(clear.key_id).ok_or(OpenError::UnknownKey(clear.key_id))?;
+    match sealed.first() {
+        Some(&FORMAT) => {}
+        // A token in plaintext is a JSON object.
+        None | Some(b'{') => return Err(OpenError::NotSealed),
+        Some(other) => return Err(OpenError::UnknownFormat(*other)),
+    }
+    let mut head = sealed.get(1..HEAD_BYTES).ok_or(OpenError::Cut)?;
+    let (mut key_id, mut nonce) = (KeyId([0; 8]), XNonce::default());
+    head.copy_to_slice(&mut key_id.0);
+    head.copy_to_slice(&mut nonce);
+    let (place_bytes, sealed_bytes) = (head.get_u32() as usize, head.get_u32() as usize);
+    let (clear, secret) = sealed
+        .split_at_checked(HEAD_BYTES.saturating_add(place_bytes))
+        .filter(|(_, secret)| secret.len() == sealed_bytes)
+        .ok_or(OpenError::Cut)?;
+    let opening = keys.get(key_id).ok_or(OpenError::UnknownKey(key_id))?;
     let (secret, tag) = secret.split_last_chunk::<TAG_BYTES>().ok_or(OpenError::Cut)?;
 
     let mut payload = SecretBox::new(Box::new(Vec::with_capacity(secret.len())));
@@ -197,10 +211,13 @@ pub(super) fn open(
     let buffer = InOutBuf::new(secret, bytes).map_err(|_| OpenError::Changed)?;
     opening
         .cipher()
-        .decrypt_inout_detached(&clear.nonce.into(), clear.bytes, buffer, &Tag::from(*tag))
+        .decrypt_inout_detached(&nonce, clear, buffer, &Tag::from(*tag))
         .map_err(|_| OpenError::Changed)?;
-    // Now what it says of itself is true.
-    clear.judge(key, version)?;
+    // From here on what is in clear is authenticated.
+    let sealed_for = &clear[HEAD_BYTES..];
+    if sealed_for != place(key, version) {
+        return Err(moved(sealed_for, key, version));
+    }
 
     let (rest, length) = bytes.split_last_chunk::<2>().ok_or(OpenError::Changed)?;
     let start =
@@ -211,90 +228,28 @@ pub(super) fn open(
         Err(_) => return Err(OpenError::Changed),
     };
     bytes.truncate(start);
-    Ok(Opened { payload, user, key_id: clear.key_id })
+    Ok(Opened { payload, user, key_id })
 }
 
-/// The header, which stands before the ciphertext.
-struct Clear<'a> {
-    bytes: &'a [u8],
-    key_id: KeyId,
-    nonce: [u8; NONCE_BYTES],
-    texts: [&'a [u8]; 5],
-    version: Version,
+/// The place of a row.
+fn place(key: &StoreKey, version: Version) -> Vec<u8> {
+    // Texts and numbers can always be written.
+    serde_json::to_vec(&(key.texts(), version.incarnation, version.revision)).unwrap_or_default()
 }
 
-impl<'a> Clear<'a> {
-    /// Takes a sealed value apart, into this and the ciphertext. None of it is known to be true.
-    fn read(sealed: &'a [u8]) -> Result<(Self, &'a [u8]), OpenError> {
-        let (format, rest) = sealed.split_first().ok_or(OpenError::NotSealed)?;
-        match *format {
-            FORMAT => {}
-            // A token in plaintext is a JSON object.
-            b'{' => return Err(OpenError::NotSealed),
-            other => return Err(OpenError::UnknownFormat(other)),
-        }
-        let mut rest = Rest(rest);
-        let key_id = KeyId(*rest.chunk()?);
-        let nonce = *rest.chunk()?;
-        let mut texts = [&[][..]; 5];
-        for text in &mut texts {
-            *text = rest.text()?;
-        }
-        let incarnation = u64::from_be_bytes(*rest.chunk()?);
-        let revision = u64::from_be_bytes(*rest.chunk()?);
-        let left = rest.length()?;
-        if left != rest.0.len() {
-            return Err(OpenError::Cut);
-        }
-        let bytes = &sealed[..sealed.len() - left];
-        let version = Version { incarnation, revision };
-        Ok((Self { bytes, key_id, nonce, texts, version }, rest.0))
-    }
-
-    /// Whether this is the row it was sealed for.
-    fn judge(&self, key: &StoreKey, version: Version) -> Result<(), OpenError> {
-        const TEXTS: [Bound; 5] =
-            [Bound::ApiVersion, Bound::Environment, Bound::ClientId, Bound::Kind, Bound::User];
-        for ((bound, sealed), row) in TEXTS.into_iter().zip(self.texts).zip(key.texts()) {
-            if sealed != row.as_bytes() {
-                return Err(OpenError::Moved(bound));
-            }
-        }
-        if self.version.incarnation != version.incarnation {
-            return Err(OpenError::Moved(Bound::Incarnation));
-        }
-        let (sealed, row) = (self.version.revision, version.revision);
-        if sealed != row {
-            return Err(OpenError::Moved(Bound::Revision { sealed, row }));
-        }
-        Ok(())
-    }
-}
-
-/// The bytes that are left to be read.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn chunk<const N: usize>(&mut self) -> Result<&'a [u8; N], OpenError> {
-        let (chunk, rest) = self.0.split_first_chunk().ok_or(OpenError::Cut)?;
-        self.0 = rest;
-        Ok(chunk)
-    }
-
-    fn length(&mut self) -> Result<usize, OpenError> {
-        usize::try_from(u32::from_be_bytes(*self.chunk()?)).map_err(|_| OpenError::Cut)
-    }
-
-    fn text(&mut self) -> Result<&'a [u8], OpenError> {
-        let length = self.length()?;
-        let (text, rest) = self.0.split_at_checked(length).ok_or(OpenError::Cut)?;
-        self.0 = rest;
-        Ok(text)
-    }
-}
-
-fn length(bytes: usize) -> Result<[u8; 4], Error> {
-    u32::try_from(bytes)
-        .map(u32::to_be_bytes)
-        .map_err(|_| Error::store("the token or its key is too long to be sealed"))
+/// Names the first part in which the place that a value was sealed for is not its row's.
+fn moved(sealed_for: &[u8], key: &StoreKey, version: Version) -> OpenError {
+    const TEXTS: [Bound; 5] =
+        [Bound::ApiVersion, Bound::Environment, Bound::ClientId, Bound::Kind, Bound::User];
+    let Ok((texts, incarnation, revision)) =
+        serde_json::from_slice::<([String; 5], u64, u64)>(sealed_for)
+    else {
+        return OpenError::Changed;
+    };
+    let texts = TEXTS.into_iter().zip(texts.iter().zip(key.texts()));
+    OpenError::Moved(match texts.into_iter().find(|(_, (sealed, row))| sealed != row) {
+        Some((bound, _)) => bound,
+        None if incarnation != version.incarnation => Bound::Incarnation,
+        None => Bound::Revision { sealed: revision, row: version.revision },
+    })
 }
