@@ -45,20 +45,14 @@ struct Tables {
 
 struct Stored {
     version: Version,
-    token: Option<StampedToken>,
+    /// The token as it came, and when.
+    token: Option<StoredToken>,
+    stamped_at: u64,
     /// The last lease that was not released, and until when it lives.
     lease: Option<(u64, u64)>,
     not_before: u64,
     refused: bool,
     in_flight: bool,
-}
-
-/// A token as it was when it came.
-struct StampedToken {
-    payload: SecretBox<Vec<u8>>,
-    age: Duration,
-    at: u64,
-    due_at: u64,
 }
 
 impl Default for MemoryStore {
@@ -149,20 +143,27 @@ fn left(until: u64, now: u64) -> Option<Duration> {
 
 impl Stored {
     fn without_token(version: Version) -> Self {
-        Self { version, token: None, lease: None, not_before: 0, refused: false, in_flight: false }
-    }
-
-    fn with_token(version: Version, token: StoredToken, now: u64) -> Self {
-        let StoredToken { payload, age, due_in } = token;
-        let due_at = now.saturating_add(millis(due_in));
-        let token = StampedToken { payload, age, at: now, due_at };
-        Self { token: Some(token), ..Self::without_token(version) }
+        Self {
+            version,
+            token: None,
+            stamped_at: 0,
+            lease: None,
+            not_before: 0,
+            refused: false,
+            in_flight: false,
+        }
     }
 
     fn row(&self, now: u64) -> Row {
+        let passed = Duration::from_millis(now - self.stamped_at);
+        let token = |token: &StoredToken| StoredToken {
+            payload: SecretBox::new(Box::new(token.payload.expose_secret().clone())),
+            age: token.age + passed,
+            due_in: token.due_in.saturating_sub(passed),
+        };
         Row {
             version: self.version,
-            token: self.token.as_ref().map(|token| token.to_stored(now)),
+            token: self.token.as_ref().map(token),
             leased_for: self.lease.and_then(|(_, until)| left(until, now)),
             not_before: left(self.not_before, now),
             refused: self.refused,
@@ -192,23 +193,14 @@ impl Stored {
 
     /// The time at which the row is due; `None` where it never is.
     fn due_at(&self) -> Option<u64> {
-        self.token.as_ref().filter(|_| !self.refused).map(|token| token.due_at)
+        let token = self.token.as_ref().filter(|_| !self.refused)?;
+        Some(self.stamped_at.saturating_add(millis(token.due_in)))
     }
 
     /// Whether a lease may be granted to `holder` by now.
     fn is_free(&self, holder: Option<u64>, now: u64) -> bool {
         let ends = |(by, until)| Some(by) == holder || until <= now;
         self.not_before <= now && self.lease.is_none_or(ends)
-    }
-}
-
-impl StampedToken {
-    fn to_stored(&self, now: u64) -> StoredToken {
-        StoredToken {
-            payload: SecretBox::new(Box::new(self.payload.expose_secret().clone())),
-            age: self.age + Duration::from_millis(now - self.at),
-            due_in: left(self.due_at, now).unwrap_or_default(),
-        }
     }
 }
 
@@ -249,7 +241,8 @@ impl TokenStore for MemoryStore {
             let saved = tables.change(key, |stored, now| {
                 let is_unchanged = stored.version == over;
                 if is_unchanged {
-                    *stored = Stored::with_token(version, token, now);
+                    let cleared = Stored::without_token(version);
+                    *stored = Stored { token: Some(token), stamped_at: now, ..cleared };
                 }
                 is_unchanged
             });

@@ -25,8 +25,7 @@ pub struct Reseal<S> {
     include_plaintext: bool,
     /// Rows that are done, and not handed out yet.
     done: VecDeque<Resealed>,
-    is_over: bool,
-    /// Rows that were read while those before them were changed.
+    /// Rows that were read while those before them were changed; none if those were the last.
     next: Option<Page>,
     current: u64,
     left: u64,
@@ -66,7 +65,6 @@ impl<S: TokenStore> Reseal<S> {
             after: None,
             include_plaintext: false,
             done: VecDeque::new(),
-            is_over: false,
             next: None,
             current: 0,
             left: 0,
@@ -98,7 +96,10 @@ impl<S: TokenStore> Reseal<S> {
     ///
     /// No row is left out: the next call reads again what this one had not returned.
     pub async fn next(&mut self) -> Option<Result<Resealed, Error>> {
-        while self.done.is_empty() && !self.is_over {
+        while self.done.is_empty() {
+            if self.next.as_ref().is_some_and(Vec::is_empty) {
+                return None;
+            }
             if let Err(error) = self.step().await {
                 return Some(Err(error));
             }
@@ -137,14 +138,13 @@ impl<S: TokenStore> Reseal<S> {
         let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| key.clone());
         let next = async {
             match &last {
-                Some(last) => sealed.store.scan(realm, Some(last), PAGE).await.map(Some),
-                None => Ok(None),
+                Some(last) => sealed.store.scan(realm, Some(last), PAGE).await,
+                None => Ok(Vec::new()),
             }
         };
         let (done, next) =
             tokio::try_join!(sealed.reseal_page(page, self.include_plaintext), next)?;
-        self.is_over = next.is_none();
-        (self.done, self.next) = (done.into(), next);
+        (self.done, self.next) = (done.into(), Some(next));
         Ok(())
     }
 }
