@@ -63,7 +63,9 @@ impl Fault {
         match error {
             E::Database(refusal) => {
                 let code = DB::code(&**refusal);
-                let said = if DB::quotes_values(&code) { "" } else { refusal.message() };
+                // Of bad data and violated constraints, PostgreSQL's messages quote values of the row.
+                let quotes = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
+                let said = if quotes { "" } else { refusal.message() };
                 let detail = format!("code {code} {said}");
                 (code, detail)
             }

@@ -72,7 +72,7 @@ impl<DB: Backend> Pool<DB> {
     /// The statement may have been executed. Its connection is closed.
     pub(super) async fn run(
         &self,
-        statement: &Statement,
+        statement: Statement,
         args: &[Arg<'_>],
         fresh: bool,
     ) -> Result<Vec<DB::Row>, Fault> {
@@ -81,7 +81,7 @@ impl<DB: Backend> Pool<DB> {
             DB::bind(&mut arguments, *arg)
                 .map_err(|source| Fault::of::<DB>(&sqlx::Error::Encode(source)))?;
         }
-        let sql = AssertSqlSafe(Arc::clone(&statement.sql)).into_sql_str();
+        let sql = AssertSqlSafe(statement.sql).into_sql_str();
         let (mut connection, _turn) = self.acquire(statement.writes, fresh).await?;
         // Should this future be dropped at the `await`, the guard closes the connection.
         let answer = DB::fetch(connection.get(), sql, arguments);

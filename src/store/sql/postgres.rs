@@ -7,15 +7,13 @@ use std::error::Error as StdError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
-use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{Arguments, ConnectOptions, Postgres, SqlStr};
+use sqlx::{Arguments, ConnectOptions, Postgres, Row, SqlStr};
 use tokio::time::timeout;
 
-use super::backend::{Arg, Backend, Columns, Settings};
+use super::backend::{Arg, Backend, Settings};
 use super::fault::{Fault, FaultClass, KnownFault};
-use super::statements::Dialect;
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
 
@@ -86,25 +84,17 @@ impl SqlStoreBuilder<Postgres> {
 }
 
 impl Backend for Postgres {
-    const DIALECT: Dialect = Dialect {
-        // This is when the transaction began, which is the statement.
-        now: "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)",
-        greatest: "GREATEST",
-        keys: "SELECT place, value ->> 0 AS api_version, value ->> 1 AS environment, \
-               value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
-               FROM jsonb_array_elements(CAST($1 AS JSONB)) WITH ORDINALITY AS key (value, place)",
-        rewrites: "SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9) AS rewrite \
-                   (in_version, in_environment, in_client, of_kind, of_subject, \
-                   at_incarnation, at_revision, old_payload, new_payload)",
-        has_tables: "SELECT 1 WHERE to_regclass('{schema}') IS NOT NULL",
-        schema: Some([
-            "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
-            "CREATE SCHEMA IF NOT EXISTS \"{schema_name}\"",
-        ]),
-        types: ["BIGINT", "BYTEA", "BOOLEAN"],
-        table_options: "",
-    };
-
+    // This is when the transaction began, which is the statement.
+    const NOW: &'static str = "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)";
+    const GREATEST: &'static str = "GREATEST";
+    const JSON: &'static str = "jsonb_array_elements(CAST($1 AS JSONB)) AS item (value)";
+    const HAS_TABLES: &'static str = "SELECT 1 WHERE to_regclass('{schema}') IS NOT NULL";
+    const SCHEMA: Option<[&'static str; 2]> = Some([
+        "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
+        "CREATE SCHEMA IF NOT EXISTS \"{schema_name}\"",
+    ]);
+    const TYPES: [&'static str; 3] = ["BIGINT", "BYTEA", "BOOLEAN"];
+    const TABLE_OPTIONS: &'static str = "";
     const FAULTS: &'static [KnownFault] = FAULTS;
     const ONE_WRITER: bool = false;
     const CONNECTIONS: usize = 10;
@@ -152,19 +142,6 @@ impl Backend for Postgres {
             Arg::Number(number) => arguments.add(number),
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
-            Arg::Rewrites(rewrites) => {
-                let rows = || rewrites.iter();
-                for part in 0..5 {
-                    arguments.add(rows().map(|it| it.key.texts()[part]).collect::<Vec<_>>())?;
-                }
-                let versions = rows().map(|it| [it.version.incarnation, it.version.revision]);
-                for part in 0..2 {
-                    let numbers = versions.clone().map(|version| i64::try_from(version[part]));
-                    arguments.add(numbers.collect::<Result<Vec<_>, _>>()?)?;
-                }
-                arguments.add(rows().map(|it| &**it.old.expose_secret()).collect::<Vec<_>>())?;
-                arguments.add(rows().map(|it| &**it.new.expose_secret()).collect::<Vec<_>>())
-            }
         }
     }
 
@@ -174,10 +151,6 @@ impl Backend for Postgres {
         arguments: PgArguments,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         sqlx::query_with(sql, arguments).fetch_all(connection).await
-    }
-
-    fn code(error: &dyn DatabaseError) -> String {
-        error.code().unwrap_or_default().into_owned()
     }
 
     fn tls_fault(source: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
@@ -191,18 +164,13 @@ impl Backend for Postgres {
             _ => "tls",
         })
     }
-
-    fn quotes_values(code: &str) -> bool {
-        // Bad data, and violated constraints.
-        code.starts_with("22") || code.starts_with("23")
-    }
 }
 
 /// A standby, or a primary that is being replaced, takes part in nothing.
 async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), Fault> {
     // Unprepared, so that a pooler has nothing to mix up.
     let row = sqlx::raw_sql("SHOW transaction_read_only").fetch_one(connection).await;
-    let setting = row.and_then(|row| Columns::text(&row, "transaction_read_only"));
+    let setting = row.and_then(|row| row.try_get::<String, _>(0));
     match setting.map_err(|error| Fault::of::<Postgres>(&error))?.as_str() {
         "off" => Ok(()),
         _ => Err(Fault::known::<Postgres>("25006", "")),

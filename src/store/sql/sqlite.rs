@@ -4,22 +4,17 @@ mod file;
 
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretBox};
-use serde_json::{Value, json};
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow,
     SqliteSynchronous,
 };
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, SqlStr, Sqlite};
-use zeroize::Zeroizing;
 
 use super::backend::{Arg, Backend, Settings};
 use super::fault::{Fault, FaultClass, KnownFault};
-use super::statements::Dialect;
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
-use crate::store::Rewrite;
 
 /// Longest wait of a statement for another process's, which may wait for a slow disk.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,27 +79,14 @@ impl SqlStoreBuilder<Sqlite> {
 }
 
 impl Backend for Sqlite {
-    const DIALECT: Dialect = Dialect {
-        now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-        greatest: "MAX",
-        keys: "SELECT key + 1 AS place, value ->> 0 AS api_version, value ->> 1 AS environment, \
-               value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
-               FROM json_each($1)",
-        // Each payload is a part of $2, from where and as long as $1 says.
-        rewrites: "SELECT value ->> '$[0][0]' AS in_version, \
-                   value ->> '$[0][1]' AS in_environment, \
-                   value ->> '$[0][2]' AS in_client, value ->> '$[0][3]' AS of_kind, \
-                   value ->> '$[0][4]' AS of_subject, \
-                   value ->> 1 AS at_incarnation, value ->> 2 AS at_revision, \
-                   substr($2, value ->> '$[3][0]', value ->> '$[3][1]') AS old_payload, \
-                   substr($2, value ->> '$[4][0]', value ->> '$[4][1]') AS new_payload \
-                   FROM json_each($1)",
-        has_tables: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{prefix}schema'",
-        schema: None,
-        types: ["INTEGER", "BLOB", "INTEGER"],
-        table_options: "STRICT",
-    };
-
+    const NOW: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+    const GREATEST: &'static str = "MAX";
+    const JSON: &'static str = "json_each($1)";
+    const HAS_TABLES: &'static str =
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{prefix}schema'";
+    const SCHEMA: Option<[&'static str; 2]> = None;
+    const TYPES: [&'static str; 3] = ["INTEGER", "BLOB", "INTEGER"];
+    const TABLE_OPTIONS: &'static str = "STRICT";
     const FAULTS: &'static [KnownFault] = FAULTS;
 
     /// Each connection keeps the pages that it wrote, and would have to read again what another has
@@ -169,24 +151,6 @@ impl Backend for Sqlite {
             Arg::Number(number) => arguments.add(number),
             Arg::Bytes(bytes) => arguments.add(bytes),
             Arg::Flag(flag) => arguments.add(flag),
-            Arg::Rewrites(rewrites) => {
-                let sizes = rewrites.iter().flat_map(|Rewrite { old, new, .. }| [old, new]);
-                let size = sizes.map(|payload| payload.expose_secret().len()).sum();
-                // Large enough from the start, since a buffer that grows leaves copies behind.
-                let mut payloads = Zeroizing::new(Vec::with_capacity(size));
-                let mut place = |payload: &SecretBox<Vec<u8>>| {
-                    let payload = payload.expose_secret();
-                    payloads.extend_from_slice(payload);
-                    [payloads.len() + 1 - payload.len(), payload.len()]
-                };
-                let mut row = |Rewrite { key, version, old, new }: &Rewrite| {
-                    let (incarnation, revision) = (version.incarnation, version.revision);
-                    json!([key.texts(), incarnation, revision, place(old), place(new)])
-                };
-                let rows: Value = rewrites.iter().map(&mut row).collect();
-                arguments.add(rows.to_string())?;
-                arguments.add(payloads.as_slice())
-            }
         }
     }
 
@@ -203,11 +167,6 @@ impl Backend for Sqlite {
     fn code(error: &dyn DatabaseError) -> String {
         let code = error.code().and_then(|code| code.parse::<i32>().ok());
         (code.unwrap_or(0) & 0xff).to_string()
-    }
-
-    fn quotes_values(_: &str) -> bool {
-        // Its messages name columns, never values.
-        false
     }
 }
 
