@@ -10,7 +10,7 @@ pub use reseal::{Reseal, ResealOutcome, Resealed};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretBox};
+use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::{
@@ -115,19 +115,6 @@ impl<S: TokenStore> Sealed<S> {
     ///
     /// A row that cannot be opened does not tell whose it is. [`scan`](TokenStore::scan) returns it
     /// under a key that no user has, by which it can be removed.
-    ///
-    /// ```
-    /// use hurdlr_oauth2::secrecy::SecretString;
-    /// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey, UserHashKey};
-    ///
-    /// // each from where secrets are kept
-    /// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-    /// let other = SecretString::from("YW5kIGFub3RoZXIgMzIgYnl0ZXMgdGhhdCBzdGF5IS4=");
-    /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-    /// let store = Sealed::new(MemoryStore::new(), keys)
-    ///     .hash_users(UserHashKey::from_base64(&other)?);
-    /// # Ok::<(), hurdlr_oauth2::Error>(())
-    /// ```
     #[must_use]
     pub fn hash_users(self, key: UserHashKey) -> Self {
         Self { user_hash: Some(key), ..self }
@@ -140,7 +127,7 @@ impl<S: TokenStore> Sealed<S> {
         let subject = match (&self.user_hash, key.subject.as_str().strip_prefix(STORED)) {
             (None, _) => return key.clone(),
             (Some(_), Some(stored)) => UserId::internal(stored),
-            (Some(hash), None) => hash.hash(&key.subject),
+            (Some(hash), None) => hash.hash(key.subject.as_str()),
         };
         StoreKey { subject, ..key.clone() }
     }
@@ -173,35 +160,6 @@ impl<S: TokenStore> Sealed<S> {
     /// ```
     pub fn reseal(&self, realm: impl Into<Arc<Realm>>) -> Reseal<S> {
         Reseal::new(self.clone(), realm.into())
-    }
-
-    /// `user` is who has the row, by their own id.
-    fn seal(
-        &self,
-        stored_key: &StoreKey,
-        version: Version,
-        payload: &SecretBox<Vec<u8>>,
-        user: &UserId,
-    ) -> Result<SecretBox<Vec<u8>>, Error> {
-        let user = self.user_hash.as_ref().map(|_| user);
-        envelope::seal(&self.keys, stored_key, version, payload, user)
-    }
-
-    /// Opens a payload, and says whose it is by their own id and which key sealed it.
-    fn open(
-        &self,
-        stored_key: &StoreKey,
-        version: Version,
-        sealed: &SecretBox<Vec<u8>>,
-    ) -> Result<(SecretBox<Vec<u8>>, UserId, KeyId), OpenError> {
-        let opened = envelope::open(&self.keys, stored_key, version, sealed)?;
-        let user = match (&self.user_hash, opened.user) {
-            (None, None) => stored_key.subject.clone(),
-            (Some(hash), Some(user)) if hash.hash(&user) == stored_key.subject => user,
-            // One who goes by a hash as if it were an id would ask the provider for that user.
-            _ => return Err(OpenError::OtherUserHash),
-        };
-        Ok((opened.payload, user, opened.key_id))
     }
 
     /// Opens a row's token, if it has one, and says whose it is.

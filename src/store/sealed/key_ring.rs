@@ -75,17 +75,6 @@ impl Secret {
 ///
 /// It is wiped when its last clone is dropped, and never shown: `Debug` shows its
 /// [`id`](Self::id).
-///
-/// ```
-/// use hurdlr_oauth2::secrecy::SecretString;
-/// use hurdlr_oauth2::store::SealingKey;
-///
-/// // from your secrets' store
-/// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-/// let key = SealingKey::from_base64(&secret)?;
-/// println!("{key:?}");
-/// # Ok::<(), hurdlr_oauth2::Error>(())
-/// ```
 #[derive(Clone, Debug)]
 pub struct SealingKey {
     id: KeyId,
@@ -196,8 +185,8 @@ impl UserHashKey {
     }
 
     /// What stands in the place of a user id.
-    pub(super) fn hash(&self, user: &UserId) -> UserId {
-        let hash = self.0.digest("hurdlr-oauth2 user id", user.as_str());
+    pub(super) fn hash(&self, user: &str) -> UserId {
+        let hash = self.0.digest("hurdlr-oauth2 user id", user);
         UserId::internal(BASE64_URL_SAFE_NO_PAD.encode(hash))
     }
 }

@@ -4,11 +4,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use secrecy::SecretBox;
-
 use super::{OpenError, Sealed};
 use crate::error::Error;
-use crate::store::{Realm, Rewrite, Row, StoreKey, TokenStore, Version};
+use crate::store::{Realm, Rewrite, Row, StoreKey, TokenStore};
 
 /// How many rows are read, and then changed, in one step.
 const PAGE: usize = 500;
@@ -157,12 +155,7 @@ impl<S: TokenStore> Sealed<S> {
     ) -> Result<Vec<Resealed>, Error> {
         let (mut page, mut rewrites) = (Vec::new(), Vec::new());
         for (key, row) in rows {
-            let rewrite = row.and_then(|row| {
-                let Some(token) = row.token else {
-                    return Err(Error::store("a row without a token was scanned"));
-                };
-                self.resealed(&key, row.version, token.payload, include_plaintext)
-            });
+            let rewrite = row.and_then(|row| self.resealed(&key, row, include_plaintext));
             let (rewrite, outcome) = match rewrite {
                 Ok(Some(rewrite)) => (Some(rewrite), ResealOutcome::Overtaken),
                 Ok(None) => (None, ResealOutcome::Current),
@@ -183,10 +176,11 @@ impl<S: TokenStore> Sealed<S> {
     fn resealed(
         &self,
         key: &StoreKey,
-        version: Version,
-        old: SecretBox<Vec<u8>>,
+        Row { version, token, .. }: Row,
         include_plaintext: bool,
     ) -> Result<Option<Rewrite>, Error> {
+        let unexpected = || Error::store("a row without a token was scanned");
+        let old = token.ok_or_else(unexpected)?.payload;
         let new = match self.open(key, version, &old) {
             Ok((_, _, id)) if id == self.keys.first().id() => return Ok(None),
             Ok((payload, user, _)) => self.seal(key, version, &payload, &user)?,
