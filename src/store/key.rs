@@ -1,6 +1,5 @@
 //! The keys of rows.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -94,31 +93,11 @@ impl RowKind {
 }
 
 /// The key of a row. Keys are ordered by realm, kind and subject.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreKey {
     pub(super) realm: Arc<Realm>,
     pub(super) kind: RowKind,
     pub(super) subject: UserId,
-}
-
-impl Ord for StoreKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // Nearly all keys that meet share their realm.
-        let realm = if Arc::ptr_eq(&self.realm, &other.realm) {
-            Ordering::Equal
-        } else {
-            self.realm.cmp(&other.realm)
-        };
-        realm
-            .then_with(|| self.kind.cmp(&other.kind))
-            .then_with(|| self.subject.cmp(&other.subject))
-    }
-}
-
-impl PartialOrd for StoreKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 impl StoreKey {

@@ -22,15 +22,11 @@ use crate::user::UserId;
 /// Clone it to share it between several managers of one process. Memory is not bounded: it grows
 /// with the number of users, as a database would.
 #[derive(Clone)]
-pub struct MemoryStore(Arc<Shared>);
-
-struct Shared {
-    clock: SharedClock,
-    tables: Mutex<Tables>,
-}
+pub struct MemoryStore(Arc<Mutex<Tables>>);
 
 /// All that the store holds. Times are milliseconds by [`Tables::now`].
 struct Tables {
+    clock: SharedClock,
     /// The store's own time, which never runs backwards, and when it was read last.
     now: u64,
     read_at: Timestamp,
@@ -75,17 +71,18 @@ impl MemoryStore {
         let tables = Tables {
             now: 0,
             read_at: clock.now(),
+            clock,
             rows: BTreeMap::new(),
             due: HashMap::new(),
             redeemed: HashMap::new(),
             redeemed_at_sweep: 0,
         };
-        Self(Arc::new(Shared { clock, tables: Mutex::new(tables) }))
+        Self(Arc::new(Mutex::new(tables)))
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // No step panics half-way through a change.
-        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does one atomic step.
@@ -95,7 +92,7 @@ impl MemoryStore {
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
             let mut tables = self.tables();
-            let read_at = self.0.clock.now();
+            let read_at = tables.clock.now();
             // Both clocks of a timestamp are counted, so neither one that stands still nor one that
             // was set back makes a token younger.
             tables.now = tables.now.saturating_add(read_at.millis_since(tables.read_at));
