@@ -31,7 +31,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretBox};
+use secrecy::{ExposeSecret, SecretBox, SecretString};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -52,6 +52,13 @@ const CLEAN_ONE_IN: u8 = 16;
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// Keeps tokens in an SQL database: a [`SqliteStore`] or a [`PostgresStore`].
+///
+/// # What is kept in clear
+///
+/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
+/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store that
+/// is opened as `plaintext` does not encrypt: who can read the tables, or a backup of them, has the
+/// tokens.
 pub struct SqlStore<DB: Backend>(Arc<Shared<DB>>);
 
 struct Shared<DB: Backend> {
@@ -62,13 +69,16 @@ struct Shared<DB: Backend> {
 
 /// The settings of an [`SqlStore`], made by [`SqlStore::at`] and [`SqlStore::on`].
 #[must_use = "a store is there once it was opened"]
+#[derive(Debug)]
 pub struct SqlStoreBuilder<DB: Backend> {
     place: Place<DB>,
     settings: Settings,
 }
 
+#[derive(Debug)]
 enum Place<DB: Backend> {
-    Url(String),
+    /// It may hold a password.
+    Url(SecretString),
     Pool(sqlx::Pool<DB>),
 }
 
@@ -78,16 +88,16 @@ impl<DB: Backend> SqlStore<DB> {
     ///
     /// The docs of [`SqliteStore`] and [`PostgresStore`] have the form of the URL and an example.
     pub fn at(url: impl Into<String>) -> SqlStoreBuilder<DB> {
+        let url: String = url.into();
         SqlStoreBuilder::new(Place::Url(url.into()))
     }
 
     /// A store in a database that the app has open.
     ///
-    /// A statement costs more than by [`at`](Self::at), since sqlx's pool pings the server whenever
-    /// a connection is given back, in a task that it spawns: two round trips, during which nobody
-    /// else has the connection, and with glibc's allocator 6.6 KB that stay with each user. What
-    /// the store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say
-    /// what the pool's options should be.
+    /// A statement costs more than by [`at`](Self::at): sqlx's pool pings the server whenever a
+    /// connection is given back, in a task that it spawns. `docs/databases.md` has the figures. What
+    /// the store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say what
+    /// the pool's options should be.
     pub fn on(pool: sqlx::Pool<DB>) -> SqlStoreBuilder<DB> {
         SqlStoreBuilder::new(Place::Pool(pool))
     }
@@ -256,7 +266,9 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
             return Err(Error::config("max_connections is 0: a store needs at least 1"));
         }
         let pool = match place {
-            Place::Url(url) => Pool::connect(DB::target(&url, &settings)?, &settings)?,
+            Place::Url(url) => {
+                Pool::connect(DB::target(url.expose_secret(), &settings)?, &settings)?
+            }
             Place::Pool(pool) => Pool::of_app(pool),
         };
         pool.check(&settings).await.map_err(|fault| fault.into_error("open the database"))?;
@@ -525,12 +537,5 @@ impl<DB: Backend> Clone for SqlStore<DB> {
 impl<DB: Backend> fmt::Debug for SqlStore<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqlStore").field("settings", &self.0.settings).finish_non_exhaustive()
-    }
-}
-
-impl<DB: Backend> fmt::Debug for SqlStoreBuilder<DB> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A URL may hold a password.
-        f.debug_struct("SqlStoreBuilder").field("settings", &self.settings).finish_non_exhaustive()
     }
 }

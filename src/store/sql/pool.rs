@@ -18,7 +18,6 @@ use tokio::time::{Instant, timeout};
 
 use super::backend::{Arg, Backend, Settings};
 use super::fault::{Fault, FaultClass};
-use super::statements::Statement;
 use crate::error::Error;
 
 /// A connection that was idle for longer is pinged before it is used: firewalls and load balancers
@@ -72,7 +71,7 @@ impl<DB: Backend> Pool<DB> {
     /// The statement may have been executed. Its connection is closed.
     pub(super) async fn run(
         &self,
-        statement: Statement,
+        sql: Arc<str>,
         args: &[Arg<'_>],
         fresh: bool,
     ) -> Result<Vec<DB::Row>, Fault> {
@@ -81,8 +80,9 @@ impl<DB: Backend> Pool<DB> {
             DB::bind(&mut arguments, *arg)
                 .map_err(|source| Fault::of::<DB>(&sqlx::Error::Encode(source)))?;
         }
-        let sql = AssertSqlSafe(statement.sql).into_sql_str();
-        let (mut connection, _turn) = self.acquire(statement.writes, fresh).await?;
+        let (mut connection, _turn) = self.acquire(!sql.starts_with("SELECT"), fresh).await?;
+        // By its text sqlx finds the statement that it has prepared.
+        let sql = AssertSqlSafe(sql).into_sql_str();
         // Should this future be dropped at the `await`, the guard closes the connection.
         let answer = DB::fetch(connection.get(), sql, arguments);
         let Ok(answer) = timeout(DB::STATEMENT_TIMEOUT, answer).await else {

@@ -34,13 +34,9 @@ use crate::error::Error;
 /// # }
 /// ```
 ///
-/// # What is kept in clear
-///
-/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
-/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store
-/// that is opened as `plaintext` does not encrypt: who can read the table, or a backup of it, has
-/// the tokens. On the wire they are as safe as `sslmode` makes them: with sqlx's default, `prefer`,
-/// somebody in between can turn TLS off, so write `verify-full`.
+/// [`SqlStore`](SqlStore#what-is-kept-in-clear) says what is kept in clear. On the wire tokens are as
+/// safe as `sslmode` makes them: with sqlx's default, `prefer`, somebody in between can turn TLS off,
+/// so write `verify-full`.
 ///
 /// # Connections
 ///
@@ -112,7 +108,11 @@ impl Backend for Postgres {
             if !target.is_pooled.load(Ordering::Relaxed) {
                 match target.options.connect().await {
                     // A pooler refuses options that it would have to pass on.
-                    Err(error) if matches!(&*sqlstate(&error), "08P01" | "0A000") => {
+                    Err(error)
+                        if error.as_database_error().is_some_and(|refusal| {
+                            matches!(&*Self::code(refusal), "08P01" | "0A000")
+                        }) =>
+                    {
                         target.is_pooled.store(true, Ordering::Relaxed);
                     }
                     connected => return connected,
@@ -120,11 +120,7 @@ impl Backend for Postgres {
             }
             target.plain_options.connect().await
         };
-        let connected = match target.connect_timeout {
-            Some(limit) => timeout(limit, connecting).await,
-            None => Ok(connecting.await),
-        };
-        let Ok(connected) = connected else {
+        let Ok(connected) = timeout(target.connect_timeout, connecting).await else {
             return Err(Fault::known::<Self>("connect", ""));
         };
         let mut connection = connected.map_err(|error| Fault::of::<Self>(&error))?;
@@ -175,11 +171,6 @@ async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), Fault> {
         "off" => Ok(()),
         _ => Err(Fault::known::<Postgres>("25006", "")),
     }
-}
-
-/// The SQLSTATE; empty where the failure is not the server's.
-fn sqlstate(error: &sqlx::Error) -> String {
-    error.as_database_error().map(Postgres::code).unwrap_or_default()
 }
 
 /// `docs/databases.md` has the same table for operators.

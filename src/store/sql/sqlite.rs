@@ -50,17 +50,13 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// also tells how to back a file up. The pool's connections must be in WAL mode with
 /// `synchronous=FULL` and a busy timeout, which opening checks on one of them.
 ///
-/// # What is kept in clear
+/// # The file
 ///
-/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
-/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store
-/// that is opened as `plaintext` does not encrypt: who can read the file, or a backup of it, has
-/// the tokens. The file is made with mode 0600, in a directory that is made, where it is missing,
-/// with 0700; SQLite gives the files beside it (`-wal`, `-shm`) the mode of the file. One that is
-/// there and that others than its owner may open is refused (see
+/// [`SqlStore`](SqlStore#what-is-kept-in-clear) says what it keeps in clear. It is made with mode 0600, in a directory that is made, where it is missing, with 0700; SQLite
+/// gives the files beside it (`-wal`, `-shm`) the mode of the file. One that is there and that others
+/// than its owner may open is refused (see
 /// [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a directory in which
-/// everybody may put another in its place. The file of an app's own pool is the app's to look
-/// after.
+/// everybody may put another in its place. The file of an app's own pool is the app's to look after.
 ///
 /// # Time
 ///

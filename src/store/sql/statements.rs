@@ -7,20 +7,13 @@ use super::backend::{Backend, Settings};
 use crate::error::Error;
 use crate::store::RowKind;
 
-/// A statement. sqlx caches prepared statements by their text.
-#[derive(Clone)]
-pub(super) struct Statement {
-    pub(super) sql: Arc<str>,
-    pub(super) writes: bool,
-}
-
 /// The statements of a store: those of this module, and of its backend, with the names of its
 /// tables.
 pub(super) struct Statements {
     /// The placeholders, each before those that stand in it.
     parts: Vec<(&'static str, String)>,
     /// Those that were asked for, by their text with placeholders.
-    known: Mutex<HashMap<&'static str, Statement>>,
+    known: Mutex<HashMap<&'static str, Arc<str>>>,
 }
 
 const KEY: &str = "api_version, environment, client_id, kind, subject";
@@ -181,12 +174,11 @@ impl Statements {
         Ok(Self { parts, known: Mutex::default() })
     }
 
-    pub(super) fn get(&self, text: &'static str) -> Statement {
+    pub(super) fn get(&self, text: &'static str) -> Arc<str> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let render = || {
             let fill = |sql: String, (name, part): &(&str, String)| sql.replace(name, part);
-            let sql = self.parts.iter().fold(text.to_owned(), fill);
-            Statement { writes: !sql.starts_with("SELECT"), sql: sql.into() }
+            self.parts.iter().fold(text.to_owned(), fill).into()
         };
         known.entry(text).or_insert_with(render).clone()
     }
