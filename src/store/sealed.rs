@@ -39,23 +39,12 @@ const STORED: char = '\0';
 /// ```
 /// use hurdlr_oauth2::secrecy::SecretString;
 /// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey};
-/// use hurdlr_oauth2::testing::FakeHurdlr;
-/// use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let fake = FakeHurdlr::start().await?;
-/// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
-/// #     .environment(fake.base_url())
-/// #     .build()?;
 /// // `openssl rand -base64 32`, kept where secrets are
 /// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
 /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-/// let store = Sealed::new(MemoryStore::new(), keys);
-/// let manager = TokenManager::builder(hurdlr, store).build()?;
-/// manager.enterprise_user(&UserId::new("ann")?).token().await?;
-/// # Ok(())
-/// # }
+/// let store = Sealed::new(MemoryStore::new(), keys); // for `TokenManager::builder`
+/// # Ok::<(), hurdlr_oauth2::Error>(())
 /// ```
 ///
 /// # What is in clear
@@ -130,36 +119,6 @@ impl<S: TokenStore> Sealed<S> {
             (Some(hash), None) => hash.hash(key.subject.as_str()),
         };
         StoreKey { subject, ..key.clone() }
-    }
-
-    /// Walks the rows of `realm` and seals those anew that are not under the first key.
-    ///
-    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches,
-    /// and the next batch is read while one is changed. A row is changed only if its version and
-    /// its sealed value are still those that were read, and keeps its revision: a refresh under way
-    /// saves as if nothing had been. Any number of processes may walk at once.
-    ///
-    /// ```
-    /// # use hurdlr_oauth2::{Hurdlr, secrecy::SecretString};
-    /// # use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey};
-    /// #
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-    /// # let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-    /// # let hurdlr = Hurdlr::builder("id", "s".into()).build()?;
-    /// # let store = Sealed::new(MemoryStore::new(), keys);
-    /// let mut walk = store.reseal(hurdlr.realm());
-    /// while let Some(row) = walk.next().await {
-    ///     let row = row?; // the store failed: `next` tries again from there
-    ///     println!("{:?}: {:?}", row.key, row.outcome);
-    /// }
-    /// println!("{} under the first key, {} to be looked at again", walk.current(), walk.left());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn reseal(&self, realm: impl Into<Arc<Realm>>) -> Reseal<S> {
-        Reseal::new(self.clone(), realm.into())
     }
 
     /// Opens a row's token, if it has one, and says whose it is.

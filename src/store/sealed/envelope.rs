@@ -127,7 +127,7 @@ impl<S> Sealed<S> {
         payload: &SecretBox<Vec<u8>>,
         user: &UserId,
     ) -> Result<SecretBox<Vec<u8>>, Error> {
-        let sealing = self.keys.first();
+        let sealing = &self.keys.first;
         let nonce = XNonce::try_generate().map_err(|source| {
             Error::store("the operating system has no random bytes for a nonce").caused_by(source)
         })?;

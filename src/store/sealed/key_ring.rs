@@ -137,7 +137,7 @@ impl fmt::Debug for KeyId {
 /// Clones share their keys.
 #[derive(Clone, Debug)]
 pub struct KeyRing {
-    first: SealingKey,
+    pub(super) first: SealingKey,
     others: Vec<SealingKey>,
 }
 
@@ -153,10 +153,6 @@ impl KeyRing {
     pub fn with_opening_key(mut self, key: SealingKey) -> Self {
         self.others.push(key);
         self
-    }
-
-    pub(super) fn first(&self) -> &SealingKey {
-        &self.first
     }
 
     pub(super) fn get(&self, id: KeyId) -> Option<&SealingKey> {

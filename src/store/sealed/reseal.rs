@@ -1,7 +1,6 @@
 //! A walk that seals anew what is not under the first key.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
 use super::{OpenError, Sealed};
@@ -16,6 +15,7 @@ const PAGE: usize = 500;
 /// An error is one of the store: the walk goes on from the last row it is sure of when it is asked
 /// again. Dropped, it stops; a new one can go [on from](Self::after) any row, or from the start, as
 /// rows under the first key are only read.
+#[derive(Debug)]
 pub struct Reseal<S> {
     sealed: Sealed<S>,
     realm: Arc<Realm>,
@@ -56,19 +56,6 @@ pub enum ResealOutcome {
 }
 
 impl<S: TokenStore> Reseal<S> {
-    pub(super) fn new(sealed: Sealed<S>, realm: Arc<Realm>) -> Self {
-        Self {
-            sealed,
-            realm,
-            after: None,
-            include_plaintext: false,
-            done: VecDeque::new(),
-            next: None,
-            current: 0,
-            left: 0,
-        }
-    }
-
     /// Begins with the rows that come after this one, of an earlier walk's [`Resealed::key`]. Said
     /// of a walk that has begun, it does nothing.
     #[must_use]
@@ -148,6 +135,38 @@ impl<S: TokenStore> Reseal<S> {
 }
 
 impl<S: TokenStore> Sealed<S> {
+    /// Walks the rows of `realm` and seals those anew that are not under the first key.
+    ///
+    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches,
+    /// and the next batch is read while one is changed. A row is changed only if its version and
+    /// its sealed value are still those that were read, and keeps its revision: a refresh under way
+    /// saves as if nothing had been. Any number of processes may walk at once.
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::{Error, Hurdlr, store::{Sealed, TokenStore}};
+    /// # async fn reseal(store: Sealed<impl TokenStore>, hurdlr: Hurdlr) -> Result<(), Error> {
+    /// let mut walk = store.reseal(hurdlr.realm());
+    /// while let Some(row) = walk.next().await {
+    ///     let row = row?; // the store failed: `next` tries again from there
+    ///     println!("{:?}: {:?}", row.key, row.outcome);
+    /// }
+    /// println!("{} under the first key, {} to be looked at again", walk.current(), walk.left());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reseal(&self, realm: impl Into<Arc<Realm>>) -> Reseal<S> {
+        Reseal {
+            sealed: self.clone(),
+            realm: realm.into(),
+            after: None,
+            include_plaintext: false,
+            done: VecDeque::new(),
+            next: None,
+            current: 0,
+            left: 0,
+        }
+    }
+
     async fn reseal_page(
         &self,
         rows: Page,
@@ -182,7 +201,7 @@ impl<S: TokenStore> Sealed<S> {
         let unexpected = || Error::store("a row without a token was scanned");
         let old = token.ok_or_else(unexpected)?.payload;
         let new = match self.open(key, version, &old) {
-            Ok((_, _, id)) if id == self.keys.first().id() => return Ok(None),
+            Ok((_, _, id)) if id == self.keys.first.id() => return Ok(None),
             Ok((payload, user, _)) => self.seal(key, version, &payload, &user)?,
             Err(OpenError::NotSealed) if include_plaintext && self.user_hash.is_none() => {
                 self.seal(key, version, &old, &key.subject)?
@@ -190,14 +209,5 @@ impl<S: TokenStore> Sealed<S> {
             Err(problem) => return Err(problem.into()),
         };
         Ok(Some(Rewrite { key: key.clone(), version, old, new }))
-    }
-}
-
-impl<S> fmt::Debug for Reseal<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reseal")
-            .field("current", &self.current)
-            .field("left", &self.left)
-            .finish_non_exhaustive()
     }
 }
