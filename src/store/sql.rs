@@ -119,22 +119,21 @@ impl<DB: Backend> SqlStore<DB> {
         let Shared { pool, settings, .. } = &*self.0;
         let doing = "migrate";
         pool.check(settings).await.map_err(|fault| fault.into_error(doing))?;
-        let mut tries = 0;
-        loop {
-            let done = self.schema_version().await?;
-            let Some(next) = MIGRATIONS.get(done) else {
-                return Ok(());
-            };
-            match self.apply(next).await {
-                Ok(()) => tries = 0,
-                // Another process is at the same step: whoever loses looks again.
-                Err(fault) if fault.class == FaultClass::Conflict && tries < TRIES => {
-                    tries += 1;
-                    pause(tries).await;
-                }
-                Err(fault) => return Err(fault.into_error(doing)),
+        while let Some(steps) = MIGRATIONS.get(self.schema_version().await?) {
+            // Creating a schema needs a right even where there is nothing to create.
+            if let Some([find, create]) = DB::SCHEMA
+                && settings.schema.is_some()
+                && self.run(doing, find, &[]).await?.rows.is_empty()
+            {
+                self.run(doing, create, &[]).await?;
+            }
+            // Not in one transaction, which some engines do not have for definitions: each step can
+            // be repeated, so whoever finds a migration half done goes on from there.
+            for step in *steps {
+                self.run(doing, step, &[]).await?;
             }
         }
+        Ok(())
     }
 
     /// Closes the connections. Calls under way come to their end; later ones fail. SQLite folds
@@ -163,37 +162,13 @@ impl<DB: Backend> SqlStore<DB> {
         }
     }
 
-    /// Executes the steps of a migration. Not in one transaction, which some engines do not have
-    /// for definitions: each can be repeated, so whoever finds one half done goes on from there.
-    async fn apply(&self, steps: &[&'static str]) -> Result<(), Fault> {
-        // Creating a schema needs a right even where there is nothing to create.
-        if let Some([find, create]) = DB::SCHEMA
-            && self.0.settings.schema.is_some()
-            && self.repeated(find, &[]).await?.rows.is_empty()
-        {
-            self.repeated(create, &[]).await?;
-        }
-        for step in steps {
-            self.repeated(step, &[]).await?;
-        }
-        Ok(())
-    }
-
+    /// Runs a statement, again if need be.
     async fn run(
         &self,
         doing: &'static str,
         statement: &'static str,
         args: &[Arg<'_>],
     ) -> Result<Answer<DB::Row>, Error> {
-        self.repeated(statement, args).await.map_err(|fault| fault.into_error(doing))
-    }
-
-    /// Runs a statement, again if need be.
-    async fn repeated(
-        &self,
-        statement: &'static str,
-        args: &[Arg<'_>],
-    ) -> Result<Answer<DB::Row>, Fault> {
         let begun = Instant::now();
         let (mut tries, mut fresh, mut in_doubt) = (0, false, false);
         loop {
@@ -206,9 +181,11 @@ impl<DB: Backend> SqlStore<DB> {
             in_doubt |= fault.class == FaultClass::Lost;
             let is_repeatable = fresh || fault.class == FaultClass::RolledBack;
             if !is_repeatable || tries >= TRIES || begun.elapsed() >= DB::STATEMENT_TIMEOUT {
-                return Err(fault);
+                return Err(fault.into_error(doing));
             }
-            pause(tries).await;
+            // Lets the others of a contention pass: up to 5 ms at first, 80 ms in the end.
+            let pause = fastrand::u64(..=5_000 * u64::from(tries));
+            tokio::time::sleep(Duration::from_micros(pause)).await;
         }
     }
 
@@ -269,7 +246,7 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
             Place::Url(url) => {
                 Pool::connect(DB::target(url.expose_secret(), &settings)?, &settings)?
             }
-            Place::Pool(pool) => Pool::of_app(pool),
+            Place::Pool(pool) => Pool::of_app(pool)?,
         };
         pool.check(&settings).await.map_err(|fault| fault.into_error("open the database"))?;
         let store = SqlStore(Arc::new(Shared { pool, statements, settings }));
@@ -303,7 +280,7 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
                     let place = found.unsigned("place").map_err(failed::<DB>(doing))?;
                     if let Some(slot) = usize::try_from(place).ok().and_then(|at| rows.get_mut(at))
                     {
-                        *slot = row::<DB>(doing, &found).map(Some);
+                        *slot = found.row().map_err(failed::<DB>(doing)).map(Some);
                     }
                 }
             }
@@ -314,7 +291,7 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         Box::pin(async move {
             let doing = "claim";
-            let mut args = key_args(key).to_vec();
+            let mut args = key.texts().map(Arg::Text).to_vec();
             args.extend([id(claim.holder)?, span(claim.lease)]);
             let step = |sql, more: &[Arg<'static>]| (sql, [&args, more].concat());
             let take = step(statements::CLAIM, &version_args(claim.known)?);
@@ -325,7 +302,10 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             for _ in 0..TRIES {
                 for (sql, args) in steps.iter().flatten() {
                     if let Some(found) = self.run(doing, sql, args).await?.rows.first() {
-                        return Ok(Claimed { granted: true, row: Some(row::<DB>(doing, found)?) });
+                        return Ok(Claimed {
+                            granted: true,
+                            row: Some(found.row().map_err(failed::<DB>(doing))?),
+                        });
                     }
                 }
                 let row = self.read_one(key).await?;
@@ -348,7 +328,7 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let mut args = key_args(key).to_vec();
+            let mut args = key.texts().map(Arg::Text).to_vec();
             args.extend(version_args(Some(over))?);
             args.extend(version_args(Some(version))?);
             // Rounded up, so that no token becomes younger.
@@ -374,7 +354,7 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let Release { not_before, refused, in_flight } = release;
-            let mut args = key_args(key).to_vec();
+            let mut args = key.texts().map(Arg::Text).to_vec();
             args.extend(version_args(Some(version))?);
             args.extend([id(holder)?, span(not_before), Arg::Flag(refused), Arg::Flag(in_flight)]);
             self.run("release", statements::RELEASE, &args).await?;
@@ -384,7 +364,7 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
 
     fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let mut args = key_args(key).to_vec();
+            let mut args = key.texts().map(Arg::Text).to_vec();
             args.extend(version_args(version)?);
             let answer = self.run("forget", statements::FORGET, &args).await?;
             if answer.rows.is_empty() && answer.in_doubt {
@@ -449,7 +429,7 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             args.extend([Arg::Text(kind), Arg::Text(subject), count(limit)]);
             let item = |found: DB::Row| {
                 let (key, named) = found.key_in(realm)?;
-                Ok((key, named.and_then(|()| row::<DB>(doing, &found))))
+                Ok((key, named.and_then(|()| found.row().map_err(failed::<DB>(doing)))))
             };
             let found = self.run(doing, statements::SCAN, &args).await?.rows;
             let rows: Result<_, _> = found.into_iter().map(item).collect();
@@ -485,23 +465,9 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     }
 }
 
-fn row<DB: Backend>(doing: &str, found: &DB::Row) -> Result<Row, Error> {
-    found.row().map_err(failed::<DB>(doing))
-}
-
 /// Turns the driver's error about a row into one of the store.
 fn failed<DB: Backend>(doing: &str) -> impl Fn(sqlx::Error) -> Error {
     move |error| Fault::of::<DB>(&error).into_error(doing)
-}
-
-/// Lets the others of a contention pass: up to 5 ms at first, 80 ms in the end.
-async fn pause(tries: u32) {
-    tokio::time::sleep(Duration::from_micros(fastrand::u64(..=5_000 * u64::from(tries.min(16)))))
-        .await;
-}
-
-fn key_args(key: &StoreKey) -> [Arg<'_>; 5] {
-    key.texts().map(Arg::Text)
 }
 
 /// Negative where no version is asked for.

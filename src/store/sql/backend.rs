@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::SqlStr;
-use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::error::DatabaseError;
 
 use super::decode::Found;
 use super::fault::{Fault, KnownFault};
@@ -63,13 +63,11 @@ pub trait Backend: sqlx::Database<Row: Found> {
         settings: &Settings,
     ) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    fn bind(arguments: &mut Self::Arguments, arg: Arg<'_>) -> Result<(), BoxDynError>;
-
     /// Runs a statement, and returns its rows after all of it has taken effect.
     fn fetch(
         connection: &mut Self::Connection,
         sql: SqlStr,
-        arguments: Self::Arguments,
+        args: &[Arg<'_>],
     ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
 
     /// The error's code as it stands in [`FAULTS`](Self::FAULTS).

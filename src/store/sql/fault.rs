@@ -16,8 +16,6 @@ pub enum FaultClass {
     /// The connection was lost, and the statement may have been executed: it is repeated on
     /// another, and its caller learns of the doubt.
     Lost,
-    /// Others made the same object at the same time: a migration looks again.
-    Conflict,
     /// It may heal by itself.
     Temporary,
     /// It does not heal by itself.
@@ -38,13 +36,10 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Looks a code up in the backend's table: the code itself, or else its class, which is the
-    /// first two characters of an SQLSTATE.
+    /// Looks a code up in the backend's table.
     pub fn known<DB: Backend>(code: &str, detail: impl Into<String>) -> Self {
-        let class = code.get(..2).unwrap_or(code);
-        let is = |codes: &str, code: &str| codes.split(", ").any(|known| known == code);
-        let find = |code: &str| DB::FAULTS.iter().find(|known| is(known.0, code));
-        let (_, class, text) = find(code).or_else(|| find(class)).copied().unwrap_or((
+        let is = |known: &&KnownFault| known.0.split(", ").any(|known| known == code);
+        let (_, class, text) = DB::FAULTS.iter().find(is).copied().unwrap_or((
             "",
             FaultClass::Temporary,
             "the database refused the statement",
@@ -127,7 +122,6 @@ mod tests {
                 let cells = format!("| {text} | {is_temporary} |");
                 let row = table.lines().find(|row| row.contains(&cells));
                 let row = row.unwrap_or_else(|| panic!("{codes} is missing: {cells}"));
-                // A class of SQLSTATEs is documented by its members.
                 let is_code = codes.starts_with(|c: char| c.is_ascii_digit());
                 assert!(!is_code || row.starts_with(&format!("| {codes}")), "{row}");
             }

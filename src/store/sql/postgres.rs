@@ -7,9 +7,8 @@ use std::error::Error as StdError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{Arguments, ConnectOptions, Postgres, Row, SqlStr};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{ConnectOptions, Postgres, Row, SqlStr};
 use tokio::time::timeout;
 
 use super::backend::{Arg, Backend, Settings};
@@ -132,21 +131,21 @@ impl Backend for Postgres {
         refuse_read_only(connection).await
     }
 
-    fn bind(arguments: &mut PgArguments, arg: Arg<'_>) -> Result<(), BoxDynError> {
-        match arg {
-            Arg::Text(text) => arguments.add(text),
-            Arg::Number(number) => arguments.add(number),
-            Arg::Bytes(bytes) => arguments.add(bytes),
-            Arg::Flag(flag) => arguments.add(flag),
-        }
-    }
-
     async fn fetch(
         connection: &mut PgConnection,
         sql: SqlStr,
-        arguments: PgArguments,
+        args: &[Arg<'_>],
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        sqlx::query_with(sql, arguments).fetch_all(connection).await
+        let mut query = sqlx::query(sql);
+        for arg in args {
+            query = match *arg {
+                Arg::Text(text) => query.bind(text),
+                Arg::Number(number) => query.bind(number),
+                Arg::Bytes(bytes) => query.bind(bytes),
+                Arg::Flag(flag) => query.bind(flag),
+            };
+        }
+        query.fetch_all(connection).await
     }
 
     fn tls_fault(source: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
@@ -176,16 +175,16 @@ async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), Fault> {
 /// `docs/databases.md` has the same table for operators.
 #[rustfmt::skip]
 const FAULTS: &[KnownFault] = {
-    use FaultClass::{Conflict, Lost, Permanent, Refused, RolledBack, Temporary};
+    use FaultClass::{Lost, Permanent, Refused, RolledBack, Temporary};
     &[
         ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
         ("0A000", Permanent, "the server does not have what the store needs"),
-        ("23505, 42710, 42P06, 42P07", Conflict, "others made the same object at the same time"),
+        ("23505, 42710, 42P06, 42P07", RolledBack, "others made the same object at the same time"),
         ("25006", Refused, "the server is read-only: the URL has to lead to the primary, on which \
             default_transaction_read_only is off"),
         ("26000, 42P05", Permanent, "the pooler mixed up prepared statements: it needs session \
             mode, or PgBouncer 1.21 with max_prepared_statements above 0"),
-        ("28", Permanent, "the server did not accept the user or the password"),
+        ("28000, 28P01", Permanent, "the server did not accept the user or the password"),
         ("3D000", Permanent, "there is no database of this name: create it, or correct the URL"),
         ("3F000, 42P01", Permanent, "the tables are missing: migrate() was never called"),
         ("40001, 40P01", RolledBack, "the database kept undoing the statement for the sake of others"),
@@ -203,7 +202,7 @@ const FAULTS: &[KnownFault] = {
         ("57P03", Refused, "the server is starting or stopping"),
         ("57P05", Refused, "the server ended the connection after its idle_session_timeout"),
         // "Tuple concurrently updated", among others.
-        ("XX000", Conflict, "the server had an internal error"),
+        ("XX000", RolledBack, "the server had an internal error"),
         ("XX001, XX002", Permanent, "the table or its index is damaged: REINDEX, or restore it"),
         ("closed", Lost, "the connection was closed by the server or a proxy on the way, or what \
             answers is not PostgreSQL"),

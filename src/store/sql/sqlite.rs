@@ -4,12 +4,11 @@ mod file;
 
 use std::time::Duration;
 
-use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::error::DatabaseError;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, SqlStr, Sqlite};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqlStr, Sqlite};
 
 use super::backend::{Arg, Backend, Settings};
 use super::fault::{Fault, FaultClass, KnownFault};
@@ -141,22 +140,22 @@ impl Backend for Sqlite {
         probe.rollback().await.map_err(failed)
     }
 
-    fn bind(arguments: &mut SqliteArguments, arg: Arg<'_>) -> Result<(), BoxDynError> {
-        match arg {
-            Arg::Text(text) => arguments.add(text),
-            Arg::Number(number) => arguments.add(number),
-            Arg::Bytes(bytes) => arguments.add(bytes),
-            Arg::Flag(flag) => arguments.add(flag),
-        }
-    }
-
     async fn fetch(
         connection: &mut SqliteConnection,
         sql: SqlStr,
-        arguments: SqliteArguments,
+        args: &[Arg<'_>],
     ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        let mut query = sqlx::query(sql);
+        for arg in args {
+            query = match *arg {
+                Arg::Text(text) => query.bind(text),
+                Arg::Number(number) => query.bind(number),
+                Arg::Bytes(bytes) => query.bind(bytes),
+                Arg::Flag(flag) => query.bind(flag),
+            };
+        }
         // All rows: stopping at the first row of a writing statement hides a failed commit.
-        sqlx::query_with(sql, arguments).fetch_all(connection).await
+        query.fetch_all(connection).await
     }
 
     /// The result code without what extends it (<https://sqlite.org/rescode.html>).
