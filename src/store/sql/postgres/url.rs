@@ -55,7 +55,6 @@ impl Target {
             .filter(|url| matches!(url.scheme(), "postgres" | "postgresql"))
             .ok_or_else(|| invalid(format!("cannot be read: {FORM}")))?;
         let (mut driver, mut connect_timeout) = (Vec::new(), Duration::MAX);
-        let mut requires_tls = false;
         let mut has_root = std::env::var_os("PGSSLROOTCERT").is_some();
         for (name, value) in url.query_pairs().into_owned() {
             let is_of = |names: &str| names.split(' ').any(|known| known == name);
@@ -68,7 +67,6 @@ impl Target {
                 continue;
             }
             match (&*name, &*value) {
-                ("sslmode" | "ssl-mode", mode) => requires_tls = mode == "require",
                 ("sslrootcert" | "ssl-root-cert" | "ssl-ca", file) => {
                     has_root = true;
                     check_file(&name, file)?;
@@ -81,8 +79,8 @@ impl Target {
                     let seconds = seconds.parse::<u64>().map_err(|_| {
                         invalid("has a connect_timeout that is not a number of seconds")
                     })?;
-                    connect_timeout =
-                        if seconds > 0 { Duration::from_secs(seconds) } else { Duration::MAX };
+                    let seconds = if seconds == 0 { u64::MAX } else { seconds };
+                    connect_timeout = Duration::from_secs(seconds);
                     continue;
                 }
                 _ if name.starts_with("options[") => {}
@@ -102,7 +100,7 @@ impl Target {
                 // No statement has a float, and poolers would have to be told to ignore this.
                 .extra_float_digits(None);
             // libpq does the same: a CA that is named is checked.
-            let checks_ca = requires_tls && has_root;
+            let checks_ca = has_root && matches!(options.get_ssl_mode(), PgSslMode::Require);
             Ok(if checks_ca { options.ssl_mode(PgSslMode::VerifyCa) } else { options })
         };
         Ok(Self {
