@@ -14,7 +14,7 @@ use decode::Found;
 mod fault;
 use fault::{Fault, FaultClass};
 mod pool;
-use pool::Pool;
+use pool::{Pool, Source};
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
@@ -116,13 +116,12 @@ impl<DB: Backend> SqlStore<DB> {
     ///
     /// Dropped half way, it can be called again.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let Shared { pool, settings, .. } = &*self.0;
         let doing = "migrate";
-        pool.check(settings).await.map_err(|fault| fault.into_error(doing))?;
+        self.0.pool.check().await.map_err(|fault| fault.into_error(doing))?;
         while let Some(steps) = MIGRATIONS.get(self.schema_version().await?) {
             // Creating a schema needs a right even where there is nothing to create.
             if let Some([find, create]) = DB::SCHEMA
-                && settings.schema.is_some()
+                && self.0.settings.schema.is_some()
                 && self.run(doing, find, &[]).await?.rows.is_empty()
             {
                 self.run(doing, create, &[]).await?;
@@ -244,11 +243,15 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
         }
         let pool = match place {
             Place::Url(url) => {
-                Pool::connect(DB::target(url.expose_secret(), &settings)?, &settings)?
+                let target = DB::target(url.expose_secret(), &settings)?;
+                Pool::new(Source::Own(target), settings.max_connections)?
             }
-            Place::Pool(pool) => Pool::of_app(pool)?,
+            Place::Pool(pool) => {
+                let size = pool.options().get_max_connections();
+                Pool::new(Source::App(pool), usize::try_from(size).unwrap_or(usize::MAX))?
+            }
         };
-        pool.check(&settings).await.map_err(|fault| fault.into_error("open the database"))?;
+        pool.check().await.map_err(|fault| fault.into_error("open the database"))?;
         let store = SqlStore(Arc::new(Shared { pool, statements, settings }));
         store.schema_version().await?;
         Ok(store)
@@ -302,10 +305,8 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             for _ in 0..TRIES {
                 for (sql, args) in steps.iter().flatten() {
                     if let Some(found) = self.run(doing, sql, args).await?.rows.first() {
-                        return Ok(Claimed {
-                            granted: true,
-                            row: Some(found.row().map_err(failed::<DB>(doing))?),
-                        });
+                        let row = found.row().map_err(failed::<DB>(doing))?;
+                        return Ok(Claimed { granted: true, row: Some(row) });
                     }
                 }
                 let row = self.read_one(key).await?;
@@ -364,8 +365,7 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
 
     fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let mut args = key.texts().map(Arg::Text).to_vec();
-            args.extend(version_args(version)?);
+            let args = [&key.texts().map(Arg::Text)[..], &version_args(version)?].concat();
             let answer = self.run("forget", statements::FORGET, &args).await?;
             if answer.rows.is_empty() && answer.in_doubt {
                 return Err(Error::store(

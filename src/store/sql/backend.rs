@@ -58,10 +58,7 @@ pub trait Backend: sqlx::Database<Row: Found> {
     ) -> impl Future<Output = Result<Self::Connection, Fault>> + Send;
 
     /// Refuses a database that could not keep what this crate promises.
-    fn check(
-        connection: &mut Self::Connection,
-        settings: &Settings,
-    ) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn check(connection: &mut Self::Connection) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Runs a statement, and returns its rows after all of it has taken effect.
     fn fetch(

@@ -15,7 +15,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
 use tokio::time::{Instant, timeout};
 
-use super::backend::{Arg, Backend, Settings};
+use super::backend::{Arg, Backend};
 use super::fault::{Fault, FaultClass};
 use crate::error::Error;
 
@@ -37,18 +37,11 @@ pub(super) struct Pool<DB: Backend> {
 }
 
 impl<DB: Backend> Pool<DB> {
-    pub(super) fn connect(target: DB::Target, settings: &Settings) -> Result<Self, Error> {
-        Self::new(&Arc::new(Source::Own(target)), settings.max_connections)
-    }
-
-    pub(super) fn of_app(pool: sqlx::Pool<DB>) -> Result<Self, Error> {
-        let size = usize::try_from(pool.options().get_max_connections()).unwrap_or(usize::MAX);
-        Self::new(&Arc::new(Source::App(pool)), size)
-    }
-
-    fn new(source: &Arc<Source<DB>>, size: usize) -> Result<Self, Error> {
+    /// A pool of so many connections. Those to an app's pool are given back to it at once.
+    pub(super) fn new(source: Source<DB>, size: usize) -> Result<Self, Error> {
+        let source = Arc::new(source);
         let connections = |size| {
-            let pool = deadpool::managed::Pool::builder(Connector(Arc::clone(source)));
+            let pool = deadpool::managed::Pool::builder(Connector(Arc::clone(&source)));
             // The one used last, so that the others become old enough to be pinged.
             let pool = pool.max_size(size).queue_mode(deadpool::managed::QueueMode::Lifo);
             pool.build().map_err(|_| Error::config("the pool cannot be built"))
@@ -85,13 +78,10 @@ impl<DB: Backend> Pool<DB> {
     }
 
     /// Refuses a database that could not keep what this crate promises.
-    pub(super) async fn check(&self, settings: &Settings) -> Result<(), Fault> {
+    pub(super) async fn check(&self) -> Result<(), Fault> {
         let mut connection = self.acquire(true, true).await?;
-        let checking = DB::check(connection.get(), settings);
-        let Ok(checked) = timeout(DB::STATEMENT_TIMEOUT, checking).await else {
-            return Err(Fault::known::<DB>("silent", ""));
-        };
-        checked?;
+        let checking = timeout(DB::STATEMENT_TIMEOUT, DB::check(connection.get()));
+        checking.await.map_err(|_| Fault::known::<DB>("silent", ""))??;
         give_back(connection);
         Ok(())
     }
@@ -101,7 +91,7 @@ impl<DB: Backend> Pool<DB> {
     async fn acquire(&self, writes: bool, fresh: bool) -> Result<Checkout<DB>, Fault> {
         let connections = if writes { &self.writes } else { &self.reads };
         if fresh {
-            close_idle(connections, Duration::ZERO);
+            connections.retain(|_, _| false);
         }
         let mut last = None;
         let acquiring = async {
@@ -154,13 +144,8 @@ async fn proven<DB: Backend>(
             return Ok(connection);
         }
         // Those that were idle for as long have most likely met the same end.
-        close_idle(connections, PING_AFTER);
+        connections.retain(|pooled, _| pooled.used.elapsed() <= PING_AFTER);
     }
-}
-
-/// Closes the connections that have been idle for longer.
-fn close_idle<DB: Backend>(connections: &Connections<DB>, longer_than: Duration) {
-    connections.retain(|pooled, _| pooled.used.elapsed() <= longer_than);
 }
 
 /// A connection in use. Dropped, it is closed.
@@ -204,7 +189,7 @@ impl<DB: Backend> Pooled<DB> {
 
 struct Connector<DB: Backend>(Arc<Source<DB>>);
 
-enum Source<DB: Backend> {
+pub(super) enum Source<DB: Backend> {
     Own(DB::Target),
     App(sqlx::Pool<DB>),
 }

@@ -40,12 +40,9 @@ use crate::error::Error;
 /// # Connections
 ///
 /// [`at`](Self::at) takes a URL such as `postgres://user:password@host:5432/database`, with the
-/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq. It opens up
-/// to 10 connections. One that the server ended, or on which it is read-only, is replaced, and the
-/// statement is repeated: a restart or a failover that takes less than 5 s costs no call. A
-/// statement that is not answered within 10 s fails; the server ends it half a second earlier.
-///
-/// `docs/databases.md` in the repository says what parameters, poolers, roles and replication need,
+/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq, and opens up to
+/// 10 connections. `docs/databases.md` in the repository says what bounds they have, what a restart
+/// or a failover costs (less than 5 s: no call), what parameters, poolers, roles and replication need,
 /// and has a table of all errors.
 ///
 /// # Distributed engines
@@ -123,12 +120,19 @@ impl Backend for Postgres {
             return Err(Fault::known::<Self>("connect", ""));
         };
         let mut connection = connected.map_err(|error| Fault::of::<Self>(&error))?;
-        refuse_read_only(&mut connection).await?;
+        Self::check(&mut connection).await?;
         Ok(connection)
     }
 
-    async fn check(connection: &mut PgConnection, _: &Settings) -> Result<(), Fault> {
-        refuse_read_only(connection).await
+    /// A standby, or a primary that is being replaced, takes part in nothing.
+    async fn check(connection: &mut PgConnection) -> Result<(), Fault> {
+        // Unprepared, so that a pooler has nothing to mix up.
+        let row = sqlx::raw_sql("SHOW transaction_read_only").fetch_one(connection).await;
+        let setting = row.and_then(|row| row.try_get::<String, _>(0));
+        match setting.map_err(|error| Fault::of::<Self>(&error))?.as_str() {
+            "off" => Ok(()),
+            _ => Err(Fault::known::<Self>("25006", "")),
+        }
     }
 
     async fn fetch(
@@ -158,17 +162,6 @@ impl Backend for Postgres {
             ) => "tls name",
             _ => "tls",
         })
-    }
-}
-
-/// A standby, or a primary that is being replaced, takes part in nothing.
-async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), Fault> {
-    // Unprepared, so that a pooler has nothing to mix up.
-    let row = sqlx::raw_sql("SHOW transaction_read_only").fetch_one(connection).await;
-    let setting = row.and_then(|row| row.try_get::<String, _>(0));
-    match setting.map_err(|error| Fault::of::<Postgres>(&error))?.as_str() {
-        "off" => Ok(()),
-        _ => Err(Fault::known::<Postgres>("25006", "")),
     }
 }
 

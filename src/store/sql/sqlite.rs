@@ -8,7 +8,7 @@ use sqlx::error::DatabaseError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqlStr, Sqlite};
+use sqlx::{ConnectOptions, Connection, SqlStr, Sqlite};
 
 use super::backend::{Arg, Backend, Settings};
 use super::fault::{Fault, FaultClass, KnownFault};
@@ -117,7 +117,7 @@ impl Backend for Sqlite {
         }
     }
 
-    async fn check(connection: &mut SqliteConnection, settings: &Settings) -> Result<(), Fault> {
+    async fn check(connection: &mut SqliteConnection) -> Result<(), Fault> {
         let failed = |error| Fault::of::<Self>(&error);
         let sql = "SELECT journal_mode, synchronous, timeout \
                    FROM pragma_journal_mode, pragma_synchronous, pragma_busy_timeout";
@@ -134,8 +134,7 @@ impl Backend for Sqlite {
         }
         // A write that is taken back, for a file that is read-only can be locked all the same.
         let mut probe = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let write = format!(r#"CREATE TABLE "{}probe" (probe INTEGER)"#, settings.table_prefix);
-        let write = sqlx::query(AssertSqlSafe(write)).persistent(false);
+        let write = sqlx::raw_sql("CREATE TABLE hurdlr_oauth2_probe (probe INTEGER)");
         write.execute(&mut *probe).await.map_err(failed)?;
         probe.rollback().await.map_err(failed)
     }
