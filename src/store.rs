@@ -48,7 +48,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Se
 /// [`not_temporary`](Error::not_temporary). A manager waits for an answer for as long as it takes,
 /// so a store bounds its calls.
 ///
-/// Tokens are passed by value, so stores need not copy secrets.
+/// Tokens are passed by value, so stores need not copy secrets. An [`Arc`] of a store is a store.
+#[auto_impl::auto_impl(Arc)]
 pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// Looks up the rows of `keys`: one item per key, in their order, `None` where there is no row.
     /// Keys may repeat, and there may be none. A row that cannot be read is an error of its own
@@ -140,64 +141,4 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// The revision stays, and so do lease, times and marks: a refresh in flight saves as if
     /// nothing had been. The rows need not change in one step.
     fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>>;
-}
-
-impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
-    fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
-        self.as_ref().read(keys)
-    }
-
-    fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
-        self.as_ref().claim(key, claim)
-    }
-
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
-        self.as_ref().save(key, over, version, token)
-    }
-
-    fn release<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        version: Version,
-        holder: u64,
-        release: Release,
-    ) -> StoreFuture<'a, ()> {
-        self.as_ref().release(key, version, holder, release)
-    }
-
-    fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
-        self.as_ref().forget(key, version)
-    }
-
-    fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
-        self.as_ref().redeem(state, keep)
-    }
-
-    fn due<'a>(
-        &'a self,
-        realm: &'a Arc<Realm>,
-        after: Option<&'a DueCursor>,
-        limit: usize,
-    ) -> StoreFuture<'a, Vec<DueRow>> {
-        self.as_ref().due(realm, after, limit)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        realm: &'a Arc<Realm>,
-        after: Option<&'a StoreKey>,
-        limit: usize,
-    ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
-        self.as_ref().scan(realm, after, limit)
-    }
-
-    fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
-        self.as_ref().rewrite(rewrites)
-    }
 }

@@ -495,6 +495,27 @@ async fn reseal_reads_ahead_of_its_changes() {
     assert_eq!(begun.elapsed(), Duration::from_secs(30));
 }
 
+/// A call that is dropped, wherever it was, leaves no row out.
+#[tokio::test(start_paused = true)]
+async fn dropped_reseal_steps_are_repeated() {
+    let inner = MemoryStore::new();
+    let users = many_under_the_old_key(&inner).await;
+    let faulty = FaultyStore::new(inner);
+    faulty.delay(Duration::from_secs(5));
+    let new = Sealed::new(faulty, KeyRing::new(key(2)).with_opening_key(key(1)));
+    let mut walk = new.reseal(realm());
+    for seconds in [3, 8, 13, 18] {
+        let span = Duration::from_secs(seconds);
+        assert!(tokio::time::timeout(span, walk.next()).await.is_err(), "{seconds} s");
+    }
+    let mut met = Vec::new();
+    while let Some(row) = walk.next().await {
+        met.push(row.unwrap().key);
+    }
+    assert_eq!(met, users);
+    assert_eq!((walk.current(), walk.left()), (u64::from(MANY), 0));
+}
+
 #[tokio::test]
 async fn a_reseal_goes_on_from_where_another_ended() {
     let inner = MemoryStore::new();

@@ -1,10 +1,8 @@
 //! The keys of rows.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-use super::DueCursor;
 use crate::endpoint::ApiVersion;
 use crate::user::UserId;
 
@@ -95,31 +93,11 @@ impl RowKind {
 }
 
 /// The key of a row. Keys are ordered by realm, kind and subject.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreKey {
     pub(super) realm: Arc<Realm>,
     pub(super) kind: RowKind,
     pub(super) subject: UserId,
-}
-
-impl Ord for StoreKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // Nearly all keys that meet share their realm.
-        let realm = if Arc::ptr_eq(&self.realm, &other.realm) {
-            Ordering::Equal
-        } else {
-            self.realm.cmp(&other.realm)
-        };
-        realm
-            .then_with(|| self.kind.cmp(&other.kind))
-            .then_with(|| self.subject.cmp(&other.subject))
-    }
-}
-
-impl PartialOrd for StoreKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 impl StoreKey {
@@ -127,15 +105,6 @@ impl StoreKey {
     #[must_use]
     pub fn new(realm: Arc<Realm>, kind: RowKind, subject: UserId) -> Self {
         Self { realm, kind, subject }
-    }
-
-    /// The key before all others of a realm.
-    pub(super) fn first(realm: &Arc<Realm>) -> Self {
-        Self::new(Arc::clone(realm), RowKind::Login, UserId::internal(""))
-    }
-
-    pub(super) fn of_cursor(realm: &Arc<Realm>, cursor: &DueCursor) -> Self {
-        Self::new(Arc::clone(realm), cursor.kind, UserId::internal(cursor.subject.clone()))
     }
 
     /// The key's parts, as a table has them.

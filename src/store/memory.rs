@@ -14,6 +14,7 @@ use super::{
 };
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
 use crate::error::Error;
+use crate::user::UserId;
 
 /// Keeps tokens in this process's memory, for one process and for development. It ends with the
 /// process: people must log in again after a restart.
@@ -21,21 +22,17 @@ use crate::error::Error;
 /// Clone it to share it between several managers of one process. Memory is not bounded: it grows
 /// with the number of users, as a database would.
 #[derive(Clone)]
-pub struct MemoryStore(Arc<Shared>);
-
-struct Shared {
-    clock: SharedClock,
-    tables: Mutex<Tables>,
-}
+pub struct MemoryStore(Arc<Mutex<Tables>>);
 
 /// All that the store holds. Times are milliseconds by [`Tables::now`].
 struct Tables {
+    clock: SharedClock,
     /// The store's own time, which never runs backwards, and when it was read last.
     now: u64,
     read_at: Timestamp,
     rows: BTreeMap<StoreKey, Stored>,
-    /// The rows that hold a token and are not refused, by due time.
-    due: BTreeSet<(Arc<Realm>, DueCursor)>,
+    /// The rows of each realm that hold a token and are not refused, by due time.
+    due: HashMap<Arc<Realm>, BTreeSet<DueCursor>>,
     /// The digests of redeemed logins, each until when it is remembered.
     redeemed: HashMap<[u8; 32], u64>,
     /// How many digests there may be before the next sweep.
@@ -44,20 +41,14 @@ struct Tables {
 
 struct Stored {
     version: Version,
-    token: Option<StampedToken>,
+    /// The token as it came, and when.
+    token: Option<StoredToken>,
+    stamped_at: u64,
     /// The last lease that was not released, and until when it lives.
     lease: Option<(u64, u64)>,
     not_before: u64,
     refused: bool,
     in_flight: bool,
-}
-
-/// A token as it was when it came.
-struct StampedToken {
-    payload: SecretBox<Vec<u8>>,
-    age: Duration,
-    at: u64,
-    due_at: u64,
 }
 
 impl Default for MemoryStore {
@@ -80,17 +71,18 @@ impl MemoryStore {
         let tables = Tables {
             now: 0,
             read_at: clock.now(),
+            clock,
             rows: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: HashMap::new(),
             redeemed: HashMap::new(),
             redeemed_at_sweep: 0,
         };
-        Self(Arc::new(Shared { clock, tables: Mutex::new(tables) }))
+        Self(Arc::new(Mutex::new(tables)))
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // No step panics half-way through a change.
-        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does one atomic step.
@@ -100,7 +92,7 @@ impl MemoryStore {
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
             let mut tables = self.tables();
-            let read_at = self.0.clock.now();
+            let read_at = tables.clock.now();
             // Both clocks of a timestamp are counted, so neither one that stands still nor one that
             // was set back makes a token younger.
             tables.now = tables.now.saturating_add(read_at.millis_since(tables.read_at));
@@ -122,38 +114,19 @@ impl Tables {
         let outcome = change(stored, self.now);
         let after = stored.due_at();
         if before != after {
-            self.unindex(key, before);
-            self.index(key, after);
+            self.reindex(key, before, after);
         }
         Some(outcome)
     }
 
-    fn insert(&mut self, key: &StoreKey, stored: Stored) {
-        self.remove(key);
-        self.index(key, stored.due_at());
-        self.rows.insert(key.clone(), stored);
-    }
-
-    fn remove(&mut self, key: &StoreKey) {
-        if let Some(stored) = self.rows.remove(key) {
-            self.unindex(key, stored.due_at());
+    fn reindex(&mut self, key: &StoreKey, before: Option<u64>, after: Option<u64>) {
+        let due = self.due.entry(Arc::clone(&key.realm)).or_default();
+        let cursor = |due_at| DueCursor { due_at, kind: key.kind, subject: key.subject.clone() };
+        if let Some(before) = before.map(cursor) {
+            due.remove(&before);
         }
+        due.extend(after.map(cursor));
     }
-
-    fn index(&mut self, key: &StoreKey, due_at: Option<u64>) {
-        self.due.extend(due_at.map(|due_at| due_place(key, due_at)));
-    }
-
-    fn unindex(&mut self, key: &StoreKey, due_at: Option<u64>) {
-        if let Some(due_at) = due_at {
-            self.due.remove(&due_place(key, due_at));
-        }
-    }
-}
-
-fn due_place(key: &StoreKey, due_at: u64) -> (Arc<Realm>, DueCursor) {
-    let subject = key.subject().as_str().into();
-    (Arc::clone(key.realm()), DueCursor { due_at, kind: key.kind(), subject })
 }
 
 fn millis(span: Duration) -> u64 {
@@ -167,20 +140,27 @@ fn left(until: u64, now: u64) -> Option<Duration> {
 
 impl Stored {
     fn without_token(version: Version) -> Self {
-        Self { version, token: None, lease: None, not_before: 0, refused: false, in_flight: false }
-    }
-
-    fn with_token(version: Version, token: StoredToken, now: u64) -> Self {
-        let StoredToken { payload, age, due_in } = token;
-        let due_at = now.saturating_add(millis(due_in));
-        let token = StampedToken { payload, age, at: now, due_at };
-        Self { token: Some(token), ..Self::without_token(version) }
+        Self {
+            version,
+            token: None,
+            stamped_at: 0,
+            lease: None,
+            not_before: 0,
+            refused: false,
+            in_flight: false,
+        }
     }
 
     fn row(&self, now: u64) -> Row {
+        let passed = Duration::from_millis(now - self.stamped_at);
+        let token = |token: &StoredToken| StoredToken {
+            payload: SecretBox::new(Box::new(token.payload.expose_secret().clone())),
+            age: token.age + passed,
+            due_in: token.due_in.saturating_sub(passed),
+        };
         Row {
             version: self.version,
-            token: self.token.as_ref().map(|token| token.to_stored(now)),
+            token: self.token.as_ref().map(token),
             leased_for: self.lease.and_then(|(_, until)| left(until, now)),
             not_before: left(self.not_before, now),
             refused: self.refused,
@@ -190,9 +170,7 @@ impl Stored {
 
     fn claim(&mut self, claim: &Claim, now: u64) -> bool {
         let is_known = claim.known.map_or(self.token.is_none(), |known| known == self.version);
-        let is_free =
-            self.lease.is_none_or(|(holder, until)| holder == claim.holder || until <= now);
-        let granted = is_known && is_free && !self.refused && self.not_before <= now;
+        let granted = is_known && !self.refused && self.is_free(Some(claim.holder), now);
         if granted {
             self.in_flight |= self.lease.is_some();
             self.lease = Some((claim.holder, now.saturating_add(millis(claim.lease))));
@@ -212,21 +190,14 @@ impl Stored {
 
     /// The time at which the row is due; `None` where it never is.
     fn due_at(&self) -> Option<u64> {
-        self.token.as_ref().filter(|_| !self.refused).map(|token| token.due_at)
+        let token = self.token.as_ref().filter(|_| !self.refused)?;
+        Some(self.stamped_at.saturating_add(millis(token.due_in)))
     }
 
-    fn is_free(&self, now: u64) -> bool {
-        self.not_before <= now && self.lease.is_none_or(|(_, until)| until <= now)
-    }
-}
-
-impl StampedToken {
-    fn to_stored(&self, now: u64) -> StoredToken {
-        StoredToken {
-            payload: SecretBox::new(Box::new(self.payload.expose_secret().clone())),
-            age: self.age + Duration::from_millis(now - self.at),
-            due_in: left(self.due_at, now).unwrap_or_default(),
-        }
+    /// Whether a lease may be granted to `holder` by now.
+    fn is_free(&self, holder: Option<u64>, now: u64) -> bool {
+        let ends = |(by, until)| Some(by) == holder || until <= now;
+        self.not_before <= now && self.lease.is_none_or(ends)
     }
 }
 
@@ -240,14 +211,13 @@ impl TokenStore for MemoryStore {
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         self.step(move |tables| {
-            if let Some(incarnation) = claim.create.filter(|_| !tables.rows.contains_key(key)) {
+            let mut claim = claim;
+            if let Some(incarnation) = claim.create
+                && !tables.rows.contains_key(key)
+            {
+                claim.known = None;
                 let version = Version { incarnation, revision: 0 };
-                let claim = Claim { known: None, ..claim };
-                let mut stored = Stored::without_token(version);
-                let granted = stored.claim(&claim, tables.now);
-                let row = Some(stored.row(tables.now));
-                tables.insert(key, stored);
-                return Claimed { granted, row };
+                tables.rows.insert(key.clone(), Stored::without_token(version));
             }
             let claimed = tables.change(key, |stored, now| Claimed {
                 granted: stored.claim(&claim, now),
@@ -268,7 +238,8 @@ impl TokenStore for MemoryStore {
             let saved = tables.change(key, |stored, now| {
                 let is_unchanged = stored.version == over;
                 if is_unchanged {
-                    *stored = Stored::with_token(version, token, now);
+                    let cleared = Stored::without_token(version);
+                    *stored = Stored { token: Some(token), stamped_at: now, ..cleared };
                 }
                 is_unchanged
             });
@@ -296,8 +267,8 @@ impl TokenStore for MemoryStore {
         self.step(move |tables| {
             let there = tables.rows.get(key).map(|stored| stored.version);
             let removes = there.is_some_and(|there| version.is_none_or(|meant| meant == there));
-            if removes {
-                tables.remove(key);
+            if removes && let Some(stored) = tables.rows.remove(key) {
+                tables.reindex(key, stored.due_at(), None);
             }
             removes
         })
@@ -326,24 +297,20 @@ impl TokenStore for MemoryStore {
         limit: usize,
     ) -> StoreFuture<'a, Vec<DueRow>> {
         self.step(move |tables| {
-            let cursor = |due_at| DueCursor { due_at, kind: RowKind::Login, subject: "".into() };
-            let from = match after {
-                Some(after) => Excluded((Arc::clone(realm), after.clone())),
-                None => Included((Arc::clone(realm), cursor(0))),
-            };
-            let to = match tables.now.checked_add(1) {
-                Some(end) => Excluded((Arc::clone(realm), cursor(end))),
-                None => Unbounded,
-            };
-            if after.is_some_and(|after| after.due_at > tables.now) {
+            let Some(due) = tables.due.get(realm) else {
                 return Vec::new();
-            }
-            let row = |(realm, cursor): &(Arc<Realm>, DueCursor)| {
-                let key = StoreKey::of_cursor(realm, cursor);
-                let is_free = tables.rows.get(&key).is_some_and(|row| row.is_free(tables.now));
+            };
+            let row = |cursor: &DueCursor| {
+                let key = StoreKey::new(Arc::clone(realm), cursor.kind, cursor.subject.clone());
+                let is_free =
+                    tables.rows.get(&key).is_some_and(|row| row.is_free(None, tables.now));
                 is_free.then(|| DueRow { cursor: cursor.clone(), key: Ok(key) })
             };
-            tables.due.range((from, to)).filter_map(row).take(limit).collect()
+            due.range((after.map_or(Unbounded, Excluded), Unbounded))
+                .take_while(|cursor| cursor.due_at <= tables.now)
+                .filter_map(row)
+                .take(limit)
+                .collect()
         })
     }
 
@@ -356,7 +323,9 @@ impl TokenStore for MemoryStore {
         self.step(move |tables| {
             let start = match after {
                 Some(after) => Excluded(after.clone()),
-                None => Included(StoreKey::first(realm)),
+                None => {
+                    Included(StoreKey::new(realm.clone(), RowKind::Login, UserId::internal("")))
+                }
             };
             let rows = tables.rows.range((start, Unbounded));
             rows.take_while(|(key, _)| key.realm() == realm)

@@ -1,6 +1,5 @@
 //! Rows, and the arguments and answers of [`TokenStore`]'s methods.
 
-use std::fmt;
 use std::time::Duration;
 
 use secrecy::SecretBox;
@@ -9,6 +8,7 @@ use secrecy::SecretBox;
 use super::TokenStore;
 use super::{RowKind, StoreKey};
 use crate::error::Error;
+use crate::user::UserId;
 
 /// One item of [`TokenStore::read`]: the row, `None` where there is none, or why it cannot be read.
 pub type ReadRow = Result<Option<Row>, Error>;
@@ -113,24 +113,14 @@ pub struct Rewrite {
 }
 
 /// The place of a row in the order of [`TokenStore::due`]: by due time, kind and subject.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DueCursor {
     /// When the row became due, in a unit of the store's own.
     pub due_at: u64,
     /// The row's kind.
     pub kind: RowKind,
     /// The subject by which the table has the row. Personal data.
-    pub subject: Box<str>,
-}
-
-impl fmt::Debug for DueCursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { due_at, kind, subject: _ } = self;
-        f.debug_struct("DueCursor")
-            .field("due_at", due_at)
-            .field("kind", kind)
-            .finish_non_exhaustive()
-    }
+    pub subject: UserId,
 }
 
 /// One item of [`TokenStore::due`].

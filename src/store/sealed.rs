@@ -7,14 +7,10 @@ pub use key_ring::{KeyId, KeyRing, SealingKey, UserHashKey};
 mod reseal;
 pub use reseal::{Reseal, ResealOutcome, Resealed};
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use secrecy::{ExposeSecret, SecretBox};
+use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::{
@@ -43,23 +39,12 @@ const STORED: char = '\0';
 /// ```
 /// use hurdlr_oauth2::secrecy::SecretString;
 /// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey};
-/// use hurdlr_oauth2::testing::FakeHurdlr;
-/// use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let fake = FakeHurdlr::start().await?;
-/// # let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
-/// #     .environment(fake.base_url())
-/// #     .build()?;
 /// // `openssl rand -base64 32`, kept where secrets are
 /// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
 /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-/// let store = Sealed::new(MemoryStore::new(), keys);
-/// let manager = TokenManager::builder(hurdlr, store).build()?;
-/// manager.enterprise_user(&UserId::new("ann")?).token().await?;
-/// # Ok(())
-/// # }
+/// let store = Sealed::new(MemoryStore::new(), keys); // for `TokenManager::builder`
+/// # Ok::<(), hurdlr_oauth2::Error>(())
 /// ```
 ///
 /// # What is in clear
@@ -95,14 +80,9 @@ const STORED: char = '\0';
 ///
 /// A process that lacks a key is no danger to what is sealed with it: it is told
 /// [`OpenError::UnknownKey`], and goes on with what it has.
+#[derive(Debug)]
 pub struct Sealed<S> {
-    store: Arc<S>,
-    seal: Arc<Seal>,
-}
-
-/// All that a payload has to pass.
-#[derive(Clone, Debug)]
-struct Seal {
+    pub(super) store: Arc<S>,
     keys: KeyRing,
     user_hash: Option<UserHashKey>,
 }
@@ -112,7 +92,7 @@ impl<S: TokenStore> Sealed<S> {
     /// [`Reseal::include_plaintext`] seals it.
     #[must_use]
     pub fn new(store: S, keys: KeyRing) -> Self {
-        Self { store: Arc::new(store), seal: Arc::new(Seal { keys, user_hash: None }) }
+        Self { store: Arc::new(store), keys, user_hash: None }
     }
 
     /// Puts a hash in the place of each user id: HMAC-SHA256 under a key of its own, as base64. The
@@ -124,128 +104,21 @@ impl<S: TokenStore> Sealed<S> {
     ///
     /// A row that cannot be opened does not tell whose it is. [`scan`](TokenStore::scan) returns it
     /// under a key that no user has, by which it can be removed.
-    ///
-    /// ```
-    /// use hurdlr_oauth2::secrecy::SecretString;
-    /// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey, UserHashKey};
-    ///
-    /// // each from where secrets are kept
-    /// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-    /// let other = SecretString::from("YW5kIGFub3RoZXIgMzIgYnl0ZXMgdGhhdCBzdGF5IS4=");
-    /// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-    /// let store = Sealed::new(MemoryStore::new(), keys)
-    ///     .hash_users(UserHashKey::from_base64(&other)?);
-    /// # Ok::<(), hurdlr_oauth2::Error>(())
-    /// ```
     #[must_use]
     pub fn hash_users(self, key: UserHashKey) -> Self {
-        let seal = Seal { keys: self.seal.keys.clone(), user_hash: Some(key) };
-        Self { seal: Arc::new(seal), ..self }
+        Self { user_hash: Some(key), ..self }
     }
 
     /// The key by which the store inside has the row of `key`: to find a user in a table in which
     /// ids are hashed. The same key where they are not.
     #[must_use]
     pub fn stored_key(&self, key: &StoreKey) -> StoreKey {
-        self.seal.stored_key(key).into_owned()
-    }
-
-    /// Walks the rows of `realm` and seals those anew that are not under the first key.
-    ///
-    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches,
-    /// and the next batch is read while one is changed. A row is changed only if its version and
-    /// its sealed value are still those that were read, and keeps its revision: a refresh under way
-    /// saves as if nothing had been. Any number of processes may walk at once.
-    ///
-    /// ```
-    /// # use hurdlr_oauth2::{Hurdlr, secrecy::SecretString};
-    /// # use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey};
-    /// #
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-    /// # let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-    /// # let hurdlr = Hurdlr::builder("id", "s".into()).build()?;
-    /// # let store = Sealed::new(MemoryStore::new(), keys);
-    /// let mut walk = store.reseal(hurdlr.realm());
-    /// while let Some(row) = walk.next().await {
-    ///     let row = row?; // the store failed: `next` tries again from there
-    ///     println!("{:?}: {:?}", row.key, row.outcome);
-    /// }
-    /// println!("{} under the first key, {} to be looked at again", walk.current(), walk.left());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn reseal(&self, realm: impl Into<Arc<Realm>>) -> Reseal<S> {
-        Reseal::new(self.clone(), realm.into())
-    }
-
-    /// The store inside, for what its own type adds to it.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(super) fn store(&self) -> &S {
-        &self.store
-    }
-}
-
-impl Seal {
-    fn stored_key<'a>(&self, key: &'a StoreKey) -> Cow<'a, StoreKey> {
-        let Some(hash) = &self.user_hash else {
-            return Cow::Borrowed(key);
+        let subject = match (&self.user_hash, key.subject.as_str().strip_prefix(STORED)) {
+            (None, _) => return key.clone(),
+            (Some(_), Some(stored)) => UserId::internal(stored),
+            (Some(hash), None) => hash.hash(key.subject.as_str()),
         };
-        let subject = match key.subject.as_str().strip_prefix(STORED) {
-            Some(stored) => stored.to_owned(),
-            None => hashed(hash, &key.subject),
-        };
-        Cow::Owned(StoreKey { subject: UserId::internal(subject), ..key.clone() })
-    }
-
-    /// The key of a row that cannot be opened, by which it can be addressed all the same.
-    fn unopened_key(&self, stored_key: StoreKey) -> StoreKey {
-        if self.user_hash.is_none() {
-            return stored_key;
-        }
-        let subject = format!("{STORED}{}", stored_key.subject.as_str());
-        StoreKey { subject: UserId::internal(subject), ..stored_key }
-    }
-
-    /// `user` is who has the row, by their own id.
-    fn seal(
-        &self,
-        stored_key: &StoreKey,
-        version: Version,
-        payload: &SecretBox<Vec<u8>>,
-        user: &UserId,
-    ) -> Result<SecretBox<Vec<u8>>, Error> {
-        let user = self.user_hash.as_ref().map(|_| user);
-        envelope::seal(&self.keys, stored_key, version, payload, user)
-    }
-
-    fn seal_token<'a>(
-        &self,
-        key: &'a StoreKey,
-        version: Version,
-        token: &StoredToken,
-    ) -> Result<(Cow<'a, StoreKey>, StoredToken), Error> {
-        let stored_key = self.stored_key(key);
-        let payload = self.seal(&stored_key, version, &token.payload, &key.subject)?;
-        Ok((stored_key, StoredToken { payload, age: token.age, due_in: token.due_in }))
-    }
-
-    /// Opens a payload, and says whose it is by their own id and which key sealed it.
-    fn open(
-        &self,
-        stored_key: &StoreKey,
-        version: Version,
-        sealed: &SecretBox<Vec<u8>>,
-    ) -> Result<(SecretBox<Vec<u8>>, UserId, KeyId), OpenError> {
-        let opened = envelope::open(&self.keys, stored_key, version, sealed)?;
-        let user = match (&self.user_hash, opened.user) {
-            (None, None) => stored_key.subject.clone(),
-            (Some(hash), Some(user)) if hashed(hash, &user) == stored_key.subject.as_str() => user,
-            // One who goes by a hash as if it were an id would ask the provider for that user.
-            _ => return Err(OpenError::OtherUserHash),
-        };
-        Ok((opened.payload, user, opened.key_id))
+        StoreKey { subject, ..key.clone() }
     }
 
     /// Opens a row's token, if it has one, and says whose it is.
@@ -256,22 +129,28 @@ impl Seal {
         let (payload, user, _) = self.open(stored_key, row.version, &token.payload)?;
         Ok((user, Row { token: Some(StoredToken { payload, ..token }), ..row }))
     }
-}
 
-fn hashed(key: &UserHashKey, user: &UserId) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(key.hash(user.as_str()))
+    /// Has the store inside do the rewrites that there are, and says of each item whether one was.
+    async fn rewrite_some(&self, rewrites: Vec<Option<Rewrite>>) -> Result<Vec<bool>, Error> {
+        let mut done: Vec<_> = rewrites.iter().map(Option::is_some).collect();
+        let rewrites: Vec<_> = rewrites.into_iter().flatten().collect();
+        if !rewrites.is_empty() {
+            let places = done.iter_mut().filter(|is_there| **is_there);
+            for (place, is_done) in places.zip(self.store.rewrite(rewrites).await?) {
+                *place = is_done;
+            }
+        }
+        Ok(done)
+    }
 }
 
 impl<S: TokenStore> TokenStore for Sealed<S> {
     fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         Box::pin(async move {
-            let keys: Cow<'_, [StoreKey]> = match self.seal.user_hash {
-                Some(_) => keys.iter().map(|key| self.seal.stored_key(key).into_owned()).collect(),
-                None => Cow::Borrowed(keys),
-            };
+            let keys: Vec<_> = keys.iter().map(|key| self.stored_key(key)).collect();
             let rows = self.store.read(&keys).await?;
             let open = |(key, row): (_, ReadRow)| {
-                row?.map(|row| Ok(self.seal.open_row(key, row)?.1)).transpose()
+                row?.map(|row| Ok(self.open_row(key, row)?.1)).transpose()
             };
             Ok(keys.iter().zip(rows).map(open).collect())
         })
@@ -279,13 +158,13 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
 
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         Box::pin(async move {
-            let key = self.seal.stored_key(key);
+            let key = self.stored_key(key);
             let Claimed { granted, row } = self.store.claim(&key, claim).await?;
             let Some(row) = row else {
                 return Ok(Claimed { granted, row });
             };
             let version = row.version;
-            match self.seal.open_row(&key, row) {
+            match self.open_row(&key, row) {
                 Ok((_, row)) => Ok(Claimed { granted, row: Some(row) }),
                 Err(problem) => {
                     if granted {
@@ -308,8 +187,9 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let (key, token) = self.seal.seal_token(key, version, &token)?;
-            self.store.save(&key, over, version, token).await
+            let stored_key = self.stored_key(key);
+            let payload = self.seal(&stored_key, version, &token.payload, &key.subject)?;
+            self.store.save(&stored_key, over, version, StoredToken { payload, ..token }).await
         })
     }
 
@@ -321,12 +201,12 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         release: Release,
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            self.store.release(&self.seal.stored_key(key), version, holder, release).await
+            self.store.release(&self.stored_key(key), version, holder, release).await
         })
     }
 
     fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
-        Box::pin(async move { self.store.forget(&self.seal.stored_key(key), version).await })
+        Box::pin(async move { self.store.forget(&self.stored_key(key), version).await })
     }
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
@@ -339,7 +219,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         after: Option<&'a DueCursor>,
         limit: usize,
     ) -> StoreFuture<'a, Vec<DueRow>> {
-        if self.seal.user_hash.is_none() {
+        if self.user_hash.is_none() {
             return self.store.due(realm, after, limit);
         }
         Box::pin(async move {
@@ -353,7 +233,7 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
                     // The user id is in the sealed token, and a page must not become shorter.
                     let gone = || Error::store("the row of a due user was removed meanwhile");
                     let row = row.filter(|row| row.token.is_some()).ok_or_else(gone)?;
-                    let (user, _) = self.seal.open_row(&key, row)?;
+                    let (user, _) = self.open_row(&key, row)?;
                     Ok(StoreKey { subject: user, ..key })
                 });
             }
@@ -368,13 +248,18 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         limit: usize,
     ) -> StoreFuture<'a, Vec<(StoreKey, Result<Row, Error>)>> {
         Box::pin(async move {
-            let after = after.map(|key| self.seal.stored_key(key));
-            let rows = self.store.scan(realm, after.as_deref(), limit).await?;
+            let after = after.map(|key| self.stored_key(key));
+            let rows = self.store.scan(realm, after.as_ref(), limit).await?;
             let open = |(key, row): (StoreKey, Result<Row, Error>)| match row
-                .and_then(|row| Ok(self.seal.open_row(&key, row)?))
+                .and_then(|row| Ok(self.open_row(&key, row)?))
             {
                 Ok((user, row)) => (StoreKey { subject: user, ..key }, Ok(row)),
-                Err(error) => (self.seal.unopened_key(key), Err(error)),
+                // The table's key, by which the row can be addressed all the same.
+                Err(error) if self.user_hash.is_some() => {
+                    let subject = UserId::internal(format!("{STORED}{}", key.subject.as_str()));
+                    (StoreKey { subject, ..key }, Err(error))
+                }
+                Err(error) => (key, Err(error)),
             };
             Ok(rows.into_iter().map(open).collect())
         })
@@ -385,38 +270,27 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
             let keys: Vec<_> =
                 rewrites.iter().map(|rewrite| self.stored_key(&rewrite.key)).collect();
             let rows = self.store.read(&keys).await?;
-            // The rewrites that are to be done, each with its place among those asked for.
-            let (mut places, mut sealed) = (Vec::new(), Vec::new());
-            for (place, (row, key)) in rows.into_iter().zip(keys).enumerate() {
-                let Rewrite { version, old, new, .. } = &rewrites[place];
-                let row = row?.filter(|row| row.version == *version);
+            let seal = |(Rewrite { version, old, new, .. }, (key, row)): (_, (_, ReadRow))| {
+                let row = row?.filter(|row| row.version == version);
                 let Some(StoredToken { payload, .. }) = row.and_then(|row| row.token) else {
-                    continue;
+                    return Ok(None);
                 };
-                let (opened, user, _) = self.seal.open(&key, *version, &payload)?;
-                if bool::from(opened.expose_secret().ct_eq(old.expose_secret())) {
-                    let new = self.seal.seal(&key, *version, new, &user)?;
-                    sealed.push(Rewrite { key, version: *version, old: payload, new });
-                    places.push(place);
+                let (opened, user, _) = self.open(&key, version, &payload)?;
+                if !bool::from(opened.expose_secret().ct_eq(old.expose_secret())) {
+                    return Ok(None);
                 }
-            }
-            let mut done = vec![false; rewrites.len()];
-            for (place, is_done) in places.into_iter().zip(self.store.rewrite(sealed).await?) {
-                done[place] = is_done;
-            }
-            Ok(done)
+                let new = self.seal(&key, version, &new, &user)?;
+                Ok(Some(Rewrite { key, version, old: payload, new }))
+            };
+            let rewrites = rewrites.into_iter().zip(keys.into_iter().zip(rows)).map(seal);
+            self.rewrite_some(rewrites.collect::<Result<_, Error>>()?).await
         })
     }
 }
 
 impl<S> Clone for Sealed<S> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), seal: Arc::clone(&self.seal) }
-    }
-}
-
-impl<S: fmt::Debug> fmt::Debug for Sealed<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealed").field("store", &self.store).field("seal", &self.seal).finish()
+        let Self { store, keys, user_hash } = self;
+        Self { store: Arc::clone(store), keys: keys.clone(), user_hash: user_hash.clone() }
     }
 }

@@ -10,11 +10,11 @@
 mod backend;
 use backend::{Arg, Backend, Settings};
 mod decode;
-use decode::{key_of, unsigned};
+use decode::Found;
 mod fault;
 use fault::{Fault, FaultClass};
 mod pool;
-use pool::Pool;
+use pool::{Pool, Source};
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
@@ -24,15 +24,17 @@ mod sqlite;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 mod statements;
-use statements::{Statement, Statements};
+use statements::{MIGRATIONS, Statements};
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+use serde_json::{Value, json};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::{
     Claim, Claimed, DueCursor, DueRow, KeyRing, ReadRow, Realm, Release, Rewrite, Row, Sealed,
@@ -50,6 +52,13 @@ const CLEAN_ONE_IN: u8 = 16;
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// Keeps tokens in an SQL database: a [`SqliteStore`] or a [`PostgresStore`].
+///
+/// # What is kept in clear
+///
+/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
+/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store that
+/// is opened as `plaintext` does not encrypt: who can read the tables, or a backup of them, has the
+/// tokens.
 pub struct SqlStore<DB: Backend>(Arc<Shared<DB>>);
 
 struct Shared<DB: Backend> {
@@ -60,13 +69,16 @@ struct Shared<DB: Backend> {
 
 /// The settings of an [`SqlStore`], made by [`SqlStore::at`] and [`SqlStore::on`].
 #[must_use = "a store is there once it was opened"]
+#[derive(Debug)]
 pub struct SqlStoreBuilder<DB: Backend> {
     place: Place<DB>,
     settings: Settings,
 }
 
+#[derive(Debug)]
 enum Place<DB: Backend> {
-    Url(String),
+    /// It may hold a password.
+    Url(SecretString),
     Pool(sqlx::Pool<DB>),
 }
 
@@ -76,16 +88,16 @@ impl<DB: Backend> SqlStore<DB> {
     ///
     /// The docs of [`SqliteStore`] and [`PostgresStore`] have the form of the URL and an example.
     pub fn at(url: impl Into<String>) -> SqlStoreBuilder<DB> {
+        let url: String = url.into();
         SqlStoreBuilder::new(Place::Url(url.into()))
     }
 
     /// A store in a database that the app has open.
     ///
-    /// A statement costs more than by [`at`](Self::at), since sqlx's pool pings the server whenever
-    /// a connection is given back, in a task that it spawns: two round trips, during which nobody
-    /// else has the connection, and with glibc's allocator 6.6 KB that stay with each user. What
-    /// the store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say
-    /// what the pool's options should be.
+    /// A statement costs more than by [`at`](Self::at): sqlx's pool pings the server whenever a
+    /// connection is given back, in a task that it spawns. `docs/databases.md` has the figures. What
+    /// the store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say what
+    /// the pool's options should be.
     pub fn on(pool: sqlx::Pool<DB>) -> SqlStoreBuilder<DB> {
         SqlStoreBuilder::new(Place::Pool(pool))
     }
@@ -104,25 +116,23 @@ impl<DB: Backend> SqlStore<DB> {
     ///
     /// Dropped half way, it can be called again.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let Shared { pool, statements, settings } = &*self.0;
         let doing = "migrate";
-        pool.check(settings).await.map_err(|fault| fault.into_error(doing))?;
-        let mut tries = 0;
-        loop {
-            let done = self.schema_version().await?;
-            let Some(next) = statements.migrations.get(done) else {
-                return Ok(());
-            };
-            match self.apply(next).await {
-                Ok(()) => tries = 0,
-                // Another process is at the same step: whoever loses looks again.
-                Err(fault) if fault.class == FaultClass::Conflict && tries < TRIES => {
-                    tries += 1;
-                    pause(tries).await;
-                }
-                Err(fault) => return Err(fault.into_error(doing)),
+        self.0.pool.check().await.map_err(|fault| fault.into_error(doing))?;
+        while let Some(steps) = MIGRATIONS.get(self.schema_version().await?) {
+            // Creating a schema needs a right even where there is nothing to create.
+            if let Some([find, create]) = DB::SCHEMA
+                && self.0.settings.schema.is_some()
+                && self.run(doing, find, &[]).await?.rows.is_empty()
+            {
+                self.run(doing, create, &[]).await?;
+            }
+            // Not in one transaction, which some engines do not have for definitions: each step can
+            // be repeated, so whoever finds a migration half done goes on from there.
+            for step in *steps {
+                self.run(doing, step, &[]).await?;
             }
         }
+        Ok(())
     }
 
     /// Closes the connections. Calls under way come to their end; later ones fail. SQLite folds
@@ -133,15 +143,14 @@ impl<DB: Backend> SqlStore<DB> {
 
     /// The number of migrations that are done.
     async fn schema_version(&self) -> Result<usize, Error> {
-        let statements = &self.0.statements;
         let doing = "look at the schema";
-        if self.run(doing, &statements.has_tables, &[]).await?.rows.is_empty() {
+        if self.run(doing, DB::HAS_TABLES, &[]).await?.rows.is_empty() {
             return Ok(0);
         }
-        let rows = self.run(doing, &statements.schema_version, &[]).await?.rows;
-        let version = rows.first().map(|row| backend::Columns::number(row, "version")).transpose();
-        let version = version.map_err(failed::<DB>(doing))?.flatten().unwrap_or(0);
-        let known = statements.migrations.len();
+        let rows = self.run(doing, statements::SCHEMA_VERSION, &[]).await?.rows;
+        let version = rows.first().map_or(Ok(0), |row| row.unsigned("version"));
+        let version = version.map_err(failed::<DB>(doing))?;
+        let known = MIGRATIONS.len();
         match usize::try_from(version) {
             Ok(version) if version <= known => Ok(version),
             _ => Err(Error::store(format!(
@@ -152,40 +161,17 @@ impl<DB: Backend> SqlStore<DB> {
         }
     }
 
-    /// Executes the steps of a migration. Not in one transaction, which some engines do not have
-    /// for definitions: each can be repeated, so whoever finds one half done goes on from there.
-    async fn apply(&self, steps: &[Statement]) -> Result<(), Fault> {
-        // Creating a schema needs a right even where there is nothing to create.
-        if let Some([find, create]) = &self.0.statements.schema
-            && self.repeated(find, &[]).await?.rows.is_empty()
-        {
-            self.repeated(create, &[]).await?;
-        }
-        for step in steps {
-            self.repeated(step, &[]).await?;
-        }
-        Ok(())
-    }
-
+    /// Runs a statement, again if need be.
     async fn run(
         &self,
         doing: &'static str,
-        statement: &Statement,
+        statement: &'static str,
         args: &[Arg<'_>],
     ) -> Result<Answer<DB::Row>, Error> {
-        self.repeated(statement, args).await.map_err(|fault| fault.into_error(doing))
-    }
-
-    /// Runs a statement, again if need be.
-    async fn repeated(
-        &self,
-        statement: &Statement,
-        args: &[Arg<'_>],
-    ) -> Result<Answer<DB::Row>, Fault> {
         let begun = Instant::now();
         let (mut tries, mut fresh, mut in_doubt) = (0, false, false);
         loop {
-            let fault = match self.0.pool.run(statement, args, fresh).await {
+            let fault = match self.0.pool.run(self.0.statements.get(statement), args, fresh).await {
                 Ok(rows) => return Ok(Answer { rows, in_doubt }),
                 Err(fault) => fault,
             };
@@ -194,9 +180,11 @@ impl<DB: Backend> SqlStore<DB> {
             in_doubt |= fault.class == FaultClass::Lost;
             let is_repeatable = fresh || fault.class == FaultClass::RolledBack;
             if !is_repeatable || tries >= TRIES || begun.elapsed() >= DB::STATEMENT_TIMEOUT {
-                return Err(fault);
+                return Err(fault.into_error(doing));
             }
-            pause(tries).await;
+            // Lets the others of a contention pass: up to 5 ms at first, 80 ms in the end.
+            let pause = fastrand::u64(..=5_000 * u64::from(tries));
+            tokio::time::sleep(Duration::from_micros(pause)).await;
         }
     }
 
@@ -249,15 +237,21 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
     /// others may open its file; and where its tables are of a later release.
     pub async fn open_plaintext(self) -> Result<SqlStore<DB>, Error> {
         let Self { place, settings } = self;
-        let statements = Statements::new(&DB::DIALECT, &settings)?;
+        let statements = Statements::new::<DB>(&settings)?;
         if settings.max_connections == 0 {
             return Err(Error::config("max_connections is 0: a store needs at least 1"));
         }
         let pool = match place {
-            Place::Url(url) => Pool::connect(DB::target(&url, &settings)?, &settings)?,
-            Place::Pool(pool) => Pool::of_app(pool),
+            Place::Url(url) => {
+                let target = DB::target(url.expose_secret(), &settings)?;
+                Pool::new(Source::Own(target), settings.max_connections)?
+            }
+            Place::Pool(pool) => {
+                let size = pool.options().get_max_connections();
+                Pool::new(Source::App(pool), usize::try_from(size).unwrap_or(usize::MAX))?
+            }
         };
-        pool.check(&settings).await.map_err(|fault| fault.into_error("open the database"))?;
+        pool.check().await.map_err(|fault| fault.into_error("open the database"))?;
         let store = SqlStore(Arc::new(Shared { pool, statements, settings }));
         store.schema_version().await?;
         Ok(store)
@@ -267,12 +261,12 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
 impl<DB: Backend> Sealed<SqlStore<DB>> {
     /// [`SqlStore::migrate`].
     pub async fn migrate(&self) -> Result<(), Error> {
-        self.store().migrate().await
+        self.store.migrate().await
     }
 
     /// [`SqlStore::close`].
     pub async fn close(&self) {
-        self.store().close().await;
+        self.store.close().await;
     }
 }
 
@@ -280,20 +274,16 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     fn read<'a>(&'a self, keys: &'a [StoreKey]) -> StoreFuture<'a, Vec<ReadRow>> {
         Box::pin(async move {
             let doing = "read";
-            let mut rows = Vec::with_capacity(keys.len());
+            let mut rows: Vec<_> = keys.iter().map(|_| Ok(None)).collect();
+            let keys: Vec<_> = keys.iter().map(StoreKey::texts).enumerate().collect();
             for keys in keys.chunks(KEYS_AT_ONCE) {
-                let before = rows.len();
-                rows.resize_with(before + keys.len(), || Ok(None));
-                let keys: Vec<_> = keys.iter().map(StoreKey::texts).collect();
                 // Texts can always be written.
-                let keys = serde_json::to_string(&keys).unwrap_or_default();
-                let args = [Arg::Text(&keys)];
-                for found in self.run(doing, &self.0.statements.read, &args).await?.rows {
-                    // The first place is 1.
-                    let place = unsigned(&found, "place").map_err(failed::<DB>(doing))?;
-                    let place = usize::try_from(place).unwrap_or(usize::MAX);
-                    if let Some(slot) = rows[before..].get_mut(place.wrapping_sub(1)) {
-                        *slot = row::<DB>(doing, &found).map(Some);
+                let keys = serde_json::to_string(keys).unwrap_or_default();
+                for found in self.run(doing, statements::READ, &[Arg::Text(&keys)]).await?.rows {
+                    let place = found.unsigned("place").map_err(failed::<DB>(doing))?;
+                    if let Some(slot) = usize::try_from(place).ok().and_then(|at| rows.get_mut(at))
+                    {
+                        *slot = found.row().map_err(failed::<DB>(doing)).map(Some);
                     }
                 }
             }
@@ -304,22 +294,19 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed> {
         Box::pin(async move {
             let doing = "claim";
-            let statements = &self.0.statements;
-            let mut args = key_args(key).to_vec();
+            let mut args = key.texts().map(Arg::Text).to_vec();
             args.extend([id(claim.holder)?, span(claim.lease)]);
             let step = |sql, more: &[Arg<'static>]| (sql, [&args, more].concat());
-            let take = match claim.known {
-                Some(known) => step(&statements.claim_known, &version_args(known)?),
-                None => step(&statements.claim_cold, &[]),
-            };
+            let take = step(statements::CLAIM, &version_args(claim.known)?);
             let incarnation = claim.create.map(id).transpose()?;
-            let make = incarnation.map(|made| step(&statements.make, &[made]));
+            let make = incarnation.map(|made| step(statements::MAKE, &[made]));
             // The likelier one first: mostly a known row is there, and an unknown one is not.
             let steps = if claim.known.is_some() { [Some(take), make] } else { [make, Some(take)] };
             for _ in 0..TRIES {
                 for (sql, args) in steps.iter().flatten() {
                     if let Some(found) = self.run(doing, sql, args).await?.rows.first() {
-                        return Ok(Claimed { granted: true, row: Some(row::<DB>(doing, found)?) });
+                        let row = found.row().map_err(failed::<DB>(doing))?;
+                        return Ok(Claimed { granted: true, row: Some(row) });
                     }
                 }
                 let row = self.read_one(key).await?;
@@ -342,11 +329,13 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
         token: StoredToken,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let mut args = key_args(key).to_vec();
-            args.extend(version_args(over)?);
-            args.extend(version_args(version)?);
-            args.extend(token_args(&token));
-            let answer = self.run("save", &self.0.statements.save, &args).await?;
+            let mut args = key.texts().map(Arg::Text).to_vec();
+            args.extend(version_args(Some(over))?);
+            args.extend(version_args(Some(version))?);
+            // Rounded up, so that no token becomes younger.
+            let age = token.age.saturating_add(Duration::from_nanos(999_999));
+            args.extend([Arg::Bytes(token.payload.expose_secret()), span(age), span(token.due_in)]);
+            let answer = self.run("save", statements::SAVE, &args).await?;
             if !answer.rows.is_empty() || !answer.in_doubt {
                 return Ok(!answer.rows.is_empty());
             }
@@ -366,25 +355,18 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let Release { not_before, refused, in_flight } = release;
-            let mut args = key_args(key).to_vec();
-            args.extend(version_args(version)?);
+            let mut args = key.texts().map(Arg::Text).to_vec();
+            args.extend(version_args(Some(version))?);
             args.extend([id(holder)?, span(not_before), Arg::Flag(refused), Arg::Flag(in_flight)]);
-            self.run("release", &self.0.statements.release, &args).await?;
+            self.run("release", statements::RELEASE, &args).await?;
             Ok(())
         })
     }
 
     fn forget<'a>(&'a self, key: &'a StoreKey, version: Option<Version>) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let mut args = key_args(key).to_vec();
-            let sql = match version {
-                Some(version) => {
-                    args.extend(version_args(version)?);
-                    &self.0.statements.forget_version
-                }
-                None => &self.0.statements.forget,
-            };
-            let answer = self.run("forget", sql, &args).await?;
+            let args = [&key.texts().map(Arg::Text)[..], &version_args(version)?].concat();
+            let answer = self.run("forget", statements::FORGET, &args).await?;
             if answer.rows.is_empty() && answer.in_doubt {
                 return Err(Error::store(
                     "the store could not tell who removed the row: the connection was lost",
@@ -398,10 +380,11 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
         Box::pin(async move {
             let owner = Arg::Number(fastrand::i64(..));
             let args = [Arg::Bytes(state), span(keep), owner];
-            let redeemed = self.run("redeem", &self.0.statements.redeem, &args).await?;
+            let redeemed = self.run("redeem", statements::REDEEM, &args).await?;
             if fastrand::u8(..CLEAN_ONE_IN) == 0 {
                 // The next one cleans up what this one could not.
-                let _ = self.0.pool.run(&self.0.statements.clean, &[], false).await;
+                let clean = self.0.statements.get(statements::CLEAN);
+                let _ = self.0.pool.run(clean, &[], false).await;
             }
             Ok(!redeemed.rows.is_empty())
         })
@@ -415,19 +398,18 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     ) -> StoreFuture<'a, Vec<DueRow>> {
         Box::pin(async move {
             let doing = "find due users";
-            let (due_at, kind, subject) = after
-                .map_or((0, "", ""), |after| (after.due_at, after.kind.name(), &after.subject));
+            let (due_at, kind, subject) =
+                after.map_or((0, "", ""), |at| (at.due_at, at.kind.name(), at.subject.as_str()));
             let due_at = Arg::Number(i64::try_from(due_at).unwrap_or(i64::MAX));
             let mut args = realm.texts().map(Arg::Text).to_vec();
             args.extend([due_at, Arg::Text(kind), Arg::Text(subject), count(limit)]);
             let due_row = |found: DB::Row| {
-                let (key, named) = key_of(realm, &found)?;
-                let due_at = unsigned(&found, "due_at")?;
-                let cursor =
-                    DueCursor { due_at, kind: key.kind, subject: key.subject.as_str().into() };
+                let (key, named) = found.key_in(realm)?;
+                let due_at = found.unsigned("due_at")?;
+                let cursor = DueCursor { due_at, kind: key.kind, subject: key.subject.clone() };
                 Ok(DueRow { cursor, key: named.map(|()| key) })
             };
-            let found = self.run(doing, &self.0.statements.due, &args).await?.rows;
+            let found = self.run(doing, statements::DUE, &args).await?.rows;
             let rows: Result<_, _> = found.into_iter().map(due_row).collect();
             rows.map_err(failed::<DB>(doing))
         })
@@ -446,10 +428,10 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             let mut args = realm.texts().map(Arg::Text).to_vec();
             args.extend([Arg::Text(kind), Arg::Text(subject), count(limit)]);
             let item = |found: DB::Row| {
-                let (key, named) = key_of(realm, &found)?;
-                Ok((key, named.and_then(|()| row::<DB>(doing, &found))))
+                let (key, named) = found.key_in(realm)?;
+                Ok((key, named.and_then(|()| found.row().map_err(failed::<DB>(doing)))))
             };
-            let found = self.run(doing, &self.0.statements.scan, &args).await?.rows;
+            let found = self.run(doing, statements::SCAN, &args).await?.rows;
             let rows: Result<_, _> = found.into_iter().map(item).collect();
             rows.map_err(failed::<DB>(doing))
         })
@@ -458,10 +440,23 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     fn rewrite(&self, rewrites: Vec<Rewrite>) -> StoreFuture<'_, Vec<bool>> {
         Box::pin(async move {
             let doing = "rewrite";
-            let args = [Arg::Rewrites(&rewrites)];
-            let changed = self.run(doing, &self.0.statements.rewrite, &args).await?.rows;
-            let texts = |row: &DB::Row| decode::key_texts(row);
-            let changed: Result<HashSet<_>, _> = changed.iter().map(texts).collect();
+            let sizes = rewrites.iter().flat_map(|Rewrite { old, new, .. }| [old, new]);
+            let size = sizes.map(|payload| payload.expose_secret().len()).sum();
+            // Large enough from the start, since a buffer that grows leaves copies behind.
+            let mut payloads = Zeroizing::new(Vec::with_capacity(size));
+            let mut place = |payload: &SecretBox<Vec<u8>>| {
+                let payload = payload.expose_secret();
+                payloads.extend_from_slice(payload);
+                [payloads.len() + 1 - payload.len(), payload.len()]
+            };
+            let mut row = |Rewrite { key, version, old, new }: &Rewrite| {
+                let Version { incarnation, revision } = version;
+                json!([key.texts(), incarnation, revision, place(old), place(new)])
+            };
+            let rows = rewrites.iter().map(&mut row).collect::<Value>().to_string();
+            let args = [Arg::Text(&rows), Arg::Bytes(&payloads)];
+            let changed = self.run(doing, statements::REWRITE, &args).await?.rows;
+            let changed: Result<HashSet<_>, _> = changed.iter().map(Found::key_texts).collect();
             let changed = changed.map_err(failed::<DB>(doing))?;
             let is_changed =
                 |rewrite: &Rewrite| changed.contains(&rewrite.key.texts().map(Into::into));
@@ -470,33 +465,17 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
     }
 }
 
-fn row<DB: Backend>(doing: &str, found: &DB::Row) -> Result<Row, Error> {
-    decode::row(found).map_err(failed::<DB>(doing))
-}
-
 /// Turns the driver's error about a row into one of the store.
 fn failed<DB: Backend>(doing: &str) -> impl Fn(sqlx::Error) -> Error {
     move |error| Fault::of::<DB>(&error).into_error(doing)
 }
 
-/// Lets the others of a contention pass: up to 5 ms at first, 80 ms in the end.
-async fn pause(tries: u32) {
-    tokio::time::sleep(Duration::from_micros(fastrand::u64(..=5_000 * u64::from(tries.min(16)))))
-        .await;
-}
-
-fn key_args(key: &StoreKey) -> [Arg<'_>; 5] {
-    key.texts().map(Arg::Text)
-}
-
-fn version_args(version: Version) -> Result<[Arg<'static>; 2], Error> {
-    Ok([id(version.incarnation)?, id(version.revision)?])
-}
-
-fn token_args(token: &StoredToken) -> [Arg<'_>; 3] {
-    // Rounded up, so that no token becomes younger.
-    let age = token.age.saturating_add(Duration::from_nanos(999_999));
-    [Arg::Bytes(token.payload.expose_secret()), span(age), span(token.due_in)]
+/// Negative where no version is asked for.
+fn version_args(version: Option<Version>) -> Result<[Arg<'static>; 2], Error> {
+    match version {
+        Some(version) => Ok([id(version.incarnation)?, id(version.revision)?]),
+        None => Ok([Arg::Number(-1); 2]),
+    }
 }
 
 fn id(number: u64) -> Result<Arg<'static>, Error> {
@@ -524,12 +503,5 @@ impl<DB: Backend> Clone for SqlStore<DB> {
 impl<DB: Backend> fmt::Debug for SqlStore<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqlStore").field("settings", &self.0.settings).finish_non_exhaustive()
-    }
-}
-
-impl<DB: Backend> fmt::Debug for SqlStoreBuilder<DB> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A URL may hold a password.
-        f.debug_struct("SqlStoreBuilder").field("settings", &self.settings).finish_non_exhaustive()
     }
 }

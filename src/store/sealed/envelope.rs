@@ -8,30 +8,30 @@
 //! | 1 | format version, 1 | in clear |
 //! | 8 | key id | in clear |
 //! | 24 | nonce | in clear |
-//! | 4 + n, five times | length and text of API version, environment, client id, kind, user | in clear |
-//! | 8, twice | incarnation, revision | in clear |
-//! | 4 | length of what follows | in clear |
+//! | 4, twice | the lengths of the place, and of what is encrypted with its tag | in clear |
+//! | n | the place as JSON: API version, environment, client id, kind, user; incarnation; revision | in clear |
 //! | n | the payload, a user id that is not in clear, the length of that in 2 bytes | encrypted |
 //! | 16 | tag | |
 //!
 //! All that is in clear is the associated data. It says what the row says, so nobody learns
 //! anything from it; but a value that lies in another place than it was sealed for can tell which.
 
-use std::fmt;
-
+use bytes::Buf;
 use chacha20poly1305::aead::Generate;
 use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::{AeadInOut, Tag, XNonce};
 use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 
-use super::key_ring::{KeyId, KeyRing};
+use super::{KeyId, Sealed};
 use crate::error::Error;
 use crate::store::{StoreKey, Version};
 use crate::user::UserId;
 
 const FORMAT: u8 = 1;
-const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
+
+/// The bytes before the place.
+const HEAD_BYTES: usize = 1 + 8 + 24 + 4 + 4;
 
 /// Why a value in the store cannot be opened: the [source](std::error::Error::source) of an error
 /// of kind [`Store`](crate::ErrorKind::Store).
@@ -78,44 +78,35 @@ pub enum OpenError {
 }
 
 /// The parts of its place that a sealed value is bound to. If several differ, the first is named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Bound {
     /// The API version.
+    #[error("API version")]
     ApiVersion,
     /// The environment.
+    #[error("environment")]
     Environment,
     /// The client.
+    #[error("client")]
     ClientId,
     /// The kind of user.
+    #[error("kind of user")]
     Kind,
     /// The user, or the hash of one.
+    #[error("user")]
     User,
     /// The user's stay.
+    #[error("stay of the user")]
     Incarnation,
     /// The revision.
+    #[error("revision: {sealed}, and the row's is {row}")]
     Revision {
         /// The one it was sealed for.
         sealed: u64,
         /// The one of the row it is in.
         row: u64,
     },
-}
-
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ApiVersion => "API version",
-            Self::Environment => "environment",
-            Self::ClientId => "client",
-            Self::Kind => "kind of user",
-            Self::User => "user",
-            Self::Incarnation => "stay of the user",
-            Self::Revision { sealed, row } => {
-                return write!(f, "revision: {sealed}, and the row's is {row}");
-            }
-        })
-    }
 }
 
 impl From<OpenError> for Error {
@@ -126,175 +117,127 @@ impl From<OpenError> for Error {
     }
 }
 
-/// The content of a sealed value.
-pub(super) struct Opened {
-    pub(super) payload: SecretBox<Vec<u8>>,
-    /// The user, where the row has only a hash.
-    pub(super) user: Option<UserId>,
-    pub(super) key_id: KeyId,
-}
+impl<S> Sealed<S> {
+    /// Seals a payload for the row at `key`, as the table has it, and `version`. `user` is who has
+    /// the row, by their own id.
+    pub(super) fn seal(
+        &self,
+        key: &StoreKey,
+        version: Version,
+        payload: &SecretBox<Vec<u8>>,
+        user: &UserId,
+    ) -> Result<SecretBox<Vec<u8>>, Error> {
+        let sealing = &self.keys.first;
+        let nonce = XNonce::try_generate().map_err(|source| {
+            Error::store("the operating system has no random bytes for a nonce").caused_by(source)
+        })?;
+        let payload = payload.expose_secret();
+        let user = if self.user_hash.is_some() { user.as_str() } else { "" };
+        let place = place(key, version);
+        let clear_bytes = HEAD_BYTES + place.len();
+        let sealed_bytes = payload.len() + user.len() + 2 + TAG_BYTES;
 
-/// Seals a payload for the row at `key` and `version`, and `user` with it.
-pub(super) fn seal(
-    keys: &KeyRing,
-    key: &StoreKey,
-    version: Version,
-    payload: &SecretBox<Vec<u8>>,
-    user: Option<&UserId>,
-) -> Result<SecretBox<Vec<u8>>, Error> {
-    let sealing = keys.first();
-    let nonce = XNonce::try_generate().map_err(|source| {
-        Error::store("the operating system has no random bytes for a nonce").caused_by(source)
-    })?;
-    let (payload, user) = (payload.expose_secret(), user.map_or("", UserId::as_str));
-    let texts = key.texts();
-    let sealed_bytes = payload.len() + user.len() + 2 + TAG_BYTES;
-    let clear_bytes =
-        1 + 8 + NONCE_BYTES + texts.map(|text| 4 + text.len()).iter().sum::<usize>() + 20;
+        // Room for all of it: a growing buffer would leave plaintext behind.
+        let mut sealed = SecretBox::new(Box::new(Vec::with_capacity(clear_bytes + sealed_bytes)));
+        let bytes: &mut Vec<u8> = sealed.expose_secret_mut();
+        bytes.push(FORMAT);
+        bytes.extend_from_slice(&sealing.id().0);
+        bytes.extend_from_slice(&nonce);
+        for length in [place.len(), sealed_bytes] {
+            let length = u32::try_from(length)
+                .map_err(|_| Error::store("the token or its key is too long to be sealed"))?;
+            bytes.extend_from_slice(&length.to_be_bytes());
+        }
+        bytes.extend_from_slice(&place);
 
-    // Room for all of it: a growing buffer would leave plaintext behind.
-    let mut sealed = SecretBox::new(Box::new(Vec::with_capacity(clear_bytes + sealed_bytes)));
-    let bytes: &mut Vec<u8> = sealed.expose_secret_mut();
-    bytes.push(FORMAT);
-    bytes.extend_from_slice(&sealing.id().0);
-    bytes.extend_from_slice(&nonce);
-    for text in texts {
-        bytes.extend_from_slice(&length(text.len())?);
-        bytes.extend_from_slice(text.as_bytes());
+        bytes.extend_from_slice(payload);
+        bytes.extend_from_slice(user.as_bytes());
+        // No id is longer than 256 bytes.
+        bytes.extend_from_slice(&u16::try_from(user.len()).unwrap_or(0).to_be_bytes());
+        let (clear, secret) = bytes.split_at_mut(clear_bytes);
+        let tag = sealing
+            .cipher()
+            .encrypt_inout_detached(&nonce, clear, secret.into())
+            .map_err(|_| Error::store("the token is too long to be sealed"))?;
+        bytes.extend_from_slice(&tag);
+        Ok(sealed)
     }
-    bytes.extend_from_slice(&version.incarnation.to_be_bytes());
-    bytes.extend_from_slice(&version.revision.to_be_bytes());
-    bytes.extend_from_slice(&length(sealed_bytes)?);
 
-    bytes.extend_from_slice(payload);
-    bytes.extend_from_slice(user.as_bytes());
-    // No id is longer than 256 bytes.
-    bytes.extend_from_slice(&u16::try_from(user.len()).unwrap_or(0).to_be_bytes());
-    let (clear, secret) = bytes.split_at_mut(clear_bytes);
-    let tag = sealing
-        .cipher()
-        .encrypt_inout_detached(&nonce, clear, secret.into())
-        .map_err(|_| Error::store("the token is too long to be sealed"))?;
-    bytes.extend_from_slice(&tag);
-    Ok(sealed)
-}
-
-/// Opens what lies in the row at `key` and `version`.
-pub(super) fn open(
-    keys: &KeyRing,
-    key: &StoreKey,
-    version: Version,
-    sealed: &SecretBox<Vec<u8>>,
-) -> Result<Opened, OpenError> {
-    let sealed = sealed.expose_secret();
-    let (clear, secret) = Clear::read(sealed)?;
-    let opening = keys.get(clear.key_id).ok_or(OpenError::UnknownKey(clear.key_id))?;
-    let (secret, tag) = secret.split_last_chunk::<TAG_BYTES>().ok_or(OpenError::Cut)?;
-
-    let mut payload = SecretBox::new(Box::new(Vec::with_capacity(secret.len())));
-    let bytes: &mut Vec<u8> = payload.expose_secret_mut();
-    bytes.resize(secret.len(), 0);
-    let buffer = InOutBuf::new(secret, bytes).map_err(|_| OpenError::Changed)?;
-    opening
-        .cipher()
-        .decrypt_inout_detached(&clear.nonce.into(), clear.bytes, buffer, &Tag::from(*tag))
-        .map_err(|_| OpenError::Changed)?;
-    // Now what it says of itself is true.
-    clear.judge(key, version)?;
-
-    let (rest, length) = bytes.split_last_chunk::<2>().ok_or(OpenError::Changed)?;
-    let start =
-        rest.len().checked_sub(u16::from_be_bytes(*length).into()).ok_or(OpenError::Changed)?;
-    let user = match std::str::from_utf8(&rest[start..]) {
-        Ok("") => None,
-        Ok(user) => Some(UserId::new(user).map_err(|_| OpenError::Changed)?),
-        Err(_) => return Err(OpenError::Changed),
-    };
-    bytes.truncate(start);
-    Ok(Opened { payload, user, key_id: clear.key_id })
-}
-
-/// The header, which stands before the ciphertext.
-struct Clear<'a> {
-    bytes: &'a [u8],
-    key_id: KeyId,
-    nonce: [u8; NONCE_BYTES],
-    texts: [&'a [u8]; 5],
-    version: Version,
-}
-
-impl<'a> Clear<'a> {
-    /// Takes a sealed value apart, into this and the ciphertext. None of it is known to be true.
-    fn read(sealed: &'a [u8]) -> Result<(Self, &'a [u8]), OpenError> {
-        let (format, rest) = sealed.split_first().ok_or(OpenError::NotSealed)?;
-        match *format {
-            FORMAT => {}
+    /// Opens what lies in the row at `key`, as the table has it, and `version`. Says whose it is by
+    /// their own id, and which key sealed it.
+    pub(super) fn open(
+        &self,
+        key: &StoreKey,
+        version: Version,
+        sealed: &SecretBox<Vec<u8>>,
+    ) -> Result<(SecretBox<Vec<u8>>, UserId, KeyId), OpenError> {
+        let sealed = sealed.expose_secret();
+        match sealed.first() {
+            Some(&FORMAT) => {}
             // A token in plaintext is a JSON object.
-            b'{' => return Err(OpenError::NotSealed),
-            other => return Err(OpenError::UnknownFormat(other)),
+            None | Some(b'{') => return Err(OpenError::NotSealed),
+            Some(other) => return Err(OpenError::UnknownFormat(*other)),
         }
-        let mut rest = Rest(rest);
-        let key_id = KeyId(*rest.chunk()?);
-        let nonce = *rest.chunk()?;
-        let mut texts = [&[][..]; 5];
-        for text in &mut texts {
-            *text = rest.text()?;
-        }
-        let incarnation = u64::from_be_bytes(*rest.chunk()?);
-        let revision = u64::from_be_bytes(*rest.chunk()?);
-        let left = rest.length()?;
-        if left != rest.0.len() {
-            return Err(OpenError::Cut);
-        }
-        let bytes = &sealed[..sealed.len() - left];
-        let version = Version { incarnation, revision };
-        Ok((Self { bytes, key_id, nonce, texts, version }, rest.0))
-    }
+        let mut head = sealed.get(1..HEAD_BYTES).ok_or(OpenError::Cut)?;
+        let (mut key_id, mut nonce) = (KeyId([0; 8]), XNonce::default());
+        head.copy_to_slice(&mut key_id.0);
+        head.copy_to_slice(&mut nonce);
+        let (place_bytes, sealed_bytes) = (head.get_u32() as usize, head.get_u32() as usize);
+        let (clear, secret) = sealed
+            .split_at_checked(HEAD_BYTES.saturating_add(place_bytes))
+            .filter(|(_, secret)| secret.len() == sealed_bytes)
+            .ok_or(OpenError::Cut)?;
+        let opening = self.keys.get(key_id).ok_or(OpenError::UnknownKey(key_id))?;
+        let (secret, tag) = secret.split_last_chunk::<TAG_BYTES>().ok_or(OpenError::Cut)?;
 
-    /// Whether this is the row it was sealed for.
-    fn judge(&self, key: &StoreKey, version: Version) -> Result<(), OpenError> {
-        const TEXTS: [Bound; 5] =
-            [Bound::ApiVersion, Bound::Environment, Bound::ClientId, Bound::Kind, Bound::User];
-        for ((bound, sealed), row) in TEXTS.into_iter().zip(self.texts).zip(key.texts()) {
-            if sealed != row.as_bytes() {
-                return Err(OpenError::Moved(bound));
-            }
+        let mut payload = SecretBox::new(Box::new(Vec::with_capacity(secret.len())));
+        let bytes: &mut Vec<u8> = payload.expose_secret_mut();
+        bytes.resize(secret.len(), 0);
+        let buffer = InOutBuf::new(secret, bytes).map_err(|_| OpenError::Changed)?;
+        opening
+            .cipher()
+            .decrypt_inout_detached(&nonce, clear, buffer, &Tag::from(*tag))
+            .map_err(|_| OpenError::Changed)?;
+        // From here on what is in clear is authenticated.
+        let sealed_for = &clear[HEAD_BYTES..];
+        if sealed_for != place(key, version) {
+            return Err(moved(sealed_for, key, version));
         }
-        if self.version.incarnation != version.incarnation {
-            return Err(OpenError::Moved(Bound::Incarnation));
-        }
-        let (sealed, row) = (self.version.revision, version.revision);
-        if sealed != row {
-            return Err(OpenError::Moved(Bound::Revision { sealed, row }));
-        }
-        Ok(())
-    }
-}
 
-/// The bytes that are left to be read.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn chunk<const N: usize>(&mut self) -> Result<&'a [u8; N], OpenError> {
-        let (chunk, rest) = self.0.split_first_chunk().ok_or(OpenError::Cut)?;
-        self.0 = rest;
-        Ok(chunk)
-    }
-
-    fn length(&mut self) -> Result<usize, OpenError> {
-        usize::try_from(u32::from_be_bytes(*self.chunk()?)).map_err(|_| OpenError::Cut)
-    }
-
-    fn text(&mut self) -> Result<&'a [u8], OpenError> {
-        let length = self.length()?;
-        let (text, rest) = self.0.split_at_checked(length).ok_or(OpenError::Cut)?;
-        self.0 = rest;
-        Ok(text)
+        let (rest, length) = bytes.split_last_chunk::<2>().ok_or(OpenError::Changed)?;
+        let start = rest.len().checked_sub(u16::from_be_bytes(*length).into());
+        let start = start.ok_or(OpenError::Changed)?;
+        let user = str::from_utf8(&rest[start..]).map_err(|_| OpenError::Changed)?;
+        let user = match &self.user_hash {
+            None if user.is_empty() => key.subject.clone(),
+            Some(hash) if hash.hash(user) == key.subject => UserId::internal(user),
+            // One who goes by a hash as if it were an id would ask the provider for that user.
+            _ => return Err(OpenError::OtherUserHash),
+        };
+        bytes.truncate(start);
+        Ok((payload, user, key_id))
     }
 }
 
-fn length(bytes: usize) -> Result<[u8; 4], Error> {
-    u32::try_from(bytes)
-        .map(u32::to_be_bytes)
-        .map_err(|_| Error::store("the token or its key is too long to be sealed"))
+/// The place of a row.
+fn place(key: &StoreKey, version: Version) -> Vec<u8> {
+    // Texts and numbers can always be written.
+    serde_json::to_vec(&(key.texts(), version.incarnation, version.revision)).unwrap_or_default()
+}
+
+/// Names the first part in which the place that a value was sealed for is not its row's.
+fn moved(sealed_for: &[u8], key: &StoreKey, version: Version) -> OpenError {
+    const TEXTS: [Bound; 5] =
+        [Bound::ApiVersion, Bound::Environment, Bound::ClientId, Bound::Kind, Bound::User];
+    let Ok((texts, incarnation, revision)) =
+        serde_json::from_slice::<([String; 5], u64, u64)>(sealed_for)
+    else {
+        return OpenError::Changed;
+    };
+    let texts = TEXTS.into_iter().zip(texts.iter().zip(key.texts()));
+    OpenError::Moved(match texts.into_iter().find(|(_, (sealed, row))| sealed != row) {
+        Some((bound, _)) => bound,
+        None if incarnation != version.incarnation => Bound::Incarnation,
+        None => Bound::Revision { sealed: revision, row: version.revision },
+    })
 }

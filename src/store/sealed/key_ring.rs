@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
 use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
@@ -13,6 +14,7 @@ use sha2_0_11::Sha256;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
+use crate::user::UserId;
 
 /// The bytes of a key of any use.
 const KEY_BYTES: usize = 32;
@@ -28,7 +30,7 @@ const fn engine(alphabet: &alphabet::Alphabet) -> GeneralPurpose {
 }
 
 /// Shared by all clones, and wiped with the last of them.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Secret(Arc<SecretBox<[u8; KEY_BYTES]>>);
 
 impl Secret {
@@ -37,9 +39,8 @@ impl Secret {
             let length = bytes.len();
             return Err(Error::config(format!("{what} has {length} bytes: it needs {KEY_BYTES}")));
         };
-        Ok(Self(Arc::new(SecretBox::init_with_mut(|key: &mut [u8; KEY_BYTES]| {
-            key.copy_from_slice(bytes);
-        }))))
+        let copy = |key: &mut [u8; KEY_BYTES]| key.copy_from_slice(bytes);
+        Ok(Self(Arc::new(SecretBox::init_with_mut(copy))))
     }
 
     fn from_base64(what: &str, text: &SecretString) -> Result<Self, Error> {
@@ -55,15 +56,11 @@ impl Secret {
         Self::from_bytes(what, &bytes)
     }
 
-    fn expose(&self) -> &[u8; KEY_BYTES] {
-        self.0.expose_secret()
-    }
-
     /// HMAC-SHA256 (RFC 2104) of `text`, for a purpose that no other text is hashed for.
     fn digest(&self, purpose: &'static str, text: &str) -> [u8; 32] {
         // A key that is shorter than a block of the hash is filled up with zeros.
         let mut block = Zeroizing::new([0; 64]);
-        block[..KEY_BYTES].copy_from_slice(self.expose());
+        block[..KEY_BYTES].copy_from_slice(self.0.expose_secret());
         Hmac::<Sha256>::new((&*block).into())
             .chain_update(purpose)
             .chain_update([0])
@@ -78,18 +75,7 @@ impl Secret {
 ///
 /// It is wiped when its last clone is dropped, and never shown: `Debug` shows its
 /// [`id`](Self::id).
-///
-/// ```
-/// use hurdlr_oauth2::secrecy::SecretString;
-/// use hurdlr_oauth2::store::SealingKey;
-///
-/// // from your secrets' store
-/// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-/// let key = SealingKey::from_base64(&secret)?;
-/// println!("{key:?}");
-/// # Ok::<(), hurdlr_oauth2::Error>(())
-/// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct SealingKey {
     id: KeyId,
     secret: Secret,
@@ -122,13 +108,7 @@ impl SealingKey {
 
     /// For one use: it wipes its copy of the key.
     pub(super) fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new(self.secret.expose().into())
-    }
-}
-
-impl fmt::Debug for SealingKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealingKey").field("id", &self.id).finish_non_exhaustive()
+        XChaCha20Poly1305::new(self.secret.0.expose_secret().into())
     }
 }
 
@@ -157,7 +137,7 @@ impl fmt::Debug for KeyId {
 /// Clones share their keys.
 #[derive(Clone, Debug)]
 pub struct KeyRing {
-    first: SealingKey,
+    pub(super) first: SealingKey,
     others: Vec<SealingKey>,
 }
 
@@ -175,10 +155,6 @@ impl KeyRing {
         self
     }
 
-    pub(super) fn first(&self) -> &SealingKey {
-        &self.first
-    }
-
     pub(super) fn get(&self, id: KeyId) -> Option<&SealingKey> {
         std::iter::once(&self.first).chain(&self.others).find(|key| key.id == id)
     }
@@ -188,7 +164,7 @@ impl KeyRing {
 /// what a row is found by. Not one of the sealing keys, which do.
 ///
 /// It is wiped when its last clone is dropped, and never shown.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct UserHashKey(Secret);
 
 impl UserHashKey {
@@ -204,14 +180,9 @@ impl UserHashKey {
         Secret::from_base64("the user hash key", key).map(Self)
     }
 
-    /// HMAC-SHA256 of a user id.
-    pub(super) fn hash(&self, user: &str) -> [u8; 32] {
-        self.0.digest("hurdlr-oauth2 user id", user)
-    }
-}
-
-impl fmt::Debug for UserHashKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UserHashKey").finish_non_exhaustive()
+    /// What stands in the place of a user id.
+    pub(super) fn hash(&self, user: &str) -> UserId {
+        let hash = self.0.digest("hurdlr-oauth2 user id", user);
+        UserId::internal(BASE64_URL_SAFE_NO_PAD.encode(hash))
     }
 }

@@ -1,27 +1,21 @@
 //! A walk that seals anew what is not under the first key.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-
-use futures_util::Stream;
-use secrecy::SecretBox;
 
 use super::{OpenError, Sealed};
 use crate::error::Error;
-use crate::store::{Realm, Rewrite, Row, StoreFuture, StoreKey, TokenStore, Version};
+use crate::store::{Realm, Rewrite, Row, StoreKey, TokenStore};
 
 /// How many rows are read, and then changed, in one step.
 const PAGE: usize = 500;
 
-/// The walk of [`Sealed::reseal`]: a [`Stream`] of one item per row, with counts for a progress
-/// bar.
+/// The walk of [`Sealed::reseal`], with counts for a progress bar.
 ///
 /// An error is one of the store: the walk goes on from the last row it is sure of when it is asked
 /// again. Dropped, it stops; a new one can go [on from](Self::after) any row, or from the start, as
 /// rows under the first key are only read.
+#[derive(Debug)]
 pub struct Reseal<S> {
     sealed: Sealed<S>,
     realm: Arc<Realm>,
@@ -29,18 +23,13 @@ pub struct Reseal<S> {
     include_plaintext: bool,
     /// Rows that are done, and not handed out yet.
     done: VecDeque<Resealed>,
-    is_over: bool,
-    /// Rows that were read while those before them were changed.
+    /// Rows that were read while those before them were changed; none if those were the last.
     next: Option<Page>,
-    step: Option<StoreFuture<'static, Step>>,
     current: u64,
     left: u64,
 }
 
 type Page = Vec<(StoreKey, Result<Row, Error>)>;
-
-/// The rows of a page, and the next page if there is one.
-type Step = (Vec<Resealed>, Option<Page>);
 
 /// A row of the walk.
 #[derive(Debug)]
@@ -67,21 +56,6 @@ pub enum ResealOutcome {
 }
 
 impl<S: TokenStore> Reseal<S> {
-    pub(super) fn new(sealed: Sealed<S>, realm: Arc<Realm>) -> Self {
-        Self {
-            sealed,
-            realm,
-            after: None,
-            include_plaintext: false,
-            done: VecDeque::new(),
-            is_over: false,
-            next: None,
-            step: None,
-            current: 0,
-            left: 0,
-        }
-    }
-
     /// Begins with the rows that come after this one, of an earlier walk's [`Resealed::key`]. Said
     /// of a walk that has begun, it does nothing.
     #[must_use]
@@ -101,9 +75,27 @@ impl<S: TokenStore> Reseal<S> {
         self
     }
 
-    /// The next row; none when the walk is over.
+    /// The next row; `None` when the walk is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// No row is left out: the next call reads again what this one had not returned.
     pub async fn next(&mut self) -> Option<Result<Resealed, Error>> {
-        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+        while self.done.is_empty() {
+            if self.next.as_ref().is_some_and(Vec::is_empty) {
+                return None;
+            }
+            if let Err(error) = self.step().await {
+                return Some(Err(error));
+            }
+        }
+        let row = self.done.pop_front()?;
+        match row.outcome {
+            ResealOutcome::Resealed | ResealOutcome::Current => self.current += 1,
+            ResealOutcome::Overtaken | ResealOutcome::Unreadable(_) => self.left += 1,
+        }
+        self.after = Some(row.key.clone());
+        Some(Ok(row))
     }
 
     /// How many of the rows so far are under the first key.
@@ -119,57 +111,81 @@ impl<S: TokenStore> Reseal<S> {
         self.left
     }
 
-    fn next_step(&mut self) -> StoreFuture<'static, Step> {
-        let (sealed, realm) = (self.sealed.clone(), Arc::clone(&self.realm));
-        let (page, after) = (self.next.take(), self.after.clone());
-        let include_plaintext = self.include_plaintext;
-        Box::pin(async move {
-            let scan = async |after: Option<&_>| sealed.store.scan(&realm, after, PAGE).await;
-            let page = match page {
-                Some(page) => page,
-                None => scan(after.as_ref()).await?,
-            };
-            let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| key.clone());
-            let next = async {
-                match &last {
-                    Some(last) => scan(Some(last)).await.map(Some),
-                    None => Ok(None),
-                }
-            };
-            tokio::try_join!(sealed.reseal_page(page, include_plaintext), next)
-        })
+    /// Changes a page, and reads the next one meanwhile. If it fails, the page is read again: what
+    /// was changed is under the first key then.
+    async fn step(&mut self) -> Result<(), Error> {
+        let page = self.next.take();
+        let Self { sealed, realm, .. } = self;
+        let page = match page {
+            Some(page) => page,
+            None => sealed.store.scan(realm, self.after.as_ref(), PAGE).await?,
+        };
+        let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| key.clone());
+        let next = async {
+            match &last {
+                Some(last) => sealed.store.scan(realm, Some(last), PAGE).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let (done, next) =
+            tokio::try_join!(sealed.reseal_page(page, self.include_plaintext), next)?;
+        (self.done, self.next) = (done.into(), Some(next));
+        Ok(())
     }
 }
 
 impl<S: TokenStore> Sealed<S> {
+    /// Walks the rows of `realm` and seals those anew that are not under the first key.
+    ///
+    /// See [Changing the key](Self#changing-the-key). Rows are read and changed in batches,
+    /// and the next batch is read while one is changed. A row is changed only if its version and
+    /// its sealed value are still those that were read, and keeps its revision: a refresh under way
+    /// saves as if nothing had been. Any number of processes may walk at once.
+    ///
+    /// ```
+    /// # use hurdlr_oauth2::{Error, Hurdlr, store::{Sealed, TokenStore}};
+    /// # async fn reseal(store: Sealed<impl TokenStore>, hurdlr: Hurdlr) -> Result<(), Error> {
+    /// let mut walk = store.reseal(hurdlr.realm());
+    /// while let Some(row) = walk.next().await {
+    ///     let row = row?; // the store failed: `next` tries again from there
+    ///     println!("{:?}: {:?}", row.key, row.outcome);
+    /// }
+    /// println!("{} under the first key, {} to be looked at again", walk.current(), walk.left());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reseal(&self, realm: impl Into<Arc<Realm>>) -> Reseal<S> {
+        Reseal {
+            sealed: self.clone(),
+            realm: realm.into(),
+            after: None,
+            include_plaintext: false,
+            done: VecDeque::new(),
+            next: None,
+            current: 0,
+            left: 0,
+        }
+    }
+
     async fn reseal_page(
         &self,
         rows: Page,
         include_plaintext: bool,
     ) -> Result<Vec<Resealed>, Error> {
-        let (mut page, mut places, mut rewrites) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, (key, row)) in rows.into_iter().enumerate() {
-            let rewrite = row.and_then(|row| {
-                let Some(token) = row.token else {
-                    return Err(Error::store("a row without a token was scanned"));
-                };
-                self.resealed(&key, row.version, token.payload, include_plaintext)
-            });
-            let outcome = match rewrite {
-                Ok(Some(rewrite)) => {
-                    places.push(place);
-                    rewrites.push(rewrite);
-                    ResealOutcome::Overtaken
-                }
-                Ok(None) => ResealOutcome::Current,
-                Err(error) => ResealOutcome::Unreadable(error),
+        let (mut page, mut rewrites) = (Vec::new(), Vec::new());
+        for (key, row) in rows {
+            let rewrite = row.and_then(|row| self.resealed(&key, row, include_plaintext));
+            let (rewrite, outcome) = match rewrite {
+                Ok(Some(rewrite)) => (Some(rewrite), ResealOutcome::Overtaken),
+                Ok(None) => (None, ResealOutcome::Current),
+                Err(error) => (None, ResealOutcome::Unreadable(error)),
             };
+            rewrites.push(rewrite);
             page.push(Resealed { key, outcome });
         }
-        if !rewrites.is_empty() {
-            let done = self.store.rewrite(rewrites).await?;
-            for (place, _) in places.into_iter().zip(done).filter(|(_, is_done)| *is_done) {
-                page[place].outcome = ResealOutcome::Resealed;
+        for (row, is_done) in page.iter_mut().zip(self.rewrite_some(rewrites).await?) {
+            if is_done {
+                row.outcome = ResealOutcome::Resealed;
             }
         }
         Ok(page)
@@ -179,61 +195,19 @@ impl<S: TokenStore> Sealed<S> {
     fn resealed(
         &self,
         key: &StoreKey,
-        version: Version,
-        old: SecretBox<Vec<u8>>,
+        Row { version, token, .. }: Row,
         include_plaintext: bool,
     ) -> Result<Option<Rewrite>, Error> {
-        let seal = &self.seal;
-        let new = match seal.open(key, version, &old) {
-            Ok((_, _, id)) if id == seal.keys.first().id() => return Ok(None),
-            Ok((payload, user, _)) => seal.seal(key, version, &payload, &user)?,
-            Err(OpenError::NotSealed) if include_plaintext && seal.user_hash.is_none() => {
-                seal.seal(key, version, &old, &key.subject)?
+        let unexpected = || Error::store("a row without a token was scanned");
+        let old = token.ok_or_else(unexpected)?.payload;
+        let new = match self.open(key, version, &old) {
+            Ok((_, _, id)) if id == self.keys.first.id() => return Ok(None),
+            Ok((payload, user, _)) => self.seal(key, version, &payload, &user)?,
+            Err(OpenError::NotSealed) if include_plaintext && self.user_hash.is_none() => {
+                self.seal(key, version, &old, &key.subject)?
             }
             Err(problem) => return Err(problem.into()),
         };
         Ok(Some(Rewrite { key: key.clone(), version, old, new }))
-    }
-}
-
-impl<S: TokenStore> Stream for Reseal<S> {
-    type Item = Result<Resealed, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(row) = self.done.pop_front() {
-                match row.outcome {
-                    ResealOutcome::Resealed | ResealOutcome::Current => self.current += 1,
-                    ResealOutcome::Overtaken | ResealOutcome::Unreadable(_) => self.left += 1,
-                }
-                self.after = Some(row.key.clone());
-                return Poll::Ready(Some(Ok(row)));
-            }
-            if self.is_over {
-                return Poll::Ready(None);
-            }
-            let mut step = self.step.take().unwrap_or_else(|| self.next_step());
-            match step.as_mut().poll(context) {
-                Poll::Pending => {
-                    self.step = Some(step);
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok((rows, next))) => {
-                    self.is_over = next.is_none();
-                    (self.done, self.next) = (rows.into(), next);
-                }
-                // The page is read again: what was changed is under the first key then.
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
-            }
-        }
-    }
-}
-
-impl<S> fmt::Debug for Reseal<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reseal")
-            .field("current", &self.current)
-            .field("left", &self.left)
-            .finish_non_exhaustive()
     }
 }

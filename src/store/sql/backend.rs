@@ -2,17 +2,35 @@
 
 use std::time::Duration;
 
-use sqlx::error::{BoxDynError, DatabaseError};
-use sqlx::{ColumnIndex, Decode, SqlStr, Type};
+use sqlx::SqlStr;
+use sqlx::error::DatabaseError;
 
+use super::decode::Found;
 use super::fault::{Fault, KnownFault};
-use super::statements::Dialect;
 use crate::error::Error;
-use crate::store::Rewrite;
 
 /// A database that [`SqlStore`](super::SqlStore) works on: sqlx's `Sqlite` or `Postgres`.
-pub trait Backend: sqlx::Database<Row: Columns> {
-    const DIALECT: Dialect;
+pub trait Backend: sqlx::Database<Row: Found> {
+    /// The time at which the statement began, in milliseconds since 1970.
+    const NOW: &'static str;
+
+    /// The function that returns the largest of its arguments.
+    const GREATEST: &'static str;
+
+    /// A table of the items of the JSON array `$1`, each in the column `value`.
+    const JSON: &'static str;
+
+    /// Returns a row if the tables were made.
+    const HAS_TABLES: &'static str;
+
+    /// Returns a row if the schema exists, and creates one; where there are schemas.
+    const SCHEMA: Option<[&'static str; 2]>;
+
+    /// The types of numbers, bytes and flags.
+    const TYPES: [&'static str; 3];
+
+    /// Options of a table.
+    const TABLE_OPTIONS: &'static str;
 
     /// The failures of the database and its driver, in an operator's words.
     const FAULTS: &'static [KnownFault];
@@ -40,30 +58,24 @@ pub trait Backend: sqlx::Database<Row: Columns> {
     ) -> impl Future<Output = Result<Self::Connection, Fault>> + Send;
 
     /// Refuses a database that could not keep what this crate promises.
-    fn check(
-        connection: &mut Self::Connection,
-        settings: &Settings,
-    ) -> impl Future<Output = Result<(), Fault>> + Send;
-
-    fn bind(arguments: &mut Self::Arguments, arg: Arg<'_>) -> Result<(), BoxDynError>;
+    fn check(connection: &mut Self::Connection) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Runs a statement, and returns its rows after all of it has taken effect.
     fn fetch(
         connection: &mut Self::Connection,
         sql: SqlStr,
-        arguments: Self::Arguments,
+        args: &[Arg<'_>],
     ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
 
     /// The error's code as it stands in [`FAULTS`](Self::FAULTS).
-    fn code(error: &dyn DatabaseError) -> String;
+    fn code(error: &dyn DatabaseError) -> String {
+        error.code().unwrap_or_default().into_owned()
+    }
 
     /// The name in [`FAULTS`](Self::FAULTS) of what TLS found wrong.
     fn tls_fault(_: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<&'static str> {
         None
     }
-
-    /// Whether the database's message for this code may quote a value of a row.
-    fn quotes_values(code: &str) -> bool;
 }
 
 /// The settings of a [`SqlStoreBuilder`](super::SqlStoreBuilder).
@@ -82,40 +94,4 @@ pub enum Arg<'a> {
     Number(i64),
     Bytes(&'a [u8]),
     Flag(bool),
-    /// Several arguments, whose number does not depend on that of the rows.
-    Rewrites(&'a [Rewrite]),
-}
-
-/// A row of a result, by its columns' names. It stands for bounds that sqlx wants repeated at each
-/// use.
-pub trait Columns {
-    fn number(&self, column: &'static str) -> Result<Option<i64>, sqlx::Error>;
-    fn text(&self, column: &'static str) -> Result<String, sqlx::Error>;
-    fn bytes(&self, column: &'static str) -> Result<Option<Vec<u8>>, sqlx::Error>;
-    fn flag(&self, column: &'static str) -> Result<bool, sqlx::Error>;
-}
-
-impl<R: sqlx::Row> Columns for R
-where
-    &'static str: ColumnIndex<R>,
-    i64: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    String: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    Vec<u8>: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-    bool: for<'r> Decode<'r, R::Database> + Type<R::Database>,
-{
-    fn number(&self, column: &'static str) -> Result<Option<i64>, sqlx::Error> {
-        self.try_get(column)
-    }
-
-    fn text(&self, column: &'static str) -> Result<String, sqlx::Error> {
-        self.try_get(column)
-    }
-
-    fn bytes(&self, column: &'static str) -> Result<Option<Vec<u8>>, sqlx::Error> {
-        self.try_get(column)
-    }
-
-    fn flag(&self, column: &'static str) -> Result<bool, sqlx::Error> {
-        self.try_get(column)
-    }
 }

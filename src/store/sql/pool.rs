@@ -13,12 +13,10 @@ use deadpool::managed::{Manager, Metrics, Object, PoolError, RecycleResult};
 use scopeguard::ScopeGuard;
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
-use super::backend::{Arg, Backend, Settings};
+use super::backend::{Arg, Backend};
 use super::fault::{Fault, FaultClass};
-use super::statements::Statement;
 use crate::error::Error;
 
 /// A connection that was idle for longer is pinged before it is used: firewalls and load balancers
@@ -30,39 +28,27 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts to connect.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
-pub(super) struct Pool<DB: Backend> {
-    reads: Source<DB>,
-    writes: Source<DB>,
-    /// Taken in FIFO order by each write.
-    turn: Semaphore,
-}
+type Connections<DB> = deadpool::managed::Pool<Connector<DB>>;
 
-enum Source<DB: Backend> {
-    Own(deadpool::managed::Pool<Connector<DB>>),
-    App(sqlx::Pool<DB>),
+pub(super) struct Pool<DB: Backend> {
+    reads: Connections<DB>,
+    /// Where there is one writer, a single connection that is taken in FIFO order.
+    writes: Connections<DB>,
 }
 
 impl<DB: Backend> Pool<DB> {
-    pub(super) fn connect(target: DB::Target, settings: &Settings) -> Result<Self, Error> {
-        let target = Arc::new(target);
-        let own = |size| {
-            let pool = deadpool::managed::Pool::builder(Connector(Arc::clone(&target)));
+    /// A pool of so many connections. Those to an app's pool are given back to it at once.
+    pub(super) fn new(source: Source<DB>, size: usize) -> Result<Self, Error> {
+        let source = Arc::new(source);
+        let connections = |size| {
+            let pool = deadpool::managed::Pool::builder(Connector(Arc::clone(&source)));
             // The one used last, so that the others become old enough to be pinged.
             let pool = pool.max_size(size).queue_mode(deadpool::managed::QueueMode::Lifo);
             pool.build().map_err(|_| Error::config("the pool cannot be built"))
         };
-        let reads = own(settings.max_connections)?;
-        let writes = if DB::ONE_WRITER { own(1)? } else { reads.clone() };
-        Ok(Self::new(Source::Own(reads), Source::Own(writes)))
-    }
-
-    pub(super) fn of_app(pool: sqlx::Pool<DB>) -> Self {
-        Self::new(Source::App(pool.clone()), Source::App(pool))
-    }
-
-    fn new(reads: Source<DB>, writes: Source<DB>) -> Self {
-        let permits = if DB::ONE_WRITER { 1 } else { Semaphore::MAX_PERMITS };
-        Self { reads, writes, turn: Semaphore::new(permits) }
+        let reads = connections(size)?;
+        let writes = if DB::ONE_WRITER { connections(1)? } else { reads.clone() };
+        Ok(Self { reads, writes })
     }
 
     /// Runs a statement on a connection, a new or proven one if `fresh`.
@@ -72,62 +58,48 @@ impl<DB: Backend> Pool<DB> {
     /// The statement may have been executed. Its connection is closed.
     pub(super) async fn run(
         &self,
-        statement: &Statement,
+        sql: Arc<str>,
         args: &[Arg<'_>],
         fresh: bool,
     ) -> Result<Vec<DB::Row>, Fault> {
-        let mut arguments = DB::Arguments::default();
-        for arg in args {
-            DB::bind(&mut arguments, *arg)
-                .map_err(|source| Fault::of::<DB>(&sqlx::Error::Encode(source)))?;
-        }
-        let sql = AssertSqlSafe(Arc::clone(&statement.sql)).into_sql_str();
-        let (mut connection, _turn) = self.acquire(statement.writes, fresh).await?;
+        let mut connection = self.acquire(!sql.starts_with("SELECT"), fresh).await?;
+        // By its text sqlx finds the statement that it has prepared.
+        let sql = AssertSqlSafe(sql).into_sql_str();
         // Should this future be dropped at the `await`, the guard closes the connection.
-        let answer = DB::fetch(connection.get(), sql, arguments);
+        let answer = DB::fetch(connection.get(), sql, args);
         let Ok(answer) = timeout(DB::STATEMENT_TIMEOUT, answer).await else {
             return Err(Fault::known::<DB>("silent", ""));
         };
         let answer = answer.map_err(|error| Fault::of::<DB>(&error));
         if !answer.as_ref().is_err_and(Fault::is_of_connection) {
-            ScopeGuard::into_inner(connection).give_back();
+            give_back(connection);
         }
         answer
     }
 
     /// Refuses a database that could not keep what this crate promises.
-    pub(super) async fn check(&self, settings: &Settings) -> Result<(), Fault> {
-        let (mut connection, _turn) = self.acquire(true, true).await?;
-        let Ok(checked) =
-            timeout(DB::STATEMENT_TIMEOUT, DB::check(connection.get(), settings)).await
-        else {
-            return Err(Fault::known::<DB>("silent", ""));
-        };
-        checked?;
-        ScopeGuard::into_inner(connection).give_back();
+    pub(super) async fn check(&self) -> Result<(), Fault> {
+        let mut connection = self.acquire(true, true).await?;
+        let checking = timeout(DB::STATEMENT_TIMEOUT, DB::check(connection.get()));
+        checking.await.map_err(|_| Fault::known::<DB>("silent", ""))??;
+        give_back(connection);
         Ok(())
     }
 
     /// Waits for a connection, and tries to connect again while that may help: the server is
     /// starting, or a standby is about to take over.
-    async fn acquire(
-        &self,
-        writes: bool,
-        fresh: bool,
-    ) -> Result<(Checkout<DB>, Option<SemaphorePermit<'_>>), Fault> {
-        let source = if writes { &self.writes } else { &self.reads };
+    async fn acquire(&self, writes: bool, fresh: bool) -> Result<Checkout<DB>, Fault> {
+        let connections = if writes { &self.writes } else { &self.reads };
         if fresh {
-            source.close_idle(Duration::ZERO);
+            connections.retain(|_, _| false);
         }
         let mut last = None;
         let acquiring = async {
-            let closed = |_| Fault::known::<DB>("pool closed", "");
-            let turn = if writes { Some(self.turn.acquire().await.map_err(closed)?) } else { None };
             let mut backoff = Duration::from_millis(10);
             loop {
-                match source.acquire(fresh).await {
+                match proven(connections, fresh).await {
                     Err(fault) if fault.is_of_connection() => last = Some(fault),
-                    connection => return Ok((connection?, turn)),
+                    connection => return connection,
                 }
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(MAX_BACKOFF);
@@ -140,92 +112,86 @@ impl<DB: Backend> Pool<DB> {
     }
 
     pub(super) async fn close(&self) {
-        for source in [&self.reads, &self.writes] {
-            match source {
-                Source::Own(pool) => {
-                    for idle in pool.retain(|_, _| false).removed {
-                        let _ = timeout(DB::STATEMENT_TIMEOUT, idle.connection.close()).await;
-                    }
-                    pool.close();
+        for connections in [&self.reads, &self.writes] {
+            for idle in connections.retain(|_, _| false).removed {
+                if let Held::Own(connection) = idle.held {
+                    let _ = timeout(DB::STATEMENT_TIMEOUT, connection.close()).await;
                 }
-                Source::App(pool) => pool.close().await,
+            }
+            connections.close();
+            if let Source::App(pool) = &*connections.manager().0 {
+                pool.close().await;
             }
         }
     }
 }
 
-impl<DB: Backend> Source<DB> {
-    async fn acquire(&self, fresh: bool) -> Result<Checkout<DB>, Fault> {
-        loop {
-            let (held, is_proven) = match self {
-                Self::Own(pool) => {
-                    let pooled = pool.get().await.map_err(|error| match error {
-                        PoolError::Backend(fault) => fault,
-                        _ => Fault::known::<DB>("pool closed", ""),
-                    })?;
-                    let is_proven = pooled.used.elapsed() <= PING_AFTER;
-                    (Held::Own(pooled), is_proven)
-                }
-                Self::App(pool) => {
-                    let acquired = pool.acquire().await;
-                    (Held::App(acquired.map_err(|error| Fault::of::<DB>(&error))?), !fresh)
-                }
-            };
-            let mut connection = scopeguard::guard(held, Held::close as fn(Held<DB>));
-            let is_alive = is_proven
-                || matches!(timeout(PING_TIMEOUT, connection.get().ping()).await, Ok(Ok(())));
-            if is_alive {
-                return Ok(connection);
-            }
-            // Those that were idle for as long have most likely met the same end.
-            self.close_idle(PING_AFTER);
+/// Takes a connection, one that has answered just now if `fresh`.
+async fn proven<DB: Backend>(
+    connections: &Connections<DB>,
+    fresh: bool,
+) -> Result<Checkout<DB>, Fault> {
+    loop {
+        let pooled = connections.get().await.map_err(|error| match error {
+            PoolError::Backend(fault) => fault,
+            _ => Fault::known::<DB>("pool closed", ""),
+        })?;
+        let is_proven = !fresh && pooled.used.elapsed() <= PING_AFTER;
+        let mut connection = scopeguard::guard(pooled, close as fn(_));
+        let is_alive =
+            is_proven || matches!(timeout(PING_TIMEOUT, connection.get().ping()).await, Ok(Ok(())));
+        if is_alive {
+            return Ok(connection);
         }
-    }
-
-    /// Closes the own connections that have been idle for longer.
-    fn close_idle(&self, longer_than: Duration) {
-        if let Self::Own(pool) = self {
-            pool.retain(|pooled, _| pooled.used.elapsed() <= longer_than);
-        }
+        // Those that were idle for as long have most likely met the same end.
+        connections.retain(|pooled, _| pooled.used.elapsed() <= PING_AFTER);
     }
 }
 
 /// A connection in use. Dropped, it is closed.
-type Checkout<DB> = ScopeGuard<Held<DB>, fn(Held<DB>)>;
+type Checkout<DB> = ScopeGuard<Object<Connector<DB>>, fn(Object<Connector<DB>>)>;
+
+fn close<DB: Backend>(pooled: Object<Connector<DB>>) {
+    match Object::take(pooled).held {
+        Held::Own(connection) => drop(connection),
+        Held::App(connection) => drop(connection.detach()),
+    }
+}
+
+fn give_back<DB: Backend>(connection: Checkout<DB>) {
+    let mut pooled = ScopeGuard::into_inner(connection);
+    pooled.used = Instant::now();
+    if let Held::App(_) = pooled.held {
+        // Idle connections of the app's are in its own pool.
+        drop(Object::take(pooled));
+    }
+}
+
+struct Pooled<DB: Backend> {
+    held: Held<DB>,
+    /// The end of its last statement.
+    used: Instant,
+}
 
 enum Held<DB: Backend> {
-    Own(Object<Connector<DB>>),
+    Own(DB::Connection),
     App(PoolConnection<DB>),
 }
 
-impl<DB: Backend> Held<DB> {
+impl<DB: Backend> Pooled<DB> {
     fn get(&mut self) -> &mut DB::Connection {
-        match self {
-            Self::Own(pooled) => &mut pooled.connection,
-            Self::App(connection) => connection,
-        }
-    }
-
-    fn give_back(mut self) {
-        if let Self::Own(pooled) = &mut self {
-            pooled.used = Instant::now();
-        }
-    }
-
-    fn close(self) {
-        match self {
-            Self::Own(pooled) => drop(Object::take(pooled)),
-            Self::App(connection) => drop(connection.detach()),
+        match &mut self.held {
+            Held::Own(connection) => connection,
+            Held::App(connection) => connection,
         }
     }
 }
 
-struct Connector<DB: Backend>(Arc<DB::Target>);
+struct Connector<DB: Backend>(Arc<Source<DB>>);
 
-struct Pooled<DB: Backend> {
-    connection: DB::Connection,
-    /// The end of its last statement.
-    used: Instant,
+pub(super) enum Source<DB: Backend> {
+    Own(DB::Target),
+    App(sqlx::Pool<DB>),
 }
 
 impl<DB: Backend> Manager for Connector<DB> {
@@ -233,10 +199,17 @@ impl<DB: Backend> Manager for Connector<DB> {
     type Error = Fault;
 
     async fn create(&self) -> Result<Pooled<DB>, Fault> {
-        Ok(Pooled { connection: DB::connect(&self.0).await?, used: Instant::now() })
+        let held = match &*self.0 {
+            Source::Own(target) => Held::Own(DB::connect(target).await?),
+            Source::App(pool) => {
+                let acquired = pool.acquire().await;
+                Held::App(acquired.map_err(|error| Fault::of::<DB>(&error))?)
+            }
+        };
+        Ok(Pooled { held, used: Instant::now() })
     }
 
-    /// Does nothing, since [`Source::acquire`] has to know how many pings fail.
+    /// Does nothing, since [`proven`] has to know how many pings fail.
     async fn recycle(&self, _: &mut Pooled<DB>, _: &Metrics) -> RecycleResult<Fault> {
         Ok(())
     }

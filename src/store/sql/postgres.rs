@@ -7,15 +7,12 @@ use std::error::Error as StdError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
-use sqlx::error::{BoxDynError, DatabaseError};
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{Arguments, ConnectOptions, Postgres, SqlStr};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{ConnectOptions, Postgres, Row, SqlStr};
 use tokio::time::timeout;
 
-use super::backend::{Arg, Backend, Columns, Settings};
+use super::backend::{Arg, Backend, Settings};
 use super::fault::{Fault, FaultClass, KnownFault};
-use super::statements::Dialect;
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
 
@@ -36,23 +33,16 @@ use crate::error::Error;
 /// # }
 /// ```
 ///
-/// # What is kept in clear
-///
-/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
-/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store
-/// that is opened as `plaintext` does not encrypt: who can read the table, or a backup of it, has
-/// the tokens. On the wire they are as safe as `sslmode` makes them: with sqlx's default, `prefer`,
-/// somebody in between can turn TLS off, so write `verify-full`.
+/// [`SqlStore`](SqlStore#what-is-kept-in-clear) says what is kept in clear. On the wire tokens are as
+/// safe as `sslmode` makes them: with sqlx's default, `prefer`, somebody in between can turn TLS off,
+/// so write `verify-full`.
 ///
 /// # Connections
 ///
 /// [`at`](Self::at) takes a URL such as `postgres://user:password@host:5432/database`, with the
-/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq. It opens up
-/// to 10 connections. One that the server ended, or on which it is read-only, is replaced, and the
-/// statement is repeated: a restart or a failover that takes less than 5 s costs no call. A
-/// statement that is not answered within 10 s fails; the server ends it half a second earlier.
-///
-/// `docs/databases.md` in the repository says what parameters, poolers, roles and replication need,
+/// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq, and opens up to
+/// 10 connections. `docs/databases.md` in the repository says what bounds they have, what a restart
+/// or a failover costs (less than 5 s: no call), what parameters, poolers, roles and replication need,
 /// and has a table of all errors.
 ///
 /// # Distributed engines
@@ -86,25 +76,17 @@ impl SqlStoreBuilder<Postgres> {
 }
 
 impl Backend for Postgres {
-    const DIALECT: Dialect = Dialect {
-        // This is when the transaction began, which is the statement.
-        now: "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)",
-        greatest: "GREATEST",
-        keys: "SELECT place, value ->> 0 AS api_version, value ->> 1 AS environment, \
-               value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
-               FROM jsonb_array_elements(CAST($1 AS JSONB)) WITH ORDINALITY AS key (value, place)",
-        rewrites: "SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9) AS rewrite \
-                   (in_version, in_environment, in_client, of_kind, of_subject, \
-                   at_incarnation, at_revision, old_payload, new_payload)",
-        has_tables: "SELECT 1 WHERE to_regclass('{schema}') IS NOT NULL",
-        schema: Some([
-            "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
-            "CREATE SCHEMA IF NOT EXISTS \"{schema_name}\"",
-        ]),
-        types: ["BIGINT", "BYTEA", "BOOLEAN"],
-        table_options: "",
-    };
-
+    // This is when the transaction began, which is the statement.
+    const NOW: &'static str = "CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT)";
+    const GREATEST: &'static str = "GREATEST";
+    const JSON: &'static str = "jsonb_array_elements(CAST($1 AS JSONB)) AS item (value)";
+    const HAS_TABLES: &'static str = "SELECT 1 WHERE to_regclass('{schema}') IS NOT NULL";
+    const SCHEMA: Option<[&'static str; 2]> = Some([
+        "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = '{schema_name}'",
+        "CREATE SCHEMA IF NOT EXISTS \"{schema_name}\"",
+    ]);
+    const TYPES: [&'static str; 3] = ["BIGINT", "BYTEA", "BOOLEAN"];
+    const TABLE_OPTIONS: &'static str = "";
     const FAULTS: &'static [KnownFault] = FAULTS;
     const ONE_WRITER: bool = false;
     const CONNECTIONS: usize = 10;
@@ -122,7 +104,11 @@ impl Backend for Postgres {
             if !target.is_pooled.load(Ordering::Relaxed) {
                 match target.options.connect().await {
                     // A pooler refuses options that it would have to pass on.
-                    Err(error) if matches!(&*sqlstate(&error), "08P01" | "0A000") => {
+                    Err(error)
+                        if error.as_database_error().is_some_and(|refusal| {
+                            matches!(&*Self::code(refusal), "08P01" | "0A000")
+                        }) =>
+                    {
                         target.is_pooled.store(true, Ordering::Relaxed);
                     }
                     connected => return connected,
@@ -130,54 +116,40 @@ impl Backend for Postgres {
             }
             target.plain_options.connect().await
         };
-        let connected = match target.connect_timeout {
-            Some(limit) => timeout(limit, connecting).await,
-            None => Ok(connecting.await),
-        };
-        let Ok(connected) = connected else {
+        let Ok(connected) = timeout(target.connect_timeout, connecting).await else {
             return Err(Fault::known::<Self>("connect", ""));
         };
         let mut connection = connected.map_err(|error| Fault::of::<Self>(&error))?;
-        refuse_read_only(&mut connection).await?;
+        Self::check(&mut connection).await?;
         Ok(connection)
     }
 
-    async fn check(connection: &mut PgConnection, _: &Settings) -> Result<(), Fault> {
-        refuse_read_only(connection).await
-    }
-
-    fn bind(arguments: &mut PgArguments, arg: Arg<'_>) -> Result<(), BoxDynError> {
-        match arg {
-            Arg::Text(text) => arguments.add(text),
-            Arg::Number(number) => arguments.add(number),
-            Arg::Bytes(bytes) => arguments.add(bytes),
-            Arg::Flag(flag) => arguments.add(flag),
-            Arg::Rewrites(rewrites) => {
-                let rows = || rewrites.iter();
-                for part in 0..5 {
-                    arguments.add(rows().map(|it| it.key.texts()[part]).collect::<Vec<_>>())?;
-                }
-                let versions = rows().map(|it| [it.version.incarnation, it.version.revision]);
-                for part in 0..2 {
-                    let numbers = versions.clone().map(|version| i64::try_from(version[part]));
-                    arguments.add(numbers.collect::<Result<Vec<_>, _>>()?)?;
-                }
-                arguments.add(rows().map(|it| &**it.old.expose_secret()).collect::<Vec<_>>())?;
-                arguments.add(rows().map(|it| &**it.new.expose_secret()).collect::<Vec<_>>())
-            }
+    /// A standby, or a primary that is being replaced, takes part in nothing.
+    async fn check(connection: &mut PgConnection) -> Result<(), Fault> {
+        // Unprepared, so that a pooler has nothing to mix up.
+        let row = sqlx::raw_sql("SHOW transaction_read_only").fetch_one(connection).await;
+        let setting = row.and_then(|row| row.try_get::<String, _>(0));
+        match setting.map_err(|error| Fault::of::<Self>(&error))?.as_str() {
+            "off" => Ok(()),
+            _ => Err(Fault::known::<Self>("25006", "")),
         }
     }
 
     async fn fetch(
         connection: &mut PgConnection,
         sql: SqlStr,
-        arguments: PgArguments,
+        args: &[Arg<'_>],
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        sqlx::query_with(sql, arguments).fetch_all(connection).await
-    }
-
-    fn code(error: &dyn DatabaseError) -> String {
-        error.code().unwrap_or_default().into_owned()
+        let mut query = sqlx::query(sql);
+        for arg in args {
+            query = match *arg {
+                Arg::Text(text) => query.bind(text),
+                Arg::Number(number) => query.bind(number),
+                Arg::Bytes(bytes) => query.bind(bytes),
+                Arg::Flag(flag) => query.bind(flag),
+            };
+        }
+        query.fetch_all(connection).await
     }
 
     fn tls_fault(source: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
@@ -191,42 +163,21 @@ impl Backend for Postgres {
             _ => "tls",
         })
     }
-
-    fn quotes_values(code: &str) -> bool {
-        // Bad data, and violated constraints.
-        code.starts_with("22") || code.starts_with("23")
-    }
-}
-
-/// A standby, or a primary that is being replaced, takes part in nothing.
-async fn refuse_read_only(connection: &mut PgConnection) -> Result<(), Fault> {
-    // Unprepared, so that a pooler has nothing to mix up.
-    let row = sqlx::raw_sql("SHOW transaction_read_only").fetch_one(connection).await;
-    let setting = row.and_then(|row| Columns::text(&row, "transaction_read_only"));
-    match setting.map_err(|error| Fault::of::<Postgres>(&error))?.as_str() {
-        "off" => Ok(()),
-        _ => Err(Fault::known::<Postgres>("25006", "")),
-    }
-}
-
-/// The SQLSTATE; empty where the failure is not the server's.
-fn sqlstate(error: &sqlx::Error) -> String {
-    error.as_database_error().map(Postgres::code).unwrap_or_default()
 }
 
 /// `docs/databases.md` has the same table for operators.
 #[rustfmt::skip]
 const FAULTS: &[KnownFault] = {
-    use FaultClass::{Conflict, Lost, Permanent, Refused, RolledBack, Temporary};
+    use FaultClass::{Lost, Permanent, Refused, RolledBack, Temporary};
     &[
         ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
         ("0A000", Permanent, "the server does not have what the store needs"),
-        ("23505, 42710, 42P06, 42P07", Conflict, "others made the same object at the same time"),
+        ("23505, 42710, 42P06, 42P07", RolledBack, "others made the same object at the same time"),
         ("25006", Refused, "the server is read-only: the URL has to lead to the primary, on which \
             default_transaction_read_only is off"),
         ("26000, 42P05", Permanent, "the pooler mixed up prepared statements: it needs session \
             mode, or PgBouncer 1.21 with max_prepared_statements above 0"),
-        ("28", Permanent, "the server did not accept the user or the password"),
+        ("28000, 28P01", Permanent, "the server did not accept the user or the password"),
         ("3D000", Permanent, "there is no database of this name: create it, or correct the URL"),
         ("3F000, 42P01", Permanent, "the tables are missing: migrate() was never called"),
         ("40001, 40P01", RolledBack, "the database kept undoing the statement for the sake of others"),
@@ -244,7 +195,7 @@ const FAULTS: &[KnownFault] = {
         ("57P03", Refused, "the server is starting or stopping"),
         ("57P05", Refused, "the server ended the connection after its idle_session_timeout"),
         // "Tuple concurrently updated", among others.
-        ("XX000", Conflict, "the server had an internal error"),
+        ("XX000", RolledBack, "the server had an internal error"),
         ("XX001, XX002", Permanent, "the table or its index is damaged: REINDEX, or restore it"),
         ("closed", Lost, "the connection was closed by the server or a proxy on the way, or what \
             answers is not PostgreSQL"),

@@ -4,22 +4,16 @@ mod file;
 
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretBox};
-use serde_json::{Value, json};
-use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::error::DatabaseError;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, SqlStr, Sqlite};
-use zeroize::Zeroizing;
+use sqlx::{ConnectOptions, Connection, SqlStr, Sqlite};
 
 use super::backend::{Arg, Backend, Settings};
 use super::fault::{Fault, FaultClass, KnownFault};
-use super::statements::Dialect;
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
-use crate::store::Rewrite;
 
 /// Longest wait of a statement for another process's, which may wait for a slow disk.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,17 +49,13 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// also tells how to back a file up. The pool's connections must be in WAL mode with
 /// `synchronous=FULL` and a busy timeout, which opening checks on one of them.
 ///
-/// # What is kept in clear
+/// # The file
 ///
-/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
-/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store
-/// that is opened as `plaintext` does not encrypt: who can read the file, or a backup of it, has
-/// the tokens. The file is made with mode 0600, in a directory that is made, where it is missing,
-/// with 0700; SQLite gives the files beside it (`-wal`, `-shm`) the mode of the file. One that is
-/// there and that others than its owner may open is refused (see
+/// [`SqlStore`](SqlStore#what-is-kept-in-clear) says what it keeps in clear. It is made with mode 0600, in a directory that is made, where it is missing, with 0700; SQLite
+/// gives the files beside it (`-wal`, `-shm`) the mode of the file. One that is there and that others
+/// than its owner may open is refused (see
 /// [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a directory in which
-/// everybody may put another in its place. The file of an app's own pool is the app's to look
-/// after.
+/// everybody may put another in its place. The file of an app's own pool is the app's to look after.
 ///
 /// # Time
 ///
@@ -84,27 +74,14 @@ impl SqlStoreBuilder<Sqlite> {
 }
 
 impl Backend for Sqlite {
-    const DIALECT: Dialect = Dialect {
-        now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-        greatest: "MAX",
-        keys: "SELECT key + 1 AS place, value ->> 0 AS api_version, value ->> 1 AS environment, \
-               value ->> 2 AS client_id, value ->> 3 AS kind, value ->> 4 AS subject \
-               FROM json_each($1)",
-        // Each payload is a part of $2, from where and as long as $1 says.
-        rewrites: "SELECT value ->> '$[0][0]' AS in_version, \
-                   value ->> '$[0][1]' AS in_environment, \
-                   value ->> '$[0][2]' AS in_client, value ->> '$[0][3]' AS of_kind, \
-                   value ->> '$[0][4]' AS of_subject, \
-                   value ->> 1 AS at_incarnation, value ->> 2 AS at_revision, \
-                   substr($2, value ->> '$[3][0]', value ->> '$[3][1]') AS old_payload, \
-                   substr($2, value ->> '$[4][0]', value ->> '$[4][1]') AS new_payload \
-                   FROM json_each($1)",
-        has_tables: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{prefix}schema'",
-        schema: None,
-        types: ["INTEGER", "BLOB", "INTEGER"],
-        table_options: "STRICT",
-    };
-
+    const NOW: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+    const GREATEST: &'static str = "MAX";
+    const JSON: &'static str = "json_each($1)";
+    const HAS_TABLES: &'static str =
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{prefix}schema'";
+    const SCHEMA: Option<[&'static str; 2]> = None;
+    const TYPES: [&'static str; 3] = ["INTEGER", "BLOB", "INTEGER"];
+    const TABLE_OPTIONS: &'static str = "STRICT";
     const FAULTS: &'static [KnownFault] = FAULTS;
 
     /// Each connection keeps the pages that it wrote, and would have to read again what another has
@@ -140,7 +117,7 @@ impl Backend for Sqlite {
         }
     }
 
-    async fn check(connection: &mut SqliteConnection, settings: &Settings) -> Result<(), Fault> {
+    async fn check(connection: &mut SqliteConnection) -> Result<(), Fault> {
         let failed = |error| Fault::of::<Self>(&error);
         let sql = "SELECT journal_mode, synchronous, timeout \
                    FROM pragma_journal_mode, pragma_synchronous, pragma_busy_timeout";
@@ -157,57 +134,33 @@ impl Backend for Sqlite {
         }
         // A write that is taken back, for a file that is read-only can be locked all the same.
         let mut probe = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let write = format!(r#"CREATE TABLE "{}probe" (probe INTEGER)"#, settings.table_prefix);
-        let write = sqlx::query(AssertSqlSafe(write)).persistent(false);
+        let write = sqlx::raw_sql("CREATE TABLE hurdlr_oauth2_probe (probe INTEGER)");
         write.execute(&mut *probe).await.map_err(failed)?;
         probe.rollback().await.map_err(failed)
-    }
-
-    fn bind(arguments: &mut SqliteArguments, arg: Arg<'_>) -> Result<(), BoxDynError> {
-        match arg {
-            Arg::Text(text) => arguments.add(text),
-            Arg::Number(number) => arguments.add(number),
-            Arg::Bytes(bytes) => arguments.add(bytes),
-            Arg::Flag(flag) => arguments.add(flag),
-            Arg::Rewrites(rewrites) => {
-                let sizes = rewrites.iter().flat_map(|Rewrite { old, new, .. }| [old, new]);
-                let size = sizes.map(|payload| payload.expose_secret().len()).sum();
-                // Large enough from the start, since a buffer that grows leaves copies behind.
-                let mut payloads = Zeroizing::new(Vec::with_capacity(size));
-                let mut place = |payload: &SecretBox<Vec<u8>>| {
-                    let payload = payload.expose_secret();
-                    payloads.extend_from_slice(payload);
-                    [payloads.len() + 1 - payload.len(), payload.len()]
-                };
-                let mut row = |Rewrite { key, version, old, new }: &Rewrite| {
-                    let (incarnation, revision) = (version.incarnation, version.revision);
-                    json!([key.texts(), incarnation, revision, place(old), place(new)])
-                };
-                let rows: Value = rewrites.iter().map(&mut row).collect();
-                arguments.add(rows.to_string())?;
-                arguments.add(payloads.as_slice())
-            }
-        }
     }
 
     async fn fetch(
         connection: &mut SqliteConnection,
         sql: SqlStr,
-        arguments: SqliteArguments,
+        args: &[Arg<'_>],
     ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        let mut query = sqlx::query(sql);
+        for arg in args {
+            query = match *arg {
+                Arg::Text(text) => query.bind(text),
+                Arg::Number(number) => query.bind(number),
+                Arg::Bytes(bytes) => query.bind(bytes),
+                Arg::Flag(flag) => query.bind(flag),
+            };
+        }
         // All rows: stopping at the first row of a writing statement hides a failed commit.
-        sqlx::query_with(sql, arguments).fetch_all(connection).await
+        query.fetch_all(connection).await
     }
 
     /// The result code without what extends it (<https://sqlite.org/rescode.html>).
     fn code(error: &dyn DatabaseError) -> String {
         let code = error.code().and_then(|code| code.parse::<i32>().ok());
         (code.unwrap_or(0) & 0xff).to_string()
-    }
-
-    fn quotes_values(_: &str) -> bool {
-        // Its messages name columns, never values.
-        false
     }
 }
 

@@ -15,6 +15,15 @@ const DRIVER_PARAMETERS: &str = "sslmode ssl-mode sslrootcert ssl-root-cert ssl-
      ssl-cert sslkey ssl-key statement-cache-capacity host hostaddr port dbname user password \
      application_name options";
 
+/// The parameters of libpq that change nothing here, with the values that they may have; all where
+/// none are named. Dead connections are found by this crate's own bounds, and each new connection is
+/// asked whether it can write.
+const IGNORED: [(&str, &str); 3] = [
+    ("channel_binding gssencmode", "disable, prefer"),
+    ("target_session_attrs", "any, primary, read-write"),
+    ("keepalives keepalives_count keepalives_idle keepalives_interval tcp_user_timeout", ""),
+];
+
 /// The server ends a statement shortly before this crate gives up waiting for it, so that a locked
 /// table does not pile up sessions. These are startup options, since a pooler hands a session's
 /// `SET` on to other clients. If the URL has others, the URL's hold.
@@ -29,7 +38,7 @@ pub struct Target {
     /// Without [`TIMEOUTS`], for a pooler that refuses them.
     pub plain_options: PgConnectOptions,
     pub is_pooled: AtomicBool,
-    pub connect_timeout: Option<Duration>,
+    pub connect_timeout: Duration,
 }
 
 impl Target {
@@ -45,12 +54,19 @@ impl Target {
             .ok()
             .filter(|url| matches!(url.scheme(), "postgres" | "postgresql"))
             .ok_or_else(|| invalid(format!("cannot be read: {FORM}")))?;
-        let (mut driver, mut connect_timeout) = (Vec::new(), None);
-        let mut requires_tls = false;
+        let (mut driver, mut connect_timeout) = (Vec::new(), Duration::MAX);
         let mut has_root = std::env::var_os("PGSSLROOTCERT").is_some();
         for (name, value) in url.query_pairs().into_owned() {
+            let is_of = |names: &str| names.split(' ').any(|known| known == name);
+            if let Some((_, values)) = IGNORED.into_iter().find(|(names, _)| is_of(names)) {
+                if !values.is_empty() && values.split(", ").all(|known| known != value) {
+                    return Err(invalid(format!(
+                        "asks by {name} for what is not available here: it takes {values}"
+                    )));
+                }
+                continue;
+            }
             match (&*name, &*value) {
-                ("sslmode" | "ssl-mode", mode) => requires_tls = mode == "require",
                 ("sslrootcert" | "ssl-root-cert" | "ssl-ca", file) => {
                     has_root = true;
                     check_file(&name, file)?;
@@ -63,29 +79,12 @@ impl Target {
                     let seconds = seconds.parse::<u64>().map_err(|_| {
                         invalid("has a connect_timeout that is not a number of seconds")
                     })?;
-                    connect_timeout = Some(seconds).filter(|s| *s > 0).map(Duration::from_secs);
+                    let seconds = if seconds == 0 { u64::MAX } else { seconds };
+                    connect_timeout = Duration::from_secs(seconds);
                     continue;
                 }
-                // These change nothing here. Dead connections are found by this crate's own bounds,
-                // and each new connection is asked whether it can write.
-                ("channel_binding" | "gssencmode", "disable" | "prefer")
-                | ("target_session_attrs", "any" | "primary" | "read-write")
-                | (
-                    "keepalives"
-                    | "keepalives_count"
-                    | "keepalives_idle"
-                    | "keepalives_interval"
-                    | "tcp_user_timeout",
-                    _,
-                ) => continue,
-                ("channel_binding" | "gssencmode", _) => {
-                    return Err(unavailable(&name, "disable, prefer"));
-                }
-                ("target_session_attrs", _) => {
-                    return Err(unavailable(&name, "any, primary, read-write"));
-                }
                 _ if name.starts_with("options[") => {}
-                _ if DRIVER_PARAMETERS.split(' ').any(|known| known == name) => {}
+                _ if is_of(DRIVER_PARAMETERS) => {}
                 _ => {
                     return Err(invalid(format!(
                         "has a parameter {name:?}, which the driver does not know: leave it out"
@@ -101,7 +100,7 @@ impl Target {
                 // No statement has a float, and poolers would have to be told to ignore this.
                 .extra_float_digits(None);
             // libpq does the same: a CA that is named is checked.
-            let checks_ca = requires_tls && has_root;
+            let checks_ca = has_root && matches!(options.get_ssl_mode(), PgSslMode::Require);
             Ok(if checks_ca { options.ssl_mode(PgSslMode::VerifyCa) } else { options })
         };
         Ok(Self {
@@ -115,10 +114,6 @@ impl Target {
 
 fn invalid(what: impl fmt::Display) -> Error {
     Error::config(format!("the store's URL {what}"))
-}
-
-fn unavailable(parameter: &str, values: &str) -> Error {
-    invalid(format!("asks by {parameter} for what is not available here: it takes {values}"))
 }
 
 fn several_hosts() -> Error {
