@@ -82,6 +82,7 @@ mod object;
 mod partner;
 #[cfg(any(feature = "middleware", feature = "tower"))]
 pub use partner::{Partner, PartnerUser};
+mod realm;
 mod retry;
 pub use retry::RetryPolicy;
 mod rng;

@@ -641,23 +641,16 @@ fn import_incarnation(holder: u64, token: &Token) -> u64 {
 
 /// The work that is still to be done for a user.
 fn unfinished(entry: &UserEntry) -> Vec<Unfinished> {
-    let mut works = Vec::new();
-    entry.with(|state| {
-        if state.logins > 0 {
-            works.push(UnfinishedWork::Login);
-        }
-        if state.flight.is_some() {
-            works.push(UnfinishedWork::Refresh);
-        }
-        if state.unsaved.is_some() || state.late_saves > 0 {
-            works.push(UnfinishedWork::Save);
-        }
-        if state.unrevoked.0 > 0 {
-            works.push(UnfinishedWork::Revocation);
-        }
+    let works = entry.with(|state| {
+        [
+            (state.logins > 0, UnfinishedWork::Login),
+            (state.flight.is_some(), UnfinishedWork::Refresh),
+            (state.unsaved.is_some() || state.late_saves > 0, UnfinishedWork::Save),
+            (state.unrevoked.0 > 0, UnfinishedWork::Revocation),
+        ]
     });
-    let user = entry.subject();
-    works.into_iter().map(|work| Unfinished { user: user.clone(), work }).collect()
+    let left = works.into_iter().filter(|(is_left, _)| *is_left);
+    left.map(|(_, work)| Unfinished { user: entry.subject().clone(), work }).collect()
 }
 
 impl fmt::Debug for TokenManager {

@@ -1,7 +1,7 @@
 //! Token stores: the trait, its rows, and the stores of this crate.
 
 mod key;
-pub use key::{Realm, RowKind, StoreKey};
+pub use key::{RowKind, StoreKey};
 mod memory;
 pub use memory::MemoryStore;
 mod row;
@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+pub use crate::realm::Realm;
 
 /// The future that a store's methods return.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;

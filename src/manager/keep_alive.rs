@@ -80,7 +80,7 @@ async fn walk(
     interval: Duration,
 ) -> Result<usize, Error> {
     let lock = Lock { context, key: context.keep_alive_lock(), holder: context.random_id() };
-    let Some(mut version) = lock.extend(None).await? else {
+    let Some(version) = lock.extend().await? else {
         return Ok(0);
     };
     let limit = context.permits.max();
@@ -92,9 +92,8 @@ async fn walk(
     let mut is_last_page = false;
     loop {
         if page.len() == 0 && !is_last_page {
-            match lock.extend(Some(version)).await? {
-                Some(current) => version = current,
-                None => return Ok(renewed), // it took so long that another process walks now
+            if lock.extend().await?.is_none() {
+                return Ok(renewed); // it took so long that another process walks now
             }
             let rows = context.store.due(&context.realm, cursor.as_ref(), limit).await?;
             is_last_page = rows.len() < limit;
@@ -144,8 +143,8 @@ struct Lock<'a> {
 
 impl Lock<'_> {
     /// Takes the lock, or holds it for another lease. `None` where another process has it.
-    async fn extend(&self, version: Option<Version>) -> Result<Option<Version>, Error> {
-        let claim = Claim { holder: self.holder, ..self.context.claim(version, true) };
+    async fn extend(&self) -> Result<Option<Version>, Error> {
+        let claim = Claim { holder: self.holder, ..self.context.claim(None, true) };
         let claimed = self.context.store.claim(&self.key, claim).await?;
         Ok(claimed.row.filter(|_| claimed.granted).map(|row| row.version))
     }

@@ -144,8 +144,9 @@ async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) ->
         if context.store.forget(&key, Some(row.version)).await? {
             return Ok(());
         }
-        let Removed { pending, .. } = std::mem::take(removed);
-        revocation::delete_records(context, pending).await;
+        for pending in std::mem::take(removed).pending {
+            revocation::delete_record(context, &pending).await;
+        }
     }
     Err(row_changes())
 }

@@ -60,31 +60,22 @@ pub(super) async fn run(mut queue: UnboundedReceiver<Arc<UserEntry>>) {
 /// one.
 pub(super) async fn compare(users: &[Arc<UserEntry>]) -> Result<(), Error> {
     for batch in users.chunks(BATCH) {
-        compare_batch(batch).await?;
-    }
-    Ok(())
-}
-
-async fn compare_batch(users: &[Arc<UserEntry>]) -> Result<(), Error> {
-    let Some(first) = users.first() else {
-        return Ok(());
-    };
-    // The answer is younger than the token that is compared with it.
-    let (mut served, mut keys) = (Vec::new(), Vec::<StoreKey>::new());
-    for entry in users {
-        if let Some((epoch, seen)) = entry.snapshot() {
-            served.push((entry, epoch, seen));
-            keys.push(entry.key());
+        let (mut served, mut keys) = (Vec::new(), Vec::<StoreKey>::new());
+        for entry in batch {
+            if let Some((epoch, seen)) = entry.snapshot() {
+                served.push((entry, epoch, seen));
+                keys.push(entry.key());
+            }
         }
-    }
-    let rows = first.context.store.read_all(&keys).await?;
-    for ((entry, epoch, seen), row) in served.into_iter().zip(rows) {
-        let applied = match row {
-            Ok(row) => apply_row(entry, epoch, &seen, row).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = applied {
-            tracing::warn!(user = ?entry.subject(), %error, "could not revalidate a user");
+        let rows = batch[0].context.store.read_all(&keys).await?;
+        for ((entry, epoch, seen), row) in served.into_iter().zip(rows) {
+            let applied = match row {
+                Ok(row) => apply_row(entry, epoch, &seen, row).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = applied {
+                tracing::warn!(user = ?entry.subject(), %error, "could not revalidate a user");
+            }
         }
     }
     Ok(())

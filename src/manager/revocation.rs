@@ -48,13 +48,11 @@ pub(super) async fn record(
         // Not due elsewhere until this process has had its time.
         let due_in = context.policy.lease;
         let stored = StoredToken { payload: token.payload(&notes), age, due_in };
-        let saved = match context.make_row(&key).await {
-            Ok(Row { version, .. }) => {
-                let saved = context.store.save(&key, version, version.next(), stored).await;
-                saved.map(|_| version.next())
-            }
-            Err(error) => Err(error),
+        let saved = async {
+            let over = context.make_row(&key).await?.version;
+            context.store.save(&key, over, over.next(), stored).await.map(|_| over.next())
         };
+        let saved = saved.await;
         if let Err(error) = &saved {
             tracing::warn!(user = ?entry.subject(), %error, "could not record a revocation; only this process tries it");
         }
@@ -74,15 +72,9 @@ fn time_left(token: &Token, pending_for: Duration) -> Duration {
     }
 }
 
-/// Deletes records whose tokens turned out to be still in use.
-pub(super) async fn delete_records(context: &Context, pending: Vec<PendingRevocation>) {
-    for PendingRevocation { key, .. } in pending {
-        delete_record(context, &key).await;
-    }
-}
-
-async fn delete_record(context: &Context, key: &StoreKey) {
-    if let Err(error) = context.store.forget(key, None).await {
+/// Deletes the record of a token that is revoked, or still in use.
+pub(super) async fn delete_record(context: &Context, pending: &PendingRevocation) {
+    if let Err(error) = context.store.forget(&pending.key, None).await {
         // A walk asks for it once more, which does no harm.
         tracing::warn!(%error, "could not delete a finished revocation record");
     }
@@ -117,7 +109,7 @@ async fn try_once(context: &Context, pending: &PendingRevocation) -> Result<(), 
     let revocation = context.hurdlr.revocation_operation(&pending.token)?;
     context.hurdlr.call(revocation, Some(context.policy.refresh_timeout)).await?;
     tracing::debug!("revoked a token");
-    delete_record(context, &pending.key).await;
+    delete_record(context, pending).await;
     Ok(())
 }
 
@@ -150,7 +142,7 @@ pub(super) fn spawn_retry(entry: &Arc<UserEntry>, pending: PendingRevocation, er
             }
             if time_left(&pending.token, context.clock.now().since(began)).is_zero() {
                 give_up(Some(&last));
-                delete_record(&context, &pending.key).await;
+                delete_record(&context, &pending).await;
                 break;
             }
             match try_once(&context, &pending).await {
@@ -186,7 +178,7 @@ pub(super) async fn finish(context: Arc<Context>, key: StoreKey) -> Result<bool,
     let pending = PendingRevocation { key, version: Some(version), token };
     if time_left(&pending.token, pending_for).is_zero() {
         give_up(None);
-        delete_record(&context, &pending.key).await;
+        delete_record(&context, &pending).await;
         return Ok(true);
     }
     // A holder of its own, since the task that recorded it may be at it in this process.
