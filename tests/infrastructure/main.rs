@@ -71,6 +71,7 @@ tests! {
         transaction_mode_works_or_is_refused,
         statement_mode_works_or_is_refused,
         missing_startup_setting_is_named,
+        restarted_server_behind_pooler_costs_nothing,
     }
     connections::{
         right_ca_and_name_are_accepted,

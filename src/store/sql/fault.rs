@@ -57,6 +57,12 @@ impl Fault {
         Self::known::<DB>(&code, bounded(&detail))
     }
 
+    /// A failure to connect. PgBouncer has one code for all it says, so that it matters when.
+    pub fn of_connecting<DB: Backend>(error: &sqlx::Error) -> Self {
+        let (code, detail) = Self::code_of::<DB>(error);
+        Self::known::<DB>(if code == "08P01" { "startup" } else { &code }, bounded(&detail))
+    }
+
     fn code_of<DB: Backend>(error: &sqlx::Error) -> (String, String) {
         use sqlx::Error as E;
         let named = |name: &str, detail: &dyn fmt::Display| (name.to_owned(), detail.to_string());

@@ -168,7 +168,10 @@ impl<DB: Backend> Source<DB> {
                 }
                 Self::App(pool) => {
                     let acquired = pool.acquire().await;
-                    (Held::App(acquired.map_err(|error| Fault::of::<DB>(&error))?), !fresh)
+                    (
+                        Held::App(acquired.map_err(|error| Fault::of_connecting::<DB>(&error))?),
+                        !fresh,
+                    )
                 }
             };
             let mut connection = scopeguard::guard(held, Held::close as fn(Held<DB>));

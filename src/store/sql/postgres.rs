@@ -137,7 +137,7 @@ impl Backend for Postgres {
         let Ok(connected) = connected else {
             return Err(Fault::known::<Self>("connect", ""));
         };
-        let mut connection = connected.map_err(|error| Fault::of::<Self>(&error))?;
+        let mut connection = connected.map_err(|error| Fault::of_connecting::<Self>(&error))?;
         refuse_read_only(&mut connection).await?;
         Ok(connection)
     }
@@ -219,7 +219,8 @@ fn sqlstate(error: &sqlx::Error) -> String {
 const FAULTS: &[KnownFault] = {
     use FaultClass::{Conflict, Lost, Permanent, Refused, RolledBack, Temporary};
     &[
-        ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
+        ("08P01", Lost, "the pooler lost its connection to the server, or got none: its log says \
+            why"),
         ("0A000", Permanent, "the server does not have what the store needs"),
         ("23505, 42710, 42P06, 42P07", Conflict, "others made the same object at the same time"),
         ("25006", Refused, "the server is read-only: the URL has to lead to the primary, on which \
@@ -258,6 +259,8 @@ const FAULTS: &[KnownFault] = {
         ("settings", Permanent, "the connection's settings cannot be used: sslcert and sslkey are \
             PEM files, and go together"),
         ("silent", Temporary, "the server did not answer within 10 s"),
+        ("startup", Permanent, "the pooler refused the connection for a setting, the user or the \
+            database: its log says which"),
         ("table", Permanent, "a table is not as this crate makes it"),
         ("tls", Permanent, "TLS failed: the server does not offer it, or its certificate is not \
             valid"),
