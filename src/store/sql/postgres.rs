@@ -229,11 +229,13 @@ const FAULTS: &[KnownFault] = {
             mode, or PgBouncer 1.21 with max_prepared_statements above 0"),
         ("28", Permanent, "the server did not accept the user or the password"),
         ("3D000", Permanent, "there is no database of this name: create it, or correct the URL"),
-        ("3F000, 42P01", Permanent, "the tables are missing: migrate() was never called"),
+        ("3F000", Permanent, "there is no schema to make the tables in: create the first one of \
+            search_path, or name one by schema()"),
         ("40001, 40P01", RolledBack, "the database kept undoing the statement for the sake of others"),
         ("40003", Lost, "the database cannot say whether the statement was executed"),
         ("42501", Permanent, "the user lacks a right: GRANT it USAGE on the schema, and SELECT, \
             INSERT, UPDATE, DELETE on the tables"),
+        ("42P01", Permanent, "the tables are missing: migrate() was never called"),
         ("42703, 42804, 42883", Permanent, "the tables are not as this crate makes them"),
         ("53100", Temporary, "the server's disk is full"),
         ("53300", Refused, "the server has no connection left: max_connections of all processes \
