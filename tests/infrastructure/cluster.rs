@@ -184,6 +184,23 @@ impl Cluster {
         signal(postmaster, Signal::KILL);
     }
 
+    /// Begins to stop it as `pg_ctl stop -m smart` does: it ends when nobody is connected any more,
+    /// and lets nobody in.
+    pub(crate) fn begin_to_stop(&self) {
+        signal(self.postmaster(), Signal::TERM);
+    }
+
+    /// Stops it, has `damage` change the file of a table or an index, and starts it again.
+    pub(crate) fn damage(&mut self, relation: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+        let path = self.run(&format!("SELECT pg_relation_filepath('{relation}')"));
+        let path = self.folder.path().join("data").join(path);
+        self.stop();
+        let mut bytes = fs::read(&path).unwrap();
+        damage(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        self.start_again();
+    }
+
     fn postmaster(&self) -> u32 {
         let file = fs::read_to_string(self.folder.path().join("data/postmaster.pid")).unwrap();
         file.lines().next().unwrap().parse().unwrap()

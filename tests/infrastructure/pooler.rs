@@ -19,7 +19,7 @@ const INSTALL: &str = "PgBouncer is missing, so this test cannot run. Install it
                        `tests/install`, or: apt-get install --yes pgbouncer";
 
 /// What a store needs PgBouncer to ignore.
-const IGNORED: &str = "ignore_startup_parameters = extra_float_digits";
+pub(crate) const IGNORED: &str = "ignore_startup_parameters = extra_float_digits";
 
 pub(crate) struct Pooler {
     _daemon: Daemon,
@@ -67,7 +67,7 @@ fn program() -> PathBuf {
 }
 
 /// From 1.21 on, PgBouncer prepares a statement wherever it is executed.
-fn tracks_prepared_statements() -> bool {
+pub(crate) fn tracks_prepared_statements() -> bool {
     let output = Command::new(program()).arg("--version").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let version = said.split_whitespace().nth(1).unwrap();
