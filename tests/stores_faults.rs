@@ -67,10 +67,6 @@ async fn relayed(schema: &str) -> (PostgresStore, Wire) {
     (store, wire)
 }
 
-async fn run(pool: &PgPool, sql: impl Into<String>) {
-    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(pool).await.unwrap();
-}
-
 fn assert_says(error: &Error, temporary: bool, text: &str) {
     assert_eq!(error.kind(), ErrorKind::Store, "{error:?}");
     assert_eq!(error.is_temporary(), temporary, "{error:?}");
@@ -255,27 +251,6 @@ async fn locked_table_is_left_by_the_server() {
     assert_eq!(waiting, 0);
     lock.rollback().await.unwrap();
     usual.read(&keys).await.unwrap();
-}
-
-#[tokio::test]
-async fn refused_connections_are_named() {
-    let server = Server::shared();
-    let pool = PgPool::connect(&server.url()).await.unwrap();
-    run(&pool, "CREATE ROLE few LOGIN CONNECTION LIMIT 1").await;
-    let url = |user: &str, rest: &str| server.url().replace("test@", user) + rest;
-    let few = PgPool::connect(&url("few@", "")).await.unwrap();
-    let _held = few.acquire().await.unwrap();
-    for (url, temporary, text) in [
-        (url("few@", ""), true, "the server has no connection left"),
-        (url("nobody@", ""), false, "did not accept the user or the password"),
-        (url("test@", "&dbname=none"), false, "there is no database of this name"),
-        (url("test@", "&sslmode=require"), false, "TLS failed"),
-        (url("test@", "&host=/nowhere"), true, "the connection failed"),
-        (url("test@", "&options[default_transaction_read_only]=on"), true, "read-only"),
-    ] {
-        let opened = PostgresStore::at(&url).open_plaintext().await;
-        assert_says(&opened.unwrap_err(), temporary, text);
-    }
 }
 
 #[tokio::test]

@@ -9,16 +9,16 @@ use crate::cluster::Cluster;
 use crate::site::{Site, assert_final, first_failure, migrated, names, said};
 
 /// A server of its own authority, which takes no connection by TCP without TLS.
-struct Secured {
+pub(crate) struct Secured {
     server: Cluster,
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     /// The certificate of an authority that has nothing to do with the server.
-    other_root: PathBuf,
+    pub(crate) other_root: PathBuf,
 }
 
 impl Secured {
     /// A server whose certificate is for `name`.
-    fn start(name: &str) -> Self {
+    pub(crate) fn start(name: &str) -> Self {
         let server = Cluster::start_with_access(&[], "hostssl all all 127.0.0.1/32 trust");
         let [authority, other] = ["One", "Another"].map(authority);
         let key = KeyPair::generate().unwrap();
@@ -38,7 +38,7 @@ impl Secured {
     }
 
     /// The URL of the server as `localhost`.
-    fn url(&self, parameters: &str) -> String {
+    pub(crate) fn url(&self, parameters: &str) -> String {
         format!("postgres://test@localhost:{}/postgres?{parameters}", self.server.port())
     }
 }
@@ -124,7 +124,7 @@ pub(crate) async fn require_with_root_verifies_the_ca() {
 }
 
 /// A server with a user `app` whose password is `right-marker`.
-fn with_password() -> Cluster {
+pub(crate) fn with_password() -> Cluster {
     let access = "host all all 127.0.0.1/32 scram-sha-256";
     let server = Cluster::start_with_access(&["password_encryption=scram-sha-256"], access);
     server
@@ -132,7 +132,7 @@ fn with_password() -> Cluster {
     server
 }
 
-fn url_with_password(server: &Cluster, password: &str) -> String {
+pub(crate) fn url_with_password(server: &Cluster, password: &str) -> String {
     format!("postgres://app:{password}@127.0.0.1:{}/postgres", server.port())
 }
 

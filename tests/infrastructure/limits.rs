@@ -49,7 +49,11 @@ impl Callers {
 }
 
 /// Saves a token, and makes the row where there is none.
-async fn put(store: &PostgresStore, key: &StoreKey, token: StoredToken) -> Result<(), Error> {
+pub(crate) async fn put(
+    store: &PostgresStore,
+    key: &StoreKey,
+    token: StoredToken,
+) -> Result<(), Error> {
     let lease = Duration::from_secs(60);
     let claim = Claim { holder: 1, lease, known: None, create: Some(7) };
     match store.claim(key, claim).await?.row {
@@ -59,7 +63,7 @@ async fn put(store: &PostgresStore, key: &StoreKey, token: StoredToken) -> Resul
 }
 
 /// A token of so many bytes, which cannot be compressed.
-fn token(bytes: usize) -> StoredToken {
+pub(crate) fn token(bytes: usize) -> StoredToken {
     let mut noise = fastrand::Rng::with_seed(7);
     let payload = (0..bytes).map(|_| noise.u8(..)).collect::<Vec<_>>();
     StoredToken {

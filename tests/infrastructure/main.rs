@@ -14,31 +14,38 @@
 mod balancer;
 mod cluster;
 mod connections;
+mod errors;
 mod failover;
 mod limits;
 mod load;
+mod mounts;
 mod network;
+mod page;
 mod pooler;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod proxy;
 mod site;
 mod timed;
+#[path = "../support/wire.rs"]
+mod wire;
 
 use std::pin::Pin;
 
 use libtest_mimic::{Arguments, Trial};
 
-type Test = fn() -> Pin<Box<dyn Future<Output = ()>>>;
+type Test = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 macro_rules! tests {
     ($($module:ident::{$($name:ident,)*})*) => {
-        const TESTS: &[(&str, Test)] = &[
-            $($((
-                concat!(stringify!($module), "::", stringify!($name)),
-                || Box::pin($module::$name()),
-            ),)*)*
-        ];
+        fn tests() -> Vec<(String, Test)> {
+            vec![
+                $($((
+                    concat!(stringify!($module), "::", stringify!($name)).to_owned(),
+                    Box::new(|| Box::pin($module::$name())),
+                ),)*)*
+            ]
+        }
     };
 }
 
@@ -71,6 +78,15 @@ tests! {
         transaction_mode_works_or_is_refused,
         statement_mode_works_or_is_refused,
         missing_startup_setting_is_named,
+        restarted_server_behind_pooler_costs_nothing,
+    }
+    page::{
+        page_leads_through_a_failover,
+        page_backs_a_file_up,
+        every_block_is_followed,
+    }
+    mounts::{
+        fuse_is_refused,
     }
     connections::{
         right_ca_and_name_are_accepted,
@@ -88,8 +104,8 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // They wait, most of the time.
     arguments.test_threads.get_or_insert(8);
-    let trials = TESTS.iter().map(|(name, test)| {
-        Trial::test(*name, move || {
+    let trials = tests().into_iter().chain(errors::tests()).map(|(name, test)| {
+        Trial::test(name, move || {
             // What blocks in a test, such as starting a server, stops none of its load.
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)

@@ -144,7 +144,7 @@ impl Network {
     ) -> io::Result<()> {
         // Bytes on their way, and when they arrive.
         let (sender, mut sent) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
-        let taking = async {
+        let taking = async move {
             let mut buffer = vec![0; 16_384];
             loop {
                 let weather = *self.weather.borrow();
@@ -196,10 +196,8 @@ impl Network {
             }
             Ok(())
         };
-        tokio::select! {
-            ended = taking => ended,
-            ended = giving => ended,
-        }
+        // What was taken before the end arrives all the same.
+        tokio::try_join!(taking, giving).map(drop)
     }
 
     /// Takes one from the number of answers to withhold, if there is one.

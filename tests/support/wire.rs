@@ -1,5 +1,6 @@
 //! A relay before a PostgreSQL server, which counts what is sent and loses what is answered.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this one")]
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the test's failure")]
 
 use std::sync::Arc;
@@ -23,6 +24,8 @@ struct Counts {
     closes_at_once: AtomicBool,
     loses_next_answer: AtomicBool,
     withholds_answers: AtomicBool,
+    /// The answer of a connection behind which it is closed; none if 0.
+    closes_after: AtomicUsize,
 }
 
 impl Wire {
@@ -64,6 +67,11 @@ impl Wire {
         self.counts.closes_at_once.store(true, SeqCst);
     }
 
+    /// Closes each connection behind so many answers.
+    pub(crate) fn close_after(&self, answers: usize) {
+        self.counts.closes_after.store(answers, SeqCst);
+    }
+
     /// Closes a connection in place of the next answer, which the server has given.
     pub(crate) fn lose_next_answer(&self) {
         self.counts.loses_next_answer.store(true, SeqCst);
@@ -77,6 +85,7 @@ impl Wire {
 impl Counts {
     async fn relay(self: Arc<Self>, mut client: UnixStream, mut server: UnixStream) {
         let (mut request, mut answer) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+        let mut answers = 0;
         loop {
             tokio::select! {
                 sent = client.read(&mut request) => match sent {
@@ -91,7 +100,14 @@ impl Counts {
                     Ok(_) if self.loses_next_answer.swap(false, SeqCst) => return,
                     Ok(_) if self.withholds_answers.load(SeqCst) => {}
                     Ok(got) => {
-                        if client.write_all(&answer[..got]).await.is_err() {
+                        // The server is ready for another statement.
+                        answers += usize::from(answer[..got].ends_with(b"Z\0\0\0\x05I"));
+                        let closes = answers > 0 && answers == self.closes_after.load(SeqCst);
+                        if closes {
+                            // Before the client can answer.
+                            refuse_more(&client);
+                        }
+                        if client.write_all(&answer[..got]).await.is_err() || closes {
                             return;
                         }
                     }
@@ -99,4 +115,13 @@ impl Counts {
             }
         }
     }
+}
+
+/// Makes each further write of the peer fail.
+fn refuse_more(stream: &UnixStream) {
+    use std::os::fd::AsFd;
+
+    let stream = stream.as_fd().try_clone_to_owned().unwrap();
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    stream.shutdown(std::net::Shutdown::Read).unwrap();
 }

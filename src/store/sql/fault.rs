@@ -44,12 +44,18 @@ impl Fault {
             FaultClass::Temporary,
             "the database refused the statement",
         ));
-        Self { class, text, detail: detail.into() }
+        Self { class, text, detail: detail.into().chars().take(200).collect() }
     }
 
     pub fn of<DB: Backend>(error: &sqlx::Error) -> Self {
         let (code, detail) = Self::code_of::<DB>(error);
-        Self::known::<DB>(&code, detail.chars().take(200).collect::<String>())
+        Self::known::<DB>(&code, detail)
+    }
+
+    /// A failure to connect. PgBouncer has one code for all it says, so that it matters when.
+    pub fn of_connecting<DB: Backend>(error: &sqlx::Error) -> Self {
+        let (code, detail) = Self::code_of::<DB>(error);
+        Self::known::<DB>(if code == "08P01" { "startup" } else { &code }, detail)
     }
 
     fn code_of<DB: Backend>(error: &sqlx::Error) -> (String, String) {

@@ -203,7 +203,7 @@ impl<DB: Backend> Manager for Connector<DB> {
             Source::Own(target) => Held::Own(DB::connect(target).await?),
             Source::App(pool) => {
                 let acquired = pool.acquire().await;
-                Held::App(acquired.map_err(|error| Fault::of::<DB>(&error))?)
+                Held::App(acquired.map_err(|error| Fault::of_connecting::<DB>(&error))?)
             }
         };
         Ok(Pooled { held, used: Instant::now() })

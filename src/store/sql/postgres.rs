@@ -119,7 +119,7 @@ impl Backend for Postgres {
         let Ok(connected) = timeout(target.connect_timeout, connecting).await else {
             return Err(Fault::known::<Self>("connect", ""));
         };
-        let mut connection = connected.map_err(|error| Fault::of::<Self>(&error))?;
+        let mut connection = connected.map_err(|error| Fault::of_connecting::<Self>(&error))?;
         Self::check(&mut connection).await?;
         Ok(connection)
     }
@@ -170,7 +170,8 @@ impl Backend for Postgres {
 const FAULTS: &[KnownFault] = {
     use FaultClass::{Lost, Permanent, Refused, RolledBack, Temporary};
     &[
-        ("08P01", Permanent, "the pooler refused the connection's settings: its log names them"),
+        ("08P01", Lost, "the pooler lost its connection to the server, or got none: its log says \
+            why"),
         ("0A000", Permanent, "the server does not have what the store needs"),
         ("23505, 42710, 42P06, 42P07", RolledBack, "others made the same object at the same time"),
         ("25006", Refused, "the server is read-only: the URL has to lead to the primary, on which \
@@ -179,11 +180,13 @@ const FAULTS: &[KnownFault] = {
             mode, or PgBouncer 1.21 with max_prepared_statements above 0"),
         ("28000, 28P01", Permanent, "the server did not accept the user or the password"),
         ("3D000", Permanent, "there is no database of this name: create it, or correct the URL"),
-        ("3F000, 42P01", Permanent, "the tables are missing: migrate() was never called"),
+        ("3F000", Permanent, "there is no schema to make the tables in: create the first one of \
+            search_path, or name one by schema()"),
         ("40001, 40P01", RolledBack, "the database kept undoing the statement for the sake of others"),
         ("40003", Lost, "the database cannot say whether the statement was executed"),
         ("42501", Permanent, "the user lacks a right: GRANT it USAGE on the schema, and SELECT, \
             INSERT, UPDATE, DELETE on the tables"),
+        ("42P01", Permanent, "the tables are missing: migrate() was never called"),
         ("42703, 42804, 42883", Permanent, "the tables are not as this crate makes them"),
         ("53100", Temporary, "the server's disk is full"),
         ("53300", Refused, "the server has no connection left: max_connections of all processes \
@@ -209,6 +212,8 @@ const FAULTS: &[KnownFault] = {
         ("settings", Permanent, "the connection's settings cannot be used: sslcert and sslkey are \
             PEM files, and go together"),
         ("silent", Temporary, "the server did not answer within 10 s"),
+        ("startup", Permanent, "the pooler refused the connection for a setting, the user or the \
+            database: its log says which"),
         ("table", Permanent, "a table is not as this crate makes it"),
         ("tls", Permanent, "TLS failed: the server does not offer it, or its certificate is not \
             valid"),
