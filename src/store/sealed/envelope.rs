@@ -8,8 +8,8 @@
 //! | 1 | format version, 1 | in clear |
 //! | 8 | key id | in clear |
 //! | 24 | nonce | in clear |
-//! | 4, twice | the lengths of the place, and of what is encrypted with its tag | in clear |
-//! | n | the place as JSON: API version, environment, client id, kind, user; incarnation; revision | in clear |
+//! | 4, twice | lengths of the place (the JSON) and of what is encrypted, with its tag | in clear |
+//! | n | JSON: API version, environment, client id, kind, user; incarnation; revision | in clear |
 //! | n | the payload, a user id that is not in clear, the length of that in 2 bytes | encrypted |
 //! | 16 | tag | |
 //!

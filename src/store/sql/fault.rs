@@ -64,7 +64,7 @@ impl Fault {
         match error {
             E::Database(refusal) => {
                 let code = DB::code(&**refusal);
-                // Of bad data and violated constraints, PostgreSQL's messages quote values of the row.
+                // PostgreSQL's messages about bad data and constraints quote values of the row.
                 let quotes = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
                 let said = if quotes { "" } else { refusal.message() };
                 let detail = format!("code {code} {said}");

@@ -51,11 +51,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # The file
 ///
-/// [`SqlStore`](SqlStore#what-is-kept-in-clear) says what it keeps in clear. It is made with mode 0600, in a directory that is made, where it is missing, with 0700; SQLite
-/// gives the files beside it (`-wal`, `-shm`) the mode of the file. One that is there and that others
-/// than its owner may open is refused (see
-/// [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a directory in which
-/// everybody may put another in its place. The file of an app's own pool is the app's to look after.
+/// [`SqlStore`](SqlStore#what-is-kept-in-clear) says what it keeps in clear. It is made with mode
+/// 0600, in a directory that is made, where it is missing, with 0700; SQLite gives the files beside
+/// it (`-wal`, `-shm`) the mode of the file. One that is there and that others than its owner may
+/// open is refused (see [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a
+/// directory in which everybody may put another in its place. The file of an app's own pool is the
+/// app's to look after.
 ///
 /// # Time
 ///

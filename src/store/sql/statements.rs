@@ -45,9 +45,9 @@ pub(super) const MAKE: &str = "INSERT INTO {tokens} ({key}, holder, leased_until
      VALUES ($1, $2, $3, $4, $5, $6, {now} + $7, {now}, $8, 0, FALSE, FALSE) \
      ON CONFLICT DO NOTHING RETURNING {row}";
 
-/// Leases the row to `$6` for `$7`, if it is at the version `$8` and `$9`, or has no token where that
-/// is negative. A row that is not granted is not even locked, since PostgreSQL logs a lock like a
-/// change.
+/// Leases the row to `$6` for `$7`, if it is at the version `$8` and `$9`, or has no token where
+/// that is negative. A row that is not granted is not even locked, since PostgreSQL logs a lock
+/// like a change.
 pub(super) const CLAIM: &str = "UPDATE {tokens} SET in_flight = in_flight OR holder IS NOT NULL, \
      holder = $6, leased_until = {present} + $7, stamped_at = {present} \
      WHERE {is_key} AND NOT refused \
@@ -96,9 +96,9 @@ pub(super) const SCAN: &str = "SELECT kind, subject, {row} FROM {tokens} WHERE {
      AND (kind, subject) > ($4, $5) AND {is_kind} AND payload IS NOT NULL \
      ORDER BY kind, subject LIMIT $6";
 
-/// Takes each row as `[texts, incarnation, revision, [place, length], [place, length]]`: its old and
-/// its new payload are those parts of `$2`. These columns have names of their own, since `RETURNING`
-/// takes a prefix in PostgreSQL only.
+/// Takes each row as `[texts, incarnation, revision, [place, length], [place, length]]`: its old
+/// and its new payload are those parts of `$2`. These columns have names of their own, since
+/// `RETURNING` takes a prefix in PostgreSQL only.
 pub(super) const REWRITE: &str = "UPDATE {tokens} SET payload = new_payload FROM (\
      SELECT value -> 0 ->> 0 AS in_version, value -> 0 ->> 1 AS in_environment, \
      value -> 0 ->> 2 AS in_client, value -> 0 ->> 3 AS of_kind, value -> 0 ->> 4 AS of_subject, \

@@ -16,8 +16,8 @@ const DRIVER_PARAMETERS: &str = "sslmode ssl-mode sslrootcert ssl-root-cert ssl-
      application_name options";
 
 /// The parameters of libpq that change nothing here, with the values that they may have; all where
-/// none are named. Dead connections are found by this crate's own bounds, and each new connection is
-/// asked whether it can write.
+/// none are named. Dead connections are found by this crate's own bounds, and each new connection
+/// is asked whether it can write.
 const IGNORED: [(&str, &str); 3] = [
     ("channel_binding gssencmode", "disable, prefer"),
     ("target_session_attrs", "any, primary, read-write"),
