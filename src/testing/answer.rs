@@ -159,6 +159,21 @@ impl Refusal {
         }
     }
 
+    pub(super) fn rate_limited() -> Self {
+        Self { status: StatusCode::TOO_MANY_REQUESTS, ..Self::bad_request("Too many requests") }
+    }
+
+    /// RFC 6750 section 3.1.
+    pub(super) fn forbidden() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            error: "insufficient_scope",
+            outcome: Outcome::BearerRefused,
+            challenge: Some("Bearer error=\"insufficient_scope\""),
+            ..Self::bad_request("The access token does not permit this")
+        }
+    }
+
     pub(super) fn unknown_path() -> Self {
         Self {
             status: StatusCode::NOT_FOUND,

@@ -19,12 +19,15 @@ use super::{
     answer::ErrorStyle,
     authorize,
     clock::Clock,
-    fault::{Fault, Faults},
+    fake_api::FakeApi,
+    fault::Fault,
     in_memory::InMemoryHttpClient,
-    journal::{Counts, Journal, RecordedRequest},
+    journal::{Counts, RecordedRequest},
     ledger::{Ledger, Rotation},
     listener::Server,
     provider::{Provider, Settings, lock},
+    resource::Resources,
+    traffic::Traffic,
     version::Version,
 };
 
@@ -41,7 +44,8 @@ use super::{
 /// - `POST /v6/auth/revoke`: RFC 7009. A refresh token dies with all tokens of its login; one that is
 ///   not known is a success;
 /// - `/oauth/authorize`: a page at which a person logs in and consents;
-/// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource.
+/// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource, and what else a test puts into
+///   its [`api`](Self::api), such as `/rest/v4/expenses`.
 ///
 /// Its token endpoints share what they remember: it does not say that tokens of one version are
 /// good at another, which the reference leaves open.
@@ -116,11 +120,17 @@ impl FakeHurdlr {
         url
     }
 
-    /// The protected resource, under v4; v5 and v6 have the same. GET or POST with an access token
-    /// as Bearer; 401 for a dead one.
+    /// The protected resource, under v4; v5 and v6 have the same. It says who the access token
+    /// speaks for, and answers 401 to a dead one. [`api`](Self::api) has more.
     #[must_use]
     pub fn resource_url(&self) -> Url {
         self.at(Version::V4.resource_path())
+    }
+
+    /// The API that the access tokens are for: its data, its faults, and the calls it received.
+    #[must_use]
+    pub fn api(&self) -> FakeApi<'_> {
+        FakeApi(&self.provider)
     }
 
     /// The id of the one client it knows.
@@ -191,7 +201,7 @@ impl FakeHurdlr {
     /// Queues a fault: each token request takes one, and each request for a revocation, in order of
     /// arrival.
     pub fn fault_next(&self, fault: Fault) {
-        self.provider.faults.push(fault);
+        self.provider.tokens.faults.push(fault);
     }
 
     /// Asks `plan` for the fault of each token request that finds the queue empty. It may call
@@ -201,12 +211,12 @@ impl FakeHurdlr {
         &self,
         plan: impl Fn(&RecordedRequest) -> Option<Fault> + Send + Sync + 'static,
     ) {
-        self.provider.faults.set_plan(Arc::new(plan));
+        self.provider.tokens.faults.set_plan(Arc::new(plan));
     }
 
     /// Forgets queue and plan. Requests that already took a fault keep it.
     pub fn clear_faults(&self) {
-        self.provider.faults.clear();
+        self.provider.tokens.faults.clear();
     }
 
     /// Acts as the person who logs in as `user` and allows what `authorize_url` asks for. Returns
@@ -229,25 +239,25 @@ impl FakeHurdlr {
     /// [recording](FakeHurdlrBuilder::record) is off.
     #[must_use]
     pub fn requests(&self) -> Vec<RecordedRequest> {
-        self.provider.journal.requests()
+        self.provider.tokens.journal.requests()
     }
 
     /// Forgets the requests and sets all counts to zero. A request in flight is not counted when
     /// it ends.
     pub fn clear_requests(&self) {
-        self.provider.journal.clear();
+        self.provider.tokens.journal.clear();
     }
 
     /// How many requests there were.
     #[must_use]
     pub fn count(&self) -> Counts {
-        self.provider.journal.counts()
+        self.provider.tokens.journal.counts()
     }
 
     /// Waits until so many token requests have arrived, answered or not, since the start or
     /// [`clear_requests`](Self::clear_requests).
     pub async fn arrived(&self, requests: u64) {
-        self.provider.journal.arrived(requests).await;
+        self.provider.tokens.journal.arrived(requests).await;
     }
 
     /// Revokes every code and token of the user, as an administrator would.
@@ -436,7 +446,8 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// Whether token requests are kept for [`requests`](FakeHurdlr::requests); yes unless set.
+    /// Whether token requests are kept for [`requests`](FakeHurdlr::requests), and calls to the API
+    /// for [`FakeApi::requests`]; yes unless set.
     /// A benchmark of a million requests wants the counts only.
     pub fn record(mut self, record: bool) -> Self {
         self.record = record;
@@ -488,8 +499,9 @@ impl FakeHurdlrBuilder {
                 reshape: None,
             }),
             ledger: Mutex::new(Ledger::default()),
-            faults: Faults::default(),
-            journal: Journal::new(self.record),
+            resources: Resources::default(),
+            tokens: Traffic::new(self.record),
+            api: Traffic::new(self.record),
         });
         let router = provider.router();
         (provider, router)

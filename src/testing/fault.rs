@@ -15,19 +15,20 @@ use http::{
 use tokio::sync::watch;
 
 use super::{
-    answer::Answer,
+    answer::{Answer, Refusal},
     body_encoding::BodyEncoding,
     delivery::{Delivery, Severed},
     journal::RecordedRequest,
+    ledger::Lapse,
     provider::lock,
 };
 
 /// The length of an [`Fault::Oversized`] answer: 1 MiB.
 const OVERSIZED: usize = 1024 * 1024;
 
-/// One thing that goes wrong with one token request.
+/// One thing that goes wrong with one token request, or with one call to the API.
 ///
-/// "Acts" means that the provider does what it was asked: it issues, rotates, revokes. A fault
+/// "Acts" means that the provider does what it was asked: it issues, rotates, revokes, serves. A fault
 /// that does not act leaves its state untouched, and the request's outcome is
 /// [`Faulted`](super::Outcome::Faulted).
 #[derive(Clone, Debug)]
@@ -49,6 +50,11 @@ pub enum Fault {
     Hold(Gate),
     /// As `DelayAfter`, until the gate is opened.
     HoldAfter(Gate),
+    /// 401 in the provider's error style, as for an access token that is dead, without acting.
+    Unauthorized,
+    /// 403 in the provider's error style, as for an access token that does not permit the call,
+    /// without acting.
+    Forbidden,
     /// 429 in the provider's error style, without acting.
     RateLimited {
         /// The `Retry-After` header as it is sent: seconds or an HTTP date, or what a test likes.
@@ -206,14 +212,16 @@ impl Fault {
         }
     }
 
-    /// What is delivered instead of acting, if that is what this fault does. `rate_limited` is
-    /// the provider's own wording of a 429.
-    pub(super) fn instead(&self, rate_limited: impl FnOnce() -> Answer) -> Option<Delivery> {
+    /// What is delivered instead of acting, if that is what this fault does. `refuse` words a
+    /// refusal in the provider's error style.
+    pub(super) fn instead(&self, refuse: impl FnOnce(Refusal) -> Answer) -> Option<Delivery> {
         let answer = match self {
             Self::Refuse => return Some(Delivery::Severed(Severed::Refused)),
             Self::DropBefore => return Some(Delivery::Severed(Severed::Reset)),
+            Self::Unauthorized => refuse(Refusal::dead_access_token(Lapse::Dead)),
+            Self::Forbidden => refuse(Refusal::forbidden()),
             Self::RateLimited { retry_after } => {
-                with_header(rate_limited(), RETRY_AFTER, retry_after.as_deref())
+                with_header(refuse(Refusal::rate_limited()), RETRY_AFTER, retry_after.as_deref())
             }
             Self::Status { status, content_type, body, retry_after } => {
                 let answer = hand_written(*status, content_type, body.clone());

@@ -22,12 +22,11 @@ use super::{
     authorize,
     clock::Clock,
     delivery::Severed,
-    fault::Faults,
-    journal::Journal,
     ledger::{Ledger, Rotation, Scope, Terms},
     listener::Line,
-    resource,
+    resource::{self, Resources},
     token_endpoint::{self, Endpoint},
+    traffic::Traffic,
     version::Version,
 };
 
@@ -56,8 +55,11 @@ pub(super) struct Provider {
     pub(super) clock: Clock,
     pub(super) settings: Mutex<Settings>,
     pub(super) ledger: Mutex<Ledger>,
-    pub(super) faults: Faults,
-    pub(super) journal: Journal,
+    pub(super) resources: Resources,
+    /// Token requests, and those for a revocation.
+    pub(super) tokens: Traffic,
+    /// Calls to the API.
+    pub(super) api: Traffic,
 }
 
 impl Provider {
@@ -89,11 +91,9 @@ impl Provider {
     pub(super) fn router(self: &Arc<Self>) -> Router {
         let mut router = Router::new()
             .route(authorize::PATH, get(authorize::page).post(authorize::decide))
-            .fallback(nothing_here);
+            .fallback(resource::answer);
         for version in Version::ALL {
-            router = router
-                .route(version.token_path(), at(Endpoint::Token(version)))
-                .route(version.resource_path(), get(resource::me).post(resource::me));
+            router = router.route(version.token_path(), at(Endpoint::Token(version)));
             if let Some(path) = version.revocation_path() {
                 router = router.route(path, at(Endpoint::Revocation(version)));
             }
@@ -108,10 +108,6 @@ fn at(endpoint: Endpoint) -> MethodRouter<Arc<Provider>> {
     any(move |State(provider): State<Arc<Provider>>, request: Request| async move {
         token_endpoint::answer(&provider, endpoint, request).await
     })
-}
-
-async fn nothing_here(State(provider): State<Arc<Provider>>) -> Response {
-    provider.refuse(Refusal::unknown_path()).into_response()
 }
 
 /// The last hand an answer passes through. Either it gets its date, or its connection is cut.

@@ -6,14 +6,13 @@ use std::borrow::Cow;
 use axum::{body, extract::Request, response::Response};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use secrecy::ExposeSecret;
 
 use super::{
     answer::{Answer, Refusal},
-    delivery::Delivery,
     journal::{Outcome, RecordedRequest},
     ledger::{CodeRefusal, Issued, RefreshRefusal, Scope, Terms},
     provider::{Provider, lock},
@@ -50,39 +49,21 @@ pub(super) async fn answer(provider: &Provider, endpoint: Endpoint, request: Req
     };
     let request = RecordedRequest::new(parts, body);
     let user = user(provider, &request);
-    let request = request.about(user);
-
-    let fault = provider.faults.next(&request);
-    let entry = provider.journal.open(&request);
-
-    if let Some(fault) = &fault {
-        fault.before().await;
-        if let Some(delivery) = fault.instead(|| rate_limited(provider)) {
-            provider.journal.settle(entry, Outcome::Faulted, delivery.status());
-            return delivery.into_response();
+    let act = |request: &RecordedRequest| {
+        let done = if too_large {
+            Err(Refusal::too_large(BODY_LIMIT))
+        } else {
+            judge(provider, endpoint, request)
+        };
+        match done {
+            Ok(Done::Issued(issued)) => {
+                (Outcome::Issued, token(provider, endpoint.version(), &issued))
+            }
+            Ok(Done::Revoked) => (Outcome::Revoked, Answer::revoked()),
+            Err(refusal) => (refusal.outcome(), provider.refuse(refusal)),
         }
-    }
-
-    let judged = if too_large {
-        Err(Refusal::too_large(BODY_LIMIT))
-    } else {
-        judge(provider, endpoint, &request)
     };
-    let (outcome, answer) = match judged {
-        Ok(Done::Issued(issued)) => (Outcome::Issued, token(provider, endpoint.version(), &issued)),
-        Ok(Done::Revoked) => (Outcome::Revoked, Answer::revoked()),
-        Err(refusal) => (refusal.outcome(), provider.refuse(refusal)),
-    };
-    let delivery = match &fault {
-        Some(fault) => fault.deliver(answer),
-        None => Delivery::Whole(answer),
-    };
-    provider.journal.settle(entry, outcome, delivery.status());
-
-    if let Some(fault) = &fault {
-        fault.after().await;
-    }
-    delivery.into_response()
+    provider.tokens.answer(provider, request.about(user), act).await
 }
 
 fn token(provider: &Provider, version: Version, issued: &Issued) -> Answer {
@@ -91,12 +72,6 @@ fn token(provider: &Provider, version: Version, issued: &Issued) -> Answer {
         Some(reshape) => Answer::reshaped_token(version, issued, &*reshape),
         None => Answer::token(version, issued),
     }
-}
-
-fn rate_limited(provider: &Provider) -> Answer {
-    let mut answer = provider.refuse(Refusal::bad_request("Too many requests"));
-    answer.status = StatusCode::TOO_MANY_REQUESTS;
-    answer
 }
 
 /// Whom the request is about, as far as the provider can tell before it judges it.
