@@ -88,10 +88,18 @@ async fn call(fake: &FakeHurdlr, request: HttpRequest) -> Result<Answer, InMemor
 
 /// In memory, with the client's own credentials.
 async fn send(fake: &FakeHurdlr, fields: &[(&str, &str)]) -> Result<Answer, InMemoryError> {
+    send_to(fake, V4, fields).await
+}
+
+async fn send_to(
+    fake: &FakeHurdlr,
+    path: &str,
+    fields: &[(&str, &str)],
+) -> Result<Answer, InMemoryError> {
     let secret = fake.client_secret();
     let mut all = vec![("client_id", fake.client_id()), ("client_secret", secret.expose_secret())];
     all.extend_from_slice(fields);
-    call(fake, form(fake, V4, &all)).await
+    call(fake, form(fake, path, &all)).await
 }
 
 async fn post(fake: &FakeHurdlr, fields: &[(&str, &str)]) -> Answer {
@@ -838,6 +846,114 @@ async fn a_v6_scope_is_the_one_that_was_consented_to_and_never_grows() {
     assert_eq!(post(&fake, &v4).await.get("scope"), "token");
 }
 
+/// RFC 6749 section 6: a refresh may ask for less, which is no less for the next one.
+#[tokio::test]
+async fn v6_refresh_can_narrow_the_scope() {
+    let fake = FakeHurdlr::in_memory();
+    let token = logged_in_v6(&fake, "ann", &[]).await.get("refresh_token");
+    let fields = [("grant_type", "refresh_token"), ("refresh_token", &*token), ("scope", "read")];
+    let narrow = post_basic(&fake, V6, &fields).await;
+    assert_eq!(narrow.get("scope"), "read");
+    let token = narrow.get("refresh_token");
+    let fields = [("grant_type", "refresh_token"), ("refresh_token", &*token)];
+    assert_eq!(post_basic(&fake, V6, &fields).await.get("scope"), "write");
+}
+
+/// RFC 6750 section 3.1.
+#[tokio::test]
+async fn v6_read_token_changes_nothing() {
+    let fake = FakeHurdlr::in_memory();
+    let url = fake.base_url().join("v6/me").unwrap();
+    for (scope, status) in [("read", 403), ("write", 200)] {
+        let fields = [("grant_type", "client_credentials"), ("scope", scope)];
+        let token = post_basic(&fake, V6, &fields).await.get("access_token");
+        assert_eq!(get(&fake, &url, &token).await.status, 200);
+        let request = http::Request::post(url.as_str())
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(Vec::new())
+            .unwrap();
+        assert_eq!(call(&fake, request).await.unwrap().status, status, "{scope}");
+    }
+}
+
+/// All that one version issues, at the endpoints of the others.
+#[tokio::test]
+async fn versions_take_nothing_of_each_other() {
+    let fake = FakeHurdlr::builder().check_bearer(true).in_memory();
+    let mut issued = Vec::new();
+    for path in [V4, V5, V6] {
+        let code = code(&fake, "ann", &[]).await;
+        let answer = at(&fake, path, &[("code", &*code), ("redirect_uri", CALLBACK)], "").await;
+        assert_eq!(answer.status, 200, "{path}");
+        issued.push((path, answer.get("access_token"), answer.get("refresh_token")));
+    }
+    for (issuer, access_token, refresh_token) in &issued {
+        for (path, other_token, _) in &issued {
+            let (is_own, which) = (issuer == path, format!("{issuer} at {path}"));
+            let me = fake.base_url().join(&path.replace("auth/token", "me")).unwrap();
+            let status = if is_own { 200 } else { 401 };
+            assert_eq!(get(&fake, &me, access_token).await.status, status, "{which}");
+            if !is_own {
+                let refused = at(&fake, path, &[("refresh_token", refresh_token)], "").await;
+                let kind = refusal(400, "INVALID_TOKEN", "refresh_token");
+                assert_eq!(refused.refusal(), kind, "{which}");
+                if *issuer != V6 {
+                    // The Bearer that goes with a refresh, too.
+                    let fields = [("refresh_token", &**refresh_token)];
+                    let refused = at(&fake, issuer, &fields, other_token).await;
+                    let kind = refusal(401, "EXPIRED_TOKEN", "access_token");
+                    assert_eq!(refused.refusal(), kind, "{which}");
+                }
+            }
+        }
+        // A success, as for any unknown token; and nothing of another version is revoked by it.
+        assert_eq!(revoke(&fake, refresh_token).await.status, 200);
+        assert_eq!(fake.is_alive(access_token), *issuer != V6);
+        assert_eq!(fake.refresh_is_alive(refresh_token), *issuer != V6);
+    }
+}
+
+/// A grant by what `fields` are about, as the version wants it.
+async fn at(fake: &FakeHurdlr, path: &str, fields: &[(&str, &str)], bearer: &str) -> Answer {
+    let (name, _) = fields[0];
+    let grant = if name == "code" { "authorization_code" } else { name };
+    let fields = [&[("grant_type", grant)], fields].concat();
+    if path == V6 {
+        return post_basic(fake, path, &fields).await;
+    }
+    let secret = fake.client_secret();
+    let client = [("client_id", fake.client_id()), ("client_secret", secret.expose_secret())];
+    let mut request = form(fake, path, &[&client[..], &fields].concat());
+    if !bearer.is_empty() {
+        let value = format!("Bearer {bearer}").parse().unwrap();
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    call(fake, request).await.unwrap()
+}
+
+/// Without scopes, a version would grant more than was consented to.
+#[tokio::test]
+async fn code_with_scope_is_v6_only() {
+    let fake = FakeHurdlr::in_memory();
+    let code = code(&fake, "ann", &[("scope", "read")]).await;
+    let fields = [("code", &*code), ("redirect_uri", CALLBACK)];
+    for path in [V4, V5] {
+        let refused = at(&fake, path, &fields, "").await;
+        assert_eq!(refused.refusal(), refusal(400, "INVALID_VALUE", "code"));
+    }
+    assert_eq!(at(&fake, V6, &fields, "").await.get("scope"), "read");
+}
+
+#[tokio::test]
+async fn v4_and_v5_take_no_basic() {
+    let fake = FakeHurdlr::in_memory();
+    for path in [V4, V5] {
+        let fields = [("grant_type", "client_credentials"), ("userId", "ann")];
+        let refused = post_basic(&fake, path, &fields).await;
+        assert_eq!(refused.refusal(), refusal(400, "REQUIRED", "client_id"));
+    }
+}
+
 #[tokio::test]
 async fn v6_wants_the_redirect_uri_of_a_code_and_the_verifier_of_a_challenge() {
     let fake = FakeHurdlr::in_memory();
@@ -938,7 +1054,8 @@ async fn resource_without_credentials_names_no_error() {
 #[tokio::test]
 async fn the_resource_takes_a_body_too_and_is_served_under_v5() {
     let fake = FakeHurdlr::in_memory();
-    let token = grant(&fake, "ann").await.get("access_token");
+    let fields = [("grant_type", "client_credentials"), ("userId", "ann")];
+    let token = send_to(&fake, V5, &fields).await.unwrap().get("access_token");
     let request = http::Request::post(fake.base_url().join("rest/v5/me").unwrap().as_str())
         .header(header::AUTHORIZATION, format!("bearer {token}"))
         .body(vec![b'x'; 40])

@@ -47,8 +47,10 @@ use super::{
 /// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource, and what else a test puts into
 ///   its [`api`](Self::api), such as `/rest/v4/expenses`.
 ///
-/// Its token endpoints share what they remember: it does not say that tokens of one version are
-/// good at another, which the reference leaves open.
+/// It keeps the versions apart, since the reference does not say that one takes what another has
+/// issued: a token is good at its own version only, be it as Bearer, to refresh or to revoke. Logins
+/// have one page for all versions, so a code is good at any of them; one that was asked for with a
+/// scope is good at v6 only, which has scopes.
 ///
 /// Clones are handles to the same provider. Its server and all its connections end when the last
 /// handle is dropped; an [`InMemoryHttpClient`] works on.
@@ -271,10 +273,10 @@ impl FakeHurdlr {
         lock(&self.provider.ledger).access_tokens_alive(user, self.now())
     }
 
-    /// Whether the protected resource would take this access token.
+    /// Whether the API of its version would take this access token.
     #[must_use]
     pub fn is_alive(&self, access_token: &str) -> bool {
-        lock(&self.provider.ledger).bearer(access_token, self.now()).is_ok()
+        lock(&self.provider.ledger).bearer(access_token, None, self.now()).is_ok()
     }
 
     /// Whether this refresh token is a current one. One that a grace window still answers for is

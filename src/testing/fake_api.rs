@@ -15,7 +15,9 @@ use super::{
 /// By [`FakeHurdlr::api`](super::FakeHurdlr::api).
 ///
 /// Every path that is not an endpoint of OAuth is one of the API. A call needs a living access token
-/// as `Authorization: Bearer`, or it is answered 401; a path without data is 404.
+/// as `Authorization: Bearer`, of the version that the path begins with, or it is answered 401. A
+/// token of scope `read` gets 403 for every other method than GET, HEAD, OPTIONS and TRACE. A path
+/// without data is 404.
 ///
 /// ```
 /// use hurdlr_oauth2::testing::{FakeHurdlr, Fault};

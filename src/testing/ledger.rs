@@ -202,6 +202,8 @@ struct Family(u64);
 struct Access {
     user: Arc<str>,
     family: Family,
+    version: Version,
+    scope: Scope,
     /// `None`: later than any clock shows.
     expires: Option<SystemTime>,
     revoked: bool,
@@ -210,6 +212,7 @@ struct Access {
 struct Refresh {
     user: Arc<str>,
     family: Family,
+    version: Version,
     scope: Scope,
     expires: Option<SystemTime>,
     state: RefreshState,
@@ -268,6 +271,10 @@ impl Ledger {
         if over(known.issued, CODE_LIFE, terms.now) {
             return Err(CodeRefusal::Dead);
         }
+        // Without scopes, more would be granted than the person consented to.
+        if known.consent.scope.is_some() && !terms.version.has_scopes() {
+            return Err(CodeRefusal::Dead);
+        }
         match redirect_uri {
             Some(uri) if uri != known.consent.redirect_uri => return Err(CodeRefusal::RedirectUri),
             None if terms.version.requires_redirect_uri() => {
@@ -306,11 +313,14 @@ impl Ledger {
 
     pub(super) fn refresh(&mut self, token: &str, terms: &Terms) -> Result<Issued, RefreshRefusal> {
         let value = TokenValue::parse(token).ok_or(Lapse::Dead)?;
-        let known = self.refresh.get(&value).ok_or(Lapse::Dead)?;
+        let known = self.refresh.get(&value).filter(|it| it.version == terms.version);
+        let known = known.ok_or(Lapse::Dead)?;
         let (user, family, scope) = (Arc::clone(&known.user), known.family, known.scope);
         if terms.scope.is_some_and(|asked| asked > scope) {
             return Err(RefreshRefusal::Scope);
         }
+        // Less is granted to the access token alone: the login stays what it was.
+        let granted = terms.scope.unwrap_or(scope);
         match (known.state, terms.rotation) {
             (RefreshState::Replaced { at, by }, Rotation::Grace(window))
                 if !over(at, window, terms.now) =>
@@ -324,13 +334,14 @@ impl Ledger {
             (RefreshState::Replaced { .. } | RefreshState::Revoked, _) => Err(Lapse::Dead.into()),
             (RefreshState::Live, _) if past(known.expires, terms.now) => Err(Lapse::Expired.into()),
             (RefreshState::Live, Rotation::None) => {
-                Ok(self.issue_access(&user, family, scope, Some(value), terms))
+                Ok(self.issue_access(&user, family, granted, Some(value), terms))
             }
             (RefreshState::Live, rotation) => {
                 if rotation == Rotation::KillAccess {
                     self.revoke_access(&user, |it| it == family);
                 }
-                let by = self.issue_pair(&user, family, scope, terms);
+                let refresh = self.issue_refresh(&user, family, scope, terms);
+                let by = self.issue_access(&user, family, granted, Some(refresh), terms);
                 if let Some(old) = self.refresh.get_mut(&value) {
                     old.state = RefreshState::Replaced { at: terms.now, by };
                 }
@@ -339,16 +350,21 @@ impl Ledger {
         }
     }
 
-    /// The user an access token speaks for.
-    pub(super) fn bearer(&self, token: &str, now: SystemTime) -> Result<Arc<str>, Lapse> {
+    /// What an access token is good for, at this version or at any.
+    pub(super) fn bearer(
+        &self,
+        token: &str,
+        version: Option<Version>,
+        now: SystemTime,
+    ) -> Result<Scope, Lapse> {
         let value = TokenValue::parse(token).ok_or(Lapse::Dead)?;
         let known = self.access.get(&value).ok_or(Lapse::Dead)?;
-        if known.revoked {
+        if known.revoked || version.is_some_and(|version| version != known.version) {
             Err(Lapse::Dead)
         } else if past(known.expires, now) {
             Err(Lapse::Expired)
         } else {
-            Ok(Arc::clone(&known.user))
+            Ok(known.scope)
         }
     }
 
@@ -371,14 +387,14 @@ impl Ledger {
     }
 
     /// RFC 7009 section 2.1: a refresh token dies with all that goes back to the same grant, an
-    /// access token by itself. What is not known, or was replaced, is left as it is.
-    pub(super) fn revoke_token(&mut self, token: &str) {
+    /// access token by itself. What this version does not know, or was replaced, is left as it is.
+    pub(super) fn revoke_token(&mut self, token: &str, version: Version) {
         let Some(value) = TokenValue::parse(token) else {
             return;
         };
-        if let Some(access) = self.access.get_mut(&value) {
+        if let Some(access) = self.access.get_mut(&value).filter(|it| it.version == version) {
             access.revoked = true;
-        } else if let Some(known) = self.refresh.get(&value)
+        } else if let Some(known) = self.refresh.get(&value).filter(|it| it.version == version)
             && matches!(known.state, RefreshState::Live)
         {
             let (user, family) = (Arc::clone(&known.user), known.family);
@@ -416,16 +432,27 @@ impl Ledger {
         scope: Scope,
         terms: &Terms,
     ) -> Issued {
+        let refresh = self.issue_refresh(user, family, scope, terms);
+        self.issue_access(user, family, scope, Some(refresh), terms)
+    }
+
+    fn issue_refresh(
+        &mut self,
+        user: &Arc<str>,
+        family: Family,
+        scope: Scope,
+        terms: &Terms,
+    ) -> TokenValue {
         let refresh = TokenValue::random();
         let expires = terms.refresh_life.and_then(|life| terms.now.checked_add(life));
-        let state = RefreshState::Live;
-        let entry = Refresh { user: Arc::clone(user), family, scope, expires, state };
+        let (user_id, version, state) = (Arc::clone(user), terms.version, RefreshState::Live);
+        let entry = Refresh { user: user_id, family, version, scope, expires, state };
         self.refresh.insert(refresh, entry);
         let wallet = self.wallets.entry(Arc::clone(user)).or_default();
         if let Some(oldest) = remember(&mut wallet.refresh, refresh) {
             self.refresh.remove(&oldest);
         }
-        self.issue_access(user, family, scope, Some(refresh), terms)
+        refresh
     }
 
     fn issue_access(
@@ -438,7 +465,8 @@ impl Ledger {
     ) -> Issued {
         let access = TokenValue::random();
         let expires = terms.now.checked_add(terms.token_life);
-        let entry = Access { user: Arc::clone(user), family, expires, revoked: false };
+        let (user_id, version) = (Arc::clone(user), terms.version);
+        let entry = Access { user: user_id, family, version, scope, expires, revoked: false };
         self.access.insert(access, entry);
         let wallet = self.wallets.entry(Arc::clone(user)).or_default();
         if let Some(oldest) = remember(&mut wallet.access, access) {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{
     answer::{Answer, Refusal},
     journal::{Outcome, RecordedRequest},
+    ledger::Scope,
     provider::{Provider, lock},
     token_endpoint::bearer,
     version::Version,
@@ -81,8 +82,10 @@ fn serve(provider: &Provider, call: &RecordedRequest) -> (Outcome, Answer) {
     let Some(token) = bearer(call.headers()) else {
         return (Outcome::BearerRefused, Answer::challenge());
     };
-    let speaks_for = lock(&provider.ledger).bearer(token, provider.now());
-    match speaks_for {
+    let version = Version::of_path(call.path());
+    let scope = lock(&provider.ledger).bearer(token, version, provider.now());
+    match scope {
+        Ok(Scope::Read) if !call.method().is_safe() => refused(provider, Refusal::forbidden()),
         // Without a lock, since the data may be made with the provider's help.
         Ok(_) => (Outcome::Served, Answer::json(StatusCode::OK, data(call).to_string())),
         Err(lapse) => refused(provider, Refusal::dead_access_token(lapse)),

@@ -101,9 +101,9 @@ fn judge(
     check_client(provider, endpoint.version(), request)?;
     match endpoint {
         Endpoint::Token(version) => issue(provider, version, request).map(Done::Issued),
-        Endpoint::Revocation(_) => {
+        Endpoint::Revocation(version) => {
             let token = required(request, "token")?;
-            lock(&provider.ledger).revoke_token(&token);
+            lock(&provider.ledger).revoke_token(&token, version);
             Ok(Done::Revoked)
         }
     }
@@ -254,7 +254,7 @@ fn refresh(
     let mut ledger = lock(&provider.ledger);
     if provider.checks_bearer
         && let Some(bearer) = bearer(request.headers())
-        && ledger.bearer(bearer, terms.now).is_err()
+        && ledger.bearer(bearer, Some(terms.version), terms.now).is_err()
     {
         return Err(Refusal::stale_bearer());
     }

@@ -15,6 +15,19 @@ pub(super) enum Version {
 impl Version {
     pub(super) const ALL: [Self; 3] = [Self::V4, Self::V5, Self::V6];
 
+    /// The version whose API has this path.
+    pub(super) fn of_path(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| path.starts_with(version.root()))
+    }
+
+    fn root(self) -> &'static str {
+        match self {
+            Self::V4 => "/rest/v4/",
+            Self::V5 => "/rest/v5/",
+            Self::V6 => "/v6/",
+        }
+    }
+
     pub(super) fn token_path(self) -> &'static str {
         match self {
             Self::V4 => "/rest/v4/auth/token",
