@@ -40,6 +40,8 @@ mod manual_clock;
 mod provider;
 mod resource;
 mod seed_row;
+#[cfg(feature = "rustls")]
+mod tls;
 pub use seed_row::seed_row;
 pub mod store_contract;
 mod token_endpoint;

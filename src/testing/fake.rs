@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 use tokio::net::TcpListener;
 use url::{Url, form_urlencoded};
 
+#[cfg(feature = "rustls")]
+use super::tls::Identity;
 use super::{
     answer::ErrorStyle,
     authorize,
@@ -91,8 +93,8 @@ impl FakeHurdlr {
         Self::builder().in_memory()
     }
 
-    /// Where it is: `http://127.0.0.1:41234/`. In memory `http://127.0.0.1:1/`, where nothing
-    /// listens.
+    /// Where it is: `http://127.0.0.1:41234/`, or `https://localhost:41234/` with a certificate. In
+    /// memory `http://127.0.0.1:1/`, where nothing listens.
     #[must_use]
     pub fn base_url(&self) -> Url {
         self.provider.base_url.clone()
@@ -367,6 +369,8 @@ pub struct FakeHurdlrBuilder {
     ignore_pkce: bool,
     record: bool,
     check_bearer: bool,
+    #[cfg(feature = "rustls")]
+    identity: Option<Identity>,
 }
 
 impl Default for FakeHurdlrBuilder {
@@ -384,6 +388,8 @@ impl Default for FakeHurdlrBuilder {
             ignore_pkce: false,
             record: true,
             check_bearer: false,
+            #[cfg(feature = "rustls")]
+            identity: None,
         }
     }
 }
@@ -464,28 +470,75 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// The provider without a socket. The port is of no account.
+    /// Serves https with this certificate, in PEM, and its private key. The certificate has to name
+    /// `localhost`, which is the host of [`base_url`](FakeHurdlr::base_url) then; clients have to
+    /// trust it. With the feature `rustls`.
+    ///
+    /// The certificate is yours to make, so that this feature brings no crate for it. Here by
+    /// `rcgen`:
+    ///
+    /// ```
+    /// # #[cfg(feature = "rustls")] {
+    /// use hurdlr_oauth2::testing::FakeHurdlr;
+    /// use hurdlr_oauth2::{Hurdlr, UserId, reqwest};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    /// let root = reqwest::Certificate::from_der(issued.cert.der())?;
+    /// let key = issued.signing_key.serialize_pem();
+    /// let fake = FakeHurdlr::builder().tls(issued.cert.pem(), key.into()).start().await?;
+    /// assert_eq!(fake.base_url().scheme(), "https");
+    ///
+    /// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    ///     .environment(fake.base_url())
+    ///     .reqwest(move |client| client.tls_certs_only([root]))
+    ///     .build()?;
+    /// hurdlr.client_credentials(&UserId::new("ann")?).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "rustls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
+    pub fn tls(mut self, certificate_pem: impl Into<String>, key_pem: SecretString) -> Self {
+        self.identity = Some(Identity { certificate_pem: certificate_pem.into(), key_pem });
+        self
+    }
+
+    /// The provider without a socket. Port and certificate are of no account.
     #[must_use]
     pub fn in_memory(self) -> FakeHurdlr {
         // tcpmux, which nobody runs: should the URL be used with a socket, it is refused.
-        let (provider, router) = self.provider(1);
+        let (provider, router) = self.provider(local_url("http://127.0.0.1", 1));
         FakeHurdlr { provider, router, _server: None }
     }
 
     /// Starts the provider on 127.0.0.1. It needs tokio's runtime, and serves as long as that
     /// lives and a handle is held.
     ///
-    /// Fails where the port cannot be had.
+    /// # Errors
+    ///
+    /// Those of the socket, such as `AddrInUse`, and `InvalidInput` for a certificate or a key that
+    /// cannot be used.
     pub async fn start(self) -> io::Result<FakeHurdlr> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
-        let (provider, router) = self.provider(listener.local_addr()?.port());
+        let port = listener.local_addr()?.port();
+        #[cfg(feature = "rustls")]
+        if let Some(identity) = &self.identity {
+            let acceptor = identity.acceptor()?;
+            let (provider, router) = self.provider(local_url("https://localhost", port));
+            let server = Server::spawn_tls(listener, router.clone(), acceptor);
+            return Ok(FakeHurdlr { provider, router, _server: Some(Arc::new(server)) });
+        }
+        let (provider, router) = self.provider(local_url("http://127.0.0.1", port));
         let server = Server::spawn(listener, router.clone());
         Ok(FakeHurdlr { provider, router, _server: Some(Arc::new(server)) })
     }
 
-    fn provider(self, port: u16) -> (Arc<Provider>, Router) {
+    fn provider(self, base_url: Url) -> (Arc<Provider>, Router) {
         let provider = Arc::new(Provider {
-            base_url: loopback(port),
+            base_url,
             client_id: self.client_id,
             client_secret: self.client_secret,
             redirect_uri: self.redirect_uri,
@@ -511,6 +564,6 @@ impl FakeHurdlrBuilder {
 }
 
 #[expect(clippy::expect_used, reason = "a port is all that varies, and every port makes a URL")]
-fn loopback(port: u16) -> Url {
-    format!("http://127.0.0.1:{port}/").parse().expect("loopback URLs parse")
+fn local_url(host: &str, port: u16) -> Url {
+    format!("{host}:{port}/").parse().expect("URLs of this machine parse")
 }

@@ -33,8 +33,26 @@ pub(super) struct Server {
 impl Server {
     /// Must be called on a tokio runtime.
     pub(super) fn spawn(listener: TcpListener, router: Router) -> Self {
-        let lines = Arc::new(Lines::default());
-        let doorway = Doorway { listener, lines: Arc::clone(&lines) };
+        let (doorway, lines) = Doorway::new(listener);
+        Self::serve(doorway, lines, router)
+    }
+
+    /// As `spawn`, over TLS.
+    #[cfg(feature = "rustls")]
+    pub(super) fn spawn_tls(
+        listener: TcpListener,
+        router: Router,
+        acceptor: tokio_rustls::TlsAcceptor,
+    ) -> Self {
+        let (doorway, lines) = Doorway::new(listener);
+        Self::serve(super::tls::TlsDoorway::new(doorway, acceptor), lines, router)
+    }
+
+    fn serve<L>(doorway: L, lines: Arc<Lines>, router: Router) -> Self
+    where
+        L: Listener<Addr = SocketAddr>,
+        Line: for<'a> Connected<IncomingStream<'a, L>>,
+    {
         let service = router.into_make_service_with_connect_info::<Line>();
         let serve = axum::serve(doorway, service);
         let task = tokio::spawn(async move {
@@ -123,14 +141,21 @@ impl Line {
 
 impl Connected<IncomingStream<'_, Doorway>> for Line {
     fn connect_info(stream: IncomingStream<'_, Doorway>) -> Self {
-        stream.io().line.clone()
+        stream.io().line()
     }
 }
 
 /// Hands out connections as [`Wire`]s.
-struct Doorway {
+pub(super) struct Doorway {
     listener: TcpListener,
     lines: Arc<Lines>,
+}
+
+impl Doorway {
+    fn new(listener: TcpListener) -> (Self, Arc<Lines>) {
+        let lines = Arc::new(Lines::default());
+        (Self { listener, lines: Arc::clone(&lines) }, lines)
+    }
 }
 
 impl Listener for Doorway {
@@ -154,9 +179,15 @@ impl Listener for Doorway {
 }
 
 /// A TCP stream that can be cut.
-struct Wire {
+pub(super) struct Wire {
     stream: TcpStream,
     line: Line,
+}
+
+impl Wire {
+    pub(super) fn line(&self) -> Line {
+        self.line.clone()
+    }
 }
 
 impl AsyncRead for Wire {
