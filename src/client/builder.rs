@@ -196,6 +196,7 @@ impl HurdlrBuilder {
     /// | `proxy` | kept, and not used for a loopback host |
     /// | `resolve`, `dns_resolver` | kept; for plain `http`, `localhost` is this machine |
     /// | `pool_idle_timeout` | 5 s |
+    /// | `http1_…_in_responses` | lenient: a malformed header line must not lose a token |
     ///
     /// All others are kept. `default_headers` go along with every request: one with an
     /// `Authorization` would be a second proof of who you are. A `cookie_store` is one jar for the
