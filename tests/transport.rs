@@ -852,3 +852,17 @@ async fn refresh_token_with_control_character_is_refused() {
     let error = refreshed(&once(&server)).await.unwrap_err();
     assert!(error.rescued_refresh_token().is_none());
 }
+
+/// A line's end behind a token is none of it.
+#[tokio::test]
+async fn line_end_behind_token_is_left_out() {
+    let body = r#"{"access_token":"access\r\n","refresh_token":"\trefresh\n","expires_in":60}"#;
+    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+    let token = refreshed(&once(&server)).await.unwrap();
+    assert_eq!(token.access_token().expose_secret(), "access");
+    assert_eq!(token.refresh_token().unwrap().expose_secret(), "refresh");
+    let body = r#"{"access_token":"","refresh_token":"refresh\n"}"#;
+    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+    let error = refreshed(&once(&server)).await.unwrap_err();
+    assert_eq!(error.rescued_refresh_token().unwrap().expose_secret(), "refresh");
+}
