@@ -12,11 +12,12 @@ use std::{
 
 use base64::Engine as _;
 use http::{HeaderMap, StatusCode, header};
+use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{
     BodyEncoding, ErrorStyle, FakeHurdlr, Fault, Gate, InMemoryError, ManualClock, Outcome,
     Rotation,
 };
-use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, UserId};
+use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
 use oauth2::{AsyncHttpClient, HttpRequest, PkceCodeChallenge, PkceCodeVerifier};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -608,6 +609,38 @@ async fn rotation_can_end_the_old_access_token() {
     assert_eq!(refresh(&fake, &first.get("refresh_token")).await.status, 400);
     assert!(fake.is_alive(&second.get("access_token")));
     assert_eq!(refresh(&fake, &second.get("refresh_token")).await.status, 200);
+}
+
+/// What the docs of `Rotation::KillAccess` tell those who send tokens by hand.
+#[tokio::test]
+async fn call_by_hand_outlives_killed_token() {
+    let hour = seconds(3_600);
+    let fake = FakeHurdlr::builder().rotation(Rotation::KillAccess).token_life(hour).in_memory();
+    let clock = ManualClock::new();
+    let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+        .environment(fake.base_url())
+        .http_client(fake.http_client())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let store = MemoryStore::with_clock(clock.clone());
+    let manager = TokenManager::builder(hurdlr, store).build().unwrap();
+    let id = UserId::new("ann").unwrap();
+    let login = grant(&fake, "ann").await;
+    manager.adopt(&id, manager.hurdlr().import(&login.body).unwrap()).await.unwrap();
+    let ann = manager.user(&id);
+    let mut events = ann.subscribe();
+    fake.advance_clock(hour * 11 / 12);
+    clock.advance(hour * 11 / 12);
+
+    let due = ann.token().await.unwrap().into_shared();
+    events.next().await;
+    let call = async |token: &Token| resource(&fake, token.access_token().expose_secret()).await;
+    assert_eq!(call(&due).await.status, 401);
+    ann.report_unauthorized(&due);
+    let newer = ann.token().await.unwrap().into_shared();
+    assert_eq!(call(&newer).await.status, 200);
+    assert_eq!(fake.count().grant("refresh_token"), 1);
 }
 
 #[tokio::test]

@@ -37,8 +37,13 @@ pub enum Rotation {
     /// As `RotateAndKill`, but for so long the old one still gets the very answer that replaced
     /// it, the same tokens and the same `created_at`. After that it is dead.
     Grace(Duration),
-    /// As `RotateAndKill`, and the access tokens of the same login are dead at once too. Most
-    /// servers do so: a call that was under way with the old one is answered 401.
+    /// As `RotateAndKill`, and the access tokens of the same login are dead at once too.
+    ///
+    /// Most servers do so. A call that is on its way with the old one is answered 401, so a caller
+    /// that sends tokens by hand must expect a 401 at each refresh: get the token anew and call
+    /// again, as `TokenMiddleware` and `TokenLayer` do. With a manager,
+    /// [`report_unauthorized`](crate::manager::UserHandle::report_unauthorized) first; it starts no
+    /// second refresh.
     KillAccess,
     /// As `RotateAndKill`, and the use of an old one is taken for theft: every token that goes
     /// back to the same login dies, access tokens too (RFC 9700 section 4.14.2).
