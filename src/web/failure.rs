@@ -24,7 +24,9 @@ pub enum FailureReason {
     /// login. A page of the app's own in its place must not be framed by others.
     Unconfirmed,
     /// This browser has no login that the callback belongs to: it was begun in another, or is over,
-    /// or was completed before, or the callback is forged.
+    /// or was completed before, or the callback is forged. Or it was begun under another host than
+    /// that of the redirect URI, such as `localhost` instead of `127.0.0.1`, or without `www.`:
+    /// cookies are a host's own.
     NotBegunHere,
     /// Another user of the app began this login.
     OtherUser,
@@ -100,7 +102,9 @@ impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unconfirmed => f.write_str("no page of the app asked for this login"),
-            Self::NotBegunHere => f.write_str("this browser has begun no such login"),
+            Self::NotBegunHere => {
+                f.write_str("this browser has begun no such login under the redirect URI's host")
+            }
             Self::OtherUser => f.write_str("another user began this login"),
             Self::AlreadyUsed => f.write_str("this login was used before"),
             Self::TooLong => f.write_str("the callback is too long"),
