@@ -17,7 +17,9 @@ use hurdlr_oauth2::testing::{
     BodyEncoding, ErrorStyle, FakeHurdlr, Fault, Gate, InMemoryError, ManualClock, Outcome,
     Rotation,
 };
-use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, TokenManager, UserId};
+use hurdlr_oauth2::{
+    Environment, ErrorKind, Hurdlr, Partner, RetryPolicy, Token, TokenManager, UserId,
+};
 use oauth2::{AsyncHttpClient, HttpRequest, PkceCodeChallenge, PkceCodeVerifier};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -1171,6 +1173,36 @@ async fn api_calls_are_recorded_and_counted() {
         fake.api().clear_requests();
         assert_eq!((fake.api().count().total(), fake.api().requests().len()), (0, 0));
     }
+}
+
+/// Partner-level calls, as v5 alone has them.
+#[tokio::test]
+async fn v5_api_takes_client_by_basic() {
+    let fake = FakeHurdlr::builder().client("a b", "s+e:c/r&t%".into()).start().await.unwrap();
+    let (secret, base) = (fake.client_secret(), Environment::from(fake.base_url()));
+    let send = async |partner: &Partner, path: &str| {
+        let ann = partner.user(&UserId::new("ann").unwrap()).unwrap();
+        let client = ann.middleware().client(|builder| builder).unwrap().build();
+        client.get(fake.base_url().join(path).unwrap()).send().await.unwrap()
+    };
+    let partner = Partner::new(fake.client_id(), &secret, &base).unwrap();
+    let served = send(&partner, "rest/v5/me").await;
+    assert_eq!(served.status(), 200);
+    let body: Value = serde_json::from_str(&served.text().await.unwrap()).unwrap();
+    assert_eq!(body["user"], "ann");
+    for (status, path) in [(401, "rest/v4/me"), (401, "v6/me"), (404, "rest/v5/nothing")] {
+        assert_eq!(send(&partner, path).await.status(), status, "{path}");
+    }
+    let wrong = Partner::new(fake.client_id(), &"wrong".into(), &base).unwrap();
+    assert_eq!(send(&wrong, "rest/v5/me").await.status(), 401);
+
+    let calls = fake.api().requests();
+    assert!(calls.iter().all(|call| call.user() == Some("ann")));
+    assert_eq!(calls[4].outcome(), Some(Outcome::InvalidClient));
+    let unnamed = reqwest::Client::new()
+        .get(fake.base_url().join("rest/v5/me").unwrap())
+        .basic_auth(fake.client_id(), Some(secret.expose_secret()));
+    assert_eq!(unnamed.send().await.unwrap().status(), 400);
 }
 
 #[tokio::test]

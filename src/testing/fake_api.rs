@@ -17,7 +17,8 @@ use super::{
 /// Every path that is not an endpoint of OAuth is one of the API. A call needs a living access token
 /// as `Authorization: Bearer`, of the version that the path begins with, or it is answered 401. A
 /// token of scope `read` gets 403 for every other method than GET, HEAD, OPTIONS and TRACE. A path
-/// without data is 404.
+/// without data is 404. v5 takes the client by Basic as well, for the user whom the header `userId`
+/// names.
 ///
 /// ```
 /// use hurdlr_oauth2::testing::{FakeHurdlr, Fault};

@@ -134,7 +134,7 @@ impl RecordedRequest {
     }
 
     /// Whom the request is about: the `userId`, or the owner of the code or token; for a call the
-    /// owner of its access token, dead or alive.
+    /// owner of its access token, dead or alive, or else the `userId` of its headers.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.received.user.as_deref()

@@ -11,6 +11,7 @@ use axum::{
     response::Response,
 };
 use http::StatusCode;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     journal::{Outcome, RecordedRequest},
     ledger::Scope,
     provider::{Provider, lock},
-    token_endpoint::bearer,
+    token_endpoint::{bearer, plain_basic},
     version::Version,
 };
 
@@ -63,9 +64,7 @@ pub(super) async fn answer(State(provider): State<Arc<Provider>>, request: Reque
         Err(_) => (body::Bytes::new(), true),
     };
     let call = RecordedRequest::new(parts, body);
-    // Dead tokens have an owner too.
-    let user = bearer(call.headers())
-        .and_then(|token| lock(&provider.ledger).user_of_token(token).map(str::to_owned));
+    let user = user(&provider, &call);
     let serve = |call: &RecordedRequest| {
         if is_too_large {
             return refused(&provider, Refusal::too_large(BODY_LIMIT));
@@ -75,19 +74,40 @@ pub(super) async fn answer(State(provider): State<Arc<Provider>>, request: Reque
     provider.api.answer(&provider, call.about(user), serve).await
 }
 
+/// Whom a call is about, as far as the provider can tell before it judges it: dead tokens have an
+/// owner too.
+fn user(provider: &Provider, call: &RecordedRequest) -> Option<String> {
+    match bearer(call.headers()) {
+        Some(token) => lock(&provider.ledger).user_of_token(token).map(str::to_owned),
+        None => call.headers().get("userid")?.to_str().ok().map(str::to_owned),
+    }
+}
+
 fn serve(provider: &Provider, call: &RecordedRequest) -> (Outcome, Answer) {
     let Some(data) = provider.resources.get(call.path()) else {
         return refused(provider, Refusal::unknown_path());
     };
+    // Without a lock, since the data may be made with the provider's help.
+    let served = || (Outcome::Served, Answer::json(StatusCode::OK, data(call).to_string()));
+    let version = Version::of_path(call.path());
+    if version.is_some_and(Version::has_partner_calls)
+        && let Some((id, secret)) = plain_basic(call.headers())
+    {
+        return if id != provider.client_id || secret != provider.client_secret.expose_secret() {
+            refused(provider, Refusal::wrong_basic())
+        } else if call.user().is_none_or(str::is_empty) {
+            refused(provider, Refusal::required("userId"))
+        } else {
+            served()
+        };
+    }
     let Some(token) = bearer(call.headers()) else {
         return (Outcome::BearerRefused, Answer::challenge());
     };
-    let version = Version::of_path(call.path());
     let scope = lock(&provider.ledger).bearer(token, version, provider.now());
     match scope {
         Ok(Scope::Read) if !call.method().is_safe() => refused(provider, Refusal::forbidden()),
-        // Without a lock, since the data may be made with the provider's help.
-        Ok(_) => (Outcome::Served, Answer::json(StatusCode::OK, data(call).to_string())),
+        Ok(_) => served(),
         Err(lapse) => refused(provider, Refusal::dead_access_token(lapse)),
     }
 }

@@ -204,13 +204,19 @@ fn check_client(
 /// The id and the secret of an `Authorization: Basic` header, each form-urlencoded within it (RFC
 /// 6749 section 2.3.1).
 fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+    let (id, password) = plain_basic(headers)?;
+    Some((form_decoded(&id), form_decoded(&password)))
+}
+
+/// The two halves of an `Authorization: Basic` header (RFC 7617).
+pub(super) fn plain_basic(headers: &HeaderMap) -> Option<(String, String)> {
     let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("Basic") {
         return None;
     }
     let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (id, password) = decoded.split_once(':')?;
-    Some((form_decoded(id), form_decoded(password)))
+    Some((id.to_owned(), password.to_owned()))
 }
 
 /// A single value, decoded as a form's are (RFC 6749 appendix B).

@@ -61,6 +61,15 @@ impl Version {
         }
     }
 
+    /// Whether the API takes the client by HTTP Basic (RFC 7617), for the user whom the header
+    /// `userId` names.
+    pub(super) fn has_partner_calls(self) -> bool {
+        match self {
+            Self::V4 | Self::V6 => false,
+            Self::V5 => true,
+        }
+    }
+
     /// Whether `client_credentials` must name a user.
     pub(super) fn requires_user_id(self) -> bool {
         match self {
