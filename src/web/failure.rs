@@ -288,13 +288,7 @@ impl IntoResponse for LoginFailure {
             }
             _ => String::new(),
         };
-        // The header's `no-referrer` has browsers send `Origin: null` with the form. This page's
-        // URL holds no code.
-        let referrer = match self.reason {
-            FailureReason::Unconfirmed => "\n<meta name=\"referrer\" content=\"same-origin\">",
-            _ => "",
-        };
-        let head = format!("<title>{title}</title>{referrer}");
+        let head = format!("<title>{title}</title>");
         let main = format!("<h1>{title}</h1>\n<p>{message}</p>\n{detail}{}", self.actions());
         // Split rather than replace, so inserted text cannot contain placeholders.
         let (start, rest) = PAGE.split_once("{head}").unwrap_or((PAGE, ""));
