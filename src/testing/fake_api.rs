@@ -61,7 +61,8 @@ pub struct FakeApi<'a>(pub(super) &'a Provider);
 impl FakeApi<'_> {
     /// Serves what `data` returns as JSON to every call of this path, whatever its method and
     /// query; [`RecordedRequest::user`] is the user the call's token belongs to. A path that has
-    /// data already gets this one instead. Returns the resource's URL.
+    /// data already gets this one instead; one of an endpoint of OAuth stays what it is. Returns the
+    /// resource's URL.
     ///
     /// `data` may call the provider's handle; a clone of it within `data` keeps the provider alive.
     pub fn resource(

@@ -21,7 +21,9 @@ pub(super) const PAGE_POLICY: &str =
 pub enum FailureReason {
     /// A login that no page of the app asked for: the link was on another site, or in a mail, or
     /// was typed. The page of the [`LoginFailure`] asks the person, and its button begins the
-    /// login. A page of the app's own in its place must not be framed by others.
+    /// login. A page of the app's own in its place must not be framed by others, and no
+    /// `form-action` of its `Content-Security-Policy` may stop at the app: browsers apply it to the
+    /// redirect that follows, too.
     Unconfirmed,
     /// This browser has no login that the callback belongs to: it was begun in another, or is over,
     /// or was completed before, or the callback is forged. Or it was begun under another host than
