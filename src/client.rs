@@ -182,7 +182,8 @@ impl Hurdlr {
     ///
     /// The answer's token carries the old refresh token on where it brought no new one. Keep what
     /// comes back before anything else: the old refresh token may be dead by then, and with most
-    /// servers the old access token, too. Then calls that are on their way with it are answered 401.
+    /// servers the old access token, too. Calls that are on their way with it are then answered
+    /// 401.
     ///
     /// [`ErrorKind::LoginRequired`] means that the refresh token is dead, or that there is none;
     /// [`ErrorKind::RotationLost`] that it died after an answer of this call went missing. Of an

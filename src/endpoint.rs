@@ -253,8 +253,8 @@ pub(crate) fn check_text(setting: &str, text: &str) -> Result<(), Error> {
 /// Reads a URL that secrets are sent to or come back through: `https`, or `http` on a loopback
 /// host, with neither user info nor fragment. The value is never quoted: it may hold a password.
 ///
-/// Blanks around it, and control characters, are refused: the parser would leave them out, and what
-/// is sent would be another text than the setting.
+/// Blanks around it, and control characters, are refused: the parser would leave them out, and the
+/// text that is sent would be another than the setting.
 pub(crate) fn secret_bearing_url(setting: &str, text: &str) -> Result<Url, Error> {
     check_text(setting, text)?;
     if text.trim() != text {

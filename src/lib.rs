@@ -36,14 +36,14 @@
 //!
 //! # Semver
 //!
-//! Types and traits of other crates are part of this crate's API. A new major version of one of them
-//! makes one of ours. All are re-exported here, with the feature that uses them, so that an app needs
-//! not look for the version that fits.
+//! Types and traits of other crates are part of this crate's API. A new major version of one of
+//! them makes one of ours. All are re-exported here, with the feature that uses them, so that an
+//! app need not look for the version that fits.
 //!
 //! | crate | version | feature | where |
 //! |---|---|---|---|
 //! | `axum` | 0.8 | `axum` | the router of `web::login_routes`, and the responses of its hooks |
-//! | `futures-core` | 0.3 | | `Stream` for what `TokenManager::warm` and `store::Sealed::reseal` return |
+//! | `futures-core` | 0.3 | | `Stream` for `TokenManager::warm` and `store::Sealed::reseal` |
 //! | `http` | 1 | | headers, statuses and requests, of `Token`, `Error`, the edges and `testing` |
 //! | `http-body` | 1 | `tower` | the bodies of `TokenLayer` |
 //! | `oauth2` | 5 | | [`basic`], [`HttpClient`] and [`ClientCredentialsUser`] |

@@ -1,4 +1,5 @@
-//! What tests need: [`FakeHurdlr`], a whole provider, on loopback or in memory.
+//! [`FakeHurdlr`], a whole provider for tests, on loopback or in memory; clocks and stores for
+//! tests.
 //!
 //! It knows the wire format only, and none of this crate's client code, so that the two cannot
 //! share a mistake. It is not for production: its tokens come from a fast generator that can be

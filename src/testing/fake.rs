@@ -1,4 +1,4 @@
-//! The handle by which a test holds the provider.
+//! `FakeHurdlr`: the public handle to the fake provider.
 
 use std::{
     fmt, io,
@@ -33,7 +33,7 @@ use super::{
     version::Version,
 };
 
-/// A whole OAuth provider for tests, that speaks as Hurdlr's reference does.
+/// A whole OAuth provider for tests that speaks like Hurdlr's reference.
 ///
 /// It serves, on loopback or in memory:
 ///
@@ -43,16 +43,16 @@ use super::{
 /// - `POST /v6/auth/token`: the same grants as v6 has them, for a client that proves itself by HTTP
 ///   Basic and by nothing else: `scope` is `read` or `write`, `userId` may be left out, a code must
 ///   come with its `redirect_uri`, tokens live an hour, and only a code brings a refresh token;
-/// - `POST /v6/auth/revoke`: RFC 7009. A refresh token dies with all tokens of its login; one that is
-///   not known is a success;
+/// - `POST /v6/auth/revoke`: RFC 7009. A refresh token dies with all tokens of its login; one that
+///   is not known is a success;
 /// - `/oauth/authorize`: a page at which a person logs in and consents;
-/// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource, and what else a test puts into
-///   its [`api`](Self::api), such as `/rest/v4/expenses`.
+/// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource, and all others that a test
+///   puts into its [`api`](Self::api), such as `/rest/v4/expenses`.
 ///
 /// It keeps the versions apart, since the reference does not say that one takes what another has
-/// issued: a token is good at its own version only, be it as Bearer, to refresh or to revoke. Logins
-/// have one page for all versions, so a code is good at any of them; one that was asked for with a
-/// scope is good at v6 only, which has scopes.
+/// issued: a token is good at its own version only, be it as Bearer, to refresh or to revoke.
+/// Logins have one page for all versions, so a code is good at any of them; one that was asked for
+/// with a scope is good at v6 only, which has scopes.
 ///
 /// Clones are handles to the same provider. Its server and all its connections end when the last
 /// handle is dropped; an [`InMemoryHttpClient`] works on.
@@ -401,7 +401,7 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// What a refresh does to the old refresh token.
+    /// The policy for the old refresh token at a refresh.
     pub fn rotation(mut self, rotation: Rotation) -> Self {
         self.rotation = rotation;
         self

@@ -11,14 +11,14 @@ use super::{
     provider::Provider,
 };
 
-/// The API that a provider's access tokens are for: its data, its faults, and the calls it received.
-/// By [`FakeHurdlr::api`](super::FakeHurdlr::api).
+/// The API that a provider's access tokens are for: its data, its faults, and the calls it
+/// received. By [`FakeHurdlr::api`](super::FakeHurdlr::api).
 ///
-/// Every path that is not an endpoint of OAuth is one of the API. A call needs a living access token
-/// as `Authorization: Bearer`, of the version that the path begins with, or it is answered 401. A
-/// token of scope `read` gets 403 for every other method than GET, HEAD, OPTIONS and TRACE. A path
-/// without data is 404. v5 takes the client by Basic as well, for the user whom the header `userId`
-/// names.
+/// Every path that is not an endpoint of OAuth is one of the API. A call needs a living access
+/// token as `Authorization: Bearer`, of the version that the path begins with, or it is answered
+/// 401. A token of scope `read` gets 403 for every other method than GET, HEAD, OPTIONS and TRACE.
+/// A path without data is 404. v5 takes the client by Basic as well, for the user whom the header
+/// `userId` names.
 ///
 /// ```
 /// use hurdlr_oauth2::testing::{FakeHurdlr, Fault};
@@ -60,9 +60,8 @@ pub struct FakeApi<'a>(pub(super) &'a Provider);
 
 impl FakeApi<'_> {
     /// Serves what `data` returns as JSON to every call of this path, whatever its method and
-    /// query; [`RecordedRequest::user`] is the user the call's token belongs to. A path that has
-    /// data already gets this one instead; one of an endpoint of OAuth stays what it is. Returns the
-    /// resource's URL.
+    /// query; [`RecordedRequest::user`] is the user the call's token belongs to. Data of the same
+    /// path are replaced; an endpoint of OAuth is not. Returns the resource's URL.
     ///
     /// `data` may call the provider's handle; a clone of it within `data` keeps the provider alive.
     pub fn resource(
@@ -77,15 +76,16 @@ impl FakeApi<'_> {
         url
     }
 
-    /// Queues a fault: each call takes one, in order of arrival, whether or not its token is alive.
+    /// Queues a fault: each call takes one, in order of arrival, whether or not its token is
+    /// alive.
     ///
-    /// [`Fault::Unauthorized`], [`Fault::Forbidden`] and [`Fault::rate_limited_for`] are what an API
-    /// answers by itself; all other faults work too.
+    /// An API answers [`Fault::Unauthorized`], [`Fault::Forbidden`] and
+    /// [`Fault::rate_limited_for`] by itself; all other faults work too.
     pub fn fault_next(&self, fault: Fault) {
         self.0.api.faults.push(fault);
     }
 
-    /// Asks `plan` for the fault of each call that finds the queue empty. As
+    /// Asks `plan` for the fault of each call that finds the queue empty, like
     /// [`FakeHurdlr::fault_plan`](super::FakeHurdlr::fault_plan).
     pub fn fault_plan(
         &self,
@@ -106,7 +106,8 @@ impl FakeApi<'_> {
         self.0.api.journal.requests()
     }
 
-    /// Forgets the calls and sets all counts to zero. A call in flight is not counted when it ends.
+    /// Forgets the calls and sets all counts to zero. A call in flight is not counted when it
+    /// ends.
     pub fn clear_requests(&self) {
         self.0.api.journal.clear();
     }

@@ -1,4 +1,4 @@
-//! What the provider received, and what became of it.
+//! The requests that the provider received, and their outcomes.
 
 use std::{
     borrow::Cow,
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::provider::lock;
 
-/// What the provider did about a token request, one for a revocation, or a call to the API.
+/// The outcome of a token request, of one for a revocation, or of a call to the API.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -133,14 +133,14 @@ impl RecordedRequest {
         }
     }
 
-    /// Whom the request is about: the `userId`, or the owner of the code or token; for a call the
+    /// The user of the request: the `userId`, or the owner of the code or token; for a call the
     /// owner of its access token, dead or alive, or else the `userId` of its headers.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.received.user.as_deref()
     }
 
-    /// What the provider did. `None`: it has not come to it, because the request is delayed or its
+    /// The outcome. `None`: the provider has not come to it, because the request is delayed or its
     /// sender went away during the delay.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
@@ -214,9 +214,9 @@ impl Counts {
     }
 }
 
-/// The name of a request in the journal, until it is settled.
+/// The id of a request in the journal, until it is settled.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry(u64);
+pub(super) struct RequestId(u64);
 
 pub(super) struct Journal {
     keeps_requests: bool,
@@ -238,9 +238,9 @@ impl Journal {
         Self { keeps_requests, pages: Mutex::default(), arrived: watch::Sender::new(0) }
     }
 
-    pub(super) fn open(&self, request: &RecordedRequest) -> Entry {
+    pub(super) fn open(&self, request: &RecordedRequest) -> RequestId {
         let mut pages = lock(&self.pages);
-        let entry = Entry(pages.next);
+        let id = RequestId(pages.next);
         pages.next += 1;
         pages.counts.total += 1;
         if let Some(grant) = request.grant() {
@@ -254,13 +254,13 @@ impl Journal {
         }
         // Under the lock, so that two arrivals cannot be announced in the wrong order.
         self.arrived.send_replace(pages.counts.total);
-        entry
+        id
     }
 
     /// `status` is `None` where no answer will arrive.
-    pub(super) fn settle(&self, entry: Entry, outcome: Outcome, status: Option<StatusCode>) {
+    pub(super) fn settle(&self, id: RequestId, outcome: Outcome, status: Option<StatusCode>) {
         let mut pages = lock(&self.pages);
-        let Some(index) = entry.0.checked_sub(pages.first) else {
+        let Some(index) = id.0.checked_sub(pages.first) else {
             return;
         };
         *pages.counts.outcomes.entry(outcome).or_default() += 1;

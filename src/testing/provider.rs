@@ -21,9 +21,9 @@ use super::{
     answer::{Answer, ErrorStyle, Refusal},
     authorize,
     clock::Clock,
-    delivery::Severed,
+    delivery::Disconnect,
     ledger::{Ledger, Rotation, Scope, Terms},
-    listener::Line,
+    listener::ConnHandle,
     resource::{self, Resources},
     token_endpoint::{self, Endpoint},
     traffic::Traffic,
@@ -32,12 +32,12 @@ use super::{
 
 pub(super) type Reshape = dyn Fn(&mut Map<String, Value>) + Send + Sync;
 
-/// What can be changed while the provider runs.
+/// Settings that can be changed while the provider runs.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) rotation: Rotation,
     pub(super) error_style: ErrorStyle,
-    /// None: as long as the version's reference says.
+    /// `None`: as long as the version's reference says.
     pub(super) token_life: Option<Duration>,
     pub(super) refresh_life: Option<Duration>,
     pub(super) reshape: Option<Arc<Reshape>>,
@@ -112,12 +112,12 @@ fn at(endpoint: Endpoint) -> MethodRouter<Arc<Provider>> {
 
 /// The last hand an answer passes through. Either it gets its date, or its connection is cut.
 async fn send(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
-    let line = request.extensions().get::<ConnectInfo<Line>>().cloned();
+    let conn = request.extensions().get::<ConnectInfo<ConnHandle>>().cloned();
     let mut response = next.run(request).await;
-    if response.extensions().get::<Severed>().is_some() {
-        // In memory there is no line; that client looks for the mark itself.
-        if let Some(ConnectInfo(line)) = line {
-            line.cut();
+    if response.extensions().get::<Disconnect>().is_some() {
+        // In memory there is no connection; that client looks for the mark itself.
+        if let Some(ConnectInfo(conn)) = conn {
+            conn.cut();
         }
     }
     // Set here, because the HTTP server would otherwise write its own clock's.

@@ -74,8 +74,8 @@ pub(super) async fn answer(State(provider): State<Arc<Provider>>, request: Reque
     provider.api.answer(&provider, call.about(user), serve).await
 }
 
-/// Whom a call is about, as far as the provider can tell before it judges it: dead tokens have an
-/// owner too.
+/// The user of a call, as far as the provider can tell before it looks at the rest: dead tokens
+/// have an owner too.
 fn user(provider: &Provider, call: &RecordedRequest) -> Option<String> {
     match bearer(call.headers()) {
         Some(token) => lock(&provider.ledger).user_of_token(token).map(str::to_owned),
@@ -108,7 +108,7 @@ fn serve(provider: &Provider, call: &RecordedRequest) -> (Outcome, Answer) {
     match scope {
         Ok(Scope::Read) if !call.method().is_safe() => refused(provider, Refusal::forbidden()),
         Ok(_) => served(),
-        Err(lapse) => refused(provider, Refusal::dead_access_token(lapse)),
+        Err(status) => refused(provider, Refusal::dead_access_token(status)),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::listener::{Doorway, Line, Wire};
+use super::listener::{Acceptor, ConnHandle, Wire};
 
 /// A certificate chain and its key, as they were given.
 #[derive(Clone, Debug)]
@@ -49,26 +49,26 @@ fn invalid(why: &'static str) -> io::Error {
 }
 
 /// Hands out connections whose handshake is done. Others are not kept waiting by one that is not.
-pub(super) struct TlsDoorway {
-    doorway: Doorway,
+pub(super) struct TlsListener {
+    tcp: Acceptor,
     acceptor: TlsAcceptor,
     handshakes: JoinSet<io::Result<(TlsStream<Wire>, SocketAddr)>>,
 }
 
-impl TlsDoorway {
-    pub(super) fn new(doorway: Doorway, acceptor: TlsAcceptor) -> Self {
-        Self { doorway, acceptor, handshakes: JoinSet::new() }
+impl TlsListener {
+    pub(super) fn new(tcp: Acceptor, acceptor: TlsAcceptor) -> Self {
+        Self { tcp, acceptor, handshakes: JoinSet::new() }
     }
 }
 
-impl Listener for TlsDoorway {
+impl Listener for TlsListener {
     type Io = TlsStream<Wire>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (TlsStream<Wire>, SocketAddr) {
         loop {
             tokio::select! {
-                (wire, address) = self.doorway.accept() => {
+                (wire, address) = self.tcp.accept() => {
                     let accepted = self.acceptor.accept(wire);
                     self.handshakes.spawn(async move { Ok((accepted.await?, address)) });
                 }
@@ -79,12 +79,12 @@ impl Listener for TlsDoorway {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.doorway.local_addr()
+        self.tcp.local_addr()
     }
 }
 
-impl Connected<IncomingStream<'_, TlsDoorway>> for Line {
-    fn connect_info(stream: IncomingStream<'_, TlsDoorway>) -> Self {
-        stream.io().get_ref().0.line()
+impl Connected<IncomingStream<'_, TlsListener>> for ConnHandle {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        stream.io().get_ref().0.conn()
     }
 }

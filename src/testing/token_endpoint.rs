@@ -24,7 +24,7 @@ const BODY_LIMIT: usize = 16 * 1024;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// What a client sends its secret to.
+/// An endpoint to which a client sends its secret.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Endpoint {
     Token(Version),
@@ -74,7 +74,7 @@ fn token(provider: &Provider, version: Version, issued: &Issued) -> Answer {
     }
 }
 
-/// Whom the request is about, as far as the provider can tell before it judges it.
+/// The user of a request, as far as the provider can tell before it looks at the rest.
 fn user(provider: &Provider, request: &RecordedRequest) -> Option<String> {
     let ledger = lock(&provider.ledger);
     let user = match request.grant() {
@@ -86,7 +86,7 @@ fn user(provider: &Provider, request: &RecordedRequest) -> Option<String> {
     Some(user)
 }
 
-/// What was done for a request that was not refused.
+/// The outcome of a request that was not refused.
 enum Done {
     Issued(Issued),
     Revoked,
@@ -131,7 +131,7 @@ fn issue(
     }
 }
 
-/// What the request asks for, where the version has scopes.
+/// The scope that the request asks for, where the version has scopes.
 fn scope(version: Version, request: &RecordedRequest) -> Result<Option<Scope>, Refusal> {
     let asked = request.value("scope").filter(|asked| version.has_scopes() && !asked.is_empty());
     asked
@@ -265,7 +265,7 @@ fn refresh(
         return Err(Refusal::stale_bearer());
     }
     ledger.refresh(&token, terms).map_err(|refusal| match refusal {
-        RefreshRefusal::Token(lapse) => Refusal::dead_refresh_token(lapse),
+        RefreshRefusal::Token(status) => Refusal::dead_refresh_token(status),
         RefreshRefusal::Scope => Refusal::wrong_scope("The scope is more than was granted"),
     })
 }

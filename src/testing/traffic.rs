@@ -29,12 +29,12 @@ impl Traffic {
         act: impl FnOnce(&RecordedRequest) -> (Outcome, Answer),
     ) -> Response {
         let fault = self.faults.next(&request);
-        let entry = self.journal.open(&request);
+        let id = self.journal.open(&request);
 
         if let Some(fault) = &fault {
             fault.before().await;
             if let Some(delivery) = fault.instead(|refusal| provider.refuse(refusal)) {
-                self.journal.settle(entry, Outcome::Faulted, delivery.status());
+                self.journal.settle(id, Outcome::Faulted, delivery.status());
                 return delivery.into_response();
             }
         }
@@ -44,7 +44,7 @@ impl Traffic {
             Some(fault) => fault.deliver(answer),
             None => Delivery::Whole(answer),
         };
-        self.journal.settle(entry, outcome, delivery.status());
+        self.journal.settle(id, outcome, delivery.status());
 
         if let Some(fault) = &fault {
             fault.after().await;

@@ -86,8 +86,8 @@ impl Version {
         }
     }
 
-    /// Whether the reference lists `code_verifier`. A server ignores what it does not know (RFC 6749
-    /// section 3.2).
+    /// Whether the reference lists `code_verifier`. A server ignores what it does not know (RFC
+    /// 6749 section 3.2).
     pub(super) fn documents_pkce(self) -> bool {
         match self {
             Self::V4 | Self::V5 => false,
@@ -119,7 +119,7 @@ impl Version {
         }
     }
 
-    /// What is granted where nothing is asked for.
+    /// The scope that is granted where none is asked for.
     pub(super) fn default_scope(self) -> Scope {
         match self {
             Self::V4 | Self::V5 => Scope::Token,

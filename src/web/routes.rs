@@ -46,8 +46,8 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(routes: LoginRoutes) -> R
         .with_state(routes)
 }
 
-/// The referrer policy of a page with a form: under a stricter one browsers send `Origin: null` with
-/// it, which is the app's own word for some of them.
+/// The referrer policy of a page with a form. Under `no-referrer` browsers send `Origin: null` with
+/// it, and some send nothing else that tells an own page.
 const FORM: &str = "same-origin";
 
 /// The referrer policy of a page whose URL holds a code.
