@@ -181,7 +181,9 @@ impl Hurdlr {
     /// Gets a new token by the refresh token of `token` (RFC 6749 section 6).
     ///
     /// The answer's token carries the old refresh token on where it brought no new one. Keep what
-    /// comes back before anything else: the old refresh token may be dead by then.
+    /// comes back before anything else: the old refresh token may be dead by then, and with most
+    /// servers the old access token, too. Calls that are on their way with it are then answered
+    /// 401.
     ///
     /// [`ErrorKind::LoginRequired`] means that the refresh token is dead, or that there is none;
     /// [`ErrorKind::RotationLost`] that it died after an answer of this call went missing. Of an

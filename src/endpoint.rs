@@ -240,9 +240,26 @@ impl Environment {
     }
 }
 
+/// Refuses control characters, such as the line's end of a file that a setting was read from. The
+/// value is never quoted: it may be a secret.
+pub(crate) fn check_text(setting: &str, text: &str) -> Result<(), Error> {
+    if text.chars().any(char::is_control) {
+        let problem = "has a control character, such as a line's end: leave it out";
+        return Err(Error::config(format!("{setting} {problem}")));
+    }
+    Ok(())
+}
+
 /// Reads a URL that secrets are sent to or come back through: `https`, or `http` on a loopback
 /// host, with neither user info nor fragment. The value is never quoted: it may hold a password.
+///
+/// Blanks around it, and control characters, are refused: the parser would leave them out, and the
+/// text that is sent would be another than the setting.
 pub(crate) fn secret_bearing_url(setting: &str, text: &str) -> Result<Url, Error> {
+    check_text(setting, text)?;
+    if text.trim() != text {
+        return Err(Error::config(format!("{setting} has blanks around it: leave them out")));
+    }
     let url = Url::parse(text)
         .map_err(|source| Error::config(format!("{setting} is not a URL")).caused_by(source))?;
     let problem = if url.host().is_none() {

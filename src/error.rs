@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::StatusCode;
 use secrecy::SecretString;
 
-/// What a caller can do about an [`Error`].
+/// The kind of an [`Error`]: what a caller can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -215,7 +215,7 @@ impl Error {
         ForLog(self)
     }
 
-    /// What kind of failure this is, and so what to do about it.
+    /// The kind of failure, and so what to do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -267,7 +267,7 @@ impl Error {
         self.0.description.as_deref()
     }
 
-    /// What was wrong with a login's callback.
+    /// The fault of a login's callback.
     #[must_use]
     pub fn callback_problem(&self) -> Option<CallbackProblem> {
         self.0.callback

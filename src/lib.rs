@@ -36,9 +36,25 @@
 //!
 //! # Semver
 //!
-//! Types of [`oauth2`], [`reqwest`], [`secrecy`], [`url`] and [`http`] are part of this
-//! crate's API and re-exported here, and so are those of `sqlx`, `axum` and `reqwest-middleware` with
-//! the features that use them. A new major version of one of them makes one of ours.
+//! Types and traits of other crates are part of this crate's API. A new major version of one of
+//! them makes one of ours. All are re-exported here, with the feature that uses them, so that an
+//! app need not look for the version that fits.
+//!
+//! | crate | version | feature | where |
+//! |---|---|---|---|
+//! | `axum` | 0.8 | `axum` | the router of `web::login_routes`, and the responses of its hooks |
+//! | `http` | 1 | | headers, statuses and requests, of `Token`, `Error`, the edges and `testing` |
+//! | `http-body` | 1 | `tower` | the bodies of `TokenLayer` |
+//! | `oauth2` | 5 | | [`basic`], [`HttpClient`] and [`ClientCredentialsUser`] |
+//! | `reqwest` | 0.13 | | [`HurdlrBuilder::reqwest`], [`HttpError`], and `TokenMiddleware` |
+//! | `reqwest-middleware` | 0.5 | `middleware` | the clients of `TokenMiddleware` |
+//! | `secrecy` | 0.10 | | every secret that goes in or out |
+//! | `serde` | 1 | | `Serialize` and `Deserialize` for the answers of [`basic`] |
+//! | `serde_json` | 1 | `testing` | the data of `FakeHurdlr` |
+//! | `sqlx` | 0.9 | `postgres`, `sqlite` | `store::SqlStore` on a pool of the app's own |
+//! | `tower-layer` | 0.3 | `tower` | `Layer` for `TokenLayer` |
+//! | `tower-service` | 0.3 | `tower` | `Service` for what it makes |
+//! | `url` | 2 | | authorize URLs, callbacks, endpoints |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
@@ -103,9 +119,13 @@ pub mod web;
 pub use axum;
 #[cfg(feature = "middleware")]
 pub use reqwest_middleware;
+#[cfg(feature = "testing")]
+pub use serde_json;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sqlx;
-pub use {http, oauth2, reqwest, secrecy, url};
+pub use {http, oauth2, reqwest, secrecy, serde, url};
+#[cfg(feature = "tower")]
+pub use {http_body, tower_layer, tower_service};
 
 #[cfg(all(
     doctest,

@@ -1,4 +1,5 @@
-//! What tests need: [`FakeHurdlr`], a whole provider, on loopback or in memory.
+//! [`FakeHurdlr`], a whole provider for tests, on loopback or in memory; clocks and stores for
+//! tests.
 //!
 //! It knows the wire format only, and none of this crate's client code, so that the two cannot
 //! share a mistake. It is not for production: its tokens come from a fast generator that can be
@@ -28,6 +29,7 @@ mod body_encoding;
 mod clock;
 mod delivery;
 mod fake;
+mod fake_api;
 mod fault;
 mod faulty_store;
 pub use faulty_store::{FaultyStore, StoreCall, StoreFault};
@@ -39,15 +41,19 @@ mod manual_clock;
 mod provider;
 mod resource;
 mod seed_row;
+#[cfg(feature = "rustls")]
+mod tls;
 pub use seed_row::seed_row;
 pub mod store_contract;
 mod token_endpoint;
+mod traffic;
 pub use manual_clock::ManualClock;
 mod version;
 
 pub use answer::ErrorStyle;
 pub use body_encoding::BodyEncoding;
 pub use fake::{FakeHurdlr, FakeHurdlrBuilder};
+pub use fake_api::FakeApi;
 pub use fault::{Fault, Gate};
 pub use in_memory::{InMemoryError, InMemoryHttpClient};
 pub use journal::{Counts, Outcome, RecordedRequest};

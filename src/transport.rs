@@ -138,6 +138,10 @@ impl HttpClient {
             .no_brotli()
             .no_zstd()
             .no_deflate()
+            // A malformed header line must not lose a token that may be the only one.
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
             // Shorter than servers keep idle connections, so that few requests meet one that is
             // being closed: those would count as unanswered.
             .pool_idle_timeout(Duration::from_secs(5));

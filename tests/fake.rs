@@ -12,11 +12,14 @@ use std::{
 
 use base64::Engine as _;
 use http::{HeaderMap, StatusCode, header};
+use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{
     BodyEncoding, ErrorStyle, FakeHurdlr, Fault, Gate, InMemoryError, ManualClock, Outcome,
     Rotation,
 };
-use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, Token, UserId};
+use hurdlr_oauth2::{
+    Environment, ErrorKind, Hurdlr, Partner, RetryPolicy, Token, TokenManager, UserId,
+};
 use oauth2::{AsyncHttpClient, HttpRequest, PkceCodeChallenge, PkceCodeVerifier};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -88,10 +91,18 @@ async fn call(fake: &FakeHurdlr, request: HttpRequest) -> Result<Answer, InMemor
 
 /// In memory, with the client's own credentials.
 async fn send(fake: &FakeHurdlr, fields: &[(&str, &str)]) -> Result<Answer, InMemoryError> {
+    send_to(fake, V4, fields).await
+}
+
+async fn send_to(
+    fake: &FakeHurdlr,
+    path: &str,
+    fields: &[(&str, &str)],
+) -> Result<Answer, InMemoryError> {
     let secret = fake.client_secret();
     let mut all = vec![("client_id", fake.client_id()), ("client_secret", secret.expose_secret())];
     all.extend_from_slice(fields);
-    call(fake, form(fake, V4, &all)).await
+    call(fake, form(fake, path, &all)).await
 }
 
 async fn post(fake: &FakeHurdlr, fields: &[(&str, &str)]) -> Answer {
@@ -602,6 +613,38 @@ async fn rotation_can_end_the_old_access_token() {
     assert_eq!(refresh(&fake, &second.get("refresh_token")).await.status, 200);
 }
 
+/// What the docs of `Rotation::KillAccess` tell those who send tokens by hand.
+#[tokio::test]
+async fn call_by_hand_outlives_killed_token() {
+    let hour = seconds(3_600);
+    let fake = FakeHurdlr::builder().rotation(Rotation::KillAccess).token_life(hour).in_memory();
+    let clock = ManualClock::new();
+    let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+        .environment(fake.base_url())
+        .http_client(fake.http_client())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let store = MemoryStore::with_clock(clock.clone());
+    let manager = TokenManager::builder(hurdlr, store).build().unwrap();
+    let id = UserId::new("ann").unwrap();
+    let login = grant(&fake, "ann").await;
+    manager.adopt(&id, manager.hurdlr().import(&login.body).unwrap()).await.unwrap();
+    let ann = manager.user(&id);
+    let mut events = ann.subscribe();
+    fake.advance_clock(hour * 11 / 12);
+    clock.advance(hour * 11 / 12);
+
+    let due = ann.token().await.unwrap().into_shared();
+    events.next().await;
+    let call = async |token: &Token| resource(&fake, token.access_token().expose_secret()).await;
+    assert_eq!(call(&due).await.status, 401);
+    ann.report_unauthorized(&due);
+    let newer = ann.token().await.unwrap().into_shared();
+    assert_eq!(call(&newer).await.status, 200);
+    assert_eq!(fake.count().grant("refresh_token"), 1);
+}
+
 #[tokio::test]
 async fn wrong_credentials_can_have_a_token_code() {
     let fake = FakeHurdlr::builder().error_style(ErrorStyle::NoClientCode).in_memory();
@@ -838,6 +881,114 @@ async fn a_v6_scope_is_the_one_that_was_consented_to_and_never_grows() {
     assert_eq!(post(&fake, &v4).await.get("scope"), "token");
 }
 
+/// RFC 6749 section 6: a refresh may ask for less, which is no less for the next one.
+#[tokio::test]
+async fn v6_refresh_can_narrow_the_scope() {
+    let fake = FakeHurdlr::in_memory();
+    let token = logged_in_v6(&fake, "ann", &[]).await.get("refresh_token");
+    let fields = [("grant_type", "refresh_token"), ("refresh_token", &*token), ("scope", "read")];
+    let narrow = post_basic(&fake, V6, &fields).await;
+    assert_eq!(narrow.get("scope"), "read");
+    let token = narrow.get("refresh_token");
+    let fields = [("grant_type", "refresh_token"), ("refresh_token", &*token)];
+    assert_eq!(post_basic(&fake, V6, &fields).await.get("scope"), "write");
+}
+
+/// RFC 6750 section 3.1.
+#[tokio::test]
+async fn v6_read_token_changes_nothing() {
+    let fake = FakeHurdlr::in_memory();
+    let url = fake.base_url().join("v6/me").unwrap();
+    for (scope, status) in [("read", 403), ("write", 200)] {
+        let fields = [("grant_type", "client_credentials"), ("scope", scope)];
+        let token = post_basic(&fake, V6, &fields).await.get("access_token");
+        assert_eq!(get(&fake, &url, &token).await.status, 200);
+        let request = http::Request::post(url.as_str())
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(Vec::new())
+            .unwrap();
+        assert_eq!(call(&fake, request).await.unwrap().status, status, "{scope}");
+    }
+}
+
+/// All that one version issues, at the endpoints of the others.
+#[tokio::test]
+async fn versions_take_nothing_of_each_other() {
+    let fake = FakeHurdlr::builder().check_bearer(true).in_memory();
+    let mut issued = Vec::new();
+    for path in [V4, V5, V6] {
+        let code = code(&fake, "ann", &[]).await;
+        let answer = at(&fake, path, &[("code", &*code), ("redirect_uri", CALLBACK)], "").await;
+        assert_eq!(answer.status, 200, "{path}");
+        issued.push((path, answer.get("access_token"), answer.get("refresh_token")));
+    }
+    for (issuer, access_token, refresh_token) in &issued {
+        for (path, other_token, _) in &issued {
+            let (is_own, which) = (issuer == path, format!("{issuer} at {path}"));
+            let me = fake.base_url().join(&path.replace("auth/token", "me")).unwrap();
+            let status = if is_own { 200 } else { 401 };
+            assert_eq!(get(&fake, &me, access_token).await.status, status, "{which}");
+            if !is_own {
+                let refused = at(&fake, path, &[("refresh_token", refresh_token)], "").await;
+                let kind = refusal(400, "INVALID_TOKEN", "refresh_token");
+                assert_eq!(refused.refusal(), kind, "{which}");
+                if *issuer != V6 {
+                    // The Bearer that goes with a refresh, too.
+                    let fields = [("refresh_token", &**refresh_token)];
+                    let refused = at(&fake, issuer, &fields, other_token).await;
+                    let kind = refusal(401, "EXPIRED_TOKEN", "access_token");
+                    assert_eq!(refused.refusal(), kind, "{which}");
+                }
+            }
+        }
+        // A success, as for any unknown token; and nothing of another version is revoked by it.
+        assert_eq!(revoke(&fake, refresh_token).await.status, 200);
+        assert_eq!(fake.is_alive(access_token), *issuer != V6);
+        assert_eq!(fake.refresh_is_alive(refresh_token), *issuer != V6);
+    }
+}
+
+/// A grant by what `fields` are about, as the version wants it.
+async fn at(fake: &FakeHurdlr, path: &str, fields: &[(&str, &str)], bearer: &str) -> Answer {
+    let (name, _) = fields[0];
+    let grant = if name == "code" { "authorization_code" } else { name };
+    let fields = [&[("grant_type", grant)], fields].concat();
+    if path == V6 {
+        return post_basic(fake, path, &fields).await;
+    }
+    let secret = fake.client_secret();
+    let client = [("client_id", fake.client_id()), ("client_secret", secret.expose_secret())];
+    let mut request = form(fake, path, &[&client[..], &fields].concat());
+    if !bearer.is_empty() {
+        let value = format!("Bearer {bearer}").parse().unwrap();
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    call(fake, request).await.unwrap()
+}
+
+/// Without scopes, a version would grant more than was consented to.
+#[tokio::test]
+async fn code_with_scope_is_v6_only() {
+    let fake = FakeHurdlr::in_memory();
+    let code = code(&fake, "ann", &[("scope", "read")]).await;
+    let fields = [("code", &*code), ("redirect_uri", CALLBACK)];
+    for path in [V4, V5] {
+        let refused = at(&fake, path, &fields, "").await;
+        assert_eq!(refused.refusal(), refusal(400, "INVALID_VALUE", "code"));
+    }
+    assert_eq!(at(&fake, V6, &fields, "").await.get("scope"), "read");
+}
+
+#[tokio::test]
+async fn v4_and_v5_take_no_basic() {
+    let fake = FakeHurdlr::in_memory();
+    for path in [V4, V5] {
+        let fields = [("grant_type", "client_credentials"), ("userId", "ann")];
+        let refused = post_basic(&fake, path, &fields).await;
+        assert_eq!(refused.refusal(), refusal(400, "REQUIRED", "client_id"));
+    }
+}
+
 #[tokio::test]
 async fn v6_wants_the_redirect_uri_of_a_code_and_the_verifier_of_a_challenge() {
     let fake = FakeHurdlr::in_memory();
@@ -913,8 +1064,8 @@ async fn the_resource_tells_a_dead_token_from_an_expired_one() {
     let expired = resource(&fake, &token).await;
     assert_eq!(expired.refusal(), refusal(401, "EXPIRED_TOKEN", "access_token"));
     assert!(!fake.is_alive(&token));
-    let counts = fake.count();
-    assert_eq!((counts.resource_served(), counts.resource_refused()), (1, 2));
+    let counts = fake.api().count();
+    assert_eq!((counts.outcome(Outcome::Served), counts.outcome(Outcome::BearerRefused)), (1, 2));
 }
 
 /// RFC 6750 section 3.1.
@@ -932,13 +1083,14 @@ async fn resource_without_credentials_names_no_error() {
         assert_eq!(answer.header(header::WWW_AUTHENTICATE), "Bearer realm=\"hurdlr\"");
         assert!(answer.body.is_empty(), "{authorization:?}");
     }
-    assert_eq!(fake.count().resource_refused(), 3);
+    assert_eq!(fake.api().count().outcome(Outcome::BearerRefused), 3);
 }
 
 #[tokio::test]
 async fn the_resource_takes_a_body_too_and_is_served_under_v5() {
     let fake = FakeHurdlr::in_memory();
-    let token = grant(&fake, "ann").await.get("access_token");
+    let fields = [("grant_type", "client_credentials"), ("userId", "ann")];
+    let token = send_to(&fake, V5, &fields).await.unwrap().get("access_token");
     let request = http::Request::post(fake.base_url().join("rest/v5/me").unwrap().as_str())
         .header(header::AUTHORIZATION, format!("bearer {token}"))
         .body(vec![b'x'; 40])
@@ -948,6 +1100,172 @@ async fn the_resource_takes_a_body_too_and_is_served_under_v5() {
         (answer["method"].as_str(), answer["body_bytes"].as_u64()),
         (Some("POST"), Some(40))
     );
+}
+
+async fn get(fake: &FakeHurdlr, url: &Url, token: &str) -> Answer {
+    let request = http::Request::get(url.as_str())
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Vec::new())
+        .unwrap();
+    call(fake, request).await.unwrap()
+}
+
+#[tokio::test]
+async fn api_serves_the_tests_own_data() {
+    let fake = FakeHurdlr::in_memory();
+    let [ann, bob] = [grant(&fake, "ann").await, grant(&fake, "bob").await];
+    let expenses = fake.api().resource("rest/v4/expenses", |call| json!([{ "of": call.user() }]));
+    assert_eq!(expenses, fake.base_url().join("rest/v4/expenses").unwrap());
+    let mut queried = expenses.clone();
+    queried.set_query(Some("page=2"));
+    for (user, answer) in [("ann", &ann), ("bob", &bob)] {
+        let served = get(&fake, &queried, &answer.get("access_token")).await;
+        assert_eq!((served.status.as_u16(), served.json()), (200, json!([{ "of": user }])));
+    }
+    let refused = get(&fake, &expenses, &ann.get("refresh_token")).await;
+    assert_eq!(refused.refusal(), refusal(401, "INVALID_TOKEN", "access_token"));
+    let elsewhere = fake.base_url().join("rest/v4/expenses/7").unwrap();
+    assert_eq!(get(&fake, &elsewhere, &ann.get("access_token")).await.status, 404);
+    // The newest data of a path are served, under any method.
+    fake.api().resource("/rest/v4/expenses", |call| json!(call.method().as_str()));
+    let mut request = http::Request::delete(expenses.as_str()).body(Vec::new()).unwrap();
+    let token = format!("Bearer {}", ann.get("access_token"));
+    request.headers_mut().insert(header::AUTHORIZATION, token.parse().unwrap());
+    assert_eq!(call(&fake, request).await.unwrap().json(), json!("DELETE"));
+}
+
+#[tokio::test]
+async fn api_calls_are_recorded_and_counted() {
+    for record in [true, false] {
+        let fake = FakeHurdlr::builder().token_life(seconds(60)).record(record).in_memory();
+        let token = grant(&fake, "ann").await.get("access_token");
+        let mut url = fake.resource_url();
+        url.set_query(Some("a=b"));
+        get(&fake, &url, &token).await;
+        get(&fake, &fake.resource_url(), "nonsense").await;
+        get(&fake, &fake.authorize_url().join("/nothing").unwrap(), &token).await;
+        fake.advance_clock(seconds(60));
+        get(&fake, &url, &token).await;
+
+        let calls = fake.api().requests();
+        let seen: Vec<_> = calls
+            .iter()
+            .map(|call| (call.path(), call.query(), call.user(), call.outcome(), call.status()))
+            .collect();
+        let status = |status| Some(StatusCode::from_u16(status).unwrap());
+        let (me, ann) = ("/rest/v4/me", Some("ann"));
+        let all = [
+            (me, Some("a=b"), ann, Some(Outcome::Served), status(200)),
+            (me, None, None, Some(Outcome::BearerRefused), status(401)),
+            ("/nothing", None, ann, Some(Outcome::InvalidRequest), status(404)),
+            (me, Some("a=b"), ann, Some(Outcome::BearerRefused), status(401)),
+        ];
+        assert_eq!(seen, if record { &all[..] } else { &[] });
+        assert!(calls.iter().all(|call| call.method() == "GET" && call.grant().is_none()));
+        assert!(!format!("{calls:?} {:?}", fake.api()).contains(&token));
+        let counts = fake.api().count();
+        assert_eq!((counts.total(), counts.user("ann")), (4, 3));
+        assert_eq!(counts.outcome(Outcome::BearerRefused), 2);
+
+        assert_eq!(fake.count().total(), 1, "calls are no token requests");
+        fake.clear_requests();
+        assert_eq!(fake.api().count().total(), 4);
+        fake.api().clear_requests();
+        assert_eq!((fake.api().count().total(), fake.api().requests().len()), (0, 0));
+    }
+}
+
+/// Partner-level calls, as v5 alone has them.
+#[tokio::test]
+async fn v5_api_takes_client_by_basic() {
+    let fake = FakeHurdlr::builder().client("a b", "s+e:c/r&t%".into()).start().await.unwrap();
+    let (secret, base) = (fake.client_secret(), Environment::from(fake.base_url()));
+    let send = async |partner: &Partner, path: &str| {
+        let ann = partner.user(&UserId::new("ann").unwrap()).unwrap();
+        let client = ann.middleware().client(|builder| builder).unwrap().build();
+        client.get(fake.base_url().join(path).unwrap()).send().await.unwrap()
+    };
+    let partner = Partner::new(fake.client_id(), &secret, &base).unwrap();
+    let served = send(&partner, "rest/v5/me").await;
+    assert_eq!(served.status(), 200);
+    let body: Value = serde_json::from_str(&served.text().await.unwrap()).unwrap();
+    assert_eq!(body["user"], "ann");
+    for (status, path) in [(401, "rest/v4/me"), (401, "v6/me"), (404, "rest/v5/nothing")] {
+        assert_eq!(send(&partner, path).await.status(), status, "{path}");
+    }
+    let wrong = Partner::new(fake.client_id(), &"wrong".into(), &base).unwrap();
+    assert_eq!(send(&wrong, "rest/v5/me").await.status(), 401);
+
+    let calls = fake.api().requests();
+    assert!(calls.iter().all(|call| call.user() == Some("ann")));
+    assert_eq!(calls[4].outcome(), Some(Outcome::InvalidClient));
+    let unnamed = reqwest::Client::new()
+        .get(fake.base_url().join("rest/v5/me").unwrap())
+        .basic_auth(fake.client_id(), Some(secret.expose_secret()));
+    assert_eq!(unnamed.send().await.unwrap().status(), 400);
+}
+
+#[tokio::test]
+async fn api_faults_are_queued_or_planned() {
+    let fake = FakeHurdlr::in_memory();
+    let [ann, bob] = [grant(&fake, "ann").await, grant(&fake, "bob").await];
+    let api = fake.api();
+    for fault in [Fault::Unauthorized, Fault::Forbidden, Fault::rate_limited_for(seconds(7))] {
+        api.fault_next(fault);
+    }
+    api.fault_plan(|call| (call.user() == Some("bob")).then(|| Fault::status(503)));
+    let me = fake.resource_url();
+    let token = ann.get("access_token");
+
+    let unauthorized = get(&fake, &me, &token).await;
+    assert_eq!(unauthorized.refusal(), refusal(401, "INVALID_TOKEN", "access_token"));
+    assert!(unauthorized.header(header::WWW_AUTHENTICATE).contains("invalid_token"));
+    let forbidden = get(&fake, &me, &token).await;
+    assert_eq!(forbidden.status, 403);
+    assert!(forbidden.header(header::WWW_AUTHENTICATE).contains("insufficient_scope"));
+    let limited = get(&fake, &me, &token).await;
+    assert_eq!((limited.status.as_u16(), limited.header(header::RETRY_AFTER)), (429, "7"));
+    assert_eq!(get(&fake, &me, &token).await.status, 200, "the queue is empty");
+    for _ in 0..2 {
+        assert_eq!(get(&fake, &me, &bob.get("access_token")).await.status, 503);
+    }
+    assert_eq!(api.count().outcome(Outcome::Faulted), 5);
+    api.clear_faults();
+    assert_eq!(get(&fake, &me, &bob.get("access_token")).await.status, 200);
+}
+
+#[tokio::test]
+async fn api_and_token_faults_are_apart() {
+    let fake = FakeHurdlr::in_memory();
+    fake.api().fault_next(Fault::Forbidden);
+    fake.fault_next(Fault::Unauthorized);
+    let refused = grant(&fake, "ann").await;
+    assert_eq!(refused.refusal(), refusal(401, "INVALID_TOKEN", "access_token"));
+    let token = grant(&fake, "ann").await.get("access_token");
+    assert_eq!(resource(&fake, &token).await.status, 403);
+    assert_eq!(resource(&fake, &token).await.status, 200);
+    fake.set_error_style(ErrorStyle::Rfc6749);
+    fake.api().fault_next(Fault::Forbidden);
+    assert_eq!(resource(&fake, &token).await.json()["error"], "insufficient_scope");
+}
+
+/// The faults of the connection, too.
+#[tokio::test]
+async fn api_call_can_act_unanswered() {
+    let fake = FakeHurdlr::start().await.unwrap();
+    let token = grant(&fake, "ann").await.get("access_token");
+    let gate = Gate::closed();
+    fake.api().fault_next(Fault::DropAfter);
+    fake.api().fault_next(Fault::Hold(gate.clone()));
+    let send = || socket_client().post(fake.resource_url()).bearer_auth(&token).send();
+    send().await.unwrap_err();
+    let call = &fake.api().requests()[0];
+    assert_eq!((call.outcome(), call.status()), (Some(Outcome::Served), None));
+    let held = tokio::spawn(send());
+    fake.api().arrived(2).await;
+    assert_eq!(fake.api().requests()[1].outcome(), None);
+    gate.open();
+    assert_eq!(held.await.unwrap().unwrap().status(), 200);
 }
 
 // The authorization endpoint.
@@ -1462,6 +1780,105 @@ async fn debug_shows_no_secret() {
         assert!(!shown.contains(secret));
     }
     assert!(shown.contains("client_credentials"), "what is no secret is shown");
+}
+
+// TLS.
+
+#[cfg(feature = "rustls")]
+mod tls {
+    use super::*;
+
+    /// A certificate of `localhost`, its key, and the root for a client.
+    fn identity() -> (String, String, reqwest::Certificate) {
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let root = reqwest::Certificate::from_der(issued.cert.der()).unwrap();
+        (issued.cert.pem(), issued.signing_key.serialize_pem(), root)
+    }
+
+    async fn started() -> (FakeHurdlr, reqwest::Certificate) {
+        let (certificate, key, root) = identity();
+        let fake = FakeHurdlr::builder().tls(certificate, key.into()).start().await.unwrap();
+        (fake, root)
+    }
+
+    fn client(fake: &FakeHurdlr, root: &reqwest::Certificate) -> Hurdlr {
+        let root = root.clone();
+        Hurdlr::builder(fake.client_id(), fake.client_secret())
+            .environment(fake.base_url())
+            .authorize_url(fake.authorize_url())
+            .redirect_uri(CALLBACK)
+            .retry(RetryPolicy::never())
+            .reqwest(move |client| client.tls_certs_only([root.clone()]))
+            .build()
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn login_and_call_go_over_https() {
+        let (fake, root) = started().await;
+        let port = fake.base_url().port().unwrap();
+        assert_eq!(fake.base_url().as_str(), format!("https://localhost:{port}/"));
+        let hurdlr = client(&fake, &root);
+        let (url, pending) = hurdlr.begin_login().unwrap();
+        assert_eq!(url.scheme(), "https");
+        let callback = fake.consent(&url, "ann").await.unwrap();
+        let token = hurdlr.complete_login(pending, &callback).await.unwrap();
+        let token = hurdlr.refresh(&token).await.unwrap();
+        let api = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+        let call = api.get(fake.resource_url()).bearer_auth(token.access_token().expose_secret());
+        let answer: Value =
+            serde_json::from_str(&call.send().await.unwrap().text().await.unwrap()).unwrap();
+        assert_eq!(answer["user"], "ann");
+    }
+
+    #[tokio::test]
+    async fn unknown_root_gets_nothing() {
+        let (fake, _) = started().await;
+        let (_, _, other_root) = identity();
+        let error = client(&fake, &other_root)
+            .client_credentials(&UserId::new("ann").unwrap())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(!error.is_unanswered(), "nothing was sent");
+        assert_eq!(fake.count().total(), 0);
+    }
+
+    /// The connection breaks below TLS, and a client that stands still holds nobody up.
+    #[tokio::test]
+    async fn connection_faults_work_under_tls() {
+        let (fake, root) = started().await;
+        let address = ("127.0.0.1", fake.base_url().port().unwrap());
+        let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (hurdlr, ann) = (client(&fake, &root), UserId::new("ann").unwrap());
+        for (fault, outcome) in
+            [(Fault::DropBefore, Outcome::Faulted), (Fault::DropAfter, Outcome::Issued)]
+        {
+            fake.clear_requests();
+            fake.fault_next(fault);
+            let error = hurdlr.client_credentials(&ann).await.unwrap_err();
+            assert!(error.is_unanswered());
+            assert_eq!(fake.count().outcome(outcome), 1);
+        }
+        hurdlr.client_credentials(&ann).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn unusable_certificate_is_an_error() {
+        let ((certificate, key, _), (_, other_key, _)) = (identity(), identity());
+        for (certificate, key) in [
+            (&*certificate, "no key"),
+            ("no certificate", &*key),
+            ("", &*key),
+            (&*certificate, &*certificate),
+            (&*certificate, &*other_key),
+        ] {
+            let builder = FakeHurdlr::builder().tls(certificate, key.into());
+            assert!(!format!("{builder:?}").contains("PRIVATE KEY"));
+            let error = builder.start().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+        }
+    }
 }
 
 // The server's life.

@@ -331,6 +331,7 @@ async fn a_refresh_refused_with_its_bearer_is_sent_once_more_without_it() {
         Fault::answer(401, envelope("EXPIRED_TOKEN")),
         Fault::answer(400, envelope("EXPIRED_TOKEN")),
         Fault::answer(403, envelope("INVALID_TOKEN")),
+        Fault::answer(400, r#"{"error":"invalid_token"}"#),
         Fault::answer(200, envelope("INVALID_TOKEN")),
     ] {
         let fake = FakeHurdlr::in_memory();
@@ -355,6 +356,10 @@ async fn a_second_refusal_without_bearer_is_final() {
         // A 401 with a token code can also mean the client or a gateway.
         (Fault::answer(401, r#"{"result":"F","error":"EXPIRED_TOKEN"}"#), ErrorKind::Unavailable),
         (Fault::answer(400, r#"{"result":"F","error":"INVALID_TOKEN"}"#), ErrorKind::LoginRequired),
+        // The code of RFC 6750, which servers send for a refresh token, too.
+        (Fault::answer(401, r#"{"error":"invalid_token"}"#), ErrorKind::Unavailable),
+        (Fault::answer(400, r#"{"error":"invalid_token"}"#), ErrorKind::LoginRequired),
+        (Fault::answer(403, r#"{"error":"Expired_Token"}"#), ErrorKind::LoginRequired),
     ] {
         let (error, sent) = failing(RefreshToken, fault).await;
         assert_eq!((error.kind(), sent), (kind, 2), "{error:?}");

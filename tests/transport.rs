@@ -232,6 +232,32 @@ async fn an_answer_that_is_no_http_is_a_request_without_an_answer() {
     }
 }
 
+/// What a firewall or an old server writes into the head of an answer must not lose the token in it.
+#[tokio::test]
+async fn malformed_header_hides_no_token() {
+    let lines: [&[u8]; 7] = [
+        b"X-Odd : 1",
+        b"X Odd: 1",
+        b"this is no header",
+        b"X-Odd: one\r\n two",
+        b"Set-Cookie: odd=a\x01b",
+        b"X-Odd: \xff",
+        b": 1",
+    ];
+    for line in lines {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", TOKEN.len());
+        let bytes = [head.as_bytes(), line, b"\r\n\r\n", TOKEN.as_bytes()].concat();
+        let server = RawServer::replying([Reply::Bytes(bytes)]).await;
+        let token = refreshed(&once(&server)).await;
+        let line = String::from_utf8_lossy(line);
+        assert_eq!(token.expect(&line).access_token().expose_secret(), ACCESS);
+    }
+    // The length counts, however it is written.
+    let bytes = format!("HTTP/1.1 200 OK\r\nContent-Length : {}\r\n\r\n{TOKEN}", TOKEN.len());
+    let server = RawServer::replying([Reply::BytesAndSilence(bytes.into())]).await;
+    refreshed(&once(&server)).await.unwrap();
+}
+
 #[tokio::test]
 async fn any_success_with_a_token_is_a_token_whatever_its_status_and_content_type() {
     let mut replies = Vec::new();
@@ -825,4 +851,18 @@ async fn refresh_token_with_control_character_is_refused() {
     let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
     let error = refreshed(&once(&server)).await.unwrap_err();
     assert!(error.rescued_refresh_token().is_none());
+}
+
+/// A line's end behind a token is none of it.
+#[tokio::test]
+async fn line_end_behind_token_is_left_out() {
+    let body = r#"{"access_token":"access\r\n","refresh_token":"\trefresh\n","expires_in":60}"#;
+    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+    let token = refreshed(&once(&server)).await.unwrap();
+    assert_eq!(token.access_token().expose_secret(), "access");
+    assert_eq!(token.refresh_token().unwrap().expose_secret(), "refresh");
+    let body = r#"{"access_token":"","refresh_token":"refresh\n"}"#;
+    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+    let error = refreshed(&once(&server)).await.unwrap_err();
+    assert_eq!(error.rescued_refresh_token().unwrap().expose_secret(), "refresh");
 }

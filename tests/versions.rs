@@ -59,6 +59,25 @@ async fn a_life_under_v6_from_login_to_revocation() {
     assert_eq!(fake.count().outcome(Outcome::Revoked), 2);
 }
 
+/// Moving to another version means a login there: the provider does not say that one takes the
+/// other's tokens.
+#[tokio::test]
+async fn client_of_other_version_gets_nothing() {
+    let fake = FakeHurdlr::in_memory();
+    let new = client(&fake);
+    for version in [ApiVersion::V4, ApiVersion::V5] {
+        let old = support::in_memory(&fake).0.api_version(version).build().unwrap();
+        let token = logged_in(&fake, &old).await;
+        let dead = new.refresh(&token).await.unwrap_err();
+        assert_eq!(dead.kind(), ErrorKind::LoginRequired);
+        new.revoke(&token).await.expect("an unknown token is as good as revoked");
+        assert!(access_is_alive(&fake, &token));
+        assert!(fake.is_alive(old.refresh(&token).await.unwrap().access_token().expose_secret()));
+        let token = logged_in(&fake, &new).await;
+        assert_eq!(old.refresh(&token).await.unwrap_err().kind(), ErrorKind::LoginRequired);
+    }
+}
+
 #[tokio::test]
 async fn a_token_of_the_partner_itself_is_of_no_user_and_brings_no_refresh_token() {
     let fake = FakeHurdlr::in_memory();

@@ -10,18 +10,15 @@
 // Its output is what it is for.
 #![allow(clippy::print_stdout)]
 
-mod api;
-use api::Api;
-
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use http_body_util::Empty;
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
-use hurdlr_oauth2::{CallPolicy, Hurdlr, TokenManager, UserId};
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault, ManualClock};
+use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, serde_json::json};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tower::{Layer, ServiceExt};
@@ -38,7 +35,7 @@ Calls to an API, with FakeHurdlr: a provider inside this program. Nothing leaves
 this machine. Tokens are shown by name, as <access token 1>."
     );
     let fake = FakeHurdlr::builder().token_life(HOUR).start().await?;
-    let (api, api_url) = Api::start(&fake).await?;
+    let url = fake.api().resource("/rest/v4/expenses", |call| json!([{ "of": call.user() }]));
     let clock = ManualClock::new();
     let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
         .environment(fake.base_url())
@@ -46,29 +43,27 @@ this machine. Tokens are shown by name, as <access token 1>."
         .build()?;
     let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
     let customer = manager.enterprise_user(&UserId::new("customer-4711")?);
-    // With the real provider the API is where tokens come from, and needs not be named.
-    let policy = CallPolicy::default().origin(&api_url);
-    let world = World { fake, api, clock };
+    let mut world = World { fake, clock, seen: Vec::new() };
 
     println!("\n1. With reqwest: a client whose calls are made for customer-4711.");
-    let middleware = customer.middleware().policy(policy.clone())?;
-    let client = middleware.client(|builder| builder)?.build();
-    let url = format!("{api_url}/rest/v4/expenses");
-    world.tell(async || Ok(client.get(&url).send().await?.status())).await?;
+    let client = customer.middleware().client(|builder| builder)?.build();
+    world.tell(async || Ok(client.get(url.clone()).send().await?.status())).await?;
 
     println!("\n2. With hyper and tower: a layer on a client does the same.");
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let service = customer.layer().policy(policy)?.layer(client);
+    let service = customer.layer().layer(client);
     let call = async || {
-        let call = Request::get(&url).body(Empty::<Bytes>::new())?;
+        let call = Request::get(url.as_str()).body(Empty::<Bytes>::new())?;
         Ok(service.clone().oneshot(call).await?.status())
     };
     world.tell(call).await?;
 
     println!("\n3. Another server gets no token, whoever pastes its URL into the app.");
-    let (_other, other_url) = Api::start(&world.fake).await?;
-    let call = Request::get(other_url).body(Empty::<Bytes>::new())?;
-    app_got(service.oneshot(call).await?.status());
+    let other = FakeHurdlr::start().await?;
+    let call = Request::get(other.resource_url().as_str()).body(Empty::<Bytes>::new())?;
+    let status = service.oneshot(call).await?.status();
+    world.show_calls(&other);
+    app_got(status);
 
     match manager.shutdown().await.len() {
         0 => Ok(()),
@@ -79,15 +74,18 @@ this machine. Tokens are shown by name, as <access token 1>."
 /// All that the app does not see.
 struct World {
     fake: FakeHurdlr,
-    api: Api,
     clock: ManualClock,
+    /// Tokens are shown by the order in which they were seen.
+    seen: Vec<String>,
 }
 
 impl World {
     /// Makes the same call in three situations.
-    async fn tell(&self, call: impl AsyncFn() -> Outcome<StatusCode>) -> Outcome {
+    async fn tell(&mut self, call: impl AsyncFn() -> Outcome<StatusCode>) -> Outcome {
         println!("\n  A call. Nobody has mentioned a token.");
-        app_got(call().await?);
+        let status = call().await?;
+        self.show_calls(&self.fake.clone());
+        app_got(status);
 
         println!(
             "\n  The provider ends that token before its time. The app calls, and knows of nothing."
@@ -95,15 +93,40 @@ impl World {
         self.fake.advance_clock(HOUR);
         self.clock.advance(2 * Duration::from_secs(60));
         self.fake.clear_requests();
-        app_got(call().await?);
+        let status = call().await?;
+        self.show_calls(&self.fake.clone());
+        app_got(status);
         println!("    Tokens asked for: {}.", self.fake.count().total());
 
         println!("\n  The API has too much to do, and asks for a pause.");
-        self.api.be_busy_once();
+        self.fake.api().fault_next(Fault::rate_limited_for(Duration::from_secs(1)));
         let start = Instant::now();
-        app_got(call().await?);
+        let status = call().await?;
+        self.show_calls(&self.fake.clone());
+        app_got(status);
         println!("    That took {:.1} s.", start.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// What an API received since it was last asked.
+    fn show_calls(&mut self, fake: &FakeHurdlr) {
+        for call in fake.api().requests() {
+            let header = call.headers().get(header::AUTHORIZATION);
+            let token = header.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+            let token = token.map_or_else(|| "no token".to_owned(), |token| self.name_of(token));
+            let status = call.status().map(|status| status.to_string()).unwrap_or_default();
+            println!("    API   {} {} with {token}: {status}", call.method(), call.path());
+        }
+        fake.api().clear_requests();
+    }
+
+    fn name_of(&mut self, token: &str) -> String {
+        let known = self.seen.iter().position(|known| known == token);
+        let index = known.unwrap_or_else(|| {
+            self.seen.push(token.to_owned());
+            self.seen.len() - 1
+        });
+        format!("<access token {}>", index + 1)
     }
 }
 

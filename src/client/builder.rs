@@ -11,7 +11,9 @@ use url::Url;
 
 use super::{Credentials, Hurdlr, Inner};
 use crate::clock::{Clock, SharedClock, SystemClock};
-use crate::endpoint::{ApiVersion, ClientAuthentication, Environment, Scope, secret_bearing_url};
+use crate::endpoint::{
+    ApiVersion, ClientAuthentication, Environment, Scope, check_text, secret_bearing_url,
+};
 use crate::error::Error;
 use crate::login;
 use crate::retry::RetryPolicy;
@@ -196,6 +198,7 @@ impl HurdlrBuilder {
     /// | `proxy` | kept, and not used for a loopback host |
     /// | `resolve`, `dns_resolver` | kept; for plain `http`, `localhost` is this machine |
     /// | `pool_idle_timeout` | 5 s |
+    /// | `http1_…_in_responses` | lenient: a malformed header line must not lose a token |
     ///
     /// All others are kept. `default_headers` go along with every request: one with an
     /// `Authorization` would be a second proof of who you are. A `cookie_store` is one jar for the
@@ -253,6 +256,11 @@ impl HurdlrBuilder {
         }
         if self.client_secret.expose_secret().is_empty() {
             return Err(Error::config("client_secret is empty"));
+        }
+        check_text("client_id", &self.client_id)?;
+        check_text("client_secret", self.client_secret.expose_secret())?;
+        if let Some(issuer) = &self.issuer {
+            check_text("issuer", issuer)?;
         }
         for (name, timeout) in
             [("connect_timeout", self.timeouts.connect), ("request_timeout", self.timeouts.request)]
@@ -351,6 +359,38 @@ mod tests {
 
     const CREDENTIALS: [(&str, &str); 2] =
         [("HURDLR_CLIENT_ID", "id"), ("HURDLR_CLIENT_SECRET", "marker")];
+
+    /// A line's end from a file is seen before the provider refuses it for no visible reason.
+    #[test]
+    fn control_character_in_setting_is_named() {
+        let fine = [
+            ("HURDLR_CLIENT_ID", "id"),
+            ("HURDLR_CLIENT_SECRET", "marker"),
+            ("HURDLR_BASE_URL", "https://a.example"),
+            ("HURDLR_AUTHORIZE_URL", "https://a.example/authorize"),
+            ("HURDLR_REDIRECT_URI", "https://b.example/callback"),
+            ("HURDLR_ISSUER", "https://a.example"),
+        ];
+        read(&fine).unwrap();
+        let is_url = |name: &str| name.ends_with("URL") || name.ends_with("URI");
+        for (index, (name, value)) in fine.into_iter().enumerate() {
+            for odd in [format!("{value}\n"), format!("\t{value}"), value.replace('a', "a\r")] {
+                let mut variables = fine;
+                variables[index].1 = &odd;
+                if odd != value {
+                    let shown = format!("{:?}", read(&variables).unwrap_err());
+                    let name = name.trim_start_matches("HURDLR_");
+                    let is_named = shown.contains(name) || shown.contains(&name.to_lowercase());
+                    assert!(is_named && !shown.contains("marker"), "{shown}");
+                }
+            }
+            // A secret may have blanks (RFC 6749 appendix A.2).
+            let blank = format!(" {value} ");
+            let mut variables = fine;
+            variables[index].1 = &blank;
+            assert_eq!(read(&variables).is_err(), is_url(name), "{name}");
+        }
+    }
 
     #[test]
     fn all_variables_are_read() {

@@ -232,7 +232,8 @@ fn with_cut(error: Error, cut: Option<HttpError>) -> Error {
     }
 }
 
-/// Whether the provider's own code says that a token is dead.
+/// Whether a code says that a token is dead: the provider's own, or that of RFC 6750, which servers
+/// send for a refresh token too. They count in any letter case, as those of RFC 6749 do.
 pub(super) fn names_a_token(code: &str) -> bool {
-    matches!(code, "EXPIRED_TOKEN" | "INVALID_TOKEN")
+    ["EXPIRED_TOKEN", "INVALID_TOKEN"].iter().any(|name| name.eq_ignore_ascii_case(code))
 }

@@ -14,7 +14,7 @@ const LONGEST_TEXT: usize = 512;
 /// The code of a failure that names none.
 const UNKNOWN: &str = "UNKNOWN_ERROR";
 
-/// What the provider answers when it refuses a token request, for use in
+/// The provider's refusal of a token request, for use in
 /// [`BasicClient`](crate::basic::BasicClient).
 ///
 /// Reads the object of RFC 6749 section 5.2 and the provider's own envelope,
@@ -40,7 +40,7 @@ impl BasicErrorResponse {
         &self.error
     }
 
-    /// What the provider adds in words, with the name of the parameter it is about.
+    /// The provider's explanation in words, with the name of the parameter it is about.
     #[must_use]
     pub fn error_description(&self) -> Option<&String> {
         self.error_description.as_ref()

@@ -13,6 +13,7 @@ pub struct Warm(BoxStream<'static, Warmed>);
 
 /// One user's outcome.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Warmed {
     /// The user.
     pub user: UserId,

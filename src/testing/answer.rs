@@ -1,4 +1,4 @@
-//! What the provider says: token objects and refusals, as bytes.
+//! Answers of the provider: token objects and refusals, as bytes.
 
 use axum::{body::Bytes, response::Response};
 use http::{
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     journal::Outcome,
-    ledger::{Issued, Lapse},
+    ledger::{Issued, TokenStatus},
     version::Version,
 };
 
@@ -24,7 +24,7 @@ pub enum ErrorStyle {
     Envelope,
     /// The error object of RFC 6749 section 5.2.
     Rfc6749,
-    /// As `Envelope`, but wrong credentials of the client are an `INVALID_TOKEN` with status 401:
+    /// Like `Envelope`, but wrong credentials of the client are an `INVALID_TOKEN` with status 401:
     /// the provider's error page has no code for them.
     NoClientCode,
 }
@@ -159,6 +159,21 @@ impl Refusal {
         }
     }
 
+    pub(super) fn rate_limited() -> Self {
+        Self { status: StatusCode::TOO_MANY_REQUESTS, ..Self::bad_request("Too many requests") }
+    }
+
+    /// RFC 6750 section 3.1.
+    pub(super) fn forbidden() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            error: "insufficient_scope",
+            outcome: Outcome::BearerRefused,
+            challenge: Some("Bearer error=\"insufficient_scope\""),
+            ..Self::bad_request("The access token does not permit this")
+        }
+    }
+
     pub(super) fn unknown_path() -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
@@ -218,39 +233,39 @@ impl Refusal {
         }
     }
 
-    pub(super) fn dead_refresh_token(lapse: Lapse) -> Self {
+    pub(super) fn dead_refresh_token(status: TokenStatus) -> Self {
         Self {
-            kind: lapse.kind(),
+            kind: status.kind(),
             error: "invalid_grant",
             param: Some("refresh_token".to_owned()),
             outcome: Outcome::InvalidGrant,
-            ..Self::bad_request(match lapse {
-                Lapse::Dead => "The refresh token is not valid",
-                Lapse::Expired => "The refresh token has expired",
+            ..Self::bad_request(match status {
+                TokenStatus::Dead => "The refresh token is not valid",
+                TokenStatus::Expired => "The refresh token has expired",
             })
         }
     }
 
     /// RFC 6750 section 3.1.
-    pub(super) fn dead_access_token(lapse: Lapse) -> Self {
+    pub(super) fn dead_access_token(status: TokenStatus) -> Self {
         Self {
             status: StatusCode::UNAUTHORIZED,
-            kind: lapse.kind(),
+            kind: status.kind(),
             error: "invalid_token",
             param: Some("access_token".to_owned()),
             outcome: Outcome::BearerRefused,
             // RFC 6750 section 3.
             challenge: Some("Bearer error=\"invalid_token\""),
-            ..Self::bad_request(match lapse {
-                Lapse::Dead => "The access token is not valid",
-                Lapse::Expired => "The access token has expired",
+            ..Self::bad_request(match status {
+                TokenStatus::Dead => "The access token is not valid",
+                TokenStatus::Expired => "The access token has expired",
             })
         }
     }
 
-    /// What a refresh is told whose Bearer header is refused: the same for every dead token.
+    /// The refusal of a refresh for its Bearer header: the same for every dead token.
     pub(super) fn stale_bearer() -> Self {
-        Self::dead_access_token(Lapse::Expired)
+        Self::dead_access_token(TokenStatus::Expired)
     }
 
     fn invalid_value(param: &str, message: &str) -> Self {
@@ -263,7 +278,7 @@ impl Refusal {
 
     pub(super) fn into_answer(mut self, style: ErrorStyle) -> Answer {
         if style == ErrorStyle::NoClientCode && self.outcome == Outcome::InvalidClient {
-            self.kind = Lapse::Dead.kind();
+            self.kind = TokenStatus::Dead.kind();
             self.param = None;
         }
         let body = match style {
@@ -311,7 +326,7 @@ impl Refusal {
     }
 }
 
-impl Lapse {
+impl TokenStatus {
     fn kind(self) -> &'static str {
         match self {
             Self::Dead => "INVALID_TOKEN",

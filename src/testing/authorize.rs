@@ -289,8 +289,8 @@ fn html(status: StatusCode, title: &str, main: &str) -> Answer {
     guarded(Answer::html(status, [head, title, head_end, main, foot].concat()))
 }
 
-/// Adds the headers that every page and redirect of a login should carry: no frame, no script, no leak of the
-/// state through a `Referer`.
+/// Adds the headers that every page and redirect of a login should carry: no frame, no script, no
+/// leak of the state through a `Referer`.
 fn guarded(answer: Answer) -> Answer {
     answer
         .with(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY))

@@ -21,20 +21,20 @@ pub(super) enum Delivery {
     Whole(Answer),
     /// The headers promise the whole body; half of it comes, then the connection breaks.
     BrokenOff(Answer),
-    /// So many bytes at a time, after a pause each.
+    /// A few bytes at a time, after a pause each.
     Drops {
         answer: Answer,
         bytes: usize,
         every: Duration,
     },
     /// The connection breaks instead.
-    Severed(Severed),
+    Disconnect(Disconnect),
 }
 
 /// Marks a response that must not be sent: the connection is to be cut in its place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Severed {
-    /// As if nobody listened: nothing was sent.
+pub(super) enum Disconnect {
+    /// Nothing was sent, like where nobody listens.
     Refused,
     /// After the request was sent.
     Reset,
@@ -47,7 +47,7 @@ impl Delivery {
             Self::Whole(answer) | Self::BrokenOff(answer) | Self::Drops { answer, .. } => {
                 Some(answer.status)
             }
-            Self::Severed(_) => None,
+            Self::Disconnect(_) => None,
         }
     }
 
@@ -69,9 +69,9 @@ impl Delivery {
                 bytes: bytes.max(1),
                 rest: body,
             }),
-            Self::Severed(severed) => {
+            Self::Disconnect(disconnect) => {
                 let mut response = Response::default();
-                response.extensions_mut().insert(severed);
+                response.extensions_mut().insert(disconnect);
                 response
             }
         }

@@ -1,4 +1,4 @@
-//! The handle by which a test holds the provider.
+//! `FakeHurdlr`: the public handle to the fake provider.
 
 use std::{
     fmt, io,
@@ -15,20 +15,25 @@ use serde_json::{Map, Value};
 use tokio::net::TcpListener;
 use url::{Url, form_urlencoded};
 
+#[cfg(feature = "rustls")]
+use super::tls::Identity;
 use super::{
     answer::ErrorStyle,
     authorize,
     clock::Clock,
-    fault::{Fault, Faults},
+    fake_api::FakeApi,
+    fault::Fault,
     in_memory::InMemoryHttpClient,
-    journal::{Counts, Journal, RecordedRequest},
+    journal::{Counts, RecordedRequest},
     ledger::{Ledger, Rotation},
     listener::Server,
     provider::{Provider, Settings, lock},
+    resource::Resources,
+    traffic::Traffic,
     version::Version,
 };
 
-/// A whole OAuth provider for tests, that speaks as Hurdlr's reference does.
+/// A whole OAuth provider for tests that speaks like Hurdlr's reference.
 ///
 /// It serves, on loopback or in memory:
 ///
@@ -38,13 +43,16 @@ use super::{
 /// - `POST /v6/auth/token`: the same grants as v6 has them, for a client that proves itself by HTTP
 ///   Basic and by nothing else: `scope` is `read` or `write`, `userId` may be left out, a code must
 ///   come with its `redirect_uri`, tokens live an hour, and only a code brings a refresh token;
-/// - `POST /v6/auth/revoke`: RFC 7009. A refresh token dies with all tokens of its login; one that is
-///   not known is a success;
+/// - `POST /v6/auth/revoke`: RFC 7009. A refresh token dies with all tokens of its login; one that
+///   is not known is a success;
 /// - `/oauth/authorize`: a page at which a person logs in and consents;
-/// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource.
+/// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource, and all others that a test
+///   puts into its [`api`](Self::api), such as `/rest/v4/expenses`.
 ///
-/// Its token endpoints share what they remember: it does not say that tokens of one version are
-/// good at another, which the reference leaves open.
+/// It keeps the versions apart, since the reference does not say that one takes what another has
+/// issued: a token is good at its own version only, be it as Bearer, to refresh or to revoke.
+/// Logins have one page for all versions, so a code is good at any of them; one that was asked for
+/// with a scope is good at v6 only, which has scopes.
 ///
 /// Clones are handles to the same provider. Its server and all its connections end when the last
 /// handle is dropped; an [`InMemoryHttpClient`] works on.
@@ -85,8 +93,8 @@ impl FakeHurdlr {
         Self::builder().in_memory()
     }
 
-    /// Where it is: `http://127.0.0.1:41234/`. In memory `http://127.0.0.1:1/`, where nothing
-    /// listens.
+    /// Where it is: `http://127.0.0.1:41234/`, or `https://localhost:41234/` with a certificate. In
+    /// memory `http://127.0.0.1:1/`, where nothing listens.
     #[must_use]
     pub fn base_url(&self) -> Url {
         self.provider.base_url.clone()
@@ -116,11 +124,17 @@ impl FakeHurdlr {
         url
     }
 
-    /// The protected resource, under v4; v5 and v6 have the same. GET or POST with an access token
-    /// as Bearer; 401 for a dead one.
+    /// The protected resource, under v4; v5 and v6 have the same. It says who the access token
+    /// speaks for, and answers 401 to a dead one. [`api`](Self::api) has more.
     #[must_use]
     pub fn resource_url(&self) -> Url {
         self.at(Version::V4.resource_path())
+    }
+
+    /// The API that the access tokens are for: its data, its faults, and the calls it received.
+    #[must_use]
+    pub fn api(&self) -> FakeApi<'_> {
+        FakeApi(&self.provider)
     }
 
     /// The id of the one client it knows.
@@ -191,7 +205,7 @@ impl FakeHurdlr {
     /// Queues a fault: each token request takes one, and each request for a revocation, in order of
     /// arrival.
     pub fn fault_next(&self, fault: Fault) {
-        self.provider.faults.push(fault);
+        self.provider.tokens.faults.push(fault);
     }
 
     /// Asks `plan` for the fault of each token request that finds the queue empty. It may call
@@ -201,12 +215,12 @@ impl FakeHurdlr {
         &self,
         plan: impl Fn(&RecordedRequest) -> Option<Fault> + Send + Sync + 'static,
     ) {
-        self.provider.faults.set_plan(Arc::new(plan));
+        self.provider.tokens.faults.set_plan(Arc::new(plan));
     }
 
     /// Forgets queue and plan. Requests that already took a fault keep it.
     pub fn clear_faults(&self) {
-        self.provider.faults.clear();
+        self.provider.tokens.faults.clear();
     }
 
     /// Acts as the person who logs in as `user` and allows what `authorize_url` asks for. Returns
@@ -229,25 +243,25 @@ impl FakeHurdlr {
     /// [recording](FakeHurdlrBuilder::record) is off.
     #[must_use]
     pub fn requests(&self) -> Vec<RecordedRequest> {
-        self.provider.journal.requests()
+        self.provider.tokens.journal.requests()
     }
 
     /// Forgets the requests and sets all counts to zero. A request in flight is not counted when
     /// it ends.
     pub fn clear_requests(&self) {
-        self.provider.journal.clear();
+        self.provider.tokens.journal.clear();
     }
 
     /// How many requests there were.
     #[must_use]
     pub fn count(&self) -> Counts {
-        self.provider.journal.counts()
+        self.provider.tokens.journal.counts()
     }
 
     /// Waits until so many token requests have arrived, answered or not, since the start or
     /// [`clear_requests`](Self::clear_requests).
     pub async fn arrived(&self, requests: u64) {
-        self.provider.journal.arrived(requests).await;
+        self.provider.tokens.journal.arrived(requests).await;
     }
 
     /// Revokes every code and token of the user, as an administrator would.
@@ -261,10 +275,10 @@ impl FakeHurdlr {
         lock(&self.provider.ledger).access_tokens_alive(user, self.now())
     }
 
-    /// Whether the protected resource would take this access token.
+    /// Whether the API of its version would take this access token.
     #[must_use]
     pub fn is_alive(&self, access_token: &str) -> bool {
-        lock(&self.provider.ledger).bearer(access_token, self.now()).is_ok()
+        lock(&self.provider.ledger).bearer(access_token, None, self.now()).is_ok()
     }
 
     /// Whether this refresh token is a current one. One that a grace window still answers for is
@@ -355,6 +369,8 @@ pub struct FakeHurdlrBuilder {
     ignore_pkce: bool,
     record: bool,
     check_bearer: bool,
+    #[cfg(feature = "rustls")]
+    identity: Option<Identity>,
 }
 
 impl Default for FakeHurdlrBuilder {
@@ -372,6 +388,8 @@ impl Default for FakeHurdlrBuilder {
             ignore_pkce: false,
             record: true,
             check_bearer: false,
+            #[cfg(feature = "rustls")]
+            identity: None,
         }
     }
 }
@@ -383,7 +401,7 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// What a refresh does to the old refresh token.
+    /// The policy for the old refresh token at a refresh.
     pub fn rotation(mut self, rotation: Rotation) -> Self {
         self.rotation = rotation;
         self
@@ -436,7 +454,8 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// Whether token requests are kept for [`requests`](FakeHurdlr::requests); yes unless set.
+    /// Whether token requests are kept for [`requests`](FakeHurdlr::requests), and calls to the API
+    /// for [`FakeApi::requests`]; yes unless set.
     /// A benchmark of a million requests wants the counts only.
     pub fn record(mut self, record: bool) -> Self {
         self.record = record;
@@ -451,28 +470,75 @@ impl FakeHurdlrBuilder {
         self
     }
 
-    /// The provider without a socket. The port is of no account.
+    /// Serves https with this certificate, in PEM, and its private key. The certificate has to name
+    /// `localhost`, which is the host of [`base_url`](FakeHurdlr::base_url) then; clients have to
+    /// trust it. With the feature `rustls`.
+    ///
+    /// The certificate is yours to make, so that this feature brings no crate for it. Here by
+    /// `rcgen`:
+    ///
+    /// ```
+    /// # #[cfg(feature = "rustls")] {
+    /// use hurdlr_oauth2::testing::FakeHurdlr;
+    /// use hurdlr_oauth2::{Hurdlr, UserId, reqwest};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    /// let root = reqwest::Certificate::from_der(issued.cert.der())?;
+    /// let key = issued.signing_key.serialize_pem();
+    /// let fake = FakeHurdlr::builder().tls(issued.cert.pem(), key.into()).start().await?;
+    /// assert_eq!(fake.base_url().scheme(), "https");
+    ///
+    /// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
+    ///     .environment(fake.base_url())
+    ///     .reqwest(move |client| client.tls_certs_only([root]))
+    ///     .build()?;
+    /// hurdlr.client_credentials(&UserId::new("ann")?).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "rustls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
+    pub fn tls(mut self, certificate_pem: impl Into<String>, key_pem: SecretString) -> Self {
+        self.identity = Some(Identity { certificate_pem: certificate_pem.into(), key_pem });
+        self
+    }
+
+    /// The provider without a socket. Port and certificate are of no account.
     #[must_use]
     pub fn in_memory(self) -> FakeHurdlr {
         // tcpmux, which nobody runs: should the URL be used with a socket, it is refused.
-        let (provider, router) = self.provider(1);
+        let (provider, router) = self.provider(local_url("http://127.0.0.1", 1));
         FakeHurdlr { provider, router, _server: None }
     }
 
     /// Starts the provider on 127.0.0.1. It needs tokio's runtime, and serves as long as that
     /// lives and a handle is held.
     ///
-    /// Fails where the port cannot be had.
+    /// # Errors
+    ///
+    /// Those of the socket, such as `AddrInUse`, and `InvalidInput` for a certificate or a key that
+    /// cannot be used.
     pub async fn start(self) -> io::Result<FakeHurdlr> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
-        let (provider, router) = self.provider(listener.local_addr()?.port());
+        let port = listener.local_addr()?.port();
+        #[cfg(feature = "rustls")]
+        if let Some(identity) = &self.identity {
+            let acceptor = identity.acceptor()?;
+            let (provider, router) = self.provider(local_url("https://localhost", port));
+            let server = Server::spawn_tls(listener, router.clone(), acceptor);
+            return Ok(FakeHurdlr { provider, router, _server: Some(Arc::new(server)) });
+        }
+        let (provider, router) = self.provider(local_url("http://127.0.0.1", port));
         let server = Server::spawn(listener, router.clone());
         Ok(FakeHurdlr { provider, router, _server: Some(Arc::new(server)) })
     }
 
-    fn provider(self, port: u16) -> (Arc<Provider>, Router) {
+    fn provider(self, base_url: Url) -> (Arc<Provider>, Router) {
         let provider = Arc::new(Provider {
-            base_url: loopback(port),
+            base_url,
             client_id: self.client_id,
             client_secret: self.client_secret,
             redirect_uri: self.redirect_uri,
@@ -488,8 +554,9 @@ impl FakeHurdlrBuilder {
                 reshape: None,
             }),
             ledger: Mutex::new(Ledger::default()),
-            faults: Faults::default(),
-            journal: Journal::new(self.record),
+            resources: Resources::default(),
+            tokens: Traffic::new(self.record),
+            api: Traffic::new(self.record),
         });
         let router = provider.router();
         (provider, router)
@@ -497,6 +564,6 @@ impl FakeHurdlrBuilder {
 }
 
 #[expect(clippy::expect_used, reason = "a port is all that varies, and every port makes a URL")]
-fn loopback(port: u16) -> Url {
-    format!("http://127.0.0.1:{port}/").parse().expect("loopback URLs parse")
+fn local_url(host: &str, port: u16) -> Url {
+    format!("{host}:{port}/").parse().expect("URLs of this machine parse")
 }

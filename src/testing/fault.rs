@@ -1,4 +1,4 @@
-//! What can go wrong between a client and the provider, on demand.
+//! Faults on demand, between a client and the provider.
 
 use std::{
     collections::VecDeque,
@@ -15,20 +15,21 @@ use http::{
 use tokio::sync::watch;
 
 use super::{
-    answer::Answer,
+    answer::{Answer, Refusal},
     body_encoding::BodyEncoding,
-    delivery::{Delivery, Severed},
+    delivery::{Delivery, Disconnect},
     journal::RecordedRequest,
+    ledger::TokenStatus,
     provider::lock,
 };
 
 /// The length of an [`Fault::Oversized`] answer: 1 MiB.
 const OVERSIZED: usize = 1024 * 1024;
 
-/// One thing that goes wrong with one token request.
+/// One thing that goes wrong with one token request, or with one call to the API.
 ///
-/// "Acts" means that the provider does what it was asked: it issues, rotates, revokes. A fault
-/// that does not act leaves its state untouched, and the request's outcome is
+/// "Acts" means that the provider does what it was asked: it issues, rotates, revokes, serves. A
+/// fault that does not act leaves its state untouched, and the request's outcome is
 /// [`Faulted`](super::Outcome::Faulted).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -45,10 +46,15 @@ pub enum Fault {
     Delay(Duration),
     /// Acts at once, answers later.
     DelayAfter(Duration),
-    /// As `Delay`, until the gate is opened.
+    /// Like `Delay`, until the gate is opened.
     Hold(Gate),
-    /// As `DelayAfter`, until the gate is opened.
+    /// Like `DelayAfter`, until the gate is opened.
     HoldAfter(Gate),
+    /// 401 in the provider's error style, as for an access token that is dead, without acting.
+    Unauthorized,
+    /// 403 in the provider's error style, as for an access token that does not permit the call,
+    /// without acting.
+    Forbidden,
     /// 429 in the provider's error style, without acting.
     RateLimited {
         /// The `Retry-After` header as it is sent: seconds or an HTTP date, or what a test likes.
@@ -206,14 +212,16 @@ impl Fault {
         }
     }
 
-    /// What is delivered instead of acting, if that is what this fault does. `rate_limited` is
-    /// the provider's own wording of a 429.
-    pub(super) fn instead(&self, rate_limited: impl FnOnce() -> Answer) -> Option<Delivery> {
+    /// The delivery in place of acting, if this fault does not act. `refuse` words a refusal in the
+    /// provider's error style.
+    pub(super) fn instead(&self, refuse: impl FnOnce(Refusal) -> Answer) -> Option<Delivery> {
         let answer = match self {
-            Self::Refuse => return Some(Delivery::Severed(Severed::Refused)),
-            Self::DropBefore => return Some(Delivery::Severed(Severed::Reset)),
+            Self::Refuse => return Some(Delivery::Disconnect(Disconnect::Refused)),
+            Self::DropBefore => return Some(Delivery::Disconnect(Disconnect::Reset)),
+            Self::Unauthorized => refuse(Refusal::dead_access_token(TokenStatus::Dead)),
+            Self::Forbidden => refuse(Refusal::forbidden()),
             Self::RateLimited { retry_after } => {
-                with_header(rate_limited(), RETRY_AFTER, retry_after.as_deref())
+                with_header(refuse(Refusal::rate_limited()), RETRY_AFTER, retry_after.as_deref())
             }
             Self::Status { status, content_type, body, retry_after } => {
                 let answer = hand_written(*status, content_type, body.clone());
@@ -234,10 +242,10 @@ impl Fault {
         Some(Delivery::Whole(answer))
     }
 
-    /// What becomes of the answer after the provider has acted.
+    /// The delivery of the answer after the provider has acted.
     pub(super) fn deliver(&self, mut answer: Answer) -> Delivery {
         match self {
-            Self::DropAfter => Delivery::Severed(Severed::Reset),
+            Self::DropAfter => Delivery::Disconnect(Disconnect::Reset),
             Self::Truncated => Delivery::BrokenOff(answer),
             Self::Oversized => {
                 let mut body = Vec::with_capacity(OVERSIZED);

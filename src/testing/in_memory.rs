@@ -9,11 +9,11 @@ use axum::{
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use tower_service::Service;
 
-use super::delivery::Severed;
+use super::delivery::Disconnect;
 
 /// An HTTP client that hands each request to a [`FakeHurdlr`](super::FakeHurdlr) in memory.
 ///
-/// Whatever host a request names, this provider answers it, so that a client can be tested with
+/// This provider answers whatever host a request names, so that a client can be tested with
 /// the URLs of production. Redirects are not followed. Faults are those of the socket, and time
 /// is tokio's alone: a paused clock stands still while the provider works.
 #[derive(Clone)]
@@ -34,13 +34,13 @@ impl InMemoryHttpClient {
             Err(never) => match never {},
         };
         match response.extensions().get() {
-            Some(Severed::Refused) => {
+            Some(Disconnect::Refused) => {
                 return Err(InMemoryError::new(
                     io::ErrorKind::ConnectionRefused,
                     "the connection was refused",
                 ));
             }
-            Some(Severed::Reset) => {
+            Some(Disconnect::Reset) => {
                 return Err(InMemoryError::new(
                     io::ErrorKind::ConnectionReset,
                     "the connection was closed before an answer came",

@@ -1,4 +1,4 @@
-//! What the provider received, and what became of it.
+//! The requests that the provider received, and their outcomes.
 
 use std::{
     borrow::Cow,
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::provider::lock;
 
-/// What the provider did about a token request, or one for a revocation.
+/// The outcome of a token request, of one for a revocation, or of a call to the API.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -21,22 +21,25 @@ pub enum Outcome {
     Issued,
     /// The token is revoked, or was not known, which is as good (RFC 7009 section 2.2).
     Revoked,
+    /// The call was served: 200.
+    Served,
     /// The client is unknown, or its secret is wrong.
     InvalidClient,
     /// The code or refresh token is not good.
     InvalidGrant,
-    /// A field is missing, empty or repeated, or the request is not a form at all.
+    /// A field is missing, empty or repeated, or the request is not a form at all; or there is
+    /// nothing at the path of a call.
     InvalidRequest,
     /// The grant type is unknown.
     UnsupportedGrantType,
-    /// The `Authorization: Bearer` of a refresh was refused
-    /// ([`check_bearer`](super::FakeHurdlrBuilder::check_bearer)).
+    /// The access token of a call is missing or was refused, or the `Authorization: Bearer` of a
+    /// refresh was ([`check_bearer`](super::FakeHurdlrBuilder::check_bearer)).
     BearerRefused,
     /// A fault came first: the provider did not act.
     Faulted,
 }
 
-/// A token request as it arrived, or one for a revocation.
+/// A token request as it arrived, one for a revocation, or a call to the API.
 ///
 /// It holds secrets in the clear, for assertions in tests and for nothing else. `Debug` shows
 /// neither headers nor body; the accessors do.
@@ -83,14 +86,14 @@ impl RecordedRequest {
         &self.received.method
     }
 
-    /// The path, such as `/rest/v4/auth/token`.
+    /// The path, such as `/rest/v4/auth/token`, encoded as it was sent.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.received.path
     }
 
-    /// The query of the URL, in the clear. A well-behaved client sends none (RFC 6749
-    /// section 2.3.1).
+    /// The query of the URL, in the clear. A well-behaved client sends none to the token endpoint
+    /// (RFC 6749 section 2.3.1).
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.received.query.as_deref()
@@ -130,13 +133,14 @@ impl RecordedRequest {
         }
     }
 
-    /// Whom the request is about: the `userId`, or the owner of the code or token.
+    /// The user of the request: the `userId`, or the owner of the code or token; for a call the
+    /// owner of its access token, dead or alive, or else the `userId` of its headers.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.received.user.as_deref()
     }
 
-    /// What the provider did. `None`: it has not come to it, because the request is delayed or its
+    /// The outcome. `None`: the provider has not come to it, because the request is delayed or its
     /// sender went away during the delay.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
@@ -174,19 +178,18 @@ impl fmt::Debug for RecordedRequest {
 }
 
 /// How many requests there were, since the start or the last
-/// [`clear_requests`](super::FakeHurdlr::clear_requests).
+/// [`clear_requests`](super::FakeHurdlr::clear_requests): of [token
+/// requests](super::FakeHurdlr::count), or of [calls to the API](super::FakeApi::count).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
     total: u64,
     grants: HashMap<String, u64>,
     users: HashMap<String, u64>,
     outcomes: HashMap<Outcome, u64>,
-    resource_served: u64,
-    resource_refused: u64,
 }
 
 impl Counts {
-    /// Token requests that arrived, answered or not, and those for a revocation.
+    /// Requests that arrived, answered or not.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total
@@ -198,34 +201,22 @@ impl Counts {
         self.grants.get(grant_type).copied().unwrap_or(0)
     }
 
-    /// Token requests about this user.
+    /// Requests about this user.
     #[must_use]
     pub fn user(&self, user: &str) -> u64 {
         self.users.get(user).copied().unwrap_or(0)
     }
 
-    /// Token requests that ended so.
+    /// Requests that ended so.
     #[must_use]
     pub fn outcome(&self, outcome: Outcome) -> u64 {
         self.outcomes.get(&outcome).copied().unwrap_or(0)
     }
-
-    /// Requests to the protected resource that it served.
-    #[must_use]
-    pub fn resource_served(&self) -> u64 {
-        self.resource_served
-    }
-
-    /// Requests to the protected resource that it answered with 401.
-    #[must_use]
-    pub fn resource_refused(&self) -> u64 {
-        self.resource_refused
-    }
 }
 
-/// The name of a request in the journal, until it is settled.
+/// The id of a request in the journal, until it is settled.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry(u64);
+pub(super) struct RequestId(u64);
 
 pub(super) struct Journal {
     keeps_requests: bool,
@@ -247,9 +238,9 @@ impl Journal {
         Self { keeps_requests, pages: Mutex::default(), arrived: watch::Sender::new(0) }
     }
 
-    pub(super) fn open(&self, request: &RecordedRequest) -> Entry {
+    pub(super) fn open(&self, request: &RecordedRequest) -> RequestId {
         let mut pages = lock(&self.pages);
-        let entry = Entry(pages.next);
+        let id = RequestId(pages.next);
         pages.next += 1;
         pages.counts.total += 1;
         if let Some(grant) = request.grant() {
@@ -263,13 +254,13 @@ impl Journal {
         }
         // Under the lock, so that two arrivals cannot be announced in the wrong order.
         self.arrived.send_replace(pages.counts.total);
-        entry
+        id
     }
 
     /// `status` is `None` where no answer will arrive.
-    pub(super) fn settle(&self, entry: Entry, outcome: Outcome, status: Option<StatusCode>) {
+    pub(super) fn settle(&self, id: RequestId, outcome: Outcome, status: Option<StatusCode>) {
         let mut pages = lock(&self.pages);
-        let Some(index) = entry.0.checked_sub(pages.first) else {
+        let Some(index) = id.0.checked_sub(pages.first) else {
             return;
         };
         *pages.counts.outcomes.entry(outcome).or_default() += 1;
@@ -277,15 +268,6 @@ impl Journal {
         if let Some(request) = request {
             request.outcome = Some(outcome);
             request.status = status;
-        }
-    }
-
-    pub(super) fn resource(&self, served: bool) {
-        let counts = &mut lock(&self.pages).counts;
-        if served {
-            counts.resource_served += 1;
-        } else {
-            counts.resource_refused += 1;
         }
     }
 

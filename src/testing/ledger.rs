@@ -1,4 +1,4 @@
-//! What the provider remembers: codes, access tokens, refresh tokens and who they are for.
+//! The memory of the provider: codes, access tokens, refresh tokens and their users.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,7 +21,7 @@ const REMEMBERED_PER_USER: usize = 256;
 /// Codes are swept once there are so many, so that logins nobody completes do not pile up.
 const CODES_BEFORE_SWEEP: usize = 1_024;
 
-/// What a refresh does to the refresh token that was sent.
+/// The policy for the refresh token that a refresh was sent with.
 ///
 /// Access tokens live to their end under every policy but [`KillAccess`](Self::KillAccess) and
 /// [`KillFamily`](Self::KillFamily). A change of policy applies to the next request, tokens issued
@@ -34,20 +34,25 @@ pub enum Rotation {
     /// Each refresh answers with a new refresh token, and the old one is dead at once.
     #[default]
     RotateAndKill,
-    /// As `RotateAndKill`, but for so long the old one still gets the very answer that replaced
+    /// Like `RotateAndKill`, but for so long the old one still gets the very answer that replaced
     /// it, the same tokens and the same `created_at`. After that it is dead.
     Grace(Duration),
-    /// As `RotateAndKill`, and the access tokens of the same login are dead at once too. Most
-    /// servers do so: a call that was under way with the old one is answered 401.
+    /// Like `RotateAndKill`, and the access tokens of the same login are dead at once too.
+    ///
+    /// Most servers do so. A call that is on its way with the old one is answered 401, so a caller
+    /// that sends tokens by hand must expect a 401 at each refresh: get the token anew and call
+    /// again, as `TokenMiddleware` and `TokenLayer` do. With a manager,
+    /// [`report_unauthorized`](crate::manager::UserHandle::report_unauthorized) first; it starts no
+    /// second refresh.
     KillAccess,
-    /// As `RotateAndKill`, and the use of an old one is taken for theft: every token that goes
+    /// Like `RotateAndKill`, and the use of an old one is taken for theft: every token that goes
     /// back to the same login dies, access tokens too (RFC 9700 section 4.14.2).
     KillFamily,
 }
 
-/// Why a token is not honoured.
+/// The status of a token that is not honoured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Lapse {
+pub(super) enum TokenStatus {
     /// Never issued, replaced or revoked.
     Dead,
     /// Its time is over.
@@ -61,7 +66,7 @@ pub(super) enum CodeRefusal {
     Dead,
     /// The redirect URI is not the one of the authorization request.
     RedirectUri,
-    /// None came, and this version wants it.
+    /// There is none, and this version requires it.
     RedirectUriMissing,
     /// A challenge was sent, but no verifier came.
     VerifierMissing,
@@ -112,18 +117,18 @@ fn number(digits: &str) -> Option<u128> {
 /// Why a refresh is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum RefreshRefusal {
-    Token(Lapse),
+    Token(TokenStatus),
     /// More is asked for than was granted (RFC 6749 section 6).
     Scope,
 }
 
-impl From<Lapse> for RefreshRefusal {
-    fn from(lapse: Lapse) -> Self {
-        Self::Token(lapse)
+impl From<TokenStatus> for RefreshRefusal {
+    fn from(status: TokenStatus) -> Self {
+        Self::Token(status)
     }
 }
 
-/// What a token is good for; the later ones for more.
+/// The scope of a token. Later ones permit more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd)]
 pub(super) enum Scope {
     /// All that the versions without scopes know.
@@ -133,7 +138,7 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    /// What can be asked for.
+    /// Parses a scope that a request can ask for.
     pub(super) fn parse(text: &str) -> Option<Self> {
         [Self::Read, Self::Write].into_iter().find(|scope| scope.as_str() == text)
     }
@@ -147,7 +152,7 @@ impl Scope {
     }
 }
 
-/// What a token answer says.
+/// The content of a token answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Issued {
     pub(super) access: TokenValue,
@@ -163,7 +168,7 @@ pub(super) struct Issued {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     pub(super) version: Version,
-    /// What the token request asks for.
+    /// The scope that the token request asks for.
     pub(super) scope: Option<Scope>,
     pub(super) now: SystemTime,
     pub(super) token_life: Duration,
@@ -178,11 +183,11 @@ impl Terms {
     }
 }
 
-/// What a person consented to.
+/// The consent of a person.
 #[derive(Clone, Debug)]
 pub(super) struct Consent {
     pub(super) user: String,
-    /// As it was sent: the token request must repeat it character by character.
+    /// The text that was sent: the token request must repeat it character by character.
     pub(super) redirect_uri: String,
     pub(super) code_challenge: Option<String>,
     pub(super) scope: Option<Scope>,
@@ -202,6 +207,8 @@ struct Family(u64);
 struct Access {
     user: Arc<str>,
     family: Family,
+    version: Version,
+    scope: Scope,
     /// `None`: later than any clock shows.
     expires: Option<SystemTime>,
     revoked: bool,
@@ -210,6 +217,7 @@ struct Access {
 struct Refresh {
     user: Arc<str>,
     family: Family,
+    version: Version,
     scope: Scope,
     expires: Option<SystemTime>,
     state: RefreshState,
@@ -224,7 +232,7 @@ enum RefreshState {
 
 /// One user's tokens, oldest first.
 #[derive(Default)]
-struct Wallet {
+struct UserTokens {
     access: VecDeque<TokenValue>,
     refresh: VecDeque<TokenValue>,
 }
@@ -234,7 +242,7 @@ pub(super) struct Ledger {
     codes: HashMap<String, Code>,
     access: HashMap<TokenValue, Access>,
     refresh: HashMap<TokenValue, Refresh>,
-    wallets: HashMap<Arc<str>, Wallet>,
+    users: HashMap<Arc<str>, UserTokens>,
     families: u64,
 }
 
@@ -266,6 +274,10 @@ impl Ledger {
             return Err(CodeRefusal::Dead);
         }
         if over(known.issued, CODE_LIFE, terms.now) {
+            return Err(CodeRefusal::Dead);
+        }
+        // Without scopes, more would be granted than the person consented to.
+        if known.consent.scope.is_some() && !terms.version.has_scopes() {
             return Err(CodeRefusal::Dead);
         }
         match redirect_uri {
@@ -305,12 +317,15 @@ impl Ledger {
     }
 
     pub(super) fn refresh(&mut self, token: &str, terms: &Terms) -> Result<Issued, RefreshRefusal> {
-        let value = TokenValue::parse(token).ok_or(Lapse::Dead)?;
-        let known = self.refresh.get(&value).ok_or(Lapse::Dead)?;
+        let value = TokenValue::parse(token).ok_or(TokenStatus::Dead)?;
+        let known = self.refresh.get(&value).filter(|it| it.version == terms.version);
+        let known = known.ok_or(TokenStatus::Dead)?;
         let (user, family, scope) = (Arc::clone(&known.user), known.family, known.scope);
         if terms.scope.is_some_and(|asked| asked > scope) {
             return Err(RefreshRefusal::Scope);
         }
+        // Less is granted to the access token alone: the login stays what it was.
+        let granted = terms.scope.unwrap_or(scope);
         match (known.state, terms.rotation) {
             (RefreshState::Replaced { at, by }, Rotation::Grace(window))
                 if !over(at, window, terms.now) =>
@@ -319,18 +334,23 @@ impl Ledger {
             }
             (RefreshState::Replaced { .. }, Rotation::KillFamily) => {
                 self.revoke(&user, |it| it == family);
-                Err(Lapse::Dead.into())
+                Err(TokenStatus::Dead.into())
             }
-            (RefreshState::Replaced { .. } | RefreshState::Revoked, _) => Err(Lapse::Dead.into()),
-            (RefreshState::Live, _) if past(known.expires, terms.now) => Err(Lapse::Expired.into()),
+            (RefreshState::Replaced { .. } | RefreshState::Revoked, _) => {
+                Err(TokenStatus::Dead.into())
+            }
+            (RefreshState::Live, _) if past(known.expires, terms.now) => {
+                Err(TokenStatus::Expired.into())
+            }
             (RefreshState::Live, Rotation::None) => {
-                Ok(self.issue_access(&user, family, scope, Some(value), terms))
+                Ok(self.issue_access(&user, family, granted, Some(value), terms))
             }
             (RefreshState::Live, rotation) => {
                 if rotation == Rotation::KillAccess {
                     self.revoke_access(&user, |it| it == family);
                 }
-                let by = self.issue_pair(&user, family, scope, terms);
+                let refresh = self.issue_refresh(&user, family, scope, terms);
+                let by = self.issue_access(&user, family, granted, Some(refresh), terms);
                 if let Some(old) = self.refresh.get_mut(&value) {
                     old.state = RefreshState::Replaced { at: terms.now, by };
                 }
@@ -339,16 +359,21 @@ impl Ledger {
         }
     }
 
-    /// The user an access token speaks for.
-    pub(super) fn bearer(&self, token: &str, now: SystemTime) -> Result<Arc<str>, Lapse> {
-        let value = TokenValue::parse(token).ok_or(Lapse::Dead)?;
-        let known = self.access.get(&value).ok_or(Lapse::Dead)?;
-        if known.revoked {
-            Err(Lapse::Dead)
+    /// The scope of a living access token, at this version or at any.
+    pub(super) fn bearer(
+        &self,
+        token: &str,
+        version: Option<Version>,
+        now: SystemTime,
+    ) -> Result<Scope, TokenStatus> {
+        let value = TokenValue::parse(token).ok_or(TokenStatus::Dead)?;
+        let known = self.access.get(&value).ok_or(TokenStatus::Dead)?;
+        if known.revoked || version.is_some_and(|version| version != known.version) {
+            Err(TokenStatus::Dead)
         } else if past(known.expires, now) {
-            Err(Lapse::Expired)
+            Err(TokenStatus::Expired)
         } else {
-            Ok(Arc::clone(&known.user))
+            Ok(known.scope)
         }
     }
 
@@ -359,10 +384,10 @@ impl Ledger {
     }
 
     pub(super) fn access_tokens_alive(&self, user: &str, now: SystemTime) -> usize {
-        let Some(wallet) = self.wallets.get(user) else {
+        let Some(tokens) = self.users.get(user) else {
             return 0;
         };
-        wallet
+        tokens
             .access
             .iter()
             .filter_map(|value| self.access.get(value))
@@ -371,14 +396,14 @@ impl Ledger {
     }
 
     /// RFC 7009 section 2.1: a refresh token dies with all that goes back to the same grant, an
-    /// access token by itself. What is not known, or was replaced, is left as it is.
-    pub(super) fn revoke_token(&mut self, token: &str) {
+    /// access token by itself. What this version does not know, or was replaced, is left as it is.
+    pub(super) fn revoke_token(&mut self, token: &str, version: Version) {
         let Some(value) = TokenValue::parse(token) else {
             return;
         };
-        if let Some(access) = self.access.get_mut(&value) {
+        if let Some(access) = self.access.get_mut(&value).filter(|it| it.version == version) {
             access.revoked = true;
-        } else if let Some(known) = self.refresh.get(&value)
+        } else if let Some(known) = self.refresh.get(&value).filter(|it| it.version == version)
             && matches!(known.state, RefreshState::Live)
         {
             let (user, family) = (Arc::clone(&known.user), known.family);
@@ -392,12 +417,12 @@ impl Ledger {
         self.codes.retain(|_, code| code.consent.user != user);
     }
 
-    /// Whom a code belongs to, dead or alive.
+    /// The user of a code, dead or alive.
     pub(super) fn user_of_code(&self, code: &str) -> Option<&str> {
         self.codes.get(code).map(|it| it.consent.user.as_str())
     }
 
-    /// Whom a refresh token or an access token belongs to, dead or alive.
+    /// The user of a refresh token or an access token, dead or alive.
     pub(super) fn user_of_token(&self, token: &str) -> Option<&str> {
         let value = TokenValue::parse(token)?;
         let refresh = self.refresh.get(&value).map(|it| &*it.user);
@@ -416,16 +441,27 @@ impl Ledger {
         scope: Scope,
         terms: &Terms,
     ) -> Issued {
+        let refresh = self.issue_refresh(user, family, scope, terms);
+        self.issue_access(user, family, scope, Some(refresh), terms)
+    }
+
+    fn issue_refresh(
+        &mut self,
+        user: &Arc<str>,
+        family: Family,
+        scope: Scope,
+        terms: &Terms,
+    ) -> TokenValue {
         let refresh = TokenValue::random();
         let expires = terms.refresh_life.and_then(|life| terms.now.checked_add(life));
-        let state = RefreshState::Live;
-        let entry = Refresh { user: Arc::clone(user), family, scope, expires, state };
+        let (user_id, version, state) = (Arc::clone(user), terms.version, RefreshState::Live);
+        let entry = Refresh { user: user_id, family, version, scope, expires, state };
         self.refresh.insert(refresh, entry);
-        let wallet = self.wallets.entry(Arc::clone(user)).or_default();
-        if let Some(oldest) = remember(&mut wallet.refresh, refresh) {
+        let tokens = self.users.entry(Arc::clone(user)).or_default();
+        if let Some(oldest) = remember(&mut tokens.refresh, refresh) {
             self.refresh.remove(&oldest);
         }
-        self.issue_access(user, family, scope, Some(refresh), terms)
+        refresh
     }
 
     fn issue_access(
@@ -438,10 +474,11 @@ impl Ledger {
     ) -> Issued {
         let access = TokenValue::random();
         let expires = terms.now.checked_add(terms.token_life);
-        let entry = Access { user: Arc::clone(user), family, expires, revoked: false };
+        let (user_id, version) = (Arc::clone(user), terms.version);
+        let entry = Access { user: user_id, family, version, scope, expires, revoked: false };
         self.access.insert(access, entry);
-        let wallet = self.wallets.entry(Arc::clone(user)).or_default();
-        if let Some(oldest) = remember(&mut wallet.access, access) {
+        let tokens = self.users.entry(Arc::clone(user)).or_default();
+        if let Some(oldest) = remember(&mut tokens.access, access) {
             self.access.remove(&oldest);
         }
         Issued {
@@ -454,10 +491,10 @@ impl Ledger {
     }
 
     fn revoke_access(&mut self, user: &str, which: impl Fn(Family) -> bool) {
-        let Some(wallet) = self.wallets.get(user) else {
+        let Some(tokens) = self.users.get(user) else {
             return;
         };
-        for value in &wallet.access {
+        for value in &tokens.access {
             if let Some(token) = self.access.get_mut(value).filter(|it| which(it.family)) {
                 token.revoked = true;
             }
@@ -466,10 +503,10 @@ impl Ledger {
 
     fn revoke(&mut self, user: &str, which: impl Fn(Family) -> bool) {
         self.revoke_access(user, &which);
-        let Some(wallet) = self.wallets.get(user) else {
+        let Some(tokens) = self.users.get(user) else {
             return;
         };
-        for value in &wallet.refresh {
+        for value in &tokens.refresh {
             if let Some(token) = self.refresh.get_mut(value).filter(|it| which(it.family)) {
                 token.state = RefreshState::Revoked;
             }

@@ -27,21 +27,39 @@ use super::provider::lock;
 /// The server's task and its connections; all end when this is dropped.
 pub(super) struct Server {
     task: AbortHandle,
-    lines: Arc<Lines>,
+    connections: Arc<Connections>,
 }
 
 impl Server {
     /// Must be called on a tokio runtime.
     pub(super) fn spawn(listener: TcpListener, router: Router) -> Self {
-        let lines = Arc::new(Lines::default());
-        let doorway = Doorway { listener, lines: Arc::clone(&lines) };
-        let service = router.into_make_service_with_connect_info::<Line>();
-        let serve = axum::serve(doorway, service);
+        let (acceptor, connections) = Acceptor::new(listener);
+        Self::serve(acceptor, connections, router)
+    }
+
+    /// Like `spawn`, over TLS.
+    #[cfg(feature = "rustls")]
+    pub(super) fn spawn_tls(
+        listener: TcpListener,
+        router: Router,
+        tls: tokio_rustls::TlsAcceptor,
+    ) -> Self {
+        let (acceptor, connections) = Acceptor::new(listener);
+        Self::serve(super::tls::TlsListener::new(acceptor, tls), connections, router)
+    }
+
+    fn serve<L>(acceptor: L, connections: Arc<Connections>, router: Router) -> Self
+    where
+        L: Listener<Addr = SocketAddr>,
+        ConnHandle: for<'a> Connected<IncomingStream<'a, L>>,
+    {
+        let service = router.into_make_service_with_connect_info::<ConnHandle>();
+        let serve = axum::serve(acceptor, service);
         let task = tokio::spawn(async move {
             // It never ends by itself: accepting is tried again for ever.
             let _ = serve.await;
         });
-        Self { task: task.abort_handle(), lines }
+        Self { task: task.abort_handle(), connections }
     }
 }
 
@@ -49,53 +67,54 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
         // axum gives each connection its own task, which would keep answering.
-        self.lines.cut_all();
+        self.connections.cut_all();
     }
 }
 
 /// Remembers the open connections.
 #[derive(Default)]
-struct Lines(Mutex<LinesInner>);
+struct Connections(Mutex<ConnectionsInner>);
 
 #[derive(Default)]
-struct LinesInner {
-    open: Vec<Weak<LineState>>,
+struct ConnectionsInner {
+    open: Vec<Weak<ConnState>>,
     closed: bool,
 }
 
-impl Lines {
-    fn add(&self, line: &Line) {
-        let mut lines = lock(&self.0);
-        if lines.closed {
-            line.cut();
+impl Connections {
+    fn add(&self, conn: &ConnHandle) {
+        let mut connections = lock(&self.0);
+        if connections.closed {
+            conn.cut();
         }
-        if lines.open.len() == lines.open.capacity() {
-            lines.open.retain(|line| line.strong_count() > 0);
+        if connections.open.len() == connections.open.capacity() {
+            connections.open.retain(|conn| conn.strong_count() > 0);
         }
-        lines.open.push(Arc::downgrade(&line.0));
+        connections.open.push(Arc::downgrade(&conn.0));
     }
 
     fn cut_all(&self) {
-        let mut lines = lock(&self.0);
-        lines.closed = true;
-        for line in lines.open.drain(..).filter_map(|line| line.upgrade()) {
-            Line(line).cut();
+        let mut connections = lock(&self.0);
+        connections.closed = true;
+        for conn in connections.open.drain(..).filter_map(|conn| conn.upgrade()) {
+            ConnHandle(conn).cut();
         }
     }
 }
 
 /// A handle to one connection, by which a request can cut the connection it came on.
 #[derive(Clone, Debug)]
-pub(super) struct Line(Arc<LineState>);
+pub(super) struct ConnHandle(Arc<ConnState>);
 
 #[derive(Debug, Default)]
-struct LineState {
+struct ConnState {
     cut: AtomicBool,
-    /// Who waits for bytes from the client: an idle connection has to learn that it is cut.
+    /// The task that waits for bytes from the client: an idle connection has to learn that it is
+    /// cut.
     reader: Mutex<Option<Waker>>,
 }
 
-impl Line {
+impl ConnHandle {
     /// From now on nothing passes in either direction. The server then finds the connection
     /// broken, and closes it without having sent what it holds.
     pub(super) fn cut(&self) {
@@ -121,19 +140,26 @@ impl Line {
     }
 }
 
-impl Connected<IncomingStream<'_, Doorway>> for Line {
-    fn connect_info(stream: IncomingStream<'_, Doorway>) -> Self {
-        stream.io().line.clone()
+impl Connected<IncomingStream<'_, Acceptor>> for ConnHandle {
+    fn connect_info(stream: IncomingStream<'_, Acceptor>) -> Self {
+        stream.io().conn()
     }
 }
 
 /// Hands out connections as [`Wire`]s.
-struct Doorway {
+pub(super) struct Acceptor {
     listener: TcpListener,
-    lines: Arc<Lines>,
+    connections: Arc<Connections>,
 }
 
-impl Listener for Doorway {
+impl Acceptor {
+    fn new(listener: TcpListener) -> (Self, Arc<Connections>) {
+        let connections = Arc::new(Connections::default());
+        (Self { listener, connections: Arc::clone(&connections) }, connections)
+    }
+}
+
+impl Listener for Acceptor {
     type Io = Wire;
     type Addr = SocketAddr;
 
@@ -143,9 +169,9 @@ impl Listener for Doorway {
         // An answer in drops should leave drop by drop. Where the option cannot be set, the
         // system gathers them; that is no reason to refuse a client.
         let _ = stream.set_nodelay(true);
-        let line = Line(Arc::default());
-        self.lines.add(&line);
-        (Wire { stream, line }, address)
+        let conn = ConnHandle(Arc::default());
+        self.connections.add(&conn);
+        (Wire { stream, conn }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -154,9 +180,15 @@ impl Listener for Doorway {
 }
 
 /// A TCP stream that can be cut.
-struct Wire {
+pub(super) struct Wire {
     stream: TcpStream,
-    line: Line,
+    conn: ConnHandle,
+}
+
+impl Wire {
+    pub(super) fn conn(&self) -> ConnHandle {
+        self.conn.clone()
+    }
 }
 
 impl AsyncRead for Wire {
@@ -166,8 +198,8 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         // First the waker, then the look: the other way round a cut in between would be missed.
-        self.line.wake_on_cut(cx.waker());
-        self.line.check()?;
+        self.conn.wake_on_cut(cx.waker());
+        self.conn.check()?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -178,7 +210,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.line.check()?;
+        self.conn.check()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -187,7 +219,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.line.check()?;
+        self.conn.check()?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -196,7 +228,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.line.check()?;
+        self.conn.check()?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -21,24 +21,23 @@ use super::{
     answer::{Answer, ErrorStyle, Refusal},
     authorize,
     clock::Clock,
-    delivery::Severed,
-    fault::Faults,
-    journal::Journal,
+    delivery::Disconnect,
     ledger::{Ledger, Rotation, Scope, Terms},
-    listener::Line,
-    resource,
+    listener::ConnHandle,
+    resource::{self, Resources},
     token_endpoint::{self, Endpoint},
+    traffic::Traffic,
     version::Version,
 };
 
 pub(super) type Reshape = dyn Fn(&mut Map<String, Value>) + Send + Sync;
 
-/// What can be changed while the provider runs.
+/// Settings that can be changed while the provider runs.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) rotation: Rotation,
     pub(super) error_style: ErrorStyle,
-    /// None: as long as the version's reference says.
+    /// `None`: as long as the version's reference says.
     pub(super) token_life: Option<Duration>,
     pub(super) refresh_life: Option<Duration>,
     pub(super) reshape: Option<Arc<Reshape>>,
@@ -56,8 +55,11 @@ pub(super) struct Provider {
     pub(super) clock: Clock,
     pub(super) settings: Mutex<Settings>,
     pub(super) ledger: Mutex<Ledger>,
-    pub(super) faults: Faults,
-    pub(super) journal: Journal,
+    pub(super) resources: Resources,
+    /// Token requests, and those for a revocation.
+    pub(super) tokens: Traffic,
+    /// Calls to the API.
+    pub(super) api: Traffic,
 }
 
 impl Provider {
@@ -89,11 +91,9 @@ impl Provider {
     pub(super) fn router(self: &Arc<Self>) -> Router {
         let mut router = Router::new()
             .route(authorize::PATH, get(authorize::page).post(authorize::decide))
-            .fallback(nothing_here);
+            .fallback(resource::answer);
         for version in Version::ALL {
-            router = router
-                .route(version.token_path(), at(Endpoint::Token(version)))
-                .route(version.resource_path(), get(resource::me).post(resource::me));
+            router = router.route(version.token_path(), at(Endpoint::Token(version)));
             if let Some(path) = version.revocation_path() {
                 router = router.route(path, at(Endpoint::Revocation(version)));
             }
@@ -110,18 +110,14 @@ fn at(endpoint: Endpoint) -> MethodRouter<Arc<Provider>> {
     })
 }
 
-async fn nothing_here(State(provider): State<Arc<Provider>>) -> Response {
-    provider.refuse(Refusal::unknown_path()).into_response()
-}
-
 /// The last hand an answer passes through. Either it gets its date, or its connection is cut.
 async fn send(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
-    let line = request.extensions().get::<ConnectInfo<Line>>().cloned();
+    let conn = request.extensions().get::<ConnectInfo<ConnHandle>>().cloned();
     let mut response = next.run(request).await;
-    if response.extensions().get::<Severed>().is_some() {
-        // In memory there is no line; that client looks for the mark itself.
-        if let Some(ConnectInfo(line)) = line {
-            line.cut();
+    if response.extensions().get::<Disconnect>().is_some() {
+        // In memory there is no connection; that client looks for the mark itself.
+        if let Some(ConnectInfo(conn)) = conn {
+            conn.cut();
         }
     }
     // Set here, because the HTTP server would otherwise write its own clock's.

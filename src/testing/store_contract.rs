@@ -196,7 +196,7 @@ pub async fn ungranted_claim_changes_nothing<S: TokenStore>(store: &Arc<S>) {
     assert_eq!((row.refused, row.in_flight), (paused.refused, paused.in_flight));
 }
 
-/// Of many claims at once for a user without a row, one is granted, and all get the row.
+/// One of many claims at once for a user without a row is granted, and all get the row.
 pub async fn one_of_many_creations_is_granted<S: TokenStore>(store: &Arc<S>) {
     for _ in 0..8 {
         let key = some_key();
@@ -214,7 +214,7 @@ pub async fn one_of_many_creations_is_granted<S: TokenStore>(store: &Arc<S>) {
     }
 }
 
-/// Of many claims at once of one version, one is granted, and all get the row.
+/// One of many claims at once of one version is granted, and all get the row.
 pub async fn one_of_many_claims_is_granted<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
@@ -466,7 +466,7 @@ pub async fn save_sets_the_given_revision<S: TokenStore>(store: &Arc<S>) {
     }
 }
 
-/// Of many saves at once over one version, one is done.
+/// One of many saves at once over one version is done.
 pub async fn one_of_many_saves_is_done<S: TokenStore>(store: &Arc<S>) {
     let key = some_key();
     put(store, &key, 7, "one").await;
@@ -831,7 +831,7 @@ pub async fn read_answers_in_key_order<S: TokenStore>(store: &Arc<S>) {
     assert_eq!(places, [Some(8), Some(0), None, Some(5), Some(5), None, Some(2), Some(0)]);
 }
 
-/// Of many who redeem one login's state at once, one is the first, and nobody later is.
+/// One of many who redeem one login's state at once is the first, and nobody later is.
 pub async fn state_is_redeemed_once<S: TokenStore>(store: &Arc<S>) {
     for _ in 0..8 {
         let [state, other] = [some_state(), some_state()];

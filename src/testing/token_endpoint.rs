@@ -6,14 +6,13 @@ use std::borrow::Cow;
 use axum::{body, extract::Request, response::Response};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use secrecy::ExposeSecret;
 
 use super::{
     answer::{Answer, Refusal},
-    delivery::Delivery,
     journal::{Outcome, RecordedRequest},
     ledger::{CodeRefusal, Issued, RefreshRefusal, Scope, Terms},
     provider::{Provider, lock},
@@ -25,7 +24,7 @@ const BODY_LIMIT: usize = 16 * 1024;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// What a client sends its secret to.
+/// An endpoint to which a client sends its secret.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Endpoint {
     Token(Version),
@@ -50,39 +49,21 @@ pub(super) async fn answer(provider: &Provider, endpoint: Endpoint, request: Req
     };
     let request = RecordedRequest::new(parts, body);
     let user = user(provider, &request);
-    let request = request.about(user);
-
-    let fault = provider.faults.next(&request);
-    let entry = provider.journal.open(&request);
-
-    if let Some(fault) = &fault {
-        fault.before().await;
-        if let Some(delivery) = fault.instead(|| rate_limited(provider)) {
-            provider.journal.settle(entry, Outcome::Faulted, delivery.status());
-            return delivery.into_response();
+    let act = |request: &RecordedRequest| {
+        let done = if too_large {
+            Err(Refusal::too_large(BODY_LIMIT))
+        } else {
+            judge(provider, endpoint, request)
+        };
+        match done {
+            Ok(Done::Issued(issued)) => {
+                (Outcome::Issued, token(provider, endpoint.version(), &issued))
+            }
+            Ok(Done::Revoked) => (Outcome::Revoked, Answer::revoked()),
+            Err(refusal) => (refusal.outcome(), provider.refuse(refusal)),
         }
-    }
-
-    let judged = if too_large {
-        Err(Refusal::too_large(BODY_LIMIT))
-    } else {
-        judge(provider, endpoint, &request)
     };
-    let (outcome, answer) = match judged {
-        Ok(Done::Issued(issued)) => (Outcome::Issued, token(provider, endpoint.version(), &issued)),
-        Ok(Done::Revoked) => (Outcome::Revoked, Answer::revoked()),
-        Err(refusal) => (refusal.outcome(), provider.refuse(refusal)),
-    };
-    let delivery = match &fault {
-        Some(fault) => fault.deliver(answer),
-        None => Delivery::Whole(answer),
-    };
-    provider.journal.settle(entry, outcome, delivery.status());
-
-    if let Some(fault) = &fault {
-        fault.after().await;
-    }
-    delivery.into_response()
+    provider.tokens.answer(provider, request.about(user), act).await
 }
 
 fn token(provider: &Provider, version: Version, issued: &Issued) -> Answer {
@@ -93,13 +74,7 @@ fn token(provider: &Provider, version: Version, issued: &Issued) -> Answer {
     }
 }
 
-fn rate_limited(provider: &Provider) -> Answer {
-    let mut answer = provider.refuse(Refusal::bad_request("Too many requests"));
-    answer.status = StatusCode::TOO_MANY_REQUESTS;
-    answer
-}
-
-/// Whom the request is about, as far as the provider can tell before it judges it.
+/// The user of a request, as far as the provider can tell before it looks at the rest.
 fn user(provider: &Provider, request: &RecordedRequest) -> Option<String> {
     let ledger = lock(&provider.ledger);
     let user = match request.grant() {
@@ -111,7 +86,7 @@ fn user(provider: &Provider, request: &RecordedRequest) -> Option<String> {
     Some(user)
 }
 
-/// What was done for a request that was not refused.
+/// The outcome of a request that was not refused.
 enum Done {
     Issued(Issued),
     Revoked,
@@ -126,9 +101,9 @@ fn judge(
     check_client(provider, endpoint.version(), request)?;
     match endpoint {
         Endpoint::Token(version) => issue(provider, version, request).map(Done::Issued),
-        Endpoint::Revocation(_) => {
+        Endpoint::Revocation(version) => {
             let token = required(request, "token")?;
-            lock(&provider.ledger).revoke_token(&token);
+            lock(&provider.ledger).revoke_token(&token, version);
             Ok(Done::Revoked)
         }
     }
@@ -156,7 +131,7 @@ fn issue(
     }
 }
 
-/// What the request asks for, where the version has scopes.
+/// The scope that the request asks for, where the version has scopes.
 fn scope(version: Version, request: &RecordedRequest) -> Result<Option<Scope>, Refusal> {
     let asked = request.value("scope").filter(|asked| version.has_scopes() && !asked.is_empty());
     asked
@@ -229,13 +204,19 @@ fn check_client(
 /// The id and the secret of an `Authorization: Basic` header, each form-urlencoded within it (RFC
 /// 6749 section 2.3.1).
 fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+    let (id, password) = plain_basic(headers)?;
+    Some((form_decoded(&id), form_decoded(&password)))
+}
+
+/// The two halves of an `Authorization: Basic` header (RFC 7617).
+pub(super) fn plain_basic(headers: &HeaderMap) -> Option<(String, String)> {
     let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("Basic") {
         return None;
     }
     let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (id, password) = decoded.split_once(':')?;
-    Some((form_decoded(id), form_decoded(password)))
+    Some((id.to_owned(), password.to_owned()))
 }
 
 /// A single value, decoded as a form's are (RFC 6749 appendix B).
@@ -279,12 +260,12 @@ fn refresh(
     let mut ledger = lock(&provider.ledger);
     if provider.checks_bearer
         && let Some(bearer) = bearer(request.headers())
-        && ledger.bearer(bearer, terms.now).is_err()
+        && ledger.bearer(bearer, Some(terms.version), terms.now).is_err()
     {
         return Err(Refusal::stale_bearer());
     }
     ledger.refresh(&token, terms).map_err(|refusal| match refusal {
-        RefreshRefusal::Token(lapse) => Refusal::dead_refresh_token(lapse),
+        RefreshRefusal::Token(status) => Refusal::dead_refresh_token(status),
         RefreshRefusal::Scope => Refusal::wrong_scope("The scope is more than was granted"),
     })
 }

@@ -15,6 +15,19 @@ pub(super) enum Version {
 impl Version {
     pub(super) const ALL: [Self; 3] = [Self::V4, Self::V5, Self::V6];
 
+    /// The version whose API has this path.
+    pub(super) fn of_path(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| path.starts_with(version.root()))
+    }
+
+    fn root(self) -> &'static str {
+        match self {
+            Self::V4 => "/rest/v4/",
+            Self::V5 => "/rest/v5/",
+            Self::V6 => "/v6/",
+        }
+    }
+
     pub(super) fn token_path(self) -> &'static str {
         match self {
             Self::V4 => "/rest/v4/auth/token",
@@ -48,6 +61,15 @@ impl Version {
         }
     }
 
+    /// Whether the API takes the client by HTTP Basic (RFC 7617), for the user whom the header
+    /// `userId` names.
+    pub(super) fn has_partner_calls(self) -> bool {
+        match self {
+            Self::V4 | Self::V6 => false,
+            Self::V5 => true,
+        }
+    }
+
     /// Whether `client_credentials` must name a user.
     pub(super) fn requires_user_id(self) -> bool {
         match self {
@@ -64,8 +86,8 @@ impl Version {
         }
     }
 
-    /// Whether the reference lists `code_verifier`. A server ignores what it does not know (RFC 6749
-    /// section 3.2).
+    /// Whether the reference lists `code_verifier`. A server ignores what it does not know (RFC
+    /// 6749 section 3.2).
     pub(super) fn documents_pkce(self) -> bool {
         match self {
             Self::V4 | Self::V5 => false,
@@ -97,7 +119,7 @@ impl Version {
         }
     }
 
-    /// What is granted where nothing is asked for.
+    /// The scope that is granted where none is asked for.
     pub(super) fn default_scope(self) -> Scope {
         match self {
             Self::V4 | Self::V5 => Scope::Token,

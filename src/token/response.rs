@@ -339,11 +339,16 @@ impl Scalar {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// A token as it has to be sent back. One that was sent as a number is its digits.
+    /// A token as it has to be sent back. One that was sent as a number is its digits; a line's end
+    /// behind a text is none of the token.
     fn secret(self) -> Option<Zeroizing<String>> {
         match self {
             Self::Integer(integer) => Some(Zeroizing::new(integer.to_string())),
-            Self::Text(text) => Some(text),
+            Self::Text(text) => {
+                let trimmed = text.trim_matches(char::is_control);
+                let is_clean = trimmed.len() == text.len();
+                Some(if is_clean { text } else { Zeroizing::new(trimmed.to_owned()) })
+            }
             Self::Large(integer) => Some(Zeroizing::new(integer.to_string())),
             Self::Float(_) | Self::List(_) | Self::Other => None,
         }

@@ -21,10 +21,14 @@ pub(super) const PAGE_POLICY: &str =
 pub enum FailureReason {
     /// A login that no page of the app asked for: the link was on another site, or in a mail, or
     /// was typed. The page of the [`LoginFailure`] asks the person, and its button begins the
-    /// login. A page of the app's own in its place must not be framed by others.
+    /// login. A page of the app's own in its place must not be framed by others, and no
+    /// `form-action` of its `Content-Security-Policy` may stop at the app: browsers apply it to the
+    /// redirect that follows, too.
     Unconfirmed,
     /// This browser has no login that the callback belongs to: it was begun in another, or is over,
-    /// or was completed before, or the callback is forged.
+    /// or was completed before, or the callback is forged. Or it was begun under another host than
+    /// that of the redirect URI, such as `localhost` instead of `127.0.0.1`, or without `www.`:
+    /// cookies are a host's own.
     NotBegunHere,
     /// Another user of the app began this login.
     OtherUser,
@@ -100,7 +104,9 @@ impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unconfirmed => f.write_str("no page of the app asked for this login"),
-            Self::NotBegunHere => f.write_str("this browser has begun no such login"),
+            Self::NotBegunHere => {
+                f.write_str("this browser has begun no such login under the redirect URI's host")
+            }
             Self::OtherUser => f.write_str("another user began this login"),
             Self::AlreadyUsed => f.write_str("this login was used before"),
             Self::TooLong => f.write_str("the callback is too long"),
@@ -284,13 +290,7 @@ impl IntoResponse for LoginFailure {
             }
             _ => String::new(),
         };
-        // The header's `no-referrer` has browsers send `Origin: null` with the form. This page's
-        // URL holds no code.
-        let referrer = match self.reason {
-            FailureReason::Unconfirmed => "\n<meta name=\"referrer\" content=\"same-origin\">",
-            _ => "",
-        };
-        let head = format!("<title>{title}</title>{referrer}");
+        let head = format!("<title>{title}</title>");
         let main = format!("<h1>{title}</h1>\n<p>{message}</p>\n{detail}{}", self.actions());
         // Split rather than replace, so inserted text cannot contain placeholders.
         let (start, rest) = PAGE.split_once("{head}").unwrap_or((PAGE, ""));

@@ -1,5 +1,8 @@
 //! The path of the app to which a user returns after a login, whatever a link says.
 
+use std::borrow::Cow;
+use std::fmt::Write;
+
 use url::{Position, Url};
 
 pub(super) const MAX_BYTES: usize = 256;
@@ -9,8 +12,10 @@ pub(super) const MAX_BYTES: usize = 256;
 pub(super) struct ReturnPath(Box<str>);
 
 impl ReturnPath {
-    /// Accepts text that every browser and proxy reads as the same path, and nothing else.
+    /// Accepts text that every browser and proxy reads as the same path, and nothing else. What is
+    /// not ASCII is percent-encoded, as a browser does it.
     pub(super) fn parse(text: &str) -> Option<Self> {
+        let text = &*encoded(text);
         // The host is a placeholder. A browser would change backslashes, dot segments, control
         // characters and blanks; text that would be changed is refused.
         let url = Url::parse(&format!("https://app.invalid{text}")).ok()?;
@@ -39,6 +44,22 @@ impl ReturnPath {
     pub(super) fn path(&self) -> &str {
         self.0.split(['?', '#']).next().unwrap_or_default()
     }
+}
+
+fn encoded(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return text.into();
+    }
+    let mut encoded = String::with_capacity(3 * text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii() {
+            encoded.push(byte.into());
+        } else {
+            // Writing to a `String` cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded.into()
 }
 
 /// Whether the path leads elsewhere once a proxy or the app has decoded it, or has cut its first

@@ -29,13 +29,13 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn router<S: Clone + Send + Sync + 'static>(routes: LoginRoutes) -> Router<S> {
     let routes = Arc::new(routes);
-    let connect = async |State(site), request| guarded(connect(site, request).await);
-    let callback = async |State(site), request| guarded(callback(site, request).await);
-    let disconnect = async |State(site), request| guarded(disconnect(site, request).await);
+    let connect = async |State(site), request| guarded(connect(site, request).await, FORM);
+    let callback = async |State(site), request| guarded(callback(site, request).await, CODE);
+    let disconnect = async |State(site), request| guarded(disconnect(site, request).await, FORM);
     // axum answers HEAD by the handler of GET. Link checkers send it, and it must do nothing.
-    let get_or_post = async || not_allowed("GET, POST");
-    let get_only = async || not_allowed("GET");
-    let post_only = async || not_allowed("POST");
+    let get_or_post = async || not_allowed("GET, POST", FORM);
+    let get_only = async || not_allowed("GET", CODE);
+    let post_only = async || not_allowed("POST", FORM);
     Router::new()
         .route(
             &routes.connect_path,
@@ -46,15 +46,23 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(routes: LoginRoutes) -> R
         .with_state(routes)
 }
 
-fn not_allowed(methods: &'static str) -> Response {
-    guarded((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, methods)]).into_response())
+/// The referrer policy of a page with a form. Under `no-referrer` browsers send `Origin: null` with
+/// it, and some send nothing else that tells an own page.
+const FORM: &str = "same-origin";
+
+/// The referrer policy of a page whose URL holds a code.
+const CODE: &str = "no-referrer";
+
+fn not_allowed(methods: &'static str, referrer_policy: &'static str) -> Response {
+    let response = (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, methods)]).into_response();
+    guarded(response, referrer_policy)
 }
 
-/// Keeps a login out of caches, and its URLs, which hold a code, out of `Referer` headers.
-fn guarded(mut response: Response) -> Response {
+/// Keeps a login out of caches, and its URLs out of `Referer` headers.
+fn guarded(mut response: Response, referrer_policy: &'static str) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static(referrer_policy));
     response
 }
 

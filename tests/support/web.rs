@@ -278,7 +278,11 @@ impl Browser {
         }
         let answer = app.answer(request.body(Body::empty()).unwrap()).await;
         assert_eq!(answer.header("cache-control"), "no-store", "{method} {path}");
-        assert_eq!(answer.header("referrer-policy"), "no-referrer", "{method} {path}");
+        // Of these URLs only the callback's holds a code, and a browser sends `Origin: null` with
+        // the form of a page under `no-referrer`.
+        let is_callback = path.contains("/callback") || path.contains("code=");
+        let policy = if is_callback { "no-referrer" } else { "same-origin" };
+        assert_eq!(answer.header("referrer-policy"), policy, "{method} {path}");
         for cookie in answer.set_cookies() {
             let (pair, attributes) = cookie.split_once(';').unwrap();
             let (name, value) = pair.split_once('=').unwrap();

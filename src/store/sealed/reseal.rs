@@ -33,6 +33,7 @@ type Page = Vec<(StoreKey, Result<Row, Error>)>;
 
 /// A row of the walk.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Resealed {
     /// The row, as the table has it: with a hash of the user id, where ids are hashed.
     pub key: StoreKey,
