@@ -395,8 +395,11 @@ impl TokenManager {
         let (manager, id, callback) = (self.clone(), id.clone(), callback.into());
         let task = self.context.try_track().ok_or_else(refresh::shutting_down)?;
         let completed = self.context.spawn(async move {
-            let (_task, _named) =
-                (task, LoginInFlight::of(manager.users.entry(RowKind::Login, &id)));
+            let _task = task;
+            let entry = manager.users.entry(RowKind::Login, &id);
+            // Has a shutdown name a login that outlasts it.
+            entry.with(|state| state.logins += 1);
+            scopeguard::defer!(entry.with(|state| state.logins -= 1));
             // A login that began on a machine whose clock is ahead may last as long again.
             let keep = 2 * LOGIN_LIFETIME;
             if !manager.context.store.redeem(&login.state_digest(), keep).await? {
@@ -582,22 +585,6 @@ impl TokenManager {
                 clock.sleep(MINUTE).await;
             }
         });
-    }
-}
-
-/// Has a shutdown name a login that outlasts it.
-struct LoginInFlight(Arc<UserEntry>);
-
-impl LoginInFlight {
-    fn of(entry: Arc<UserEntry>) -> Self {
-        entry.with(|state| state.logins += 1);
-        Self(entry)
-    }
-}
-
-impl Drop for LoginInFlight {
-    fn drop(&mut self) {
-        self.0.with(|state| state.logins -= 1);
     }
 }
 

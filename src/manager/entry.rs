@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -386,21 +386,6 @@ impl UserState {
     }
 }
 
-/// The right to change what the store knows of a user by a login or a removal, until it is dropped.
-#[derive(Debug)]
-pub(super) struct WriteGuard<'a> {
-    entry: &'a UserEntry,
-    guard: Option<OwnedMutexGuard<()>>,
-}
-
-impl Drop for WriteGuard<'_> {
-    fn drop(&mut self) {
-        drop(self.guard.take());
-        // Frees the state if this was the last waiter.
-        self.entry.with(|_| ());
-    }
-}
-
 impl fmt::Debug for UserEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserEntry")
@@ -466,9 +451,12 @@ impl UserEntry {
 
     /// Waits for the right to put a login into the store or to remove the user, so that the last
     /// change of the store is the last one of memory.
-    pub(super) async fn lock_writes(&self) -> WriteGuard<'_> {
+    pub(super) async fn lock_writes(&self) -> impl Drop {
         let lock = self.with(|state| Arc::clone(state.write_lock.get_or_insert_default()));
-        WriteGuard { entry: self, guard: Some(lock.lock_owned().await) }
+        scopeguard::guard(lock.lock_owned().await, |locked| {
+            drop(locked);
+            self.with(|_| ()); // frees the state if this was the last waiter
+        })
     }
 
     pub(super) fn cache(&self, token: Token, version: Version) -> CachedToken {
