@@ -99,7 +99,7 @@ use crate::error::Error;
 use crate::login::{Callback, LOGIN_LIFETIME, PendingLogin};
 #[cfg(feature = "metrics")]
 use crate::metrics;
-use crate::store::{RowKind, TokenStore, Version};
+use crate::store::{RowKind, Save, TokenStore, Version};
 use crate::token::Token;
 use crate::user::UserId;
 
@@ -609,7 +609,11 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
             }
             return Ok(is_ours);
         }
-        if context.store.save(&entry.key(), row.version, version, context.stored(&cached)).await? {
+        if context
+            .store
+            .save(&entry.key(), Save { over: row.version, version, token: context.stored(&cached) })
+            .await?
+        {
             entry.install_login(&cached, None);
             return Ok(true);
         }

@@ -6,7 +6,7 @@ mod memory;
 pub use memory::MemoryStore;
 mod row;
 pub use row::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Release, Rewrite, Row, StoredToken, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Release, Rewrite, Row, Save, StoredToken, Version,
 };
 #[cfg(feature = "sealed")]
 mod sealed;
@@ -72,21 +72,15 @@ pub trait TokenStore: fmt::Debug + Send + Sync + 'static {
     /// its holder may have sent the refresh token. A claim that is not granted writes nothing.
     fn claim<'a>(&'a self, key: &'a StoreKey, claim: Claim) -> StoreFuture<'a, Claimed>;
 
-    /// Replaces the token if the row is still at the version `over`, whoever holds the lease, and
-    /// says whether it was. The row is then at `version`; lease, `not_before`, `refused` and
-    /// `in_flight` are cleared.
+    /// Replaces the token if the row is still at the version `save.over`, whoever holds the lease,
+    /// and says whether it was. The row is then at `save.version`; lease, `not_before`, `refused`
+    /// and `in_flight` are cleared.
     ///
     /// A refresh goes on to the [next](Version::next) revision, a login to another incarnation.
     ///
     /// It must not ask for the lease: a process that was paused after the provider rotated holds
     /// the only refresh token that lives.
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool>;
+    fn save<'a>(&'a self, key: &'a StoreKey, save: Save) -> StoreFuture<'a, bool>;
 
     /// Ends an attempt that saved nothing, if the row is still at `version`.
     ///

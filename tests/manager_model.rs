@@ -27,7 +27,7 @@ use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::{
     Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Rewrite, Row, RowKind,
-    StoreFuture, StoreKey, StoredToken, TokenStore, Version,
+    Save, StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::{
     FakeHurdlr, Fault, FaultyStore, Gate, InMemoryError, InMemoryHttpClient, ManualClock, Rng,
@@ -954,17 +954,12 @@ impl TokenStore for Spy {
         })
     }
 
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
+    fn save<'a>(&'a self, key: &'a StoreKey, save: Save) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.count().await;
-            let refresh_token = refresh_token_of(&token);
-            let saved = self.store.save(key, over, version, token).await?;
+            let (over, version) = (save.over, save.version);
+            let refresh_token = refresh_token_of(&save.token);
+            let saved = self.store.save(key, save).await?;
             self.world.known().setting_out -= 1;
             if saved {
                 let now = self.world.when();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
     Bound, Claim, KeyRing, MemoryStore, OpenError, Realm, Release, ResealOutcome, Rewrite, Row,
-    RowKind, Sealed, SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
+    RowKind, Save, Sealed, SealingKey, StoreKey, StoredToken, TokenStore, UserHashKey, Version,
 };
 use hurdlr_oauth2::testing::{FakeHurdlr, FaultyStore, StoreCall, StoreFault, seed_row};
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, Hurdlr, TokenManager, UserId};
@@ -103,7 +103,12 @@ async fn nothing_of_a_token_is_in_what_the_store_inside_keeps() {
     let first = payload(&inner, &ann).await;
     assert!(!hold(&first, "secret"));
 
-    assert!(sealed.save(&ann, at(1), at(2), token("secret-of-ann")).await.unwrap());
+    assert!(
+        sealed
+            .save(&ann, Save { over: at(1), version: at(2), token: token("secret-of-ann") })
+            .await
+            .unwrap()
+    );
     let second = payload(&inner, &ann).await;
     assert!(!hold(&second, "secret"));
     // The same text under another nonce shares nothing: not even a block of the stream.
@@ -178,8 +183,15 @@ async fn a_value_put_under_another_revision_or_stay_is_refused_and_says_so() {
     let ann = user("ann");
     put(&sealed, &ann, "one").await;
     let first = payload(&inner, &ann).await;
-    assert!(sealed.save(&ann, at(1), at(2), token("two")).await.unwrap());
-    assert!(inner.save(&ann, at(2), at(3), token(first.as_slice())).await.unwrap());
+    assert!(
+        sealed.save(&ann, Save { over: at(1), version: at(2), token: token("two") }).await.unwrap()
+    );
+    assert!(
+        inner
+            .save(&ann, Save { over: at(2), version: at(3), token: token(first.as_slice()) })
+            .await
+            .unwrap()
+    );
     let bound = Bound::Revision { sealed: 1, row: 3 };
     assert_eq!(problem(&sealed, &ann).await, OpenError::Moved(bound));
 
@@ -194,7 +206,9 @@ async fn a_whole_row_put_back_as_it_once_was_cannot_be_told() {
     let ann = user("ann");
     put(&sealed, &ann, "one").await;
     let first = payload(&inner, &ann).await;
-    assert!(sealed.save(&ann, at(1), at(2), token("two")).await.unwrap());
+    assert!(
+        sealed.save(&ann, Save { over: at(1), version: at(2), token: token("two") }).await.unwrap()
+    );
     inner.forget(&ann, None).await.unwrap();
     seed_row(&inner, &ann, Version { incarnation: 7, revision: 1 }, token(first)).await;
     assert_eq!(payload(&sealed, &ann).await, b"one", "as the docs say");
@@ -327,12 +341,16 @@ async fn a_key_is_changed_under_a_running_fleet_step_by_step() {
     }
     // 1. All open both, and still seal with the old one.
     let both = Sealed::new(inner.clone(), KeyRing::new(key(1)).with_opening_key(key(2)));
-    assert!(both.save(&ann, at(1), at(2), token("two")).await.unwrap());
+    assert!(
+        both.save(&ann, Save { over: at(1), version: at(2), token: token("two") }).await.unwrap()
+    );
     assert_eq!(payload(&old, &ann).await, b"two", "who has not heard of it yet reads on");
     // 2. The new one seals; those of step 1 can read it.
     let new = Sealed::new(inner.clone(), KeyRing::new(key(2)).with_opening_key(key(1)));
     assert_eq!(payload(&new, &ann).await, b"two", "old rows are read with their key");
-    assert!(new.save(&ann, at(2), at(3), token("three")).await.unwrap());
+    assert!(
+        new.save(&ann, Save { over: at(2), version: at(3), token: token("three") }).await.unwrap()
+    );
     assert_eq!(payload(&both, &ann).await, b"three");
     assert!(is_under(&inner, 2, &ann).await, "the next save is under the new key");
     assert!(!is_under(&inner, 2, &bob).await);
@@ -375,7 +393,10 @@ async fn a_reseal_while_a_refresh_is_in_flight_does_not_cost_it_its_save() {
     let leased = row(&new, &ann).await;
     assert!(leased.leased_for.is_some(), "the lease stays");
     assert!(is_under(&inner, 2, &ann).await);
-    assert!(old.save(&ann, at(1), at(2), token("two")).await.unwrap(), "the save is done");
+    assert!(
+        old.save(&ann, Save { over: at(1), version: at(2), token: token("two") }).await.unwrap(),
+        "the save is done"
+    );
     assert_eq!(payload(&new, &ann).await, b"two");
 }
 
@@ -394,7 +415,9 @@ async fn a_reseal_that_comes_after_a_save_leaves_what_was_saved() {
             && let Some((old, ann)) = saving.lock().unwrap().take()
         {
             let saved = std::thread::spawn(move || {
-                run(async { old.save(&ann, at(1), at(2), token("two")).await })
+                run(async {
+                    old.save(&ann, Save { over: at(1), version: at(2), token: token("two") }).await
+                })
             });
             assert!(saved.join().unwrap().unwrap());
         }
@@ -735,7 +758,9 @@ async fn save_is_sealed_for_its_revision() {
     let sealed = Sealed::new(inner, ring(1));
     let ann = user("ann");
     put(&sealed, &ann, "one").await;
-    assert!(sealed.save(&ann, at(1), at(9), token("two")).await.unwrap());
+    assert!(
+        sealed.save(&ann, Save { over: at(1), version: at(9), token: token("two") }).await.unwrap()
+    );
     assert_eq!(payload(&sealed, &ann).await, b"two");
 }
 

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, DueCursor, PostgresStore, Realm, Release, Rewrite, Row, RowKind, SqliteStore, StoreKey,
-    StoredToken, TokenStore, Version,
+    Claim, DueCursor, PostgresStore, Realm, Release, Rewrite, Row, RowKind, Save, SqliteStore,
+    StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::{seed_row, store_contract};
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, UserId};
@@ -118,7 +118,13 @@ async fn errors_of_all_calls(store: &impl TokenStore) -> Vec<(&'static str, Erro
     note("claim", store.claim(&key, claim(1, Some(version))).await.err());
     note(
         "save",
-        store.save(&key, version, Version { revision: 2, ..version }, token()).await.err(),
+        store
+            .save(
+                &key,
+                Save { over: version, version: Version { revision: 2, ..version }, token: token() },
+            )
+            .await
+            .err(),
     );
     let release = Release { refused: true, ..Release::default() };
     note("release", store.release(&key, version, 1, release).await.err());
@@ -202,7 +208,14 @@ async fn use_a_million(store: &impl TokenStore) {
         let later = || StoredToken { due_in: LEASE, ..token() };
         assert!(
             store
-                .save(&due[0], version, Version { revision: 2, ..version }, later())
+                .save(
+                    &due[0],
+                    Save {
+                        over: version,
+                        version: Version { revision: 2, ..version },
+                        token: later()
+                    }
+                )
                 .await
                 .unwrap()
         );
@@ -211,10 +224,12 @@ async fn use_a_million(store: &impl TokenStore) {
         let cold = key(&format!("cold {round}"));
         let made = store.claim(&cold, claim(1, None)).await.unwrap().row.unwrap().version;
         let at = Version { incarnation: 7, revision: 1 };
-        assert!(store.save(&cold, made, at, later()).await.unwrap());
+        assert!(store.save(&cold, Save { over: made, version: at, token: later() }).await.unwrap());
         assert!(!store.claim(&cold, claim(1, Some(at.next()))).await.unwrap().granted);
         let login = Version { incarnation: 8, revision: 1 };
-        assert!(store.save(&cold, at, login, later()).await.unwrap());
+        assert!(
+            store.save(&cold, Save { over: at, version: login, token: later() }).await.unwrap()
+        );
         let at = login;
         assert!(store.forget(&cold, Some(at)).await.unwrap());
     }
@@ -345,7 +360,13 @@ async fn a_process_of_another_test() {
             "save" => {
                 let rows = store.read(std::slice::from_ref(&key)).await.unwrap().pop();
                 let at = rows.unwrap().unwrap().unwrap().version;
-                println!("@{}", store.save(&key, at, at.next(), token()).await.unwrap());
+                println!(
+                    "@{}",
+                    store
+                        .save(&key, Save { over: at, version: at.next(), token: token() })
+                        .await
+                        .unwrap()
+                );
             }
             _ => panic!("{what}?"),
         }
@@ -452,7 +473,12 @@ async fn judge_a_clock_put_back(store: &impl TokenStore, put_back: impl AsyncFn(
 
     // A new token goes by the clock as it is now.
     let due = StoredToken { age, due_in: Duration::ZERO, ..token() };
-    assert!(store.save(ann, at, Version { revision: 2, ..at }, due).await.unwrap());
+    assert!(
+        store
+            .save(ann, Save { over: at, version: Version { revision: 2, ..at }, token: due })
+            .await
+            .unwrap()
+    );
     assert_eq!(self::due(store, ann.realm(), 2).await, std::slice::from_ref(ann));
     assert!(store.claim(ann, claim(3, Some(at.next()))).await.unwrap().granted);
     // No pause is no pause.
@@ -686,7 +712,7 @@ async fn connections_that_were_cut_are_replaced() {
     cut().await;
     store.release(&ann, at, 1, Release::default()).await.unwrap();
     cut().await;
-    assert!(store.save(&ann, at, at.next(), token()).await.unwrap());
+    assert!(store.save(&ann, Save { over: at, version: at.next(), token: token() }).await.unwrap());
     cut().await;
     assert!(rewrite(&store, &ann, at.next(), [SECRET, "other"]).await.unwrap());
     cut().await;
@@ -719,14 +745,29 @@ async fn a_claim_and_a_save_are_one_statement_each() {
     let cold = store.claim(&ann, claim(1, None)).await.unwrap();
     assert_eq!(sent().len(), before + 1, "{:?}", &sent()[before..]);
     let made = cold.row.unwrap().version;
-    assert!(store.save(&ann, made, Version { revision: 1, ..made }, token()).await.unwrap());
+    assert!(
+        store
+            .save(
+                &ann,
+                Save { over: made, version: Version { revision: 1, ..made }, token: token() }
+            )
+            .await
+            .unwrap()
+    );
     assert_eq!(sent().len(), before + 2, "{:?}", &sent()[before..]);
     // Also where the row would be made if it were gone.
     let again = Claim { create: Some(8), ..claim(1, Some(made.next())) };
     assert!(store.claim(&ann, again).await.unwrap().granted);
     assert!(
         store
-            .save(&ann, made.next(), Version { revision: 2, ..made.next() }, token())
+            .save(
+                &ann,
+                Save {
+                    over: made.next(),
+                    version: Version { revision: 2, ..made.next() },
+                    token: token()
+                }
+            )
             .await
             .unwrap()
     );
@@ -852,14 +893,19 @@ async fn judge_a_corrupted_row(store: &impl TokenStore, column: &str) {
         assert!(!error.is_temporary());
         assert!(everything_said(&error).contains(column), "{error:?}");
     }
-    assert!(!store.save(ann, at, at.next(), token()).await.unwrap());
+    assert!(!store.save(ann, Save { over: at, version: at.next(), token: token() }).await.unwrap());
     assert!(!rewrite(store, ann, at, [SECRET; 2]).await.unwrap());
     assert!(!store.forget(ann, Some(at)).await.unwrap());
     let all = Release { not_before: LEASE, refused: true, in_flight: true };
     store.release(ann, at, 1, all).await.unwrap();
 
     assert!(store.claim(bob, claim(1, Some(at))).await.unwrap().granted);
-    assert!(store.save(bob, at, Version { revision: 2, ..at }, token()).await.unwrap());
+    assert!(
+        store
+            .save(bob, Save { over: at, version: Version { revision: 2, ..at }, token: token() })
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -1027,7 +1073,10 @@ async fn judge_a_full_disk(store: &impl TokenStore, users: &[StoreKey]) {
     let at = Version { incarnation: 7, revision: 1 };
     let much = || StoredToken { payload: SecretBox::new(Box::new(vec![0; 65_536])), ..token() };
     for user in users {
-        let error = store.save(user, at, Version { revision: 2, ..at }, much()).await.unwrap_err();
+        let error = store
+            .save(user, Save { over: at, version: Version { revision: 2, ..at }, token: much() })
+            .await
+            .unwrap_err();
         assert_says(&error, "disk is full");
     }
     for row in store.read(users).await.unwrap() {

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, PostgresStore, Realm, Release, Rewrite, RowKind, SqliteStore, StoreKey, StoredToken,
-    TokenStore, Version,
+    Claim, PostgresStore, Realm, Release, Rewrite, RowKind, Save, SqliteStore, StoreKey,
+    StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::seed_row;
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, UserId};
@@ -86,7 +86,12 @@ async fn statement_is_one_round_trip() {
     for round in 0..3 {
         let before = wire.flights();
         assert!(store.claim(&ann, claim(version)).await.unwrap().granted);
-        assert!(store.save(&ann, version, version.next(), token("x")).await.unwrap());
+        assert!(
+            store
+                .save(&ann, Save { over: version, version: version.next(), token: token("x") })
+                .await
+                .unwrap()
+        );
         version = version.next();
         // The first time, the statements are prepared.
         assert!(round == 0 || wire.flights() == before + 2, "{}", wire.flights() - before);
@@ -174,10 +179,23 @@ async fn lost_answers_are_made_up_for() {
         lose().await;
         assert!(store.claim(&ann, claim(AT)).await.unwrap().granted);
         if prepared {
-            assert!(!store.save(&ann, AT.next(), AT.next().next(), token("x")).await.unwrap());
+            assert!(
+                !store
+                    .save(
+                        &ann,
+                        Save { over: AT.next(), version: AT.next().next(), token: token("x") }
+                    )
+                    .await
+                    .unwrap()
+            );
         }
         lose().await;
-        assert!(store.save(&ann, AT, AT.next(), token("three")).await.unwrap());
+        assert!(
+            store
+                .save(&ann, Save { over: AT, version: AT.next(), token: token("three") })
+                .await
+                .unwrap()
+        );
         assert_eq!(payload(&store, &ann).await, b"three");
         if prepared {
             store.release(&ann, AT, 1, Release::default()).await.unwrap();
@@ -341,7 +359,7 @@ async fn sqlite_walks_no_whole_table() {
     seed_row(&store, &ann, AT, token("one")).await;
     store.claim(&ann, claim(AT)).await.unwrap();
     store.claim(&ann, Claim { known: None, create: Some(1), ..claim(AT) }).await.unwrap();
-    store.save(&ann, AT, AT.next(), token("two")).await.unwrap();
+    store.save(&ann, Save { over: AT, version: AT.next(), token: token("two") }).await.unwrap();
     store.release(&ann, AT, 1, Release::default()).await.unwrap();
     store.due(ann.realm(), None, 1).await.unwrap();
     store.scan(ann.realm(), None, 1).await.unwrap();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, StoreFuture,
-    StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, Save, StoreFuture,
+    StoreKey, TokenStore, Version,
 };
 
 #[derive(Debug)]
@@ -30,13 +30,7 @@ impl TokenStore for Nowhere {
         Box::pin(async { Ok(Claimed { granted: row.is_some(), row }) })
     }
 
-    fn save<'a>(
-        &'a self,
-        _: &'a StoreKey,
-        _: Version,
-        _: Version,
-        _: StoredToken,
-    ) -> StoreFuture<'a, bool> {
+    fn save<'a>(&'a self, _: &'a StoreKey, _: Save) -> StoreFuture<'a, bool> {
         Box::pin(async { Ok(true) })
     }
 

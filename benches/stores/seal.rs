@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::secrecy::{SecretBox, SecretString};
 use hurdlr_oauth2::store::{
-    KeyRing, MemoryStore, PostgresStore, Realm, RowKind, Sealed, SealingKey, StoreKey, StoredToken,
-    TokenStore, Version,
+    KeyRing, MemoryStore, PostgresStore, Realm, RowKind, Save, Sealed, SealingKey, StoreKey,
+    StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::seed_row;
 use hurdlr_oauth2::{ApiVersion, UserId};
@@ -100,7 +100,11 @@ impl<S: TokenStore> Saved<S> {
 
     async fn save(&mut self) -> Outcome {
         let next = self.version.next();
-        if !self.store.save(&self.key, self.version, next, token()).await? {
+        if !self
+            .store
+            .save(&self.key, Save { over: self.version, version: next, token: token() })
+            .await?
+        {
             return Err("a token was not saved".into());
         }
         self.version = next;

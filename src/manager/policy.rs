@@ -20,6 +20,7 @@ use crate::user::UserId;
 ///
 /// By default a token of 90 days is due between day 60 and day 75, one of an hour between minute 40
 /// and minute 50, and both are expired 30 s before their end.
+#[must_use = "a policy does nothing until a manager is built with it"]
 #[derive(Clone, Debug, PartialEq)]
 pub struct RefreshPolicy {
     refresh_fraction: f64,
@@ -49,7 +50,6 @@ impl Default for RefreshPolicy {
 
 impl RefreshPolicy {
     /// The share of its lifetime after which a token can be due; more than 0, less than 1.
-    #[must_use]
     pub fn refresh_fraction(mut self, fraction: f64) -> Self {
         self.refresh_fraction = fraction;
         self
@@ -57,21 +57,18 @@ impl RefreshPolicy {
 
     /// The further share over which users are spread; `refresh_fraction + refresh_jitter` is at
     /// most 1.
-    #[must_use]
     pub fn refresh_jitter(mut self, jitter: f64) -> Self {
         self.refresh_jitter = jitter;
         self
     }
 
     /// How long before its end a token counts as expired; a tenth of its life at the most.
-    #[must_use]
     pub fn expiry_buffer(mut self, buffer: Duration) -> Self {
         self.expiry_buffer = buffer;
         self
     }
 
     /// The life of a token whose answer names none.
-    #[must_use]
     pub fn default_lifetime(mut self, life: Duration) -> Self {
         self.default_lifetime = life;
         self
@@ -79,14 +76,12 @@ impl RefreshPolicy {
 
     /// How long one refresh lasts at the most, from its turn on: claiming, sending, the answer.
     /// Shorter than the lease.
-    #[must_use]
     pub fn refresh_timeout(mut self, timeout: Duration) -> Self {
         self.refresh_timeout = timeout;
         self
     }
 
     /// How long a process that refreshes a user may be silent before another takes over.
-    #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -94,14 +89,12 @@ impl RefreshPolicy {
 
     /// The longest pause after a first failure; it doubles with each further one. A pause is drawn
     /// between half of that and all of it.
-    #[must_use]
     pub fn initial_backoff(mut self, pause: Duration) -> Self {
         self.backoff.initial = pause;
         self
     }
 
     /// The longest pause, save one that the provider names.
-    #[must_use]
     pub fn max_backoff(mut self, pause: Duration) -> Self {
         self.backoff.max = pause;
         self

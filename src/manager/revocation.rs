@@ -11,7 +11,7 @@ use super::cached_token::whole_seconds;
 use super::entry::{Context, UserEntry};
 use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::store::{Claim, Release, Row, RowKind, StoreKey, StoredToken, Version};
+use crate::store::{Claim, Release, Row, RowKind, Save, StoreKey, StoredToken, Version};
 use crate::token::{Notes, Token};
 use crate::user::UserId;
 
@@ -50,7 +50,11 @@ pub(super) async fn record(
         let stored = StoredToken { payload: token.payload(&notes), age, due_in };
         let saved = async {
             let over = context.make_row(&key).await?.version;
-            context.store.save(&key, over, over.next(), stored).await.map(|_| over.next())
+            context
+                .store
+                .save(&key, Save { over, version: over.next(), token: stored })
+                .await
+                .map(|_| over.next())
         };
         let saved = saved.await;
         if let Err(error) = &saved {

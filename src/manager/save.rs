@@ -13,7 +13,7 @@ use super::store_calls::is_unreadable;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::metrics::GaugeGuard;
-use crate::store::{Row, Version};
+use crate::store::{Row, Save, Version};
 
 /// Saves a refreshed token, then serves it. Where the store fails, the token is served from memory
 /// and saved as soon as possible.
@@ -53,7 +53,7 @@ pub(super) async fn save(
             Some(over) => over,
             None => *last.insert(version_of_row(entry).await?),
         };
-        if context.store.save(&key, over, version, context.stored(cached)).await? {
+        if context.store.save(&key, Save { over, version, token: context.stored(cached) }).await? {
             if !is_login {
                 entry.install(epoch, cached, None);
             }

@@ -12,8 +12,8 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind};
 use crate::metrics;
 use crate::store::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, StoreFuture, StoreKey,
-    StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Row, Save, StoreFuture, StoreKey,
+    TokenStore, Version,
 };
 
 #[derive(Debug)]
@@ -56,14 +56,8 @@ impl StoreCalls {
         Ok(Claimed { row: self.aged(claimed.row, asked), ..claimed })
     }
 
-    pub(super) async fn save(
-        &self,
-        key: &StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> Result<bool, Error> {
-        self.guarded("save", || self.store.save(key, over, version, token)).await
+    pub(super) async fn save(&self, key: &StoreKey, save: Save) -> Result<bool, Error> {
+        self.guarded("save", || self.store.save(key, save)).await
     }
 
     pub(super) async fn release(

@@ -9,8 +9,8 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, RowKind, StoreFuture,
-    StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, RowKind, Save,
+    StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
 use crate::error::Error;
@@ -227,19 +227,13 @@ impl TokenStore for MemoryStore {
         })
     }
 
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
+    fn save<'a>(&'a self, key: &'a StoreKey, save: Save) -> StoreFuture<'a, bool> {
         self.step(move |tables| {
             let saved = tables.change(key, |stored, now| {
-                let is_unchanged = stored.version == over;
+                let is_unchanged = stored.version == save.over;
                 if is_unchanged {
-                    let cleared = Stored::without_token(version);
-                    *stored = Stored { token: Some(token), stamped_at: now, ..cleared };
+                    let cleared = Stored::without_token(save.version);
+                    *stored = Stored { token: Some(save.token), stamped_at: now, ..cleared };
                 }
                 is_unchanged
             });

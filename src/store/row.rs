@@ -88,6 +88,17 @@ pub struct Claimed {
     pub row: Option<Row>,
 }
 
+/// Arguments of [`TokenStore::save`].
+#[derive(Debug)]
+pub struct Save {
+    /// The version at which the row has to be.
+    pub over: Version,
+    /// The version at which it is then.
+    pub version: Version,
+    /// The token.
+    pub token: StoredToken,
+}
+
 /// The notes that [`TokenStore::release`] leaves for the next holder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Release {

@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, StoreFuture,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, Save, StoreFuture,
     StoreKey, StoredToken, TokenStore, Version,
 };
 use crate::error::Error;
@@ -179,17 +179,13 @@ impl<S: TokenStore> TokenStore for Sealed<S> {
         })
     }
 
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
+    fn save<'a>(&'a self, key: &'a StoreKey, save: Save) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             let stored_key = self.stored_key(key);
-            let payload = self.seal(&stored_key, version, &token.payload, &key.subject)?;
-            self.store.save(&stored_key, over, version, StoredToken { payload, ..token }).await
+            let payload =
+                self.seal(&stored_key, save.version, &save.token.payload, &key.subject)?;
+            let token = StoredToken { payload, ..save.token };
+            self.store.save(&stored_key, Save { token, ..save }).await
         })
     }
 

@@ -37,8 +37,8 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
-    Claim, Claimed, DueCursor, DueRow, KeyRing, ReadRow, Realm, Release, Rewrite, Row, Sealed,
-    StoreFuture, StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, KeyRing, ReadRow, Realm, Release, Rewrite, Row, Save,
+    Sealed, StoreFuture, StoreKey, TokenStore, Version,
 };
 use crate::error::Error;
 
@@ -321,14 +321,9 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
         })
     }
 
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
+    fn save<'a>(&'a self, key: &'a StoreKey, save: Save) -> StoreFuture<'a, bool> {
         Box::pin(async move {
+            let Save { over, version, token } = save;
             let mut args = key.texts().map(Arg::Text).to_vec();
             args.extend(version_args(Some(over))?);
             args.extend(version_args(Some(version))?);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::store::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, StoreFuture,
-    StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, Save, StoreFuture,
+    StoreKey, TokenStore, Version,
 };
 
 /// Wraps a [`TokenStore`] and makes its calls slow or has them fail, before or after they took
@@ -147,14 +147,8 @@ impl<S: TokenStore> TokenStore for FaultyStore<S> {
         self.faulty(StoreCall::Claim, move || self.store.claim(key, claim))
     }
 
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
-        self.faulty(StoreCall::Save, move || self.store.save(key, over, version, token))
+    fn save<'a>(&'a self, key: &'a StoreKey, save: Save) -> StoreFuture<'a, bool> {
+        self.faulty(StoreCall::Save, move || self.store.save(key, save))
     }
 
     fn release<'a>(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::store::{Claim, StoreKey, StoredToken, TokenStore, Version};
+use crate::store::{Claim, Save, StoreKey, StoredToken, TokenStore, Version};
 
 /// Gives the row of `key` this token and version, whatever was there.
 ///
@@ -47,6 +47,6 @@ pub async fn seed_row<S: TokenStore + ?Sized>(
     let claim = Claim { holder: 1, lease: Duration::from_secs(60), known: None, create: Some(1) };
     let made = store.claim(key, claim).await.expect("the store makes a row").row;
     let over = made.expect("a claim answers with the row").version;
-    let saved = store.save(key, over, version, token).await.expect("the store saves");
+    let saved = store.save(key, Save { over, version, token }).await.expect("the store saves");
     assert!(saved, "the row was changed by somebody else");
 }

@@ -36,7 +36,7 @@ use super::{FaultyStore, StoreCall, StoreFault, seed_row};
 use crate::endpoint::ApiVersion;
 use crate::error::Error;
 use crate::store::{
-    Claim, Claimed, DueCursor, Realm, Release, Rewrite, Row, RowKind, StoreKey, StoredToken,
+    Claim, Claimed, DueCursor, Realm, Release, Rewrite, Row, RowKind, Save, StoreKey, StoredToken,
     TokenStore, Version,
 };
 use crate::user::UserId;
@@ -459,7 +459,12 @@ pub async fn save_sets_the_given_revision<S: TokenStore>(store: &Arc<S>) {
     assert!(claimed.granted, "2⁶³ - 1 is a holder and an incarnation");
     for (consumed, revision) in [(1, 2), (2, 9), (9, most)] {
         let consumed = version(most, consumed);
-        let saved = store.save(&key, consumed, version(most, revision), token("new")).await;
+        let saved = store
+            .save(
+                &key,
+                Save { over: consumed, version: version(most, revision), token: token("new") },
+            )
+            .await;
         assert!(saved.expect("save"), "{consumed:?} is there");
         let row = read(store, &key).await.expect("the row");
         assert_eq!((row.version, text(&row)), (version(most, revision), "new"));
@@ -527,7 +532,7 @@ pub async fn login_leaves_nothing_of_earlier_one<S: TokenStore>(store: &Arc<S>) 
     let at = version(7, 2);
     assert!(claim(store, &key, 1, LONG, Some(at)).await.granted);
     release(store, &key, at, 1, Release { refused: true, in_flight: true, ..PAUSE }).await;
-    let login = |over| store.save(&key, over, version(8, 1), token("new"));
+    let login = |over| store.save(&key, Save { over, version: version(8, 1), token: token("new") });
     assert!(!login(version(7, 1)).await.expect("save"), "it was refreshed since");
     assert!(login(at).await.expect("save"));
     assert!(!login(at).await.expect("save"), "not again");
@@ -540,7 +545,9 @@ pub async fn login_leaves_nothing_of_earlier_one<S: TokenStore>(store: &Arc<S>) 
     // Over a row without a token, whose lease lives.
     let key = some_key();
     assert!(claim(store, &key, 1, LONG, None).await.granted);
-    let saved = store.save(&key, version(1, 0), version(8, 1), token("new")).await;
+    let saved = store
+        .save(&key, Save { over: version(1, 0), version: version(8, 1), token: token("new") })
+        .await;
     assert!(saved.expect("save"));
     assert!(claim(store, &key, 2, LONG, Some(version(8, 1))).await.granted);
 }
@@ -557,7 +564,12 @@ pub async fn one_of_many_logins_is_saved<S: TokenStore>(store: &Arc<S>) {
             let (store, key) = (store.clone(), key.clone());
             let login = version(place as u64, 1);
             async move {
-                let saved = store.save(&key, version(99, revision), login, token("new")).await;
+                let saved = store
+                    .save(
+                        &key,
+                        Save { over: version(99, revision), version: login, token: token("new") },
+                    )
+                    .await;
                 saved.expect("save")
             }
         })
@@ -637,7 +649,12 @@ pub async fn token_ages_by_the_stores_clock<S: TokenStore>(store: &Arc<S>) {
     assert!(judge(claimed.row.expect("the row")) > SHORT, "in a claim too");
 
     let token = StoredToken { age, due_in: Duration::ZERO, ..token("one") };
-    assert!(store.save(&key, version(7, 1), version(7, 2), token).await.expect("save"));
+    assert!(
+        store
+            .save(&key, Save { over: version(7, 1), version: version(7, 2), token })
+            .await
+            .expect("save")
+    );
     let row = read(store, &key).await.expect("the row");
     let token = row.token.expect("the token");
     assert_eq!(token.due_in, Duration::ZERO, "never below zero");
@@ -652,7 +669,12 @@ pub async fn payload_is_kept_byte_for_byte<S: TokenStore>(store: &Arc<S>) {
         let payload_of = || SecretBox::new(Box::new(payload.clone()));
         let token = || StoredToken { payload: payload_of(), ..token("") };
         seed_row(store, &key, version(7, 1), token()).await;
-        assert!(store.save(&key, version(7, 1), version(7, 2), token()).await.expect("save"));
+        assert!(
+            store
+                .save(&key, Save { over: version(7, 1), version: version(7, 2), token: token() })
+                .await
+                .expect("save")
+        );
         let row = read(store, &key).await.expect("the row");
         let kept = row.token.expect("an empty payload is a token too");
         assert!(
@@ -920,7 +942,12 @@ pub async fn due_goes_on_from_a_cursor<S: TokenStore>(store: &Arc<S>) {
         after = rows.last().map(|row| row.cursor.clone());
         let keys: Vec<_> = rows.into_iter().map(|row| row.key.expect("a key")).collect();
         let later = StoredToken { due_in: LONG, ..token("two") };
-        assert!(store.save(&keys[0], at, at.next(), later).await.expect("save"));
+        assert!(
+            store
+                .save(&keys[0], Save { over: at, version: at.next(), token: later })
+                .await
+                .expect("save")
+        );
         assert!(claim(store, &keys[1], 1, LONG, Some(at)).await.granted);
         assert!(store.forget(&keys[3], None).await.expect("forget"));
         met.extend(keys);
@@ -1106,7 +1133,13 @@ pub async fn lost_answers_can_be_repeated<S: TokenStore>(store: &Arc<S>) {
         assert_eq!(made.in_flight, done, "the lost claim was not released");
 
         lose(StoreCall::Save);
-        faulty.save(&key, made.version, made.version.next(), token("one")).await.expect_err("lost");
+        faulty
+            .save(
+                &key,
+                Save { over: made.version, version: made.version.next(), token: token("one") },
+            )
+            .await
+            .expect_err("lost");
         let again = save(faulty, &key, made.version, "one").await;
         assert_eq!(again, !done, "a repeated save");
         let row = read(faulty, &key).await.expect("the row");
@@ -1132,7 +1165,8 @@ pub async fn lost_answers_can_be_repeated<S: TokenStore>(store: &Arc<S>) {
         assert_eq!(text(&read(faulty, &key).await.expect("the row")), "other");
 
         lose(StoreCall::Save);
-        let login = |over| faulty.save(&key, over, version(9, 1), token("two"));
+        let login =
+            |over| faulty.save(&key, Save { over, version: version(9, 1), token: token("two") });
         login(row.version).await.expect_err("lost");
         assert_eq!(login(row.version).await.expect("save"), !done, "a repeated login");
         let at = version(9, 1);
@@ -1272,7 +1306,7 @@ async fn read<S: TokenStore>(store: &S, key: &StoreKey) -> Option<Row> {
 }
 
 async fn save<S: TokenStore>(store: &S, key: &StoreKey, at: Version, text: &str) -> bool {
-    store.save(key, at, at.next(), token(text)).await.expect("save")
+    store.save(key, Save { over: at, version: at.next(), token: token(text) }).await.expect("save")
 }
 
 async fn put<S: TokenStore>(store: &S, key: &StoreKey, incarnation: u64, text: &str) {

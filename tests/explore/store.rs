@@ -7,7 +7,7 @@ use std::time::Duration;
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Rewrite, Row,
+    Claim, Claimed, DueCursor, DueRow, MemoryStore, ReadRow, Realm, Release, Rewrite, Row, Save,
     StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::seed_row;
@@ -119,14 +119,8 @@ impl TokenStore for GatedStore {
         })
     }
 
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
-        self.call(Call::Save, Some(key), self.store.save(key, over, version, token), |_| ())
+    fn save<'a>(&'a self, key: &'a StoreKey, save: Save) -> StoreFuture<'a, bool> {
+        self.call(Call::Save, Some(key), self.store.save(key, save), |_| ())
     }
 
     fn release<'a>(

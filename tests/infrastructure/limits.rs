@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::SecretBox;
-use hurdlr_oauth2::store::{Claim, PostgresStore, StoreKey, StoredToken, TokenStore};
+use hurdlr_oauth2::store::{Claim, PostgresStore, Save, StoreKey, StoredToken, TokenStore};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, until};
@@ -57,7 +57,10 @@ pub(crate) async fn put(
     let lease = Duration::from_secs(60);
     let claim = Claim { holder: 1, lease, known: None, create: Some(7) };
     match store.claim(key, claim).await?.row {
-        Some(row) => store.save(key, row.version, row.version.next(), token).await.map(|_| ()),
+        Some(row) => store
+            .save(key, Save { over: row.version, version: row.version.next(), token })
+            .await
+            .map(|_| ()),
         None => Ok(()),
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::store::{
-    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, StoreFuture,
-    StoreKey, StoredToken, TokenStore, Version,
+    Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, Save, StoreFuture,
+    StoreKey, TokenStore, Version,
 };
 
 /// Hands calls on to a store. Clones share their notes.
@@ -66,7 +66,7 @@ macro_rules! hand_on {
 hand_on! {
     read(keys: &'a [StoreKey]) -> Vec<ReadRow>;
     claim(key: &'a StoreKey, claim: Claim) -> Claimed;
-    save(key: &'a StoreKey, over: Version, version: Version, token: StoredToken) -> bool;
+    save(key: &'a StoreKey, save: Save) -> bool;
     release(key: &'a StoreKey, version: Version, holder: u64, release: Release) -> ();
     forget(key: &'a StoreKey, version: Option<Version>) -> bool;
     redeem(state: &'a [u8; 32], keep: Duration) -> bool;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
-use hurdlr_oauth2::store::{MemoryStore, RowKind, TokenStore, Version};
+use hurdlr_oauth2::store::{MemoryStore, RowKind, Save, TokenStore, Version};
 use hurdlr_oauth2::testing::{Fault, Outcome, RecordedRequest, Rotation, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, ErrorKind, Hurdlr, RetryPolicy, TokenManager};
 use tokio::time::{Instant, sleep};
@@ -470,7 +470,10 @@ async fn late_removal_spares_newer_login() {
                 came = true;
                 let read = polled_once(store.read(std::slice::from_ref(&key)));
                 let row = read.unwrap().unwrap().remove(0).unwrap().unwrap();
-                let saved = polled_once(store.save(&key, row.version, newer, row.token.unwrap()));
+                let saved = polled_once(store.save(
+                    &key,
+                    Save { over: row.version, version: newer, token: row.token.unwrap() },
+                ));
                 assert!(saved.unwrap().unwrap());
                 None
             }

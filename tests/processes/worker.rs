@@ -8,7 +8,7 @@ use hurdlr_oauth2::manager::{RefreshPolicy, UserHandle};
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
     Claim, Claimed, DueCursor, DueRow, KeyRing, PostgresStore, ReadRow, Realm, Release, Rewrite,
-    Row, RowKind, SealingKey, SqliteStore, StoreFuture, StoreKey, StoredToken, TokenStore, Version,
+    Row, RowKind, Save, SealingKey, SqliteStore, StoreFuture, StoreKey, TokenStore, Version,
 };
 use hurdlr_oauth2::testing::ManualClock;
 use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
@@ -291,16 +291,10 @@ impl TokenStore for Stopping {
         })
     }
 
-    fn save<'a>(
-        &'a self,
-        key: &'a StoreKey,
-        over: Version,
-        version: Version,
-        token: StoredToken,
-    ) -> StoreFuture<'a, bool> {
+    fn save<'a>(&'a self, key: &'a StoreKey, save: Save) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.stops.reached(Point::Answered).await;
-            let saved = self.store.save(key, over, version, token).await?;
+            let saved = self.store.save(key, save).await?;
             self.stops.reached(Point::Saved).await;
             Ok(saved)
         })

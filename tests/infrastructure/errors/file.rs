@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::SecretBox;
-use hurdlr_oauth2::store::{Row, SqliteStore, StoredToken, TokenStore, Version};
+use hurdlr_oauth2::store::{Row, Save, SqliteStore, StoredToken, TokenStore, Version};
 use hurdlr_oauth2::testing::seed_row;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
@@ -164,7 +164,10 @@ pub(super) async fn full_disk() -> Error {
     let store = store.open_plaintext().await.unwrap();
     store.migrate().await.unwrap();
     seed(&store, "ann").await;
-    store.save(&key("ann"), AT, AT.next(), token(65_536)).await.unwrap_err()
+    store
+        .save(&key("ann"), Save { over: AT, version: AT.next(), token: token(65_536) })
+        .await
+        .unwrap_err()
 }
 
 pub(super) async fn folder_in_place_of_the_wal() -> Error {
