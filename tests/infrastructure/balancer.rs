@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::cluster::{free_port, until, write_private};
 use crate::postgres::{Daemon, folder};
@@ -23,14 +23,10 @@ pub(crate) struct Balancer {
 impl Balancer {
     /// Clients go to the first of the servers `one` and `two`.
     pub(crate) async fn start(one: SocketAddr, two: SocketAddr) -> Self {
-        let program = Path::new("/usr/sbin/haproxy");
-        assert!(program.exists(), "{INSTALL}");
-        let folder = folder();
         let port = free_port();
-        let admin = folder.path().join("admin");
         let config = format!(
             "global\n\
-             stats socket {} mode 600 level admin\n\
+             stats socket unix@admin mode 600 level admin\n\
              defaults\n\
              mode tcp\n\
              timeout connect 2s\n\
@@ -39,14 +35,21 @@ impl Balancer {
              listen postgres\n\
              bind 127.0.0.1:{port}\n\
              server one {one}\n\
-             server two {two} disabled\n",
-            admin.display()
+             server two {two} disabled\n"
         );
-        let config = write_private(folder.path(), "config", &config);
+        Self::start_by(&config, port).await
+    }
+
+    /// By a configuration that listens on a port.
+    pub(crate) async fn start_by(config: &str, port: u16) -> Self {
+        let program = Path::new("/usr/sbin/haproxy");
+        assert!(program.exists(), "{INSTALL}");
+        let folder = folder();
+        let config = write_private(folder.path(), "config", config);
         let args = ["-db".as_ref(), "-f".as_ref(), config.as_os_str()];
         let daemon = Daemon::start(folder.path(), ["TERM", ":"], program, args);
         let balancer = Self { _daemon: daemon, folder, port };
-        until("HAProxy", async || UnixStream::connect(&admin).await.ok()).await;
+        until("HAProxy", async || TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
         balancer
     }
 

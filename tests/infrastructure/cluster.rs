@@ -33,9 +33,11 @@ pub(crate) struct Cluster {
 }
 
 /// What a server is started with.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Options {
     settings: Vec<String>,
+    /// The database that statements are run in.
+    database: String,
     /// How large a file can grow, in bytes.
     file_limit: Option<u64>,
 }
@@ -69,7 +71,26 @@ impl Cluster {
         let rules = format!("local all test trust\nlocal replication test trust\n{access}\n");
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        Self::start_in(folder, Options { settings, file_limit })
+        let database = "postgres".to_owned();
+        Self::start_in(folder, Options { settings, database, file_limit })
+    }
+
+    /// Has [`run`](Self::run) and its like work in another database.
+    pub(crate) fn enter(&mut self, database: &str) {
+        database.clone_into(&mut self.options.database);
+    }
+
+    /// A server on the data that a shell command makes in the folder it is told.
+    pub(crate) fn made_by(&self, command: impl FnOnce(&Path) -> String) -> Self {
+        let folder = folder();
+        let made = as_unprivileged(Path::new("/bin/sh"))
+            .args(["-c", &command(&folder.path().join("data"))])
+            .env("PATH", format!("{}:/usr/bin:/bin", binaries().display()))
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self::start_in(folder, self.options.clone())
     }
 
     /// A copy of this server that follows it and can take its place.
@@ -126,6 +147,15 @@ impl Cluster {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// Appends to one of its configuration files, and has it read them.
+    pub(crate) fn configure(&self, file: &str, lines: &str) {
+        use std::io::Write as _;
+        let path = self.folder.path().join("data").join(file);
+        let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(lines.as_bytes()).unwrap();
+        self.run("SELECT pg_reload_conf()");
+    }
+
     /// Writes a file that the server can read, and nobody else.
     pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
         write_private(self.folder.path(), name, content)
@@ -136,7 +166,7 @@ impl Cluster {
         let output = std::process::Command::new(binaries().join("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "test", "-h"])
             .arg(self.folder.path())
-            .args(["-p", &self.port.to_string(), "-d", "postgres", "-c", sql])
+            .args(["-p", &self.port.to_string(), "-d", &self.options.database, "-c", sql])
             .output()
             .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();

@@ -19,6 +19,7 @@ mod failover;
 mod limits;
 mod load;
 mod network;
+mod page;
 mod pooler;
 #[path = "../support/postgres.rs"]
 mod postgres;
@@ -77,6 +78,11 @@ tests! {
         statement_mode_works_or_is_refused,
         missing_startup_setting_is_named,
         restarted_server_behind_pooler_costs_nothing,
+    }
+    page::{
+        page_leads_through_a_failover,
+        page_backs_a_file_up,
+        every_block_is_followed,
     }
     connections::{
         right_ca_and_name_are_accepted,

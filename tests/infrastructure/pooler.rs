@@ -30,8 +30,6 @@ pub(crate) struct Pooler {
 impl Pooler {
     /// In front of a server, with more settings.
     pub(crate) async fn start(server: &Cluster, mode: &str, settings: &str) -> Self {
-        let folder = folder();
-        let users = write_private(folder.path(), "users", "\"test\" \"\"\n");
         let port = free_port();
         let config = format!(
             "[databases]\n\
@@ -41,16 +39,26 @@ impl Pooler {
              listen_port = {port}\n\
              unix_socket_dir =\n\
              auth_type = trust\n\
-             auth_file = {}\n\
+             auth_file = users\n\
              pool_mode = {mode}\n\
              {settings}\n",
-            server.port(),
-            users.display()
+            server.port()
         );
-        let config = write_private(folder.path(), "pgbouncer.ini", &config);
+        Self::start_by(&config, "\"test\" \"\"\n", port).await
+    }
+
+    /// By a configuration that listens on a port, and has its users in the file `users`.
+    pub(crate) async fn start_by(config: &str, users: &str, port: u16) -> Self {
+        let folder = folder();
+        write_private(folder.path(), "users", users);
+        let config = write_private(folder.path(), "pgbouncer.ini", config);
         let daemon = Daemon::start(folder.path(), ["TERM", ":"], &program(), [config]);
         until("PgBouncer", async || TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
         Self { _daemon: daemon, _folder: folder, port }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn url(&self) -> String {
