@@ -18,6 +18,7 @@ mod errors;
 mod failover;
 mod limits;
 mod load;
+mod mounts;
 mod network;
 mod page;
 mod pooler;
@@ -83,6 +84,9 @@ tests! {
         page_leads_through_a_failover,
         page_backs_a_file_up,
         every_block_is_followed,
+    }
+    mounts::{
+        fuse_is_refused,
     }
     connections::{
         right_ca_and_name_are_accepted,

@@ -74,11 +74,16 @@ fn program() -> PathBuf {
     program
 }
 
-/// From 1.21 on, PgBouncer prepares a statement wherever it is executed.
-pub(crate) fn tracks_prepared_statements() -> bool {
+/// Its version, such as 1.18.0.
+fn version() -> String {
     let output = Command::new(program()).arg("--version").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
-    let version = said.split_whitespace().nth(1).unwrap();
+    said.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+/// From 1.21 on, PgBouncer prepares a statement wherever it is executed.
+pub(crate) fn tracks_prepared_statements() -> bool {
+    let version = version();
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap());
     (numbers.next(), numbers.next()) >= (Some(1), Some(21))
 }
@@ -113,6 +118,7 @@ pub(crate) async fn session_mode_serves_a_managed_refresh() {
     let failure = crowd(&store).await;
     assert!(failure.is_none(), "{failure:?}");
     store.close().await;
+    println!("PgBouncer {}, mode session: works", version());
 }
 
 async fn works_or_is_refused(mode: &str, schema: &str) {
@@ -127,6 +133,13 @@ async fn works_or_is_refused(mode: &str, schema: &str) {
         let failure = crowd(&store).await;
         assert!(failure.is_none(), "{failure:?}");
         store.close().await;
+        println!("PgBouncer {}, mode {mode}: works", version());
+    } else {
+        println!(
+            "LEFT OUT: mode {mode} working, for PgBouncer {} is older than 1.21. The variable \
+             PGBOUNCER can name another",
+            version()
+        );
     }
     // Without that, which older ones cannot help, the error says what is missing.
     let setting = if tracks_prepared_statements() { "max_prepared_statements = 0" } else { "" };
