@@ -84,8 +84,8 @@ impl<DB: Backend> SqlStore<DB> {
     /// A statement costs more than by [`at`](Self::at), since sqlx's pool pings the server whenever
     /// a connection is given back, in a task that it spawns: two round trips, during which nobody
     /// else has the connection, and gaps between the users in memory that glibc's allocator keeps.
-    /// What the store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`] say
-    /// what the pool's options should be.
+    /// What the store awaits is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`]
+    /// say what the pool's options should be.
     pub fn on(pool: sqlx::Pool<DB>) -> SqlStoreBuilder<DB> {
         SqlStoreBuilder::new(Place::Pool(pool))
     }
