@@ -46,6 +46,9 @@ fn main() -> harness::Outcome {
 
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if runtime.block_on(memory::if_asked_for())? {
+        return Ok(());
+    }
     let measures = match Job::asked_for() {
         Job::Serve => return runtime.block_on(harness::serve()),
         job => job == Job::Measure,

@@ -26,7 +26,7 @@ impl Balancer {
         let port = free_port();
         let config = format!(
             "global\n\
-             stats socket admin mode 600 level admin\n\
+             stats socket unix@admin mode 600 level admin\n\
              defaults\n\
              mode tcp\n\
              timeout connect 2s\n\
