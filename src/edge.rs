@@ -17,7 +17,7 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::endpoint::{RedactedUrl, secret_bearing_url};
 use crate::error::Error;
 use crate::manager::metrics;
-use crate::manager::{SharedToken, UserHandle};
+use crate::manager::{SharedToken, TokenManager, UserHandle};
 use crate::partner::{Partner, PartnerUser};
 use crate::retry::{Attempts, FailureClass, RequestType, RetryPolicy};
 use crate::rng::SharedRng;
@@ -166,8 +166,8 @@ impl Rules {
 pub(crate) enum Who {
     User(UserHandle),
     Partner(Box<PartnerUser>),
-    /// The user whose handle is among the call's extensions.
-    UserOfEachCall,
+    /// The user of this manager whose handle is among the call's extensions.
+    UserOfEachCall(TokenManager),
     /// The user whose id is.
     PartnerOfEachCall(Box<Partner>),
 }
@@ -181,13 +181,17 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) fn of_user(user: &UserHandle) -> Self {
-        Self { who: Who::User(user.clone()), ..Self::of_each_call(user.hurdlr()) }
+        Self::with_tokens(Who::User(user.clone()), user.hurdlr())
     }
 
-    pub(crate) fn of_each_call(hurdlr: &Hurdlr) -> Self {
+    pub(crate) fn of_each_call(manager: &TokenManager) -> Self {
+        Self::with_tokens(Who::UserOfEachCall(manager.clone()), manager.hurdlr())
+    }
+
+    fn with_tokens(who: Who, hurdlr: &Hurdlr) -> Self {
         let rules = Rules::new(hurdlr.token_url(), hurdlr.clock().clone());
         let rules = Rules { rng: hurdlr.rng().clone(), ..rules };
-        Self { who: Who::UserOfEachCall, rules: Arc::new(rules) }
+        Self { who, rules: Arc::new(rules) }
     }
 
     pub(crate) fn of_partner(who: Who, home: &Url, clock: SharedClock) -> Self {
@@ -199,18 +203,21 @@ impl Edge {
         Ok(Self { rules, ..self })
     }
 
-    /// A call to be authorised; none where the caller did that.
+    /// The call to authorize; `None` where the caller did that, or where it goes to an origin that
+    /// gets no token.
     pub(crate) fn begin(
         &self,
+        admitted: bool,
         method: &Method,
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<Option<Call>, Error> {
-        if headers.contains_key(AUTHORIZATION) {
+        self.check_extensions(extensions)?;
+        if !admitted || headers.contains_key(AUTHORIZATION) {
             return Ok(None);
         }
         let named = match &self.who {
-            Who::UserOfEachCall => {
+            Who::UserOfEachCall(_) => {
                 let user = extensions.get::<UserHandle>().cloned();
                 Some(Who::User(user.ok_or_else(|| nobody("UserHandle"))?))
             }
@@ -222,6 +229,29 @@ impl Edge {
         };
         let waits = self.rules.repeats_every_method || method.is_idempotent();
         Ok(Some(Call { named, waits, began: self.rules.clock.now() }))
+    }
+
+    /// Fails for a call that names a user whom this client cannot serve, wherever the call goes to
+    /// and whatever authorizes it: the app has mixed up two clients.
+    fn check_extensions(&self, extensions: &Extensions) -> Result<(), Error> {
+        let user = extensions.get::<UserHandle>();
+        let problem = match &self.who {
+            Who::UserOfEachCall(manager) if user.is_some_and(|user| !manager.has_made(user)) => {
+                "the call names a user of another TokenManager than the one that made this client"
+            }
+            Who::User(own) if user.is_some_and(|user| !own.is_same(user)) => {
+                "the call names another user than the one this client was made for"
+            }
+            Who::Partner(_) | Who::PartnerOfEachCall(_) if user.is_some() => {
+                "the call names a user by UserHandle: this client sends the app's own credentials, \
+                 not a user's token"
+            }
+            Who::Partner(own) if extensions.get::<UserId>().is_some_and(|id| !own.is(id)) => {
+                "the call names another UserId than the one this client was made for"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::config(problem))
     }
 
     fn who<'call>(&'call self, call: &'call Call) -> &'call Who {

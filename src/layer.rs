@@ -76,7 +76,9 @@ pub struct TokenLayer<C = EmptyBodies> {
 }
 
 impl UserHandle {
-    /// A tower layer for calls that are made for this user (feature `tower`).
+    /// A tower layer for calls that are made for this user (feature `tower`). A call that has the
+    /// handle of another user as an extension fails with
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn layer(&self) -> TokenLayer {
         TokenLayer { edge: Edge::of_user(self), copies: EmptyBodies }
     }
@@ -85,23 +87,26 @@ impl UserHandle {
 impl TokenManager {
     /// A tower layer for the calls of many users (feature `tower`): each call has its [`UserHandle`]
     /// among its extensions. Without one, a call that would be authorised fails
-    /// with [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with the handle of
+    /// another manager: nothing is sent.
     pub fn layer(&self) -> TokenLayer {
-        TokenLayer { edge: Edge::of_each_call(self.hurdlr()), copies: EmptyBodies }
+        TokenLayer { edge: Edge::of_each_call(self), copies: EmptyBodies }
     }
 }
 
 impl Partner {
     /// A tower layer for partner-level calls of many users (feature `tower`): each call
     /// has its [`UserId`](crate::UserId) as an extension. Without one it fails with
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a [`UserHandle`],
+    /// since that asks for a user's token.
     pub fn layer(&self) -> TokenLayer {
         TokenLayer { edge: self.edge(), copies: EmptyBodies }
     }
 }
 
 impl PartnerUser {
-    /// A tower layer for partner-level calls that are made for this user (feature `tower`).
+    /// A tower layer for partner-level calls that are made for this user (feature `tower`). A call
+    /// that names another user fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn layer(&self) -> TokenLayer {
         TokenLayer { edge: self.edge(), copies: EmptyBodies }
     }
@@ -193,11 +198,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let edge = &self.shared.edge;
-        let begun = if edge.rules.admits_uri(request.uri()) {
-            edge.begin(request.method(), request.headers(), request.extensions())
-        } else {
-            Ok(None)
-        };
+        let admitted = edge.rules.admits_uri(request.uri());
+        let begun = edge.begin(admitted, request.method(), request.headers(), request.extensions());
         let call = match begun {
             Ok(Some(call)) => call,
             Ok(None) => {

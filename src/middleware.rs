@@ -59,7 +59,9 @@ pub struct TokenMiddleware {
 }
 
 impl UserHandle {
-    /// Calls by `reqwest` that are made for this user (feature `middleware`).
+    /// Calls by `reqwest` that are made for this user (feature `middleware`). A call that has the
+    /// handle of another user as an extension fails with
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
         TokenMiddleware { edge: Edge::of_user(self) }
     }
@@ -68,7 +70,8 @@ impl UserHandle {
 impl TokenManager {
     /// Calls by `reqwest` for many users with one client (feature `middleware`): each call has its
     /// [`UserHandle`] as an extension. Without one, a call that would be
-    /// authorised fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// authorised fails with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with
+    /// the handle of another manager: nothing is sent.
     ///
     /// ```
     /// # use hurdlr_oauth2::store::MemoryStore;
@@ -91,21 +94,23 @@ impl TokenManager {
     /// # }
     /// ```
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: Edge::of_each_call(self.hurdlr()) }
+        TokenMiddleware { edge: Edge::of_each_call(self) }
     }
 }
 
 impl Partner {
     /// Partner-level calls by `reqwest` of many users (feature `middleware`): each call
     /// has its [`UserId`](crate::UserId) as an extension. Without one it fails with
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a
+    /// [`UserHandle`], since that asks for a user's token.
     pub fn middleware(&self) -> TokenMiddleware {
         TokenMiddleware { edge: self.edge() }
     }
 }
 
 impl PartnerUser {
-    /// Partner-level calls by `reqwest` that are made for this user (feature `middleware`).
+    /// Partner-level calls by `reqwest` that are made for this user (feature `middleware`). A call
+    /// that names another user fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
         TokenMiddleware { edge: self.edge() }
     }
@@ -175,10 +180,8 @@ impl Middleware for Authorised {
         'call: 'all,
         'next: 'all,
     {
-        if !self.edge.rules.admits_url(request.url()) {
-            return next.run(request, extensions);
-        }
-        match self.edge.begin(request.method(), request.headers(), extensions) {
+        let admitted = self.edge.rules.admits_url(request.url());
+        match self.edge.begin(admitted, request.method(), request.headers(), extensions) {
             Ok(Some(call)) => {
                 let mut chain = Chain { request: Some(request), sent_to: None, extensions, next };
                 Box::pin(async move { self.edge.make(&call, &mut chain).await })

@@ -136,6 +136,10 @@ impl PartnerUser {
         Edge::of_partner(Who::Partner(Box::new(self.clone())), home, clock)
     }
 
+    pub(crate) fn is(&self, id: &UserId) -> bool {
+        self.user_id == *id.as_str()
+    }
+
     pub(crate) fn authorise(&self, headers: &mut HeaderMap) {
         headers.insert(AUTHORIZATION, self.partner.authorization.clone());
         headers.insert(USER_ID, self.user_id.clone());

@@ -24,8 +24,8 @@ use hurdlr_oauth2::reqwest_middleware::{self, ClientBuilder, ClientWithMiddlewar
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault, Gate, ManualClock};
 use hurdlr_oauth2::{
-    CallPolicy, Clock, Error, ErrorKind, Partner, Timestamp, Token, TokenLayer, TokenManager,
-    TokenMiddleware, UserId, reqwest,
+    ApiVersion, CallPolicy, Clock, Error, ErrorKind, Partner, PartnerUser, Timestamp, Token,
+    TokenLayer, TokenManager, TokenMiddleware, UserId, reqwest,
 };
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -175,6 +175,24 @@ impl Kind {
             Self::Layer => by_layer(manager.layer(), policy),
         }
     }
+
+    fn of_partner(self, partner: &Partner, policy: CallPolicy) -> Edge {
+        match self {
+            Self::Middleware => by_middleware(partner.middleware(), policy),
+            Self::Layer => by_layer(partner.layer(), policy),
+        }
+    }
+
+    fn of_partner_user(self, user: &PartnerUser, policy: CallPolicy) -> Edge {
+        match self {
+            Self::Middleware => by_middleware(user.middleware(), policy),
+            Self::Layer => by_layer(user.layer(), policy),
+        }
+    }
+}
+
+fn partner_at(api: &RawServer) -> Partner {
+    Partner::new("app", &"secret-marker".into(), &api.base_url().into()).unwrap()
 }
 
 fn by_middleware(middleware: TokenMiddleware, policy: CallPolicy) -> Edge {
@@ -608,6 +626,85 @@ async fn one_client_serves_many_users_and_none_without_a_name() {
     }
 }
 
+/// No client takes a user of another manager: it would send that one's token to its own host.
+#[tokio::test]
+async fn another_managers_user_is_refused_unsent() {
+    let bob = UserId::new("bob").unwrap();
+    for kind in KINDS {
+        let (stage, other) = (Stage::new().await, Site::of(ApiVersion::V6));
+        let foreign = other.manager();
+        let (api, elsewhere) =
+            (RawServer::replying([answer(200)]).await, RawServer::replying([answer(200)]).await);
+        let policy = || CallPolicy::default().origin(api.base_url());
+        let edges = [
+            kind.of_manager(&stage.manager, policy()),
+            kind.of_user(&stage.user, policy()),
+            kind.of_partner(&partner_at(&api), policy()),
+        ];
+        for edge in edges {
+            for user in [foreign.enterprise_user(&bob), foreign.partner(), foreign.user(&bob)] {
+                for url in [api.base_url(), elsewhere.base_url()] {
+                    for headers in [vec![], vec![(AUTHORIZATION, "Bearer own")]] {
+                        let mut request = Request::get(&url).extension(user.clone());
+                        for (name, value) in headers {
+                            request = request.header(name, value);
+                        }
+                        let request = request.extension(bob.clone()).body(TestBody::default());
+                        let error = edge.clone().send(request.unwrap()).await.unwrap_err();
+                        assert_eq!(error.kind(), ErrorKind::Config, "{kind:?}");
+                    }
+                }
+            }
+        }
+        assert!(api.requests().is_empty() && elsewhere.requests().is_empty(), "{kind:?}");
+        assert_eq!(other.fake.count().total(), 0, "{kind:?}");
+
+        // A clone of the manager is the same one.
+        let user = stage.manager.clone().user(stage.user.id());
+        for edge in [
+            kind.of_manager(&stage.manager, policy()),
+            kind.of_user(&stage.user, policy()),
+            kind.of_manager(&stage.manager.clone(), policy()),
+        ] {
+            let request = Request::get(api.base_url()).extension(user.clone());
+            let answer = edge.send(request.body(TestBody::default()).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), 200, "{kind:?}");
+        }
+    }
+}
+
+/// A client of one user sends no call that names somebody else.
+#[tokio::test]
+async fn one_users_client_refuses_anybody_else() {
+    let bob = UserId::new("bob").unwrap();
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let api = RawServer::replying([answer(200)]).await;
+        let policy = || CallPolicy::default().origin(api.base_url());
+        let ann = kind.of_user(&stage.user, policy());
+        let others = [stage.manager.user(&bob), stage.manager.enterprise_user(stage.user.id())];
+        for other in others {
+            let request = Request::get(api.base_url()).extension(other);
+            let error = ann.clone().send(request.body(TestBody::default()).unwrap()).await;
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::Config, "{kind:?}");
+        }
+        let partner = partner_at(&api);
+        let ann = kind.of_partner_user(&partner.user(stage.user.id()).unwrap(), policy());
+        let request = || Request::get(api.base_url());
+        let all_rights = request().extension(stage.user.clone());
+        for request in [request().extension(bob.clone()), all_rights] {
+            let error = ann.clone().send(request.body(TestBody::default()).unwrap()).await;
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::Config, "{kind:?}");
+        }
+        assert!(api.requests().is_empty(), "{kind:?}");
+        let request = request().extension(stage.user.id().clone());
+        assert_eq!(
+            ann.send(request.body(TestBody::default()).unwrap()).await.unwrap().status(),
+            200
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_call_without_a_token_is_not_sent_and_says_why() {
     for kind in KINDS {
@@ -798,11 +895,10 @@ async fn partner_level_calls_send_basic_and_the_user_and_neither_elsewhere() {
                 Partner::new("app", &secret, &api.base_url().into()).unwrap().clock(clock);
             let user = partner.user(&ann).unwrap();
             let policy = CallPolicy::default();
-            let edge = match (kind, each_call) {
-                (Kind::Middleware, false) => by_middleware(user.middleware(), policy),
-                (Kind::Middleware, true) => by_middleware(partner.middleware(), policy),
-                (Kind::Layer, false) => by_layer(user.layer(), policy),
-                (Kind::Layer, true) => by_layer(partner.layer(), policy),
+            let edge = if each_call {
+                kind.of_partner(&partner, policy)
+            } else {
+                kind.of_partner_user(&user, policy)
             };
             let request = || {
                 let request = Request::get(api.base_url()).extension(ann.clone());

@@ -8,6 +8,8 @@ use tokio::sync::watch;
 
 use super::cached_token::AccessTokenDigest;
 use super::completion::cut_off;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+use super::entry::Context;
 use super::entry::{Refusals, UserEntry};
 use super::events::TokenEvent;
 use super::fast_path::{TokenFuture, TokenGuard};
@@ -63,6 +65,18 @@ impl UserHandle {
     #[cfg(any(feature = "middleware", feature = "tower"))]
     pub(crate) fn hurdlr(&self) -> &Hurdlr {
         &self.entry.context.hurdlr
+    }
+
+    /// Whether the user is one of the manager with this context.
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    pub(super) fn belongs_to(&self, context: &Arc<Context>) -> bool {
+        Arc::ptr_eq(&self.entry.context, context)
+    }
+
+    /// Whether both are handles of one user of one manager, who has one entry in memory.
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entry, &other.entry)
     }
 
     /// A living token: at once where there is one, else as soon as the refresh in flight has
