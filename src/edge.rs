@@ -1,12 +1,8 @@
-//! What both edges do with a call to the API, and with its answer.
+//! Logic shared by `TokenMiddleware` and `TokenLayer`: authorize a call, and handle 401 and 429.
 
 use std::fmt;
 use std::future::Future;
-#[cfg(feature = "tower")]
-use std::pin::pin;
 use std::sync::Arc;
-#[cfg(feature = "tower")]
-use std::task::{Context, Poll, Waker};
 
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, Method, StatusCode};
@@ -24,7 +20,7 @@ use crate::rng::SharedRng;
 use crate::transport::retry_after;
 use crate::user::UserId;
 
-/// Which calls are authorised, and what is done about an answer of 429.
+/// Which calls are authorized, and what is done about an answer of 429.
 ///
 /// An origin is a scheme, a host and a port. Calls to any other than the provider's own and those
 /// named here go out as they are, so that a pasted URL never carries a token elsewhere. So does a
@@ -58,8 +54,8 @@ impl fmt::Debug for CallPolicy {
 }
 
 impl CallPolicy {
-    /// One more origin whose calls are authorised, by any of its URLs: `https`, or `http` on a
-    /// loopback host. The origin that tokens come from needs not be named.
+    /// One more origin whose calls are authorized, by any of its URLs: `https`, or `http` on a
+    /// loopback host. The origin that tokens come from need not be named.
     #[must_use]
     pub fn origin(mut self, url: impl Into<String>) -> Self {
         self.origins.push(url.into());
@@ -76,8 +72,8 @@ impl CallPolicy {
         self
     }
 
-    /// Whether such calls are repeated whatever their method is; no by default. Then only those of
-    /// idempotent methods are (RFC 9110 section 9.2.2): not POST, nor PATCH.
+    /// Whether such calls are repeated whatever their method is. By default only those of idempotent
+    /// methods are (RFC 9110 section 9.2.2): neither POST nor PATCH.
     #[must_use]
     pub fn repeat_every_method(mut self, repeat: bool) -> Self {
         self.repeats_every_method = repeat;
@@ -101,9 +97,9 @@ impl ApiOrigin {
     }
 }
 
-/// A [`CallPolicy`] that was judged.
+/// A validated [`CallPolicy`].
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub(crate) struct ResolvedPolicy {
     /// The first is where tokens come from.
     origins: Vec<ApiOrigin>,
     retry: RetryPolicy,
@@ -112,7 +108,7 @@ pub(crate) struct Rules {
     rng: SharedRng,
 }
 
-impl Rules {
+impl ResolvedPolicy {
     pub(crate) fn new(home: &Url, clock: SharedClock) -> Self {
         Self {
             origins: vec![ApiOrigin::of(home)],
@@ -124,7 +120,7 @@ impl Rules {
     }
 
     /// The same home under another policy.
-    fn judged(&self, policy: CallPolicy) -> Result<Self, Error> {
+    fn with(&self, policy: CallPolicy) -> Result<Self, Error> {
         let mut origins: Vec<_> = self.origins.first().cloned().into_iter().collect();
         for text in &policy.origins {
             origins.push(ApiOrigin::of(&secret_bearing_url("origin", text)?));
@@ -161,46 +157,46 @@ impl Rules {
     }
 }
 
-/// Whom calls are made for.
+/// The user whom calls are made for.
 #[derive(Clone, Debug)]
-pub(crate) enum Who {
+pub(crate) enum Principal {
     User(UserHandle),
     Partner(Box<PartnerUser>),
     /// The user of this manager whose handle is among the call's extensions.
     UserOfEachCall(TokenManager),
-    /// The user whose id is.
+    /// The user whose id is among the call's extensions.
     PartnerOfEachCall(Box<Partner>),
 }
 
-/// What an edge is made of, whichever it is.
+/// Authorizes calls, and handles the answers that concern their authorization.
 #[derive(Clone, Debug)]
-pub(crate) struct Edge {
-    who: Who,
-    pub(crate) rules: Arc<Rules>,
+pub(crate) struct Authorizer {
+    principal: Principal,
+    pub(crate) policy: Arc<ResolvedPolicy>,
 }
 
-impl Edge {
+impl Authorizer {
     pub(crate) fn of_user(user: &UserHandle) -> Self {
-        Self::with_tokens(Who::User(user.clone()), user.hurdlr())
+        Self::with_tokens(Principal::User(user.clone()), user.hurdlr())
     }
 
     pub(crate) fn of_each_call(manager: &TokenManager) -> Self {
-        Self::with_tokens(Who::UserOfEachCall(manager.clone()), manager.hurdlr())
+        Self::with_tokens(Principal::UserOfEachCall(manager.clone()), manager.hurdlr())
     }
 
-    fn with_tokens(who: Who, hurdlr: &Hurdlr) -> Self {
-        let rules = Rules::new(hurdlr.token_url(), hurdlr.clock().clone());
-        let rules = Rules { rng: hurdlr.rng().clone(), ..rules };
-        Self { who, rules: Arc::new(rules) }
+    fn with_tokens(principal: Principal, hurdlr: &Hurdlr) -> Self {
+        let policy = ResolvedPolicy::new(hurdlr.token_url(), hurdlr.clock().clone());
+        let policy = ResolvedPolicy { rng: hurdlr.rng().clone(), ..policy };
+        Self { principal, policy: Arc::new(policy) }
     }
 
-    pub(crate) fn of_partner(who: Who, home: &Url, clock: SharedClock) -> Self {
-        Self { who, rules: Arc::new(Rules::new(home, clock)) }
+    pub(crate) fn of_partner(principal: Principal, home: &Url, clock: SharedClock) -> Self {
+        Self { principal, policy: Arc::new(ResolvedPolicy::new(home, clock)) }
     }
 
     pub(crate) fn with_policy(self, policy: CallPolicy) -> Result<Self, Error> {
-        let rules = Arc::new(self.rules.judged(policy)?);
-        Ok(Self { rules, ..self })
+        let policy = Arc::new(self.policy.with(policy)?);
+        Ok(Self { policy, ..self })
     }
 
     /// The call to authorize; `None` where the caller did that, or where it goes to an origin that
@@ -216,37 +212,38 @@ impl Edge {
         if !admitted || headers.contains_key(AUTHORIZATION) {
             return Ok(None);
         }
-        let named = match &self.who {
-            Who::UserOfEachCall(_) => {
+        let named = match &self.principal {
+            Principal::UserOfEachCall(_) => {
                 let user = extensions.get::<UserHandle>().cloned();
-                Some(Who::User(user.ok_or_else(|| nobody("UserHandle"))?))
+                Some(Principal::User(user.ok_or_else(|| missing_extension("UserHandle"))?))
             }
-            Who::PartnerOfEachCall(partner) => {
-                let id = extensions.get::<UserId>().ok_or_else(|| nobody("UserId"))?;
-                Some(Who::Partner(Box::new(partner.user(id)?)))
+            Principal::PartnerOfEachCall(partner) => {
+                let id = extensions.get::<UserId>().ok_or_else(|| missing_extension("UserId"))?;
+                Some(Principal::Partner(Box::new(partner.user(id)?)))
             }
-            Who::User(_) | Who::Partner(_) => None,
+            Principal::User(_) | Principal::Partner(_) => None,
         };
-        let waits = self.rules.repeats_every_method || method.is_idempotent();
-        Ok(Some(Call { named, waits, began: self.rules.clock.now() }))
+        let waits = self.policy.repeats_every_method || method.is_idempotent();
+        Ok(Some(Call { named, waits, began: self.policy.clock.now() }))
     }
 
     /// Fails for a call that names a user whom this client cannot serve, wherever the call goes to
     /// and whatever authorizes it: the app has mixed up two clients.
     fn check_extensions(&self, extensions: &Extensions) -> Result<(), Error> {
+        use Principal::{Partner, PartnerOfEachCall, User, UserOfEachCall};
         let user = extensions.get::<UserHandle>();
-        let problem = match &self.who {
-            Who::UserOfEachCall(manager) if user.is_some_and(|user| !manager.has_made(user)) => {
+        let problem = match &self.principal {
+            UserOfEachCall(manager) if user.is_some_and(|user| !manager.has_made(user)) => {
                 "the call names a user of another TokenManager than the one that made this client"
             }
-            Who::User(own) if user.is_some_and(|user| !own.is_same(user)) => {
+            User(own) if user.is_some_and(|user| !own.is_same(user)) => {
                 "the call names another user than the one this client was made for"
             }
-            Who::Partner(_) | Who::PartnerOfEachCall(_) if user.is_some() => {
+            Partner(_) | PartnerOfEachCall(_) if user.is_some() => {
                 "the call names a user by UserHandle: this client sends the app's own credentials, \
                  not a user's token"
             }
-            Who::Partner(own) if extensions.get::<UserId>().is_some_and(|id| !own.is(id)) => {
+            Partner(own) if extensions.get::<UserId>().is_some_and(|id| !own.is(id)) => {
                 "the call names another UserId than the one this client was made for"
             }
             _ => return Ok(()),
@@ -254,121 +251,109 @@ impl Edge {
         Err(Error::config(problem))
     }
 
-    fn who<'call>(&'call self, call: &'call Call) -> &'call Who {
-        call.named.as_ref().unwrap_or(&self.who)
+    fn principal<'call>(&'call self, call: &'call Call) -> &'call Principal {
+        call.named.as_ref().unwrap_or(&self.principal)
     }
 
-    pub(crate) async fn credential(&self, call: &Call) -> Result<Credential, Error> {
-        match self.who(call) {
-            Who::User(user) => Ok(Credential::Token(user.token().await?.into_shared())),
+    async fn credential(&self, call: &Call) -> Result<Credential, Error> {
+        match self.principal(call) {
+            Principal::User(user) => Ok(Credential::Token(user.token().await?.into_shared())),
             _ => Ok(Credential::Partner),
         }
     }
 
-    /// The credential, where nobody has to wait for it.
-    #[cfg(feature = "tower")]
-    pub(crate) fn credential_at_once(&self, call: &Call) -> Option<Credential> {
-        let mut context = Context::from_waker(Waker::noop());
-        match pin!(self.credential(call)).poll(&mut context) {
-            Poll::Ready(credential) => credential.ok(),
-            Poll::Pending => None,
-        }
-    }
-
-    pub(crate) fn authorise(&self, call: &Call, credential: &Credential, headers: &mut HeaderMap) {
-        match (credential, self.who(call)) {
+    fn authorize(&self, call: &Call, credential: &Credential, headers: &mut HeaderMap) {
+        match (credential, self.principal(call)) {
             (Credential::Token(token), _) => {
                 headers.insert(AUTHORIZATION, token.authorization());
             }
-            (Credential::Partner, Who::Partner(user)) => user.authorise(headers),
+            (Credential::Partner, Principal::Partner(user)) => user.authorize(headers),
             (Credential::Partner, _) => {}
         }
     }
 
-    fn report_unauthorized(&self, call: &Call, credential: &Credential) {
-        if let (Credential::Token(token), Who::User(user)) = (credential, self.who(call)) {
-            user.report_unauthorized(token);
-        }
-    }
-
     /// Makes the whole call.
-    pub(crate) async fn make<W: Wire>(
+    pub(crate) async fn make<E: Exchange>(
         &self,
         call: &Call,
-        wire: &mut W,
-    ) -> Result<W::Answer, W::Error> {
-        let credential = self.credential(call).await.map_err(W::failed)?;
-        let answer = wire.send(|headers| self.authorise(call, &credential, headers)).await?;
-        if !Call::judges(W::status(&answer)) {
-            return Ok(answer);
+        exchange: &mut E,
+    ) -> Result<E::Answer, E::Error> {
+        let credential = self.credential(call).await.map_err(E::failed)?;
+        let answer = exchange.send(|headers| self.authorize(call, &credential, headers)).await?;
+        match E::status(&answer) {
+            // Boxed to keep the common path's future small.
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => {
+                Box::pin(self.finish(call, exchange, credential, answer)).await
+            }
+            _ => Ok(answer),
         }
-        // Boxed, so that no call has room for what so few need.
-        Box::pin(self.finish(call, wire, credential, answer)).await
     }
 
     /// Goes on from the first answer to the one that the caller gets.
     ///
-    /// A token that was refused is replaced, and the call repeated with its successor, once. Where
-    /// there is none to be had, or the call cannot be repeated, the caller gets the 401; the user's
-    /// next call says what is wrong, or has the new token.
-    pub(crate) async fn finish<W: Wire>(
+    /// A refused token is replaced, and the call repeated with its successor, once. Where no
+    /// successor is to be had, the caller gets the reason. Where the call cannot be repeated, or the
+    /// refusal was not believed, the caller gets the 401.
+    async fn finish<E: Exchange>(
         &self,
         call: &Call,
-        wire: &mut W,
+        exchange: &mut E,
         mut credential: Credential,
-        mut answer: W::Answer,
-    ) -> Result<W::Answer, W::Error> {
-        let clock = &self.rules.clock;
-        // Of a pause that is asked for, all grants make the same.
+        mut answer: E::Answer,
+    ) -> Result<E::Answer, E::Error> {
+        let (clock, rng) = (&self.policy.clock, &self.policy.rng);
+        // The request type is irrelevant here: `Throttled` is handled alike for all.
         let mut attempts =
-            Attempts::new(&self.rules.retry, &self.rules.rng, RequestType::ClientCredentials, None);
-        let mut is_renewed = matches!(credential, Credential::Partner);
+            Attempts::new(&self.policy.retry, rng, RequestType::ClientCredentials, None);
+        let mut is_renewed = false;
         loop {
             attempts.begin(clock.now().since(call.began));
-            match W::status(&answer) {
-                StatusCode::UNAUTHORIZED if wire.is_of_api(&answer) => {
+            match E::status(&answer) {
+                StatusCode::UNAUTHORIZED if exchange.is_of_api(&answer) => {
+                    let (Credential::Token(token), Principal::User(user)) =
+                        (&credential, self.principal(call))
+                    else {
+                        return Ok(answer); // there is nothing to renew
+                    };
                     if is_renewed {
                         // A call never reports the token that it has just obtained.
                         return Ok(answer);
                     }
-                    self.report_unauthorized(call, &credential);
-                    if !wire.can_repeat() {
+                    user.report_unauthorized(token);
+                    let is_served_on =
+                        user.try_token().is_some_and(|served| served.into_shared().is_same(token));
+                    if is_served_on || !exchange.can_repeat() {
                         return Ok(answer);
                     }
+                    // Others can use its connection during the refresh.
+                    drop(answer);
+                    credential = self.credential(call).await.map_err(E::failed)?;
                     is_renewed = true;
-                    let Ok(newer) = self.credential(call).await else {
-                        return Ok(answer);
-                    };
-                    if newer.is_same_token(&credential) {
-                        // The refusal was not believed, and the token is served on.
-                        return Ok(answer);
-                    }
                     metrics::call_healed();
-                    credential = newer;
                 }
-                StatusCode::TOO_MANY_REQUESTS if call.waits && wire.can_repeat() => {
+                StatusCode::TOO_MANY_REQUESTS if call.waits && exchange.can_repeat() => {
                     let now = clock.now();
-                    let pause = retry_after(W::headers(&answer), now.wall());
+                    let pause = retry_after(E::headers(&answer), now.wall());
                     let again =
                         attempts.next_delay(FailureClass::Throttled, pause, now.since(call.began));
                     let Some(pause) = again else {
                         return Ok(answer);
                     };
-                    // Its connection is of use to others meanwhile.
+                    // Others can use its connection meanwhile.
                     drop(answer);
                     metrics::call_waited();
                     clock.sleep(pause).await;
                     // The token may have been replaced by then.
-                    credential = self.credential(call).await.map_err(W::failed)?;
+                    credential = self.credential(call).await.map_err(E::failed)?;
                 }
                 _ => return Ok(answer),
             }
-            answer = wire.send(|headers| self.authorise(call, &credential, headers)).await?;
+            answer = exchange.send(|headers| self.authorize(call, &credential, headers)).await?;
         }
     }
 }
 
-fn nobody(missing: &str) -> Error {
+fn missing_extension(missing: &str) -> Error {
     Error::config(format!(
         "the call has no {missing} among its extensions: nobody knows whom it is made for"
     ))
@@ -377,58 +362,42 @@ fn nobody(missing: &str) -> Error {
 /// One call, from its first attempt to the answer that its caller gets.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// Whom it is made for, where each call says so.
-    named: Option<Who>,
+    /// The user it is made for, where each call says so.
+    named: Option<Principal>,
     /// Whether it may be repeated after a 429.
     waits: bool,
     began: Timestamp,
 }
 
-impl Call {
-    /// Whether an answer of this status is not simply handed to the caller.
-    pub(crate) fn judges(status: StatusCode) -> bool {
-        matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
-    }
-}
-
-/// What authorised one attempt.
+/// What authorizes one attempt.
 #[derive(Debug)]
-pub(crate) enum Credential {
+enum Credential {
     Token(SharedToken),
     Partner,
 }
 
-impl Credential {
-    fn is_same_token(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Token(ours), Self::Token(theirs)) => ours.is_same(theirs),
-            _ => false,
-        }
-    }
-}
-
-/// How attempts of one call are sent.
-pub(crate) trait Wire: Send {
+/// The exchanges of one call: each attempt is a request and its answer.
+pub(crate) trait Exchange: Send {
     type Answer: Send;
     type Error: Send;
 
     /// Whether there is another copy of the request.
     fn can_repeat(&self) -> bool;
 
-    /// Sends the request, with what authorises it.
+    /// Sends the request, with what authorizes it.
     fn send(
         &mut self,
-        authorise: impl FnOnce(&mut HeaderMap) + Send,
+        authorize: impl FnOnce(&mut HeaderMap) + Send,
     ) -> impl Future<Output = Result<Self::Answer, Self::Error>> + Send;
 
     fn status(answer: &Self::Answer) -> StatusCode;
 
     fn headers(answer: &Self::Answer) -> &HeaderMap;
 
-    /// Whether it was the API that answered, and not some other server on the way.
+    /// Whether the API answered, and not some other server on the way.
     fn is_of_api(&self, answer: &Self::Answer) -> bool;
 
-    /// What a caller is told who gets no answer for want of a token.
+    /// The error of a call that gets no answer for want of a token.
     fn failed(error: Error) -> Self::Error;
 }
 
@@ -437,14 +406,15 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
 
-    fn rules(home: &str) -> Rules {
-        Rules::new(&home.parse().unwrap(), SharedClock::new(SystemClock))
+    fn resolved(home: &str) -> ResolvedPolicy {
+        ResolvedPolicy::new(&home.parse().unwrap(), SharedClock::new(SystemClock))
     }
 
     #[test]
     fn a_token_travels_to_its_origins_only() {
         let policy = CallPolicy::default().origin("http://[::1]:81/x");
-        let rules = rules("https://api.example.com/rest/v4/auth/token").judged(policy).unwrap();
+        let home = resolved("https://api.example.com/rest/v4/auth/token");
+        let resolved = home.with(policy).unwrap();
         for (url, admitted) in [
             ("https://api.example.com/rest/v4/me?x=1", true),
             ("https://api.example.com:443/", true),
@@ -462,24 +432,24 @@ mod tests {
             ("http://[::1]/", false),
         ] {
             #[cfg(feature = "middleware")]
-            assert_eq!(rules.admits_url(&url.parse().unwrap()), admitted, "{url}");
+            assert_eq!(resolved.admits_url(&url.parse().unwrap()), admitted, "{url}");
             #[cfg(feature = "tower")]
-            assert_eq!(rules.admits_uri(&url.parse().unwrap()), admitted, "{url}");
+            assert_eq!(resolved.admits_uri(&url.parse().unwrap()), admitted, "{url}");
         }
         #[cfg(feature = "tower")]
-        assert!(!rules.admits_uri(&"/rest/v4/me".parse().unwrap()), "nobody knows whose path");
+        assert!(!resolved.admits_uri(&"/rest/v4/me".parse().unwrap()), "nobody knows whose path");
     }
 
     #[test]
     fn a_policy_that_could_leak_or_never_send_is_refused_by_name() {
-        let rules = rules("https://api.example.com/");
+        let resolved = resolved("https://api.example.com/");
         let never = RetryPolicy::default().max_attempts(0);
         for (policy, name) in [
             (CallPolicy::default().origin("http://api.example.com"), "origin"),
             (CallPolicy::default().origin("api.example.com"), "origin"),
             (CallPolicy::default().retry(never), "max_attempts"),
         ] {
-            assert!(rules.judged(policy).unwrap_err().to_string().contains(name));
+            assert!(resolved.with(policy).unwrap_err().to_string().contains(name));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Calls by `reqwest`: a middleware that authorises them.
+//! Calls by `reqwest`: a middleware that authorizes them.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use reqwest::{Request, Response, redirect};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use url::Url;
 
-use crate::edge::{CallPolicy, Edge, Rules, Wire};
+use crate::edge::{Authorizer, CallPolicy, Exchange, ResolvedPolicy};
 use crate::error::Error;
 use crate::manager::{TokenManager, UserHandle};
 use crate::partner::{Partner, PartnerUser};
@@ -21,16 +21,17 @@ use crate::transport;
 /// * A call to the provider's origin, or to another one of the [`CallPolicy`], gets the token, in a
 ///   header that is marked sensitive. An `Authorization` that the call has already is left alone.
 /// * When the API answers 401, the manager learns which token was refused, and the call is sent once
-///   more with the newer or refreshed one, if its body can be sent again. Else the 401 is returned,
-///   and the token renewed for the next call.
+///   more with the newer or refreshed one, unchanged otherwise, if its body can be sent again. Else
+///   the 401 is returned, and the token renewed for the next call.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
 /// * A redirect within the origin is followed. One that leads elsewhere is handed to the caller as it
 ///   came.
 ///
 /// Bodies that stream are not buffered, and so are sent once. Dropping a call cancels no refresh.
 ///
-/// Without a token a call fails before it is sent. The cause is this crate's: `error.downcast_ref`
-/// on what [`reqwest_middleware::Error::Middleware`] holds.
+/// Without a token a call fails before it is sent, and without a newer one after a 401 it fails too.
+/// The cause is this crate's: `error.downcast_ref` on what [`reqwest_middleware::Error::Middleware`]
+/// holds.
 ///
 /// ```
 /// use hurdlr_oauth2::store::MemoryStore;
@@ -55,7 +56,7 @@ use crate::transport;
 #[must_use = "it does nothing until a client is made with it"]
 #[derive(Clone, Debug)]
 pub struct TokenMiddleware {
-    edge: Edge,
+    authorizer: Authorizer,
 }
 
 impl UserHandle {
@@ -63,14 +64,14 @@ impl UserHandle {
     /// handle of another user as an extension fails with
     /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: Edge::of_user(self) }
+        TokenMiddleware { authorizer: Authorizer::of_user(self) }
     }
 }
 
 impl TokenManager {
     /// Calls by `reqwest` for many users with one client (feature `middleware`): each call has its
     /// [`UserHandle`] as an extension. Without one, a call that would be
-    /// authorised fails with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with
+    /// authorized fails with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with
     /// the handle of another manager: nothing is sent.
     ///
     /// ```
@@ -94,7 +95,7 @@ impl TokenManager {
     /// # }
     /// ```
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: Edge::of_each_call(self) }
+        TokenMiddleware { authorizer: Authorizer::of_each_call(self) }
     }
 }
 
@@ -104,7 +105,7 @@ impl Partner {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a
     /// [`UserHandle`], since that asks for a user's token.
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: self.edge() }
+        TokenMiddleware { authorizer: self.authorizer() }
     }
 }
 
@@ -112,15 +113,15 @@ impl PartnerUser {
     /// Partner-level calls by `reqwest` that are made for this user (feature `middleware`). A call
     /// that names another user fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: self.edge() }
+        TokenMiddleware { authorizer: self.authorizer() }
     }
 }
 
 impl TokenMiddleware {
-    /// Which calls are authorised, and what is done about a 429; an
+    /// Which calls are authorized, and what is done about a 429; an
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) names what cannot be used.
     pub fn policy(self, policy: CallPolicy) -> Result<Self, Error> {
-        Ok(Self { edge: self.edge.with_policy(policy)? })
+        Ok(Self { authorizer: self.authorizer.with_policy(policy)? })
     }
 
     /// A client with this middleware, to which others can be added: those see each attempt.
@@ -128,7 +129,7 @@ impl TokenMiddleware {
     /// The client is made here because its redirect policy is part of the promise. `reqwest` takes
     /// the token off when it follows a redirect to another origin, and puts it on again when that
     /// one redirects to itself. So whatever policy the builder has is replaced: calls that are
-    /// authorised are followed within their origin only, all others as `reqwest` does it.
+    /// authorized are followed within their origin only, all others as `reqwest` does it.
     ///
     /// `configure` gets a builder that asks for rustls by name, with the feature of that name. On
     /// top of what it sets come these: certificates are verified, TLS keys and what is sent are not
@@ -140,21 +141,21 @@ impl TokenMiddleware {
         self,
         configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
     ) -> Result<ClientBuilder, Error> {
-        let rules = &self.edge.rules;
+        let policy = &self.authorizer.policy;
         let client = configure(transport::client_builder());
-        let client = transport::protected(client, rules.admit_plain_http());
-        let client = client.redirect(redirects(Arc::clone(rules))).build();
+        let client = transport::protected(client, policy.admit_plain_http());
+        let client = client.redirect(redirects(Arc::clone(policy))).build();
         let client = client.map_err(|source| {
             Error::config("the HTTP client cannot be built").caused_by(source.without_url())
         })?;
-        Ok(ClientBuilder::new(client).with(Authorised { edge: self.edge }))
+        Ok(ClientBuilder::new(client).with(Authorize { authorizer: self.authorizer }))
     }
 }
 
-fn redirects(rules: Arc<Rules>) -> redirect::Policy {
+fn redirects(policy: Arc<ResolvedPolicy>) -> redirect::Policy {
     let usual = redirect::Policy::default();
     redirect::Policy::custom(move |attempt| match attempt.previous().first() {
-        Some(first) if rules.admits_url(first) && first.origin() != attempt.url().origin() => {
+        Some(first) if policy.admits_url(first) && first.origin() != attempt.url().origin() => {
             attempt.stop()
         }
         _ => usual.redirect(attempt),
@@ -163,28 +164,28 @@ fn redirects(rules: Arc<Rules>) -> redirect::Policy {
 
 /// The middleware itself. Nobody else has it, since any other client might follow a redirect with
 /// the token.
-struct Authorised {
-    edge: Edge,
+struct Authorize {
+    authorizer: Authorizer,
 }
 
-impl Middleware for Authorised {
+impl Middleware for Authorize {
     /// Written out, so that a call has one box, and that a small one.
-    fn handle<'edge, 'call, 'next, 'all>(
-        &'edge self,
+    fn handle<'own, 'call, 'next, 'all>(
+        &'own self,
         request: Request,
         extensions: &'call mut Extensions,
         next: Next<'next>,
     ) -> Sending<'all>
     where
-        'edge: 'all,
+        'own: 'all,
         'call: 'all,
         'next: 'all,
     {
-        let admitted = self.edge.rules.admits_url(request.url());
-        match self.edge.begin(admitted, request.method(), request.headers(), extensions) {
+        let admitted = self.authorizer.policy.admits_url(request.url());
+        match self.authorizer.begin(admitted, request.method(), request.headers(), extensions) {
             Ok(Some(call)) => {
                 let mut chain = Chain { request: Some(request), sent_to: None, extensions, next };
-                Box::pin(async move { self.edge.make(&call, &mut chain).await })
+                Box::pin(async move { self.authorizer.make(&call, &mut chain).await })
             }
             Ok(None) => next.run(request, extensions),
             Err(error) => Box::pin(ready(Err(failed(error)))),
@@ -221,7 +222,7 @@ impl Chain<'_> {
     }
 }
 
-impl Wire for Chain<'_> {
+impl Exchange for Chain<'_> {
     type Answer = Response;
     type Error = reqwest_middleware::Error;
 
@@ -231,10 +232,10 @@ impl Wire for Chain<'_> {
 
     fn send(
         &mut self,
-        authorise: impl FnOnce(&mut HeaderMap) + Send,
+        authorize: impl FnOnce(&mut HeaderMap) + Send,
     ) -> impl Future<Output = reqwest_middleware::Result<Response>> + Send {
         let sending = self.next_request().map(|mut request| {
-            authorise(request.headers_mut());
+            authorize(request.headers_mut());
             self.next.clone().run(request, self.extensions)
         });
         async move { sending?.await }

@@ -29,14 +29,17 @@ use hurdlr_oauth2::{
 };
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use reqwest::ResponseBuilderExt;
 use site::{HOUR, SECOND, Site, access};
 use support::{RawServer, Reply, everything_said};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Notify};
+use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceExt};
 use tower_http::follow_redirect::FollowRedirectLayer;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
+type Call<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
 const SHORT: Duration = Duration::from_secs(30);
 const HEADERS: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
@@ -858,6 +861,261 @@ async fn the_layer_calls_a_service_only_after_that_one_said_it_is_ready() {
             assert_eq!(answer.status(), expected);
         }
         assert!(statuses.lock().unwrap().is_empty());
+    }
+}
+
+/// Where no newer token is to be had, the 401 alone would not say what to do.
+#[tokio::test]
+async fn refusal_without_newer_token_says_why() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        stage.site.fake.revoke_everything("ann");
+        let api = RawServer::replying([answer(401)]).await;
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        let request = Request::get(api.base_url()).body(TestBody::default()).unwrap();
+        let error = edge.send(request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoginRequired, "{kind:?}");
+        assert_eq!(api.requests().len(), 1, "{kind:?}");
+    }
+}
+
+/// What is sent again is what was sent, all values of a header that has several included.
+#[tokio::test]
+async fn repeated_call_keeps_all_header_values() {
+    let without_token = |request: &str| {
+        let lines = request.lines().filter(|line| !line.starts_with("authorization: "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for kind in KINDS {
+        for refusal in [answer(401), limited("0")] {
+            let stage = Stage::new().await;
+            let api = RawServer::replying([refusal, answer(200)]).await;
+            let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+            let request = Request::put(format!("{}/x?y=z", api.base_url()))
+                .header("accept", "application/json")
+                .header("x-app", "one")
+                .header("accept", "text/csv")
+                .body(TestBody::of(Content::Whole));
+            assert_eq!(edge.send(request.unwrap()).await.unwrap().status(), 200);
+            let [first, second] = &api.requests()[..] else { panic!("{kind:?}: not sent twice") };
+            assert_eq!(without_token(first), without_token(second), "{kind:?}");
+            let accepts = second.lines().filter(|line| line.starts_with("accept: "));
+            assert_eq!(accepts.count(), 2, "{kind:?}");
+        }
+    }
+}
+
+/// A service that answers with these statuses, the last of them for ever.
+fn scripted_service(
+    statuses: impl Into<Vec<u16>>,
+) -> impl Service<
+    Request<TestBody>,
+    Response = Response<()>,
+    Error = BoxError,
+    Future = impl Future<Output = Result<Response<()>, BoxError>> + Send,
+> + Clone
++ Send
++ 'static {
+    let statuses = Arc::new(Mutex::new(statuses.into()));
+    tower::service_fn(move |_| {
+        let mut statuses = statuses.lock().unwrap();
+        let status = if statuses.len() > 1 { statuses.remove(0) } else { statuses[0] };
+        let mut response = Response::new(());
+        *response.status_mut() = status.try_into().unwrap();
+        std::future::ready(Ok(response))
+    })
+}
+
+/// No test waits for it, unless it fails.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(SHORT, future).await.unwrap()
+}
+
+/// A call that waits for its token leaves the slots of a service below to the others.
+#[tokio::test]
+async fn waiting_user_holds_no_slot() {
+    for first in [200, 401] {
+        let stage = Stage::new().await;
+        // The first user has no token yet, or has one that is refused.
+        let waiting = match first {
+            200 => stage.manager.enterprise_user(&UserId::new("cold").unwrap()),
+            _ => stage.user.clone(),
+        };
+        let bob = stage.manager.enterprise_user(&UserId::new("bob").unwrap());
+        bob.token().await.unwrap();
+        stage.site.fake.clear_requests();
+        let gate = Gate::closed();
+        stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+
+        let limited = ConcurrencyLimit::new(scripted_service([first, 200]), 1);
+        let service = stage.manager.layer().copy_body(TestBody::copy).layer(limited);
+        let call = |user: &UserHandle| {
+            let request = Request::get(stage.site.fake.base_url().as_str()).extension(user.clone());
+            service.clone().oneshot(request.body(TestBody::default()).unwrap())
+        };
+        let held_up = tokio::spawn(call(&waiting));
+        stage.site.fake.arrived(1).await;
+        assert_eq!(soon(call(&bob)).await.unwrap().status(), 200, "{first}");
+        gate.open();
+        assert_eq!(soon(held_up).await.unwrap().unwrap().status(), 200, "{first}");
+    }
+}
+
+/// A call that waits out a 429 does so without a slot, too.
+#[tokio::test]
+async fn pausing_call_holds_no_slot() {
+    let stage = Stage::new().await;
+    let paused = Arc::new(Notify::new());
+    let told = Arc::clone(&paused);
+    let api = tower::service_fn(move |request: Request<TestBody>| {
+        let mut response = Response::new(());
+        if request.uri().path() == "/busy" {
+            told.notify_one();
+            *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+            response.headers_mut().insert("retry-after", 40.into());
+        }
+        std::future::ready(Ok::<_, BoxError>(response))
+    });
+    let service = stage.user.layer().copy_body(TestBody::copy).layer(ConcurrencyLimit::new(api, 1));
+    let call = |path| {
+        let url = stage.site.fake.base_url().join(path).unwrap();
+        let request = Request::get(url.as_str()).body(TestBody::default());
+        service.clone().oneshot(request.unwrap())
+    };
+    let busy = tokio::spawn(call("busy"));
+    paused.notified().await;
+    assert_eq!(soon(call("free")).await.unwrap().status(), 200);
+    assert!(!busy.is_finished());
+    busy.abort();
+}
+
+/// A service that is kept, and asked whether it is ready while a call of it is under way, keeps
+/// nothing back from that call.
+#[tokio::test]
+async fn kept_service_does_not_deadlock() {
+    for statuses in [[401, 200], [429, 200], [200, 200]] {
+        let stage = Stage::new().await;
+        let limited = ConcurrencyLimit::new(scripted_service(statuses), 1);
+        let mut service = stage.user.layer().copy_body(TestBody::copy).layer(limited);
+        for url in [stage.site.fake.base_url().as_str(), "http://elsewhere.example/"] {
+            let request = Request::get(url).body(TestBody::default()).unwrap();
+            let call = tokio::spawn(soon(service.ready()).await.unwrap().call(request));
+            soon(service.ready()).await.unwrap();
+            assert_eq!(soon(call).await.unwrap().unwrap().status(), 200, "{statuses:?} {url}");
+        }
+    }
+}
+
+/// How many bodies of answers live.
+#[derive(Clone, Debug, Default)]
+struct LivingBodies(Arc<AtomicUsize>);
+
+impl LivingBodies {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// An answer whose body is counted for as long as it lives.
+    fn answer(&self, status: u16) -> Response<CountedBody> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let mut response =
+            Response::new(CountedBody { content: Full::from("x"), all: self.clone() });
+        *response.status_mut() = status.try_into().unwrap();
+        response
+    }
+}
+
+#[derive(Debug)]
+struct CountedBody {
+    content: Full<Bytes>,
+    all: LivingBodies,
+}
+
+impl Drop for CountedBody {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Body for CountedBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.content).poll_frame(context)
+    }
+}
+
+/// A refused answer holds a connection, so it is dropped before the wait for another token, and
+/// before the repetition.
+#[tokio::test]
+async fn refused_answer_is_dropped_before_repetition() {
+    /// Answers for the API: refuses the first call.
+    #[derive(Clone, Debug)]
+    struct Refusing {
+        bodies: LivingBodies,
+        calls: Arc<AtomicUsize>,
+        refusal: u16,
+    }
+
+    impl Refusing {
+        fn answer(&self) -> Response<CountedBody> {
+            assert_eq!(self.bodies.count(), 0, "the last answer lives");
+            let is_first = self.calls.fetch_add(1, Ordering::SeqCst) == 0;
+            self.bodies.answer(if is_first { self.refusal } else { 200 })
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl reqwest_middleware::Middleware for Refusing {
+        async fn handle(
+            &self,
+            request: reqwest::Request,
+            _: &mut http::Extensions,
+            _: Next<'_>,
+        ) -> reqwest_middleware::Result<reqwest::Response> {
+            let (parts, body) = self.answer().into_parts();
+            let response = http::response::Builder::new().status(parts.status);
+            let response = response.url(request.url().clone());
+            Ok(response.body(reqwest::Body::wrap(body)).unwrap().into())
+        }
+    }
+
+    for kind in KINDS {
+        for refusal in [401, 429] {
+            let stage = Stage::new().await;
+            let bodies = LivingBodies::default();
+            let api = Refusing { bodies: bodies.clone(), calls: Arc::default(), refusal };
+            let gate = Gate::closed();
+            stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+            let url = stage.site.fake.base_url().to_string();
+            let answered = match kind {
+                Kind::Middleware => {
+                    let client = stage.user.middleware().client(|builder| builder).unwrap();
+                    let client = client.with(api).build();
+                    tokio::spawn(async move { client.get(url).send().await.unwrap().status() })
+                }
+                Kind::Layer => {
+                    let service = tower::service_fn(move |_: Request<TestBody>| {
+                        std::future::ready(Ok::<_, BoxError>(api.answer()))
+                    });
+                    let service = stage.user.layer().copy_body(TestBody::copy).layer(service);
+                    let request = Request::get(url).body(TestBody::default()).unwrap();
+                    let call: Call<CountedBody> = Box::pin(service.oneshot(request));
+                    tokio::spawn(async move { call.await.unwrap().status() })
+                }
+            };
+            if refusal == 401 {
+                stage.site.fake.arrived(1).await;
+                assert_eq!(bodies.count(), 0, "{kind:?}: it lives while the token is refreshed");
+            }
+            gate.open();
+            assert_eq!(soon(answered).await.unwrap(), 200, "{kind:?} {refusal}");
+            assert_eq!(bodies.count(), 0, "{kind:?} {refusal}");
+        }
     }
 }
 
