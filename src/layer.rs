@@ -33,8 +33,9 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// An empty body can be sent again; [`copy_body`](Self::copy_body) says which others can. Nothing is
 /// buffered. Dropping a call cancels no refresh.
 ///
-/// A layer that follows redirects goes around this one, so that each hop is judged by where it leads
-/// to. Within this one it would take the token along.
+/// A layer that follows redirects goes around this one, so that each hop is a call of its own, which
+/// is authorized by where it leads to and repeated by itself. Within this one it would take the token
+/// along, and a POST that was redirected after it took effect would be made again.
 ///
 /// The service has to be `Clone`, as clients are; its errors are boxed. Without a token, or without a
 /// newer one after a 401, a call fails with this crate's [`Error`] in that box.

@@ -1,5 +1,6 @@
 //! Calls by `reqwest`: a middleware that authorizes them.
 
+use std::cell::Cell;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use crate::transport;
 ///   the 401 is returned, and the token renewed for the next call.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
 /// * A redirect within the origin is followed. One that leads elsewhere is handed to the caller as it
-///   came.
+///   came. Behind a redirect, a 401 or 429 is healed for safe methods only (RFC 9110 section 9.2.1):
+///   another request may have been acted on before it was redirected.
 ///
 /// Bodies that stream are not buffered, and so are sent once. Dropping a call cancels no refresh.
 ///
@@ -152,13 +154,23 @@ impl TokenMiddleware {
     }
 }
 
+tokio::task_local! {
+    /// Whether this attempt was redirected. `reqwest` asks the redirect policy in the task of the
+    /// call, but does not say which call it is.
+    static IS_REDIRECTED: Cell<bool>;
+}
+
 fn redirects(policy: Arc<ResolvedPolicy>) -> redirect::Policy {
     let usual = redirect::Policy::default();
-    redirect::Policy::custom(move |attempt| match attempt.previous().first() {
-        Some(first) if policy.admits_url(first) && first.origin() != attempt.url().origin() => {
-            attempt.stop()
+    redirect::Policy::custom(move |attempt| {
+        // It has no value in a call that the middleware lets pass.
+        let _ = IS_REDIRECTED.try_with(|is_redirected| is_redirected.set(true));
+        match attempt.previous().first() {
+            Some(first) if policy.admits_url(first) && first.origin() != attempt.url().origin() => {
+                attempt.stop()
+            }
+            _ => usual.redirect(attempt),
         }
-        _ => usual.redirect(attempt),
     })
 }
 
@@ -184,7 +196,9 @@ impl Middleware for Authorize {
         let admitted = self.authorizer.policy.admits_url(request.url());
         match self.authorizer.begin(admitted, request.method(), request.headers(), extensions) {
             Ok(Some(call)) => {
-                let mut chain = Chain { request: Some(request), sent_to: None, extensions, next };
+                let request = Some(request);
+                let mut chain =
+                    Chain { request, sent_to: None, is_redirected: false, extensions, next };
                 Box::pin(async move { self.authorizer.make(&call, &mut chain).await })
             }
             Ok(None) => next.run(request, extensions),
@@ -204,6 +218,8 @@ struct Chain<'a> {
     request: Option<Request>,
     /// Where it went, if it cannot be sent again.
     sent_to: Option<Box<Url>>,
+    /// Whether the last attempt was redirected.
+    is_redirected: bool,
     extensions: &'a mut Extensions,
     next: Next<'a>,
 }
@@ -226,8 +242,10 @@ impl Exchange for Chain<'_> {
     type Answer = Response;
     type Error = reqwest_middleware::Error;
 
+    /// A request that was redirected may have been acted on before.
     fn can_repeat(&self) -> bool {
-        self.request.is_some()
+        let may_repeat = |request: &Request| !self.is_redirected || request.method().is_safe();
+        self.request.as_ref().is_some_and(may_repeat)
     }
 
     fn send(
@@ -238,7 +256,16 @@ impl Exchange for Chain<'_> {
             authorize(request.headers_mut());
             self.next.clone().run(request, self.extensions)
         });
-        async move { sending?.await }
+        let is_redirected = &mut self.is_redirected;
+        async move {
+            let sending = sending?;
+            let noting = async {
+                let answer = sending.await;
+                *is_redirected = IS_REDIRECTED.with(Cell::get);
+                answer
+            };
+            IS_REDIRECTED.scope(Cell::new(false), noting).await
+        }
     }
 
     fn status(answer: &Response) -> StatusCode {

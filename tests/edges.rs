@@ -864,6 +864,102 @@ async fn the_layer_calls_a_service_only_after_that_one_said_it_is_ready() {
     }
 }
 
+/// An API that redirects a change of its entries, once made, to a page that answers the first call
+/// with `refusal`. Remembers the method and path of each request.
+async fn redirecting(
+    status: u16,
+    to: &'static str,
+    refusal: u16,
+) -> (String, Arc<Mutex<Vec<String>>>) {
+    let requests = Arc::<Mutex<Vec<String>>>::default();
+    let (seen, refused) = (Arc::clone(&requests), AtomicUsize::new(0));
+    let answer = move |method: &Method, path: &str| {
+        seen.lock().unwrap().push(format!("{method} {path}"));
+        let response = Response::builder();
+        if path == "/entries" && !method.is_safe() {
+            response.status(status).header("location", to)
+        } else if refused.fetch_add(1, Ordering::SeqCst) == 0 {
+            response.status(refusal).header("retry-after", "1")
+        } else {
+            response
+        }
+    };
+    let answer = Arc::new(answer);
+    let api = axum::Router::new().fallback(move |method: Method, uri: http::Uri| {
+        let response = answer(&method, uri.path()).body(axum::body::Body::empty()).unwrap();
+        std::future::ready(response)
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, api).await });
+    (url, requests)
+}
+
+/// A request that was answered by a redirect may have been acted on: it is not made again, whatever
+/// the page behind the redirect says.
+#[tokio::test]
+async fn redirected_change_is_made_once() {
+    for kind in KINDS {
+        for (status, to) in [
+            (301, "/done"),
+            (302, "/done"),
+            (302, "/entries"),
+            (303, "/done"),
+            (303, "/entries"),
+            (307, "/done"),
+            (308, "/done"),
+        ] {
+            for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+                if to == "/entries" && status == 302 && method != Method::POST {
+                    continue; // clients go on by the same method, for ever
+                }
+                for refusal in [401, 429] {
+                    let name = format!("{kind:?} {method} {status} {to} {refusal}");
+                    let stage = Stage::new().await;
+                    let (url, requests) = redirecting(status, to, refusal).await;
+                    let policy = CallPolicy::default().origin(&url).repeat_every_method(true);
+                    let edge = kind.of_user(&stage.user, policy);
+                    let entries = format!("{url}/entries");
+                    let mut changes = stage.user.subscribe();
+                    let got = edge.call(method.clone(), &entries, Content::None).await;
+                    if refusal == 401 {
+                        // In the background, where nobody waits for it.
+                        assert_eq!(changes.next().await, TokenEvent::NewToken, "{name}");
+                    }
+
+                    let requests = requests.lock().unwrap().clone();
+                    let made = requests.iter().filter(|it| **it == format!("{method} /entries"));
+                    assert_eq!(made.count(), 1, "{name}: {requests:?}");
+                    // Each hop is a call of the layer's, which repeats the one that was refused.
+                    let expected = match kind {
+                        Kind::Middleware => (refusal, 2),
+                        Kind::Layer => (200, 3),
+                    };
+                    assert_eq!((got, requests.len()), expected, "{name}: {requests:?}");
+                    assert_eq!(stage.site.refreshes(), u64::from(refusal == 401), "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// To read again changes nothing, so a refused call heals behind a redirect, too.
+#[tokio::test]
+async fn redirected_read_is_repeated() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let redirect = || Reply::answer(302, "Location: /there\r\n", "");
+        let replies = match kind {
+            Kind::Middleware => vec![redirect(), answer(401), redirect(), answer(200)],
+            Kind::Layer => vec![redirect(), answer(401), answer(200)],
+        };
+        let api = RawServer::replying(replies).await;
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        assert_eq!(edge.get(&api.base_url()).await, 200, "{kind:?}");
+        assert_ne!(access(&stage.user.token().await.unwrap()), stage.old, "{kind:?}");
+    }
+}
+
 /// Where no newer token is to be had, the 401 alone would not say what to do.
 #[tokio::test]
 async fn refusal_without_newer_token_says_why() {
