@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, Method, StatusCode};
-use url::{Position, Url};
+use url::Url;
 
 use crate::client::Hurdlr;
 use crate::clock::{SharedClock, Timestamp};
-use crate::endpoint::{RedactedUrl, secret_bearing_url};
+use crate::endpoint::{Origin, RedactedUrl, secret_bearing_url};
 use crate::error::Error;
 use crate::manager::metrics;
 use crate::manager::{SharedToken, TokenManager, UserHandle};
@@ -81,37 +81,32 @@ impl CallPolicy {
     }
 }
 
-/// Where a token may travel to: a URL up to its path, in its normal form.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ApiOrigin(String);
-
-impl ApiOrigin {
-    fn of(url: &Url) -> Self {
-        Self(url[..Position::BeforePath].to_owned())
-    }
-
-    #[cfg(feature = "tower")]
-    fn is_of(&self, scheme: &str, authority: &str) -> bool {
-        let rest = self.0.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
-        rest.is_some_and(|ours| ours.eq_ignore_ascii_case(authority))
-    }
-}
-
 /// A validated [`CallPolicy`].
-#[derive(Debug)]
 pub(crate) struct ResolvedPolicy {
     /// The first is where tokens come from.
-    origins: Vec<ApiOrigin>,
+    origins: Vec<Url>,
     retry: RetryPolicy,
     repeats_every_method: bool,
     clock: SharedClock,
     rng: SharedRng,
 }
 
+/// Without the queries of origins, which may hold a secret.
+impl fmt::Debug for ResolvedPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origins: Vec<_> = self.origins.iter().map(|url| RedactedUrl(url.as_str())).collect();
+        f.debug_struct("ResolvedPolicy")
+            .field("origins", &origins)
+            .field("retry", &self.retry)
+            .field("repeats_every_method", &self.repeats_every_method)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ResolvedPolicy {
     pub(crate) fn new(home: &Url, clock: SharedClock) -> Self {
         Self {
-            origins: vec![ApiOrigin::of(home)],
+            origins: vec![home.clone()],
             retry: RetryPolicy::default(),
             repeats_every_method: false,
             clock,
@@ -123,7 +118,7 @@ impl ResolvedPolicy {
     fn with(&self, policy: CallPolicy) -> Result<Self, Error> {
         let mut origins: Vec<_> = self.origins.first().cloned().into_iter().collect();
         for text in &policy.origins {
-            origins.push(ApiOrigin::of(&secret_bearing_url("origin", text)?));
+            origins.push(secret_bearing_url("origin", text)?);
         }
         let retry = policy.retry.judged()?;
         let repeats_every_method = policy.repeats_every_method;
@@ -134,26 +129,13 @@ impl ResolvedPolicy {
     /// Whether a token may travel in the clear, to a loopback host.
     #[cfg(feature = "middleware")]
     pub(crate) fn admit_plain_http(&self) -> bool {
-        self.origins.iter().any(|origin| origin.0.starts_with("http://"))
+        self.origins.iter().any(|url| url.scheme() == "http")
     }
 
     /// Whether a token may travel there.
-    #[cfg(feature = "middleware")]
-    pub(crate) fn admits_url(&self, url: &Url) -> bool {
-        self.origins.iter().any(|origin| origin.0 == url[..Position::BeforePath])
-    }
-
-    /// Whether a token may travel there. The usual port may be named; what else is written
-    /// otherwise than in a URL's normal form is none of ours.
-    #[cfg(feature = "tower")]
-    pub(crate) fn admits_uri(&self, uri: &http::Uri) -> bool {
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            return false;
-        };
-        let authority = authority.as_str();
-        let usual = if scheme == "https" { ":443" } else { ":80" };
-        let authority = authority.strip_suffix(usual).unwrap_or(authority);
-        self.origins.iter().any(|origin| origin.is_of(scheme, authority))
+    pub(crate) fn admits(&self, origin: Option<&Origin<'_>>) -> bool {
+        let is_ours = |url| Origin::of_url(url).as_ref() == origin;
+        origin.is_some() && self.origins.iter().any(is_ours)
     }
 }
 
@@ -203,13 +185,13 @@ impl Authorizer {
     /// gets no token.
     pub(crate) fn begin(
         &self,
-        admitted: bool,
+        origin: Option<&Origin<'_>>,
         method: &Method,
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<Option<Call>, Error> {
         self.check_extensions(extensions)?;
-        if !admitted || headers.contains_key(AUTHORIZATION) {
+        if !self.policy.admits(origin) || headers.contains_key(AUTHORIZATION) {
             return Ok(None);
         }
         let named = match &self.principal {
@@ -411,33 +393,22 @@ mod tests {
     }
 
     #[test]
-    fn a_token_travels_to_its_origins_only() {
+    fn token_travels_to_its_origins_only() {
         let policy = CallPolicy::default().origin("http://[::1]:81/x");
         let home = resolved("https://api.example.com/rest/v4/auth/token");
         let resolved = home.with(policy).unwrap();
         for (url, admitted) in [
             ("https://api.example.com/rest/v4/me?x=1", true),
-            ("https://api.example.com:443/", true),
-            ("https://API.example.com/", true),
             ("http://[::1]:81/", true),
             ("http://api.example.com/", false),
-            ("http://api.example.com:443/", false),
-            ("https://api.example.com:444/", false),
-            ("https://api.example.com.evil.example/", false),
-            ("https://api.example.com@evil.example/", false),
-            ("https://evil.example/api.example.com", false),
             ("https://user@api.example.com/", false),
-            ("https://user:443@evil.example/", false),
-            ("https://example.com/", false),
-            ("http://[::1]/", false),
+            ("https://user@evil.example/", false),
+            ("data:x", false),
         ] {
-            #[cfg(feature = "middleware")]
-            assert_eq!(resolved.admits_url(&url.parse().unwrap()), admitted, "{url}");
-            #[cfg(feature = "tower")]
-            assert_eq!(resolved.admits_uri(&url.parse().unwrap()), admitted, "{url}");
+            let url = url.parse().unwrap();
+            assert_eq!(resolved.admits(Origin::of_url(&url).as_ref()), admitted, "{url}");
         }
-        #[cfg(feature = "tower")]
-        assert!(!resolved.admits_uri(&"/rest/v4/me".parse().unwrap()), "nobody knows whose path");
+        assert!(!resolved.admits(None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::edge::{Authorizer, CallPolicy, Exchange};
+use crate::endpoint::Origin;
 use crate::error::Error;
 use crate::manager::{TokenManager, UserHandle};
 use crate::partner::{Partner, PartnerUser};
@@ -198,9 +199,9 @@ where
         let authorizer = Arc::clone(&self.authorizer);
         let (service, copies) = (self.inner.clone(), self.copies.clone());
         Box::pin(async move {
-            let admitted = authorizer.policy.admits_uri(request.uri());
+            let origin = Origin::of_uri(request.uri());
             let (headers, extensions) = (request.headers(), request.extensions());
-            let call = authorizer.begin(admitted, request.method(), headers, extensions)?;
+            let call = authorizer.begin(origin.as_ref(), request.method(), headers, extensions)?;
             let mut exchange = ServiceExchange { service, copies, next: None };
             let Some(call) = call else { return exchange.send_one(request).await };
             exchange.next = Some(request);

@@ -11,6 +11,7 @@ use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use url::Url;
 
 use crate::edge::{Authorizer, CallPolicy, Exchange, ResolvedPolicy};
+use crate::endpoint::Origin;
 use crate::error::Error;
 use crate::manager::{TokenManager, UserHandle};
 use crate::partner::{Partner, PartnerUser};
@@ -25,8 +26,8 @@ use crate::transport;
 ///   more with the newer or refreshed one, unchanged otherwise, if its body can be sent again. Else
 ///   the 401 is returned, and the token renewed for the next call.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
-/// * A redirect within the origin is followed. One that leads elsewhere is handed to the caller as it
-///   came. Behind a redirect, a 401 or 429 is healed for safe methods only (RFC 9110 section 9.2.1):
+/// * A redirect within the origin is followed. One that leads elsewhere, or to a URL with user
+///   info, is handed to the caller as it came. Behind a redirect, a 401 or 429 is healed for safe methods only (RFC 9110 section 9.2.1):
 ///   another request may have been acted on before it was redirected.
 ///
 /// Bodies that stream are not buffered, and so are sent once. Dropping a call cancels no refresh.
@@ -165,12 +166,11 @@ fn redirects(policy: Arc<ResolvedPolicy>) -> redirect::Policy {
     redirect::Policy::custom(move |attempt| {
         // It has no value in a call that the middleware lets pass.
         let _ = IS_REDIRECTED.try_with(|is_redirected| is_redirected.set(true));
-        match attempt.previous().first() {
-            Some(first) if policy.admits_url(first) && first.origin() != attempt.url().origin() => {
-                attempt.stop()
-            }
-            _ => usual.redirect(attempt),
+        let first = attempt.previous().first().and_then(Origin::of_url);
+        if policy.admits(first.as_ref()) && first != Origin::of_url(attempt.url()) {
+            return attempt.stop();
         }
+        usual.redirect(attempt)
     })
 }
 
@@ -193,8 +193,13 @@ impl Middleware for Authorize {
         'call: 'all,
         'next: 'all,
     {
-        let admitted = self.authorizer.policy.admits_url(request.url());
-        match self.authorizer.begin(admitted, request.method(), request.headers(), extensions) {
+        let origin = Origin::of_url(request.url());
+        match self.authorizer.begin(
+            origin.as_ref(),
+            request.method(),
+            request.headers(),
+            extensions,
+        ) {
             Ok(Some(call)) => {
                 let request = Some(request);
                 let mut chain =
@@ -278,7 +283,7 @@ impl Exchange for Chain<'_> {
 
     fn is_of_api(&self, answer: &Response) -> bool {
         let sent_to = self.request.as_ref().map(Request::url).or(self.sent_to.as_deref());
-        sent_to.is_some_and(|url| url.origin() == answer.url().origin())
+        sent_to.is_some_and(|url| Origin::of_url(url) == Origin::of_url(answer.url()))
     }
 
     fn failed(error: Error) -> reqwest_middleware::Error {

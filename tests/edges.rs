@@ -960,6 +960,34 @@ async fn redirected_read_is_repeated() {
     }
 }
 
+/// A URL with user info has credentials of its own, also where a redirect leads to it.
+#[tokio::test]
+async fn redirect_to_user_info_gets_no_token() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let there = Arc::new(Mutex::new(None));
+        let location = Arc::clone(&there);
+        // The second answer has no redirect, nor has any later one.
+        let api = RawServer::answering(move || match location.lock().unwrap().take() {
+            Some(port) => {
+                let location = format!("Location: http://user:pw@127.0.0.1:{port}/there\r\n");
+                Reply::answer(302, &location, "")
+            }
+            None => answer(200),
+        });
+        let api = api.await;
+        *there.lock().unwrap() = Some(api.port());
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        let request = Request::get(format!("{}/here", api.base_url())).body(TestBody::default());
+        let _ = edge.send(request.unwrap()).await;
+        for request in api.requests() {
+            let is_first = request.starts_with("GET /here ");
+            let has_token = request.contains(&stage.old);
+            assert_eq!(has_token, is_first, "{kind:?}: {request}");
+        }
+    }
+}
+
 /// Where no newer token is to be had, the 401 alone would not say what to do.
 #[tokio::test]
 async fn refusal_without_newer_token_says_why() {
@@ -1298,7 +1326,8 @@ async fn nothing_of_the_edges_shows_a_secret() {
     let partner =
         Partner::new("app", &"secret-marker".into(), &"http://localhost:1".into()).unwrap();
     let user = partner.user(&UserId::new("ann").unwrap()).unwrap();
-    let service = stage.user.layer().layer(());
+    let policy = CallPolicy::default().origin("https://api.example.com/?key=secret-marker");
+    let service = stage.user.layer().policy(policy).unwrap().layer(());
     let shown = format!(
         "{:?} {:?} {:?} {partner:?} {user:?} {:?} {:?}",
         stage.user.middleware(),
