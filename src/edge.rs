@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, Method, StatusCode};
@@ -64,8 +65,9 @@ impl CallPolicy {
 
     /// How often a call is repeated that was answered 429, and how long it waits: as the answer's
     /// `Retry-After` says, else by backoff. A pause that does not fit into
-    /// [`total_timeout`](RetryPolicy::total_timeout) is not begun: the caller gets the 429. By default
-    /// four attempts in 60 s; [`RetryPolicy::never`] hands out every 429.
+    /// [`total_timeout`](RetryPolicy::total_timeout), or into the request's own timeout, is not begun:
+    /// the caller gets the 429. By default four attempts in 60 s; [`RetryPolicy::never`] hands out
+    /// every 429.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
@@ -206,7 +208,7 @@ impl Authorizer {
             Principal::User(_) | Principal::Partner(_) => None,
         };
         let waits = self.policy.repeats_every_method || method.is_idempotent();
-        Ok(Some(Call { named, waits, began: self.policy.clock.now() }))
+        Ok(Some(Call { named, waits, began: self.policy.clock.now(), timeout: None }))
     }
 
     /// Fails for a call that names a user whom this client cannot serve, wherever the call goes to
@@ -237,11 +239,29 @@ impl Authorizer {
         call.named.as_ref().unwrap_or(&self.principal)
     }
 
+    /// The rest of the call's timeout, if it has one.
+    fn time_left(&self, call: &Call) -> Option<Duration> {
+        let passed = || self.policy.clock.now().since(call.began);
+        call.timeout.map(|timeout| timeout.saturating_sub(passed()))
+    }
+
     async fn credential(&self, call: &Call) -> Result<Credential, Error> {
-        match self.principal(call) {
-            Principal::User(user) => Ok(Credential::Token(user.token().await?.into_shared())),
-            _ => Ok(Credential::Partner),
-        }
+        let Principal::User(user) = self.principal(call) else { return Ok(Credential::Partner) };
+        let token = match self.time_left(call) {
+            Some(left) => user.token_timeout(left).await?,
+            None => user.token().await?,
+        };
+        Ok(Credential::Token(token.into_shared()))
+    }
+
+    async fn send<E: Exchange>(
+        &self,
+        call: &Call,
+        exchange: &mut E,
+        credential: &Credential,
+    ) -> Result<E::Answer, E::Error> {
+        let left = self.time_left(call);
+        exchange.send(left, |headers| self.authorize(call, credential, headers)).await
     }
 
     fn authorize(&self, call: &Call, credential: &Credential, headers: &mut HeaderMap) {
@@ -261,7 +281,7 @@ impl Authorizer {
         exchange: &mut E,
     ) -> Result<E::Answer, E::Error> {
         let credential = self.credential(call).await.map_err(E::failed)?;
-        let answer = exchange.send(|headers| self.authorize(call, &credential, headers)).await?;
+        let answer = self.send(call, exchange, &credential).await?;
         match E::status(&answer) {
             // Boxed to keep the common path's future small.
             StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => {
@@ -318,7 +338,9 @@ impl Authorizer {
                     let pause = retry_after(E::headers(&answer), now.wall());
                     let again =
                         attempts.next_delay(FailureClass::Throttled, pause, now.since(call.began));
-                    let Some(pause) = again else {
+                    let fits =
+                        |pause: &Duration| self.time_left(call).is_none_or(|left| *pause < left);
+                    let Some(pause) = again.filter(fits) else {
                         return Ok(answer);
                     };
                     // Others can use its connection meanwhile.
@@ -330,7 +352,7 @@ impl Authorizer {
                 }
                 _ => return Ok(answer),
             }
-            answer = exchange.send(|headers| self.authorize(call, &credential, headers)).await?;
+            answer = self.send(call, exchange, &credential).await?;
         }
     }
 }
@@ -349,6 +371,8 @@ pub(crate) struct Call {
     /// Whether it may be repeated after a 429.
     waits: bool,
     began: Timestamp,
+    /// The time that all of it may take, waits included, if the caller named one.
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// What authorizes one attempt.
@@ -366,9 +390,10 @@ pub(crate) trait Exchange: Send {
     /// Whether there is another copy of the request.
     fn can_repeat(&self) -> bool;
 
-    /// Sends the request, with what authorizes it.
+    /// Sends the request, with what authorizes it. `timeout` is what is left of the call's.
     fn send(
         &mut self,
+        timeout: Option<Duration>,
         authorize: impl FnOnce(&mut HeaderMap) + Send,
     ) -> impl Future<Output = Result<Self::Answer, Self::Error>> + Send;
 

@@ -6,6 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
@@ -40,6 +41,9 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// The service has to be `Clone`, as clients are; its errors are boxed. Without a token, or without a
 /// newer one after a 401, a call fails with this crate's [`Error`] in that box.
+///
+/// A timeout that is to bound the whole call, its waits included, goes around this layer, such as
+/// tower's `Timeout`. One within it bounds each attempt.
 ///
 /// The layered service is always ready. Each attempt waits for the service below when its token is
 /// there, so a user who waits for a token holds no slot of a
@@ -254,8 +258,10 @@ where
         self.next.is_some()
     }
 
+    /// A timeout of the caller's is around the layer.
     async fn send(
         &mut self,
+        _: Option<Duration>,
         authorize: impl FnOnce(&mut HeaderMap) + Send,
     ) -> Result<Response<R>, BoxError> {
         let Some(request) = self.next.take() else {

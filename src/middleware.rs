@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Extensions, HeaderMap, StatusCode};
 use reqwest::{Request, Response, redirect};
@@ -31,6 +32,12 @@ use crate::transport;
 ///   another request may have been acted on before it was redirected.
 ///
 /// Bodies that stream are not buffered, and so are sent once. Dropping a call cancels no refresh.
+///
+/// The timeout of a request (`RequestBuilder::timeout`) bounds the whole call: the wait for a token,
+/// pauses and all attempts. A call whose time is over while it waits for a token fails with
+/// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), and during an attempt with `reqwest`'s error.
+/// The client's timeouts (`ClientBuilder::timeout` and `read_timeout`) bound each attempt alone, since
+/// a middleware cannot read them.
 ///
 /// Without a token a call fails before it is sent, and without a newer one after a 401 it fails too.
 /// The cause is this crate's: `error.downcast_ref` on what [`reqwest_middleware::Error::Middleware`]
@@ -200,7 +207,8 @@ impl Middleware for Authorize {
             request.headers(),
             extensions,
         ) {
-            Ok(Some(call)) => {
+            Ok(Some(mut call)) => {
+                call.timeout = request.timeout().copied();
                 let request = Some(request);
                 let mut chain =
                     Chain { request, sent_to: None, is_redirected: false, extensions, next };
@@ -255,10 +263,12 @@ impl Exchange for Chain<'_> {
 
     fn send(
         &mut self,
+        timeout: Option<Duration>,
         authorize: impl FnOnce(&mut HeaderMap) + Send,
     ) -> impl Future<Output = reqwest_middleware::Result<Response>> + Send {
         let sending = self.next_request().map(|mut request| {
             authorize(request.headers_mut());
+            *request.timeout_mut() = timeout;
             self.next.clone().run(request, self.extensions)
         });
         let is_redirected = &mut self.is_redirected;

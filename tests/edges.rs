@@ -34,6 +34,8 @@ use site::{HOUR, SECOND, Site, access};
 use support::{RawServer, Reply, everything_said};
 use tokio::sync::{Barrier, Notify};
 use tower::limit::ConcurrencyLimit;
+use tower::timeout::Timeout;
+use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceExt};
 use tower_http::follow_redirect::FollowRedirectLayer;
@@ -1001,6 +1003,92 @@ async fn refusal_without_newer_token_says_why() {
         assert_eq!(error.kind(), ErrorKind::LoginRequired, "{kind:?}");
         assert_eq!(api.requests().len(), 1, "{kind:?}");
     }
+}
+
+/// The timeout of a request bounds the whole call: the wait for a token, pauses, all attempts.
+#[tokio::test]
+async fn request_timeout_bounds_whole_call() {
+    /// Notes how long each attempt may take.
+    #[derive(Clone, Default)]
+    struct Timeouts(Arc<Mutex<Vec<Option<Duration>>>>);
+
+    #[async_trait::async_trait]
+    impl reqwest_middleware::Middleware for Timeouts {
+        async fn handle(
+            &self,
+            request: reqwest::Request,
+            extensions: &mut http::Extensions,
+            next: Next<'_>,
+        ) -> reqwest_middleware::Result<reqwest::Response> {
+            self.0.lock().unwrap().push(request.timeout().copied());
+            next.run(request, extensions).await
+        }
+    }
+
+    let stage = Stage::new().await;
+    let api = RawServer::replying([limited("7"), answer(200), limited("7"), answer(200)]).await;
+    let timeouts = Timeouts::default();
+    let policy = CallPolicy::default().origin(api.base_url());
+    let client = stage.manager.middleware().policy(policy).unwrap();
+    let client = client.client(|builder| builder).unwrap().with(timeouts.clone()).build();
+    let call = |user: &UserHandle, timeout: Option<u64>| {
+        let call = client.get(api.base_url()).with_extension(user.clone());
+        match timeout {
+            Some(seconds) => call.timeout(Duration::from_secs(seconds)),
+            None => call,
+        }
+    };
+
+    // The clock of the test goes on by itself, too.
+    let about = |index: usize, seconds: u64| {
+        let timeout: Option<Duration> = timeouts.0.lock().unwrap()[index];
+        let under = timeout.is_some_and(|timeout| timeout <= Duration::from_secs(seconds));
+        assert!(under && timeout > Some(Duration::from_secs(seconds - 5)), "{timeout:?}");
+    };
+    assert_eq!(call(&stage.user, Some(20)).send().await.unwrap().status(), 200);
+    about(0, 20);
+    about(1, 13);
+    // A pause that does not fit is not begun.
+    assert_eq!(call(&stage.user, Some(6)).send().await.unwrap().status(), 429);
+    assert_eq!(stage.waits(), [Duration::from_secs(7)]);
+    about(2, 6);
+    assert_eq!(call(&stage.user, None).send().await.unwrap().status(), 200);
+    assert_eq!(timeouts.0.lock().unwrap()[3..], [None]);
+
+    let gate = Gate::closed();
+    stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+    let cold = stage.manager.enterprise_user(&UserId::new("cold").unwrap());
+    let error = soon(call(&cold, Some(20)).send()).await.unwrap_err();
+    let reqwest_middleware::Error::Middleware(error) = error else { panic!("{error:?}") };
+    assert_eq!(error.downcast_ref::<Error>().unwrap().kind(), ErrorKind::TimedOut);
+    assert_eq!(api.requests().len(), 4);
+    // The refresh goes on.
+    gate.open();
+    cold.token().await.unwrap();
+    assert_eq!(stage.site.fake.count().grant("client_credentials"), 1);
+}
+
+/// A timeout above the layer bounds the whole call, and cancels no refresh.
+#[tokio::test(start_paused = true)]
+async fn timeout_above_layer_bounds_call() {
+    let stage = Stage::new().await;
+    let gate = Gate::closed();
+    stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+    let cold = stage.manager.enterprise_user(&UserId::new("cold").unwrap());
+    let busy = tower::service_fn(|_: Request<TestBody>| {
+        let response = Response::builder().status(429).header("retry-after", "40");
+        std::future::ready(Ok::<_, BoxError>(response.body(()).unwrap()))
+    });
+    let service = stage.manager.layer().copy_body(TestBody::copy).layer(busy);
+    for user in [&cold, &stage.user] {
+        let request = Request::get(stage.site.fake.base_url().as_str()).extension(user.clone());
+        let bounded = Timeout::new(service.clone(), 5 * SECOND);
+        let error = bounded.oneshot(request.body(TestBody::default()).unwrap()).await.unwrap_err();
+        assert!(error.is::<Elapsed>(), "{error:?}");
+    }
+    gate.open();
+    cold.token().await.unwrap();
+    assert_eq!(stage.site.fake.count().grant("client_credentials"), 1);
 }
 
 /// What is sent again is what was sent, all values of a header that has several included.
