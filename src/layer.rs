@@ -96,6 +96,12 @@ impl TokenManager {
     /// among its extensions. Without one, a call that would be authorized fails
     /// with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with the handle of
     /// another manager: nothing is sent.
+    ///
+    /// All users share this layer, so nothing above or below it may keep one user's answers or
+    /// cookies for another. A cache above it sees no `Authorization`, by which caches know that an
+    /// answer is not for everybody (RFC 9111 section 3.5); below it, its key needs the user. An app
+    /// that needs a cache or cookies makes one service per user by [`UserHandle::layer`], each with a
+    /// store of its own.
     pub fn layer(&self) -> TokenLayer {
         TokenLayer { authorizer: Authorizer::of_each_call(self), copies: EmptyBodies }
     }

@@ -84,6 +84,11 @@ impl TokenManager {
     /// authorized fails with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with
     /// the handle of another manager: nothing is sent.
     ///
+    /// All users share this client, so it must keep no user's answers for another one. Add no cache
+    /// whose key lacks the user, and set no `ClientBuilder::cookie_store`: a session cookie of one
+    /// user would go along with the calls of the next, beside their token. An app that needs either
+    /// makes one client per user by [`UserHandle::middleware`], each with a store of its own.
+    ///
     /// ```
     /// # use hurdlr_oauth2::store::MemoryStore;
     /// # use hurdlr_oauth2::testing::FakeHurdlr;
@@ -145,6 +150,10 @@ impl TokenMiddleware {
     /// top of what it sets come these: certificates are verified, TLS keys and what is sent are not
     /// logged, and where an origin of the policy is plain `http` on a loopback host, no call goes
     /// through a proxy, and `localhost` is this machine.
+    ///
+    /// Cookies that `configure` has the client keep, and what a cache middleware keeps, are for all
+    /// calls of the client. Both are for the client of one user only, see
+    /// [`TokenManager::middleware`]. It cannot be refused here: a builder does not tell what was set.
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) where `reqwest` cannot build the client.
     pub fn client(
