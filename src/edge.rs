@@ -248,7 +248,8 @@ impl Authorizer {
     async fn credential(&self, call: &Call) -> Result<Credential, Error> {
         let Principal::User(user) = self.principal(call) else { return Ok(Credential::Partner) };
         let token = match self.time_left(call) {
-            Some(left) => user.token_timeout(left).await?,
+            // Boxed to keep the common path's future small.
+            Some(left) => Box::pin(user.token_timeout(left)).await?,
             None => user.token().await?,
         };
         Ok(Credential::Token(token.into_shared()))

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -206,18 +206,30 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let authorizer = Arc::clone(&self.authorizer);
-        let (service, copies) = (self.inner.clone(), self.copies.clone());
-        Box::pin(async move {
-            let origin = Origin::of_uri(request.uri());
-            let (headers, extensions) = (request.headers(), request.extensions());
-            let call = authorizer.begin(origin.as_ref(), request.method(), headers, extensions)?;
-            let mut exchange = ServiceExchange { service, copies, next: None };
-            let Some(call) = call else { return exchange.send_one(request).await };
-            exchange.next = Some(request);
-            authorizer.make(&call, &mut exchange).await
-        })
+        let origin = Origin::of_uri(request.uri());
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let call = self.authorizer.begin(origin.as_ref(), request.method(), headers, extensions);
+        let (mut service, copies) = (self.inner.clone(), self.copies.clone());
+        match call {
+            Ok(Some(call)) => {
+                let authorizer = Arc::clone(&self.authorizer);
+                let mut exchange = ServiceExchange { service, copies, next: Some(request) };
+                Box::pin(async move { authorizer.make(&call, &mut exchange).await })
+            }
+            Ok(None) => Box::pin(async move { send(&mut service, request).await }),
+            Err(error) => Box::pin(ready(Err(error.into()))),
+        }
     }
+}
+
+/// Waits for the service, and sends the request.
+async fn send<S, B, R>(service: &mut S, request: Request<B>) -> Result<Response<R>, BoxError>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    poll_fn(|context| service.poll_ready(context)).await.map_err(Into::into)?;
+    service.call(request).await.map_err(Into::into)
 }
 
 impl<S: fmt::Debug, C> fmt::Debug for TokenService<S, C> {
@@ -235,17 +247,6 @@ struct ServiceExchange<S, B, C> {
     copies: C,
     /// The request of the next attempt, if there can be one.
     next: Option<Request<B>>,
-}
-
-impl<S, B, C> ServiceExchange<S, B, C> {
-    async fn send_one<R>(&mut self, request: Request<B>) -> Result<Response<R>, BoxError>
-    where
-        S: Service<Request<B>, Response = Response<R>>,
-        S::Error: Into<BoxError>,
-    {
-        poll_fn(|context| self.service.poll_ready(context)).await.map_err(Into::into)?;
-        self.service.call(request).await.map_err(Into::into)
-    }
 }
 
 impl<S, B, R, C> Exchange for ServiceExchange<S, B, C>
@@ -277,7 +278,7 @@ where
         let copy = self.copies.copy_body(&body);
         self.next = copy.map(|copy| Request::from_parts(parts.clone(), copy));
         authorize(&mut parts.headers);
-        self.send_one(Request::from_parts(parts, body)).await
+        send(&mut self.service, Request::from_parts(parts, body)).await
     }
 
     fn status(answer: &Response<R>) -> StatusCode {

@@ -180,7 +180,7 @@ tokio::task_local! {
 fn redirects(policy: Arc<ResolvedPolicy>) -> redirect::Policy {
     let usual = redirect::Policy::default();
     redirect::Policy::custom(move |attempt| {
-        // It has no value in a call that the middleware lets pass.
+        // It has no value in calls of safe methods, and in those that the middleware lets pass.
         let _ = IS_REDIRECTED.try_with(|is_redirected| is_redirected.set(true));
         let first = attempt.previous().first().and_then(Origin::of_url);
         if policy.admits(first.as_ref()) && first != Origin::of_url(attempt.url()) {
@@ -220,7 +220,7 @@ impl Middleware for Authorize {
                 call.timeout = request.timeout().copied();
                 let request = Some(request);
                 let mut chain =
-                    Chain { request, sent_to: None, is_redirected: false, extensions, next };
+                    Chain { request, sent_to: None, may_be_done: false, extensions, next };
                 Box::pin(async move { self.authorizer.make(&call, &mut chain).await })
             }
             Ok(None) => next.run(request, extensions),
@@ -240,8 +240,9 @@ struct Chain<'a> {
     request: Option<Request>,
     /// Where it went, if it cannot be sent again.
     sent_to: Option<Box<Url>>,
-    /// Whether the last attempt was redirected.
-    is_redirected: bool,
+    /// Whether the last attempt was of a method that is not safe, and was redirected: then it may
+    /// have been acted on.
+    may_be_done: bool,
     extensions: &'a mut Extensions,
     next: Next<'a>,
 }
@@ -264,10 +265,8 @@ impl Exchange for Chain<'_> {
     type Answer = Response;
     type Error = reqwest_middleware::Error;
 
-    /// A request that was redirected may have been acted on before.
     fn can_repeat(&self) -> bool {
-        let may_repeat = |request: &Request| !self.is_redirected || request.method().is_safe();
-        self.request.as_ref().is_some_and(may_repeat)
+        self.request.is_some() && !self.may_be_done
     }
 
     fn send(
@@ -277,15 +276,21 @@ impl Exchange for Chain<'_> {
     ) -> impl Future<Output = reqwest_middleware::Result<Response>> + Send {
         let sending = self.next_request().map(|mut request| {
             authorize(request.headers_mut());
-            *request.timeout_mut() = timeout;
-            self.next.clone().run(request, self.extensions)
+            if timeout.is_some() {
+                *request.timeout_mut() = timeout;
+            }
+            let is_safe = request.method().is_safe();
+            (self.next.clone().run(request, self.extensions), is_safe)
         });
-        let is_redirected = &mut self.is_redirected;
+        let may_be_done = &mut self.may_be_done;
         async move {
-            let sending = sending?;
+            let (sending, is_safe) = sending?;
+            if is_safe {
+                return sending.await;
+            }
             let noting = async {
                 let answer = sending.await;
-                *is_redirected = IS_REDIRECTED.with(Cell::get);
+                *may_be_done = IS_REDIRECTED.with(Cell::get);
                 answer
             };
             IS_REDIRECTED.scope(Cell::new(false), noting).await
