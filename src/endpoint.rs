@@ -276,6 +276,58 @@ pub(crate) fn secret_bearing_url(setting: &str, text: &str) -> Result<Url, Error
     Err(Error::config(format!("{setting} {problem}")))
 }
 
+/// Where a secret may travel to: the scheme, host and port of a URL (RFC 6454 section 4).
+///
+/// A URL with user info has credentials of its own, and no origin here.
+#[cfg(any(feature = "middleware", feature = "tower"))]
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    scheme: &'a str,
+    host: Host<&'a str>,
+    port: u16,
+}
+
+#[cfg(any(feature = "middleware", feature = "tower"))]
+impl<'a> Origin<'a> {
+    pub(crate) fn of_url(url: &'a Url) -> Option<Self> {
+        let has_user_info = !url.username().is_empty() || url.password().is_some();
+        let port = url.port_or_known_default().filter(|_| !has_user_info)?;
+        Some(Self { scheme: url.scheme(), host: url.host()?, port })
+    }
+
+    /// `None` for a mere path, too. A host that is written otherwise than in a URL's normal form,
+    /// percent-encoded for example, is another one.
+    #[cfg(feature = "tower")]
+    pub(crate) fn of_uri(uri: &'a http::Uri) -> Option<Self> {
+        let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
+        if authority.contains('@') {
+            return None;
+        }
+        let name = uri.host()?;
+        let port = match authority.strip_prefix(name)?.strip_prefix(':') {
+            None | Some("") if scheme.eq_ignore_ascii_case("https") => 443,
+            None | Some("") => 80,
+            Some(port) => port.parse().ok()?,
+        };
+        let host = match name.strip_prefix('[') {
+            Some(address) => Host::Ipv6(address.strip_suffix(']')?.parse().ok()?),
+            None => name.parse().map_or(Host::Domain(name), Host::Ipv4),
+        };
+        Some(Self { scheme, host, port })
+    }
+}
+
+#[cfg(any(feature = "middleware", feature = "tower"))]
+impl PartialEq for Origin<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let is_same_host = match (&self.host, &other.host) {
+            (Host::Domain(ours), Host::Domain(theirs)) => ours.eq_ignore_ascii_case(theirs),
+            (ours, theirs) => ours == theirs,
+        };
+        is_same_host && self.scheme.eq_ignore_ascii_case(other.scheme) && self.port == other.port
+    }
+}
+
 /// Whether what is sent to `url` cannot be read on the way.
 pub(crate) fn is_protected(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
@@ -294,6 +346,59 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Both edges take the same calls for calls to an origin.
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    #[test]
+    fn urls_and_uris_have_the_same_origin() {
+        let is_one_of = |origin: Option<Origin<'_>>, origins: &[Url]| {
+            let mut origins = origins.iter().map(Origin::of_url);
+            origin.is_some() && origins.any(|ours| ours == origin)
+        };
+        let origins =
+            ["https://api.example.com/rest/v4/auth/token", "http://[::1]:81/x", "http://127.0.0.1"]
+                .map(|url| url.parse().unwrap());
+        for (url, expected) in [
+            ("https://api.example.com/rest/v4/me?x=1", true),
+            ("https://api.example.com:443/", true),
+            ("https://api.example.com:0443/", true),
+            ("https://api.example.com:/", true),
+            ("https://API.example.com/", true),
+            ("HTTPS://api.example.com/", true),
+            ("http://[::1]:81/", true),
+            ("http://[0:0::1]:81/", true),
+            ("http://127.0.0.1:80/", true),
+            ("http://127.0.0.1:/", true),
+            ("http://api.example.com/", false),
+            ("http://api.example.com:443/", false),
+            ("https://api.example.com:444/", false),
+            ("https://api.example.com./", false),
+            ("https://api.example.com.evil.example/", false),
+            ("https://api.example.com@evil.example/", false),
+            ("https://evil.example/api.example.com", false),
+            ("https://user@api.example.com/", false),
+            ("https://user:pw@api.example.com:443/", false),
+            ("https://user:443@evil.example/", false),
+            ("https://example.com/", false),
+            ("http://[::1]/", false),
+            ("http://[::2]:81/", false),
+            ("http://127.0.0.1:443/", false),
+            ("https://127.0.0.1/", false),
+        ] {
+            let parsed = url.parse::<Url>().unwrap();
+            assert_eq!(is_one_of(Origin::of_url(&parsed), &origins), expected, "{url}");
+            #[cfg(feature = "tower")]
+            {
+                let uri = url.parse::<http::Uri>().unwrap();
+                assert_eq!(is_one_of(Origin::of_uri(&uri), &origins), expected, "{url} as a URI");
+            }
+        }
+        #[cfg(feature = "tower")]
+        for no_origin in ["/rest/v4/me", "https://api.example.com:99999/", "api.example.com:443"] {
+            let Ok(uri) = no_origin.parse() else { continue };
+            assert_eq!(Origin::of_uri(&uri).map(|origin| origin.port), None, "{no_origin}");
+        }
+    }
 
     #[test]
     fn each_version_has_its_documented_sandbox_urls() {

@@ -1,22 +1,20 @@
-//! Calls by hyper and tower: a layer that authorises them.
+//! Calls by hyper and tower: a layer that authorizes them.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn, ready};
-use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{self, Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http::{Uri, Version};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
-use pin_project_lite::pin_project;
-use smallvec::SmallVec;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::edge::{Call, CallPolicy, Credential, Edge, Wire};
+use crate::edge::{Authorizer, CallPolicy, Exchange};
+use crate::endpoint::Origin;
 use crate::error::Error;
 use crate::manager::{TokenManager, UserHandle};
 use crate::partner::{Partner, PartnerUser};
@@ -30,18 +28,27 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 ///   header that is marked sensitive. An `Authorization` that the call has already is left alone. Its
 ///   URI has to be absolute, as clients want it: of a mere path nobody knows whose it is.
 /// * When the API answers 401, the manager learns which token was refused, and the call is sent once
-///   more with the newer or refreshed one, if its body can be sent again. Else the 401 is returned,
-///   and the token renewed for the next call.
+///   more with the newer or refreshed one, unchanged otherwise, if its body can be sent again. Else
+///   the 401 is returned, and the token renewed for the next call.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
 ///
 /// An empty body can be sent again; [`copy_body`](Self::copy_body) says which others can. Nothing is
 /// buffered. Dropping a call cancels no refresh.
 ///
-/// A layer that follows redirects goes around this one, so that each hop is judged by where it leads
-/// to. Within this one it would take the token along.
+/// A layer that follows redirects goes around this one, so that each hop is a call of its own, which
+/// is authorized by where it leads to and repeated by itself. Within this one it would take the token
+/// along, and a POST that was redirected after it took effect would be made again.
 ///
-/// The service has to be `Clone`, as clients are; its errors are boxed. Without a token a call fails
-/// with this crate's [`Error`] in that box, before it is sent.
+/// The service has to be `Clone`, as clients are; its errors are boxed. Without a token, or without a
+/// newer one after a 401, a call fails with this crate's [`Error`] in that box.
+///
+/// A timeout that is to bound the whole call, its waits included, goes around this layer, such as
+/// tower's `Timeout`. One within it bounds each attempt.
+///
+/// The layered service is always ready. Each attempt waits for the service below when its token is
+/// there, so a user who waits for a token holds no slot of a
+/// [`ConcurrencyLimit`](https://docs.rs/tower/0.5/tower/limit/struct.ConcurrencyLimit.html) or
+/// connection pool below. To shed load, put that layer around this one.
 ///
 /// ```
 /// use http::Request;
@@ -71,53 +78,64 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 #[must_use = "a layer does nothing until it is put on a service"]
 #[derive(Clone)]
 pub struct TokenLayer<C = EmptyBodies> {
-    edge: Edge,
+    authorizer: Authorizer,
     copies: C,
 }
 
 impl UserHandle {
-    /// A tower layer for calls that are made for this user (feature `tower`).
+    /// A tower layer for calls that are made for this user (feature `tower`). A call that has the
+    /// handle of another user as an extension fails with
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn layer(&self) -> TokenLayer {
-        TokenLayer { edge: Edge::of_user(self), copies: EmptyBodies }
+        TokenLayer { authorizer: Authorizer::of_user(self), copies: EmptyBodies }
     }
 }
 
 impl TokenManager {
     /// A tower layer for the calls of many users (feature `tower`): each call has its [`UserHandle`]
-    /// among its extensions. Without one, a call that would be authorised fails
-    /// with [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// among its extensions. Without one, a call that would be authorized fails
+    /// with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with the handle of
+    /// another manager: nothing is sent.
+    ///
+    /// All users share this layer, so nothing above or below it may keep one user's answers or
+    /// cookies for another. A cache above it sees no `Authorization`, by which caches know that an
+    /// answer is not for everybody (RFC 9111 section 3.5); below it, its key needs the user. An app
+    /// that needs a cache or cookies makes one service per user by [`UserHandle::layer`], each with a
+    /// store of its own.
     pub fn layer(&self) -> TokenLayer {
-        TokenLayer { edge: Edge::of_each_call(self.hurdlr()), copies: EmptyBodies }
+        TokenLayer { authorizer: Authorizer::of_each_call(self), copies: EmptyBodies }
     }
 }
 
 impl Partner {
     /// A tower layer for partner-level calls of many users (feature `tower`): each call
     /// has its [`UserId`](crate::UserId) as an extension. Without one it fails with
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a [`UserHandle`],
+    /// since that asks for a user's token.
     pub fn layer(&self) -> TokenLayer {
-        TokenLayer { edge: self.edge(), copies: EmptyBodies }
+        TokenLayer { authorizer: self.authorizer(), copies: EmptyBodies }
     }
 }
 
 impl PartnerUser {
-    /// A tower layer for partner-level calls that are made for this user (feature `tower`).
+    /// A tower layer for partner-level calls that are made for this user (feature `tower`). A call
+    /// that names another user fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn layer(&self) -> TokenLayer {
-        TokenLayer { edge: self.edge(), copies: EmptyBodies }
+        TokenLayer { authorizer: self.authorizer(), copies: EmptyBodies }
     }
 }
 
 impl<C> TokenLayer<C> {
-    /// Which calls are authorised, and what is done about a 429; an
+    /// Which calls are authorized, and what is done about a 429; an
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) names what cannot be used.
     pub fn policy(self, policy: CallPolicy) -> Result<Self, Error> {
-        Ok(Self { edge: self.edge.with_policy(policy)?, ..self })
+        Ok(Self { authorizer: self.authorizer.with_policy(policy)?, ..self })
     }
 
-    /// How a body is had a second time, such as `|body: &Full<Bytes>| Some(body.clone())`. None for
-    /// one that cannot be.
+    /// How to clone a body for a repetition, such as `|body: &Full<Bytes>| Some(body.clone())`.
+    /// `None` for a body that cannot be cloned.
     pub fn copy_body<F>(self, copy: F) -> TokenLayer<F> {
-        TokenLayer { edge: self.edge, copies: copy }
+        TokenLayer { authorizer: self.authorizer, copies: copy }
     }
 }
 
@@ -125,21 +143,20 @@ impl<S: Clone, C: Clone> Layer<S> for TokenLayer<C> {
     type Service = TokenService<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let another = Mutex::new(inner.clone());
-        let shared = Arc::new(Shared { edge: self.edge.clone(), another });
-        TokenService { inner, shared, copies: self.copies.clone() }
+        let authorizer = Arc::new(self.authorizer.clone());
+        TokenService { inner, authorizer, copies: self.copies.clone() }
     }
 }
 
 impl<C> fmt::Debug for TokenLayer<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenLayer").field("edge", &self.edge).finish_non_exhaustive()
+        f.debug_struct("TokenLayer").field("authorizer", &self.authorizer).finish_non_exhaustive()
     }
 }
 
 /// Which bodies can be sent a second time: a closure, or [`EmptyBodies`].
 pub trait CopyBody<B> {
-    /// The same body again, if it can be had.
+    /// A copy of the body, if there can be one.
     fn copy_body(&self, body: &B) -> Option<B>;
 }
 
@@ -159,20 +176,16 @@ impl<B, F: Fn(&B) -> Option<B>> CopyBody<B> for F {
     }
 }
 
-/// What a [`TokenLayer`] makes of a service.
+/// A service under a [`TokenLayer`].
 #[derive(Clone)]
 pub struct TokenService<S, C = EmptyBodies> {
+    /// Never asked whether it is ready: its clones are, one for each call.
     inner: S,
-    shared: Arc<Shared<S>>,
+    authorizer: Arc<Authorizer>,
     copies: C,
 }
 
-struct Shared<S> {
-    edge: Edge,
-    /// To clone for a second attempt. Cloning a service can cost as much as all else that is done
-    /// here, and most calls need none.
-    another: Mutex<S>,
-}
+type CallFuture<R> = Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>;
 
 impl<S, B, R, C> Service<Request<B>> for TokenService<S, C>
 where
@@ -185,114 +198,58 @@ where
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = TokenCall<S, B, C>;
+    type Future = CallFuture<R>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context).map_err(Into::into)
+    /// Always ready. To reserve a slot below before there is a token would keep it from others.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let edge = &self.shared.edge;
-        let begun = if edge.rules.admits_uri(request.uri()) {
-            edge.begin(request.method(), request.headers(), request.extensions())
-        } else {
-            Ok(None)
-        };
-        let call = match begun {
-            Ok(Some(call)) => call,
-            Ok(None) => {
-                let future = self.inner.call(request);
-                return TokenCall { stage: Stage::First { future, rest: None } };
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let origin = Origin::of_uri(request.uri());
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let call = self.authorizer.begin(origin.as_ref(), request.method(), headers, extensions);
+        let (mut service, copies) = (self.inner.clone(), self.copies.clone());
+        match call {
+            Ok(Some(call)) => {
+                let authorizer = Arc::clone(&self.authorizer);
+                let mut exchange = ServiceExchange { service, copies, next: Some(request) };
+                Box::pin(async move { authorizer.make(&call, &mut exchange).await })
             }
-            Err(error) => {
-                let future = Box::pin(ready(Err(error.into())));
-                return TokenCall { stage: Stage::Further { future } };
-            }
-        };
-        let copies = self.copies.clone();
-        let Some(credential) = edge.credential_at_once(&call) else {
-            // It is this one that is ready, and no clone of it.
-            let clone = self.inner.clone();
-            let service = mem::replace(&mut self.inner, clone);
-            let stack = Stack { service, copies, spare: None };
-            let mut attempts = Attempts { first: Some(request), stack };
-            let shared = Arc::clone(&self.shared);
-            let future = Box::pin(async move { shared.edge.make(&call, &mut attempts).await });
-            return TokenCall { stage: Stage::Further { future } };
-        };
-        let spare = Spare::of(&request, &copies);
-        edge.authorise(&call, &credential, request.headers_mut());
-        let future = self.inner.call(request);
-        let shared = Arc::clone(&self.shared);
-        let rest = Some(Rest { shared, call, credential, spare, copies });
-        TokenCall { stage: Stage::First { future, rest } }
+            Ok(None) => Box::pin(async move { send(&mut service, request).await }),
+            Err(error) => Box::pin(ready(Err(error.into()))),
+        }
     }
+}
+
+/// Waits for the service, and sends the request.
+async fn send<S, B, R>(service: &mut S, request: Request<B>) -> Result<Response<R>, BoxError>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    poll_fn(|context| service.poll_ready(context)).await.map_err(Into::into)?;
+    service.call(request).await.map_err(Into::into)
 }
 
 impl<S: fmt::Debug, C> fmt::Debug for TokenService<S, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenService")
             .field("inner", &self.inner)
-            .field("edge", &self.shared.edge)
+            .field("authorizer", &self.authorizer)
             .finish_non_exhaustive()
     }
 }
 
-/// All there is of a request, for another attempt.
-struct Spare<B> {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    /// A map is two allocations, of which a call that succeeds at once would have no use.
-    headers: SmallVec<[(HeaderName, HeaderValue); 4]>,
-    extensions: Extensions,
-    body: B,
-}
-
-impl<B> Spare<B> {
-    /// None where there is no other body.
-    fn of(request: &Request<B>, copies: &impl CopyBody<B>) -> Option<Self> {
-        let body = copies.copy_body(request.body())?;
-        let headers = request.headers().iter();
-        Some(Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
-            extensions: request.extensions().clone(),
-            body,
-        })
-    }
-
-    fn into_request(self) -> Request<B> {
-        let mut request = Request::new(self.body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.version_mut() = self.version;
-        *request.headers_mut() = HeaderMap::with_capacity(self.headers.len() + 1);
-        request
-            .headers_mut()
-            .extend(self.headers.into_iter().map(|(name, value)| (Some(name), value)));
-        *request.extensions_mut() = self.extensions;
-        request
-    }
-}
-
-/// The service below, and the request for as long as it can be sent again.
-struct Stack<S, B, C> {
+/// The attempts of one call.
+struct ServiceExchange<S, B, C> {
     service: S,
     copies: C,
-    spare: Option<Spare<B>>,
+    /// The request of the next attempt, if there can be one.
+    next: Option<Request<B>>,
 }
 
-/// What is sent through a [`Stack`], till there is an answer for the caller.
-struct Attempts<S, B, C> {
-    /// None once it was sent.
-    first: Option<Request<B>>,
-    stack: Stack<S, B, C>,
-}
-
-impl<S, B, R, C> Wire for Attempts<S, B, C>
+impl<S, B, R, C> Exchange for ServiceExchange<S, B, C>
 where
     S: Service<Request<B>, Response = Response<R>> + Send,
     S::Error: Into<BoxError> + Send,
@@ -305,22 +262,23 @@ where
     type Error = BoxError;
 
     fn can_repeat(&self) -> bool {
-        self.stack.spare.is_some()
+        self.next.is_some()
     }
 
+    /// A timeout of the caller's is around the layer.
     async fn send(
         &mut self,
-        authorise: impl FnOnce(&mut HeaderMap) + Send,
+        _: Option<Duration>,
+        authorize: impl FnOnce(&mut HeaderMap) + Send,
     ) -> Result<Response<R>, BoxError> {
-        let spare = || self.stack.spare.take().map(Spare::into_request);
-        let Some(mut request) = self.first.take().or_else(spare) else {
+        let Some(request) = self.next.take() else {
             return Err(Error::config("the call cannot be sent again").into());
         };
-        self.stack.spare = Spare::of(&request, &self.stack.copies);
-        authorise(request.headers_mut());
-        poll_fn(|context| self.stack.service.poll_ready(context)).await.map_err(Into::into)?;
-        let answer = self.stack.service.call(request);
-        answer.await.map_err(Into::into)
+        let (mut parts, body) = request.into_parts();
+        let copy = self.copies.copy_body(&body);
+        self.next = copy.map(|copy| Request::from_parts(parts.clone(), copy));
+        authorize(&mut parts.headers);
+        send(&mut self.service, Request::from_parts(parts, body)).await
     }
 
     fn status(answer: &Response<R>) -> StatusCode {
@@ -331,93 +289,12 @@ where
         answer.headers()
     }
 
-    /// What follows redirects is around the layer.
+    /// A layer that follows redirects is around this one.
     fn is_of_api(&self, _: &Response<R>) -> bool {
         true
     }
 
     fn failed(error: Error) -> BoxError {
         error.into()
-    }
-}
-
-/// How the rest of a call goes on after its first attempt.
-struct Rest<S, B, C> {
-    shared: Arc<Shared<S>>,
-    call: Call,
-    credential: Credential,
-    spare: Option<Spare<B>>,
-    copies: C,
-}
-
-type Boxed<R> = Pin<Box<dyn Future<Output = Result<R, BoxError>> + Send>>;
-
-pin_project! {
-    /// The future of a [`TokenService`]. It takes no memory of its own for a call that has a token
-    /// at once and needs no second attempt.
-    #[must_use = "futures do nothing unless awaited"]
-    pub struct TokenCall<S, B, C>
-    where
-        S: Service<Request<B>>,
-    {
-        #[pin]
-        stage: Stage<S, B, C>,
-    }
-}
-
-pin_project! {
-    #[project = Project]
-    enum Stage<S, B, C>
-    where
-        S: Service<Request<B>>,
-    {
-        First { #[pin] future: S::Future, rest: Option<Rest<S, B, C>> },
-        Further { future: Boxed<S::Response> },
-    }
-}
-
-impl<S: Service<Request<B>>, B, C> fmt::Debug for TokenCall<S, B, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenCall").finish_non_exhaustive()
-    }
-}
-
-impl<S, B, R, C> Future for TokenCall<S, B, C>
-where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-    S::Error: Into<BoxError> + Send,
-    S::Future: Send,
-    B: Send + 'static,
-    R: Send + 'static,
-    C: CopyBody<B> + Send + 'static,
-{
-    type Output = Result<Response<R>, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut stage = self.project().stage;
-        let (rest, answer) = match stage.as_mut().project() {
-            Project::First { future, rest } => {
-                let answer = task::ready!(future.poll(context)).map_err(Into::into)?;
-                if !Call::judges(answer.status()) {
-                    return Poll::Ready(Ok(answer));
-                }
-                match rest.take() {
-                    Some(rest) => (rest, answer),
-                    None => return Poll::Ready(Ok(answer)),
-                }
-            }
-            Project::Further { future } => return future.as_mut().poll(context),
-        };
-        let Rest { shared, call, credential, spare, copies } = rest;
-        let service = shared.another.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let stack = Stack { service, copies, spare };
-        let mut attempts = Attempts { first: None, stack };
-        let mut future: Boxed<_> =
-            Box::pin(
-                async move { shared.edge.finish(&call, &mut attempts, credential, answer).await },
-            );
-        let polled = future.as_mut().poll(context);
-        stage.set(Stage::Further { future });
-        polled
     }
 }

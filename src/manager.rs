@@ -331,6 +331,12 @@ impl TokenManager {
         UserHandle::new(self.users.entry(RowKind::Login, id))
     }
 
+    /// Whether `user` is a handle of this manager, or of a clone of it.
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    pub(crate) fn has_made(&self, user: &UserHandle) -> bool {
+        Arc::ptr_eq(&user.entry.context, &self.context)
+    }
+
     /// A user whose token is granted by client credentials, whenever that is needed. Nothing is
     /// sent until somebody reads.
     #[must_use]

@@ -1,15 +1,18 @@
-//! Calls by `reqwest`: a middleware that authorises them.
+//! Calls by `reqwest`: a middleware that authorizes them.
 
+use std::cell::Cell;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Extensions, HeaderMap, StatusCode};
 use reqwest::{Request, Response, redirect};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use url::Url;
 
-use crate::edge::{CallPolicy, Edge, Rules, Wire};
+use crate::edge::{Authorizer, CallPolicy, Exchange, ResolvedPolicy};
+use crate::endpoint::Origin;
 use crate::error::Error;
 use crate::manager::{TokenManager, UserHandle};
 use crate::partner::{Partner, PartnerUser};
@@ -21,16 +24,24 @@ use crate::transport;
 /// * A call to the provider's origin, or to another one of the [`CallPolicy`], gets the token, in a
 ///   header that is marked sensitive. An `Authorization` that the call has already is left alone.
 /// * When the API answers 401, the manager learns which token was refused, and the call is sent once
-///   more with the newer or refreshed one, if its body can be sent again. Else the 401 is returned,
-///   and the token renewed for the next call.
+///   more with the newer or refreshed one, unchanged otherwise, if its body can be sent again. Else
+///   the 401 is returned, and the token renewed for the next call.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
-/// * A redirect within the origin is followed. One that leads elsewhere is handed to the caller as it
-///   came.
+/// * A redirect within the origin is followed. One that leads elsewhere, or to a URL with user
+///   info, is handed to the caller as it came. Behind a redirect, a 401 or 429 is healed for safe methods only (RFC 9110 section 9.2.1):
+///   another request may have been acted on before it was redirected.
 ///
 /// Bodies that stream are not buffered, and so are sent once. Dropping a call cancels no refresh.
 ///
-/// Without a token a call fails before it is sent. The cause is this crate's: `error.downcast_ref`
-/// on what [`reqwest_middleware::Error::Middleware`] holds.
+/// The timeout of a request (`RequestBuilder::timeout`) bounds the whole call: the wait for a token,
+/// pauses and all attempts. A call whose time is over while it waits for a token fails with
+/// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), and during an attempt with `reqwest`'s error.
+/// The client's timeouts (`ClientBuilder::timeout` and `read_timeout`) bound each attempt alone, since
+/// a middleware cannot read them.
+///
+/// Without a token a call fails before it is sent, and without a newer one after a 401 it fails too.
+/// The cause is this crate's: `error.downcast_ref` on what [`reqwest_middleware::Error::Middleware`]
+/// holds.
 ///
 /// ```
 /// use hurdlr_oauth2::store::MemoryStore;
@@ -55,20 +66,28 @@ use crate::transport;
 #[must_use = "it does nothing until a client is made with it"]
 #[derive(Clone, Debug)]
 pub struct TokenMiddleware {
-    edge: Edge,
+    authorizer: Authorizer,
 }
 
 impl UserHandle {
-    /// Calls by `reqwest` that are made for this user (feature `middleware`).
+    /// Calls by `reqwest` that are made for this user (feature `middleware`). A call that has the
+    /// handle of another user as an extension fails with
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: Edge::of_user(self) }
+        TokenMiddleware { authorizer: Authorizer::of_user(self) }
     }
 }
 
 impl TokenManager {
     /// Calls by `reqwest` for many users with one client (feature `middleware`): each call has its
     /// [`UserHandle`] as an extension. Without one, a call that would be
-    /// authorised fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// authorized fails with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with
+    /// the handle of another manager: nothing is sent.
+    ///
+    /// All users share this client, so it must keep no user's answers for another one. Add no cache
+    /// whose key lacks the user, and set no `ClientBuilder::cookie_store`: a session cookie of one
+    /// user would go along with the calls of the next, beside their token. An app that needs either
+    /// makes one client per user by [`UserHandle::middleware`], each with a store of its own.
     ///
     /// ```
     /// # use hurdlr_oauth2::store::MemoryStore;
@@ -91,31 +110,33 @@ impl TokenManager {
     /// # }
     /// ```
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: Edge::of_each_call(self.hurdlr()) }
+        TokenMiddleware { authorizer: Authorizer::of_each_call(self) }
     }
 }
 
 impl Partner {
     /// Partner-level calls by `reqwest` of many users (feature `middleware`): each call
     /// has its [`UserId`](crate::UserId) as an extension. Without one it fails with
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a
+    /// [`UserHandle`], since that asks for a user's token.
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: self.edge() }
+        TokenMiddleware { authorizer: self.authorizer() }
     }
 }
 
 impl PartnerUser {
-    /// Partner-level calls by `reqwest` that are made for this user (feature `middleware`).
+    /// Partner-level calls by `reqwest` that are made for this user (feature `middleware`). A call
+    /// that names another user fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { edge: self.edge() }
+        TokenMiddleware { authorizer: self.authorizer() }
     }
 }
 
 impl TokenMiddleware {
-    /// Which calls are authorised, and what is done about a 429; an
+    /// Which calls are authorized, and what is done about a 429; an
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) names what cannot be used.
     pub fn policy(self, policy: CallPolicy) -> Result<Self, Error> {
-        Ok(Self { edge: self.edge.with_policy(policy)? })
+        Ok(Self { authorizer: self.authorizer.with_policy(policy)? })
     }
 
     /// A client with this middleware, to which others can be added: those see each attempt.
@@ -123,65 +144,84 @@ impl TokenMiddleware {
     /// The client is made here because its redirect policy is part of the promise. `reqwest` takes
     /// the token off when it follows a redirect to another origin, and puts it on again when that
     /// one redirects to itself. So whatever policy the builder has is replaced: calls that are
-    /// authorised are followed within their origin only, all others as `reqwest` does it.
+    /// authorized are followed within their origin only, all others as `reqwest` does it.
     ///
     /// `configure` gets a builder that asks for rustls by name, with the feature of that name. On
     /// top of what it sets come these: certificates are verified, TLS keys and what is sent are not
     /// logged, and where an origin of the policy is plain `http` on a loopback host, no call goes
     /// through a proxy, and `localhost` is this machine.
     ///
+    /// Cookies that `configure` has the client keep, and what a cache middleware keeps, are for all
+    /// calls of the client. Both are for the client of one user only, see
+    /// [`TokenManager::middleware`]. It cannot be refused here: a builder does not tell what was set.
+    ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) where `reqwest` cannot build the client.
     pub fn client(
         self,
         configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
     ) -> Result<ClientBuilder, Error> {
-        let rules = &self.edge.rules;
+        let policy = &self.authorizer.policy;
         let client = configure(transport::client_builder());
-        let client = transport::protected(client, rules.admit_plain_http());
-        let client = client.redirect(redirects(Arc::clone(rules))).build();
+        let client = transport::protected(client, policy.admit_plain_http());
+        let client = client.redirect(redirects(Arc::clone(policy))).build();
         let client = client.map_err(|source| {
             Error::config("the HTTP client cannot be built").caused_by(source.without_url())
         })?;
-        Ok(ClientBuilder::new(client).with(Authorised { edge: self.edge }))
+        Ok(ClientBuilder::new(client).with(Authorize { authorizer: self.authorizer }))
     }
 }
 
-fn redirects(rules: Arc<Rules>) -> redirect::Policy {
+tokio::task_local! {
+    /// Whether this attempt was redirected. `reqwest` asks the redirect policy in the task of the
+    /// call, but does not say which call it is.
+    static IS_REDIRECTED: Cell<bool>;
+}
+
+fn redirects(policy: Arc<ResolvedPolicy>) -> redirect::Policy {
     let usual = redirect::Policy::default();
-    redirect::Policy::custom(move |attempt| match attempt.previous().first() {
-        Some(first) if rules.admits_url(first) && first.origin() != attempt.url().origin() => {
-            attempt.stop()
+    redirect::Policy::custom(move |attempt| {
+        // It has no value in calls of safe methods, and in those that the middleware lets pass.
+        let _ = IS_REDIRECTED.try_with(|is_redirected| is_redirected.set(true));
+        let first = attempt.previous().first().and_then(Origin::of_url);
+        if policy.admits(first.as_ref()) && first != Origin::of_url(attempt.url()) {
+            return attempt.stop();
         }
-        _ => usual.redirect(attempt),
+        usual.redirect(attempt)
     })
 }
 
 /// The middleware itself. Nobody else has it, since any other client might follow a redirect with
 /// the token.
-struct Authorised {
-    edge: Edge,
+struct Authorize {
+    authorizer: Authorizer,
 }
 
-impl Middleware for Authorised {
+impl Middleware for Authorize {
     /// Written out, so that a call has one box, and that a small one.
-    fn handle<'edge, 'call, 'next, 'all>(
-        &'edge self,
+    fn handle<'own, 'call, 'next, 'all>(
+        &'own self,
         request: Request,
         extensions: &'call mut Extensions,
         next: Next<'next>,
     ) -> Sending<'all>
     where
-        'edge: 'all,
+        'own: 'all,
         'call: 'all,
         'next: 'all,
     {
-        if !self.edge.rules.admits_url(request.url()) {
-            return next.run(request, extensions);
-        }
-        match self.edge.begin(request.method(), request.headers(), extensions) {
-            Ok(Some(call)) => {
-                let mut chain = Chain { request: Some(request), sent_to: None, extensions, next };
-                Box::pin(async move { self.edge.make(&call, &mut chain).await })
+        let origin = Origin::of_url(request.url());
+        match self.authorizer.begin(
+            origin.as_ref(),
+            request.method(),
+            request.headers(),
+            extensions,
+        ) {
+            Ok(Some(mut call)) => {
+                call.timeout = request.timeout().copied();
+                let request = Some(request);
+                let mut chain =
+                    Chain { request, sent_to: None, may_be_done: false, extensions, next };
+                Box::pin(async move { self.authorizer.make(&call, &mut chain).await })
             }
             Ok(None) => next.run(request, extensions),
             Err(error) => Box::pin(ready(Err(failed(error)))),
@@ -200,6 +240,9 @@ struct Chain<'a> {
     request: Option<Request>,
     /// Where it went, if it cannot be sent again.
     sent_to: Option<Box<Url>>,
+    /// Whether the last attempt was of a method that is not safe, and was redirected: then it may
+    /// have been acted on.
+    may_be_done: bool,
     extensions: &'a mut Extensions,
     next: Next<'a>,
 }
@@ -218,23 +261,40 @@ impl Chain<'_> {
     }
 }
 
-impl Wire for Chain<'_> {
+impl Exchange for Chain<'_> {
     type Answer = Response;
     type Error = reqwest_middleware::Error;
 
     fn can_repeat(&self) -> bool {
-        self.request.is_some()
+        self.request.is_some() && !self.may_be_done
     }
 
     fn send(
         &mut self,
-        authorise: impl FnOnce(&mut HeaderMap) + Send,
+        timeout: Option<Duration>,
+        authorize: impl FnOnce(&mut HeaderMap) + Send,
     ) -> impl Future<Output = reqwest_middleware::Result<Response>> + Send {
         let sending = self.next_request().map(|mut request| {
-            authorise(request.headers_mut());
-            self.next.clone().run(request, self.extensions)
+            authorize(request.headers_mut());
+            if timeout.is_some() {
+                *request.timeout_mut() = timeout;
+            }
+            let is_safe = request.method().is_safe();
+            (self.next.clone().run(request, self.extensions), is_safe)
         });
-        async move { sending?.await }
+        let may_be_done = &mut self.may_be_done;
+        async move {
+            let (sending, is_safe) = sending?;
+            if is_safe {
+                return sending.await;
+            }
+            let noting = async {
+                let answer = sending.await;
+                *may_be_done = IS_REDIRECTED.with(Cell::get);
+                answer
+            };
+            IS_REDIRECTED.scope(Cell::new(false), noting).await
+        }
     }
 
     fn status(answer: &Response) -> StatusCode {
@@ -247,7 +307,7 @@ impl Wire for Chain<'_> {
 
     fn is_of_api(&self, answer: &Response) -> bool {
         let sent_to = self.request.as_ref().map(Request::url).or(self.sent_to.as_deref());
-        sent_to.is_some_and(|url| url.origin() == answer.url().origin())
+        sent_to.is_some_and(|url| Origin::of_url(url) == Origin::of_url(answer.url()))
     }
 
     fn failed(error: Error) -> reqwest_middleware::Error {

@@ -12,7 +12,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::clock::{Clock, SharedClock, SystemClock};
-use crate::edge::{Edge, Who};
+use crate::edge::{Authorizer, Principal};
 use crate::endpoint::{ApiVersion, Environment};
 use crate::error::Error;
 use crate::token::sensitive;
@@ -20,7 +20,7 @@ use crate::user::UserId;
 
 const USER_ID: HeaderName = HeaderName::from_static("userid");
 
-/// Partner-level calls of API v5: authorised by your app's own credentials, as `Authorization:
+/// Partner-level calls of API v5: authorized by your app's own credentials, as `Authorization:
 /// Basic` (RFC 7617), and made for the user whom the header `userId` names.
 ///
 /// It is a type of its own, so that nobody calls with all of the app's rights where a user's token
@@ -49,7 +49,7 @@ pub struct Partner {
 
 impl Partner {
     /// Takes the app's credentials, and where its calls go to: those to the environment's origin are
-    /// authorised.
+    /// authorized.
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an id that Basic cannot carry or an
     /// environment that cannot be used.
@@ -90,10 +90,10 @@ impl Partner {
         self
     }
 
-    /// The edge of calls that each say by an extension whom they are made for.
-    pub(crate) fn edge(&self) -> Edge {
-        Edge::of_partner(
-            Who::PartnerOfEachCall(Box::new(self.clone())),
+    /// Authorizes calls that each name their user by an extension.
+    pub(crate) fn authorizer(&self) -> Authorizer {
+        Authorizer::of_partner(
+            Principal::PartnerOfEachCall(Box::new(self.clone())),
             &self.home,
             self.clock.clone(),
         )
@@ -131,12 +131,16 @@ pub struct PartnerUser {
 }
 
 impl PartnerUser {
-    pub(crate) fn edge(&self) -> Edge {
+    pub(crate) fn authorizer(&self) -> Authorizer {
         let (home, clock) = (&self.partner.home, self.partner.clock.clone());
-        Edge::of_partner(Who::Partner(Box::new(self.clone())), home, clock)
+        Authorizer::of_partner(Principal::Partner(Box::new(self.clone())), home, clock)
     }
 
-    pub(crate) fn authorise(&self, headers: &mut HeaderMap) {
+    pub(crate) fn is(&self, id: &UserId) -> bool {
+        self.user_id == *id.as_str()
+    }
+
+    pub(crate) fn authorize(&self, headers: &mut HeaderMap) {
         headers.insert(AUTHORIZATION, self.partner.authorization.clone());
         headers.insert(USER_ID, self.user_id.clone());
     }

@@ -24,19 +24,24 @@ use hurdlr_oauth2::reqwest_middleware::{self, ClientBuilder, ClientWithMiddlewar
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault, Gate, ManualClock};
 use hurdlr_oauth2::{
-    CallPolicy, Clock, Error, ErrorKind, Partner, Timestamp, Token, TokenLayer, TokenManager,
-    TokenMiddleware, UserId, reqwest,
+    ApiVersion, CallPolicy, Clock, Error, ErrorKind, Partner, PartnerUser, Timestamp, Token,
+    TokenLayer, TokenManager, TokenMiddleware, UserId, reqwest,
 };
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use reqwest::ResponseBuilderExt;
 use site::{HOUR, SECOND, Site, access};
 use support::{RawServer, Reply, everything_said};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Notify};
+use tower::limit::ConcurrencyLimit;
+use tower::timeout::Timeout;
+use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceExt};
 use tower_http::follow_redirect::FollowRedirectLayer;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
+type Call<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
 const SHORT: Duration = Duration::from_secs(30);
 const HEADERS: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
@@ -175,6 +180,24 @@ impl Kind {
             Self::Layer => by_layer(manager.layer(), policy),
         }
     }
+
+    fn of_partner(self, partner: &Partner, policy: CallPolicy) -> Edge {
+        match self {
+            Self::Middleware => by_middleware(partner.middleware(), policy),
+            Self::Layer => by_layer(partner.layer(), policy),
+        }
+    }
+
+    fn of_partner_user(self, user: &PartnerUser, policy: CallPolicy) -> Edge {
+        match self {
+            Self::Middleware => by_middleware(user.middleware(), policy),
+            Self::Layer => by_layer(user.layer(), policy),
+        }
+    }
+}
+
+fn partner_at(api: &RawServer) -> Partner {
+    Partner::new("app", &"secret-marker".into(), &api.base_url().into()).unwrap()
 }
 
 fn by_middleware(middleware: TokenMiddleware, policy: CallPolicy) -> Edge {
@@ -608,6 +631,85 @@ async fn one_client_serves_many_users_and_none_without_a_name() {
     }
 }
 
+/// No client takes a user of another manager: it would send that one's token to its own host.
+#[tokio::test]
+async fn another_managers_user_is_refused_unsent() {
+    let bob = UserId::new("bob").unwrap();
+    for kind in KINDS {
+        let (stage, other) = (Stage::new().await, Site::of(ApiVersion::V6));
+        let foreign = other.manager();
+        let (api, elsewhere) =
+            (RawServer::replying([answer(200)]).await, RawServer::replying([answer(200)]).await);
+        let policy = || CallPolicy::default().origin(api.base_url());
+        let edges = [
+            kind.of_manager(&stage.manager, policy()),
+            kind.of_user(&stage.user, policy()),
+            kind.of_partner(&partner_at(&api), policy()),
+        ];
+        for edge in edges {
+            for user in [foreign.enterprise_user(&bob), foreign.partner(), foreign.user(&bob)] {
+                for url in [api.base_url(), elsewhere.base_url()] {
+                    for headers in [vec![], vec![(AUTHORIZATION, "Bearer own")]] {
+                        let mut request = Request::get(&url).extension(user.clone());
+                        for (name, value) in headers {
+                            request = request.header(name, value);
+                        }
+                        let request = request.extension(bob.clone()).body(TestBody::default());
+                        let error = edge.clone().send(request.unwrap()).await.unwrap_err();
+                        assert_eq!(error.kind(), ErrorKind::Config, "{kind:?}");
+                    }
+                }
+            }
+        }
+        assert!(api.requests().is_empty() && elsewhere.requests().is_empty(), "{kind:?}");
+        assert_eq!(other.fake.count().total(), 0, "{kind:?}");
+
+        // A clone of the manager is the same one.
+        let user = stage.manager.clone().user(stage.user.id());
+        for edge in [
+            kind.of_manager(&stage.manager, policy()),
+            kind.of_user(&stage.user, policy()),
+            kind.of_manager(&stage.manager.clone(), policy()),
+        ] {
+            let request = Request::get(api.base_url()).extension(user.clone());
+            let answer = edge.send(request.body(TestBody::default()).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), 200, "{kind:?}");
+        }
+    }
+}
+
+/// A client of one user sends no call that names somebody else.
+#[tokio::test]
+async fn one_users_client_refuses_anybody_else() {
+    let bob = UserId::new("bob").unwrap();
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let api = RawServer::replying([answer(200)]).await;
+        let policy = || CallPolicy::default().origin(api.base_url());
+        let ann = kind.of_user(&stage.user, policy());
+        let others = [stage.manager.user(&bob), stage.manager.enterprise_user(stage.user.id())];
+        for other in others {
+            let request = Request::get(api.base_url()).extension(other);
+            let error = ann.clone().send(request.body(TestBody::default()).unwrap()).await;
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::Config, "{kind:?}");
+        }
+        let partner = partner_at(&api);
+        let ann = kind.of_partner_user(&partner.user(stage.user.id()).unwrap(), policy());
+        let request = || Request::get(api.base_url());
+        let all_rights = request().extension(stage.user.clone());
+        for request in [request().extension(bob.clone()), all_rights] {
+            let error = ann.clone().send(request.body(TestBody::default()).unwrap()).await;
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::Config, "{kind:?}");
+        }
+        assert!(api.requests().is_empty(), "{kind:?}");
+        let request = request().extension(stage.user.id().clone());
+        assert_eq!(
+            ann.send(request.body(TestBody::default()).unwrap()).await.unwrap().status(),
+            200
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_call_without_a_token_is_not_sent_and_says_why() {
     for kind in KINDS {
@@ -764,6 +866,471 @@ async fn the_layer_calls_a_service_only_after_that_one_said_it_is_ready() {
     }
 }
 
+/// An API that redirects a change of its entries, once made, to a page that answers the first call
+/// with `refusal`. Remembers the method and path of each request.
+async fn redirecting(
+    status: u16,
+    to: &'static str,
+    refusal: u16,
+) -> (String, Arc<Mutex<Vec<String>>>) {
+    let requests = Arc::<Mutex<Vec<String>>>::default();
+    let (seen, refused) = (Arc::clone(&requests), AtomicUsize::new(0));
+    let answer = move |method: &Method, path: &str| {
+        seen.lock().unwrap().push(format!("{method} {path}"));
+        let response = Response::builder();
+        if path == "/entries" && !method.is_safe() {
+            response.status(status).header("location", to)
+        } else if refused.fetch_add(1, Ordering::SeqCst) == 0 {
+            response.status(refusal).header("retry-after", "1")
+        } else {
+            response
+        }
+    };
+    let answer = Arc::new(answer);
+    let api = axum::Router::new().fallback(move |method: Method, uri: http::Uri| {
+        let response = answer(&method, uri.path()).body(axum::body::Body::empty()).unwrap();
+        std::future::ready(response)
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, api).await });
+    (url, requests)
+}
+
+/// A request that was answered by a redirect may have been acted on: it is not made again, whatever
+/// the page behind the redirect says.
+#[tokio::test]
+async fn redirected_change_is_made_once() {
+    for kind in KINDS {
+        for (status, to) in [
+            (301, "/done"),
+            (302, "/done"),
+            (302, "/entries"),
+            (303, "/done"),
+            (303, "/entries"),
+            (307, "/done"),
+            (308, "/done"),
+        ] {
+            for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+                if to == "/entries" && status == 302 && method != Method::POST {
+                    continue; // clients go on by the same method, for ever
+                }
+                for refusal in [401, 429] {
+                    let name = format!("{kind:?} {method} {status} {to} {refusal}");
+                    let stage = Stage::new().await;
+                    let (url, requests) = redirecting(status, to, refusal).await;
+                    let policy = CallPolicy::default().origin(&url).repeat_every_method(true);
+                    let edge = kind.of_user(&stage.user, policy);
+                    let entries = format!("{url}/entries");
+                    let mut changes = stage.user.subscribe();
+                    let got = edge.call(method.clone(), &entries, Content::None).await;
+                    if refusal == 401 {
+                        // In the background, where nobody waits for it.
+                        assert_eq!(changes.next().await, TokenEvent::NewToken, "{name}");
+                    }
+
+                    let requests = requests.lock().unwrap().clone();
+                    let made = requests.iter().filter(|it| **it == format!("{method} /entries"));
+                    assert_eq!(made.count(), 1, "{name}: {requests:?}");
+                    // Each hop is a call of the layer's, which repeats the one that was refused.
+                    let expected = match kind {
+                        Kind::Middleware => (refusal, 2),
+                        Kind::Layer => (200, 3),
+                    };
+                    assert_eq!((got, requests.len()), expected, "{name}: {requests:?}");
+                    assert_eq!(stage.site.refreshes(), u64::from(refusal == 401), "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// To read again changes nothing, so a refused call heals behind a redirect, too.
+#[tokio::test]
+async fn redirected_read_is_repeated() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let redirect = || Reply::answer(302, "Location: /there\r\n", "");
+        let replies = match kind {
+            Kind::Middleware => vec![redirect(), answer(401), redirect(), answer(200)],
+            Kind::Layer => vec![redirect(), answer(401), answer(200)],
+        };
+        let api = RawServer::replying(replies).await;
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        assert_eq!(edge.get(&api.base_url()).await, 200, "{kind:?}");
+        assert_ne!(access(&stage.user.token().await.unwrap()), stage.old, "{kind:?}");
+    }
+}
+
+/// A URL with user info has credentials of its own, also where a redirect leads to it.
+#[tokio::test]
+async fn redirect_to_user_info_gets_no_token() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let there = Arc::new(Mutex::new(None));
+        let location = Arc::clone(&there);
+        // The second answer has no redirect, nor has any later one.
+        let api = RawServer::answering(move || match location.lock().unwrap().take() {
+            Some(port) => {
+                let location = format!("Location: http://user:pw@127.0.0.1:{port}/there\r\n");
+                Reply::answer(302, &location, "")
+            }
+            None => answer(200),
+        });
+        let api = api.await;
+        *there.lock().unwrap() = Some(api.port());
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        let request = Request::get(format!("{}/here", api.base_url())).body(TestBody::default());
+        let _ = edge.send(request.unwrap()).await;
+        for request in api.requests() {
+            let is_first = request.starts_with("GET /here ");
+            let has_token = request.contains(&stage.old);
+            assert_eq!(has_token, is_first, "{kind:?}: {request}");
+        }
+    }
+}
+
+/// Where no newer token is to be had, the 401 alone would not say what to do.
+#[tokio::test]
+async fn refusal_without_newer_token_says_why() {
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        stage.site.fake.revoke_everything("ann");
+        let api = RawServer::replying([answer(401)]).await;
+        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+        let request = Request::get(api.base_url()).body(TestBody::default()).unwrap();
+        let error = edge.send(request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LoginRequired, "{kind:?}");
+        assert_eq!(api.requests().len(), 1, "{kind:?}");
+    }
+}
+
+/// The timeout of a request bounds the whole call: the wait for a token, pauses, all attempts.
+#[tokio::test]
+async fn request_timeout_bounds_whole_call() {
+    /// Notes how long each attempt may take.
+    #[derive(Clone, Default)]
+    struct Timeouts(Arc<Mutex<Vec<Option<Duration>>>>);
+
+    #[async_trait::async_trait]
+    impl reqwest_middleware::Middleware for Timeouts {
+        async fn handle(
+            &self,
+            request: reqwest::Request,
+            extensions: &mut http::Extensions,
+            next: Next<'_>,
+        ) -> reqwest_middleware::Result<reqwest::Response> {
+            self.0.lock().unwrap().push(request.timeout().copied());
+            next.run(request, extensions).await
+        }
+    }
+
+    let stage = Stage::new().await;
+    let api = RawServer::replying([limited("7"), answer(200), limited("7"), answer(200)]).await;
+    let timeouts = Timeouts::default();
+    let policy = CallPolicy::default().origin(api.base_url());
+    let client = stage.manager.middleware().policy(policy).unwrap();
+    let client = client.client(|builder| builder).unwrap().with(timeouts.clone()).build();
+    let call = |user: &UserHandle, timeout: Option<u64>| {
+        let call = client.get(api.base_url()).with_extension(user.clone());
+        match timeout {
+            Some(seconds) => call.timeout(Duration::from_secs(seconds)),
+            None => call,
+        }
+    };
+
+    // The clock of the test goes on by itself, too.
+    let about = |index: usize, seconds: u64| {
+        let timeout: Option<Duration> = timeouts.0.lock().unwrap()[index];
+        let under = timeout.is_some_and(|timeout| timeout <= Duration::from_secs(seconds));
+        assert!(under && timeout > Some(Duration::from_secs(seconds - 5)), "{timeout:?}");
+    };
+    assert_eq!(call(&stage.user, Some(20)).send().await.unwrap().status(), 200);
+    about(0, 20);
+    about(1, 13);
+    // A pause that does not fit is not begun.
+    assert_eq!(call(&stage.user, Some(6)).send().await.unwrap().status(), 429);
+    assert_eq!(stage.waits(), [Duration::from_secs(7)]);
+    about(2, 6);
+    assert_eq!(call(&stage.user, None).send().await.unwrap().status(), 200);
+    assert_eq!(timeouts.0.lock().unwrap()[3..], [None]);
+
+    let gate = Gate::closed();
+    stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+    let cold = stage.manager.enterprise_user(&UserId::new("cold").unwrap());
+    let error = soon(call(&cold, Some(20)).send()).await.unwrap_err();
+    let reqwest_middleware::Error::Middleware(error) = error else { panic!("{error:?}") };
+    assert_eq!(error.downcast_ref::<Error>().unwrap().kind(), ErrorKind::TimedOut);
+    assert_eq!(api.requests().len(), 4);
+    // The refresh goes on.
+    gate.open();
+    cold.token().await.unwrap();
+    assert_eq!(stage.site.fake.count().grant("client_credentials"), 1);
+}
+
+/// A timeout above the layer bounds the whole call, and cancels no refresh.
+#[tokio::test(start_paused = true)]
+async fn timeout_above_layer_bounds_call() {
+    let stage = Stage::new().await;
+    let gate = Gate::closed();
+    stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+    let cold = stage.manager.enterprise_user(&UserId::new("cold").unwrap());
+    let busy = tower::service_fn(|_: Request<TestBody>| {
+        let response = Response::builder().status(429).header("retry-after", "40");
+        std::future::ready(Ok::<_, BoxError>(response.body(()).unwrap()))
+    });
+    let service = stage.manager.layer().copy_body(TestBody::copy).layer(busy);
+    for user in [&cold, &stage.user] {
+        let request = Request::get(stage.site.fake.base_url().as_str()).extension(user.clone());
+        let bounded = Timeout::new(service.clone(), 5 * SECOND);
+        let error = bounded.oneshot(request.body(TestBody::default()).unwrap()).await.unwrap_err();
+        assert!(error.is::<Elapsed>(), "{error:?}");
+    }
+    gate.open();
+    cold.token().await.unwrap();
+    assert_eq!(stage.site.fake.count().grant("client_credentials"), 1);
+}
+
+/// What is sent again is what was sent, all values of a header that has several included.
+#[tokio::test]
+async fn repeated_call_keeps_all_header_values() {
+    let without_token = |request: &str| {
+        let lines = request.lines().filter(|line| !line.starts_with("authorization: "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for kind in KINDS {
+        for refusal in [answer(401), limited("0")] {
+            let stage = Stage::new().await;
+            let api = RawServer::replying([refusal, answer(200)]).await;
+            let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
+            let request = Request::put(format!("{}/x?y=z", api.base_url()))
+                .header("accept", "application/json")
+                .header("x-app", "one")
+                .header("accept", "text/csv")
+                .body(TestBody::of(Content::Whole));
+            assert_eq!(edge.send(request.unwrap()).await.unwrap().status(), 200);
+            let [first, second] = &api.requests()[..] else { panic!("{kind:?}: not sent twice") };
+            assert_eq!(without_token(first), without_token(second), "{kind:?}");
+            let accepts = second.lines().filter(|line| line.starts_with("accept: "));
+            assert_eq!(accepts.count(), 2, "{kind:?}");
+        }
+    }
+}
+
+/// A service that answers with these statuses, the last of them for ever.
+fn scripted_service(
+    statuses: impl Into<Vec<u16>>,
+) -> impl Service<
+    Request<TestBody>,
+    Response = Response<()>,
+    Error = BoxError,
+    Future = impl Future<Output = Result<Response<()>, BoxError>> + Send,
+> + Clone
++ Send
++ 'static {
+    let statuses = Arc::new(Mutex::new(statuses.into()));
+    tower::service_fn(move |_| {
+        let mut statuses = statuses.lock().unwrap();
+        let status = if statuses.len() > 1 { statuses.remove(0) } else { statuses[0] };
+        let mut response = Response::new(());
+        *response.status_mut() = status.try_into().unwrap();
+        std::future::ready(Ok(response))
+    })
+}
+
+/// No test waits for it, unless it fails.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(SHORT, future).await.unwrap()
+}
+
+/// A call that waits for its token leaves the slots of a service below to the others.
+#[tokio::test]
+async fn waiting_user_holds_no_slot() {
+    for first in [200, 401] {
+        let stage = Stage::new().await;
+        // The first user has no token yet, or has one that is refused.
+        let waiting = match first {
+            200 => stage.manager.enterprise_user(&UserId::new("cold").unwrap()),
+            _ => stage.user.clone(),
+        };
+        let bob = stage.manager.enterprise_user(&UserId::new("bob").unwrap());
+        bob.token().await.unwrap();
+        stage.site.fake.clear_requests();
+        let gate = Gate::closed();
+        stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+
+        let limited = ConcurrencyLimit::new(scripted_service([first, 200]), 1);
+        let service = stage.manager.layer().copy_body(TestBody::copy).layer(limited);
+        let call = |user: &UserHandle| {
+            let request = Request::get(stage.site.fake.base_url().as_str()).extension(user.clone());
+            service.clone().oneshot(request.body(TestBody::default()).unwrap())
+        };
+        let held_up = tokio::spawn(call(&waiting));
+        stage.site.fake.arrived(1).await;
+        assert_eq!(soon(call(&bob)).await.unwrap().status(), 200, "{first}");
+        gate.open();
+        assert_eq!(soon(held_up).await.unwrap().unwrap().status(), 200, "{first}");
+    }
+}
+
+/// A call that waits out a 429 does so without a slot, too.
+#[tokio::test]
+async fn pausing_call_holds_no_slot() {
+    let stage = Stage::new().await;
+    let paused = Arc::new(Notify::new());
+    let told = Arc::clone(&paused);
+    let api = tower::service_fn(move |request: Request<TestBody>| {
+        let mut response = Response::new(());
+        if request.uri().path() == "/busy" {
+            told.notify_one();
+            *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+            response.headers_mut().insert("retry-after", 40.into());
+        }
+        std::future::ready(Ok::<_, BoxError>(response))
+    });
+    let service = stage.user.layer().copy_body(TestBody::copy).layer(ConcurrencyLimit::new(api, 1));
+    let call = |path| {
+        let url = stage.site.fake.base_url().join(path).unwrap();
+        let request = Request::get(url.as_str()).body(TestBody::default());
+        service.clone().oneshot(request.unwrap())
+    };
+    let busy = tokio::spawn(call("busy"));
+    paused.notified().await;
+    assert_eq!(soon(call("free")).await.unwrap().status(), 200);
+    assert!(!busy.is_finished());
+    busy.abort();
+}
+
+/// A service that is kept, and asked whether it is ready while a call of it is under way, keeps
+/// nothing back from that call.
+#[tokio::test]
+async fn kept_service_does_not_deadlock() {
+    for statuses in [[401, 200], [429, 200], [200, 200]] {
+        let stage = Stage::new().await;
+        let limited = ConcurrencyLimit::new(scripted_service(statuses), 1);
+        let mut service = stage.user.layer().copy_body(TestBody::copy).layer(limited);
+        for url in [stage.site.fake.base_url().as_str(), "http://elsewhere.example/"] {
+            let request = Request::get(url).body(TestBody::default()).unwrap();
+            let call = tokio::spawn(soon(service.ready()).await.unwrap().call(request));
+            soon(service.ready()).await.unwrap();
+            assert_eq!(soon(call).await.unwrap().unwrap().status(), 200, "{statuses:?} {url}");
+        }
+    }
+}
+
+/// How many bodies of answers live.
+#[derive(Clone, Debug, Default)]
+struct LivingBodies(Arc<AtomicUsize>);
+
+impl LivingBodies {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// An answer whose body is counted for as long as it lives.
+    fn answer(&self, status: u16) -> Response<CountedBody> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let mut response =
+            Response::new(CountedBody { content: Full::from("x"), all: self.clone() });
+        *response.status_mut() = status.try_into().unwrap();
+        response
+    }
+}
+
+#[derive(Debug)]
+struct CountedBody {
+    content: Full<Bytes>,
+    all: LivingBodies,
+}
+
+impl Drop for CountedBody {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Body for CountedBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.content).poll_frame(context)
+    }
+}
+
+/// A refused answer holds a connection, so it is dropped before the wait for another token, and
+/// before the repetition.
+#[tokio::test]
+async fn refused_answer_is_dropped_before_repetition() {
+    /// Answers for the API: refuses the first call.
+    #[derive(Clone, Debug)]
+    struct Refusing {
+        bodies: LivingBodies,
+        calls: Arc<AtomicUsize>,
+        refusal: u16,
+    }
+
+    impl Refusing {
+        fn answer(&self) -> Response<CountedBody> {
+            assert_eq!(self.bodies.count(), 0, "the last answer lives");
+            let is_first = self.calls.fetch_add(1, Ordering::SeqCst) == 0;
+            self.bodies.answer(if is_first { self.refusal } else { 200 })
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl reqwest_middleware::Middleware for Refusing {
+        async fn handle(
+            &self,
+            request: reqwest::Request,
+            _: &mut http::Extensions,
+            _: Next<'_>,
+        ) -> reqwest_middleware::Result<reqwest::Response> {
+            let (parts, body) = self.answer().into_parts();
+            let response = http::response::Builder::new().status(parts.status);
+            let response = response.url(request.url().clone());
+            Ok(response.body(reqwest::Body::wrap(body)).unwrap().into())
+        }
+    }
+
+    for kind in KINDS {
+        for refusal in [401, 429] {
+            let stage = Stage::new().await;
+            let bodies = LivingBodies::default();
+            let api = Refusing { bodies: bodies.clone(), calls: Arc::default(), refusal };
+            let gate = Gate::closed();
+            stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+            let url = stage.site.fake.base_url().to_string();
+            let answered = match kind {
+                Kind::Middleware => {
+                    let client = stage.user.middleware().client(|builder| builder).unwrap();
+                    let client = client.with(api).build();
+                    tokio::spawn(async move { client.get(url).send().await.unwrap().status() })
+                }
+                Kind::Layer => {
+                    let service = tower::service_fn(move |_: Request<TestBody>| {
+                        std::future::ready(Ok::<_, BoxError>(api.answer()))
+                    });
+                    let service = stage.user.layer().copy_body(TestBody::copy).layer(service);
+                    let request = Request::get(url).body(TestBody::default()).unwrap();
+                    let call: Call<CountedBody> = Box::pin(service.oneshot(request));
+                    tokio::spawn(async move { call.await.unwrap().status() })
+                }
+            };
+            if refusal == 401 {
+                stage.site.fake.arrived(1).await;
+                assert_eq!(bodies.count(), 0, "{kind:?}: it lives while the token is refreshed");
+            }
+            gate.open();
+            assert_eq!(soon(answered).await.unwrap(), 200, "{kind:?} {refusal}");
+            assert_eq!(bodies.count(), 0, "{kind:?} {refusal}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_layer_that_was_told_nothing_of_bodies_repeats_empty_ones_only() {
     let stage = Stage::new().await;
@@ -798,11 +1365,10 @@ async fn partner_level_calls_send_basic_and_the_user_and_neither_elsewhere() {
                 Partner::new("app", &secret, &api.base_url().into()).unwrap().clock(clock);
             let user = partner.user(&ann).unwrap();
             let policy = CallPolicy::default();
-            let edge = match (kind, each_call) {
-                (Kind::Middleware, false) => by_middleware(user.middleware(), policy),
-                (Kind::Middleware, true) => by_middleware(partner.middleware(), policy),
-                (Kind::Layer, false) => by_layer(user.layer(), policy),
-                (Kind::Layer, true) => by_layer(partner.layer(), policy),
+            let edge = if each_call {
+                kind.of_partner(&partner, policy)
+            } else {
+                kind.of_partner_user(&user, policy)
             };
             let request = || {
                 let request = Request::get(api.base_url()).extension(ann.clone());
@@ -848,7 +1414,8 @@ async fn nothing_of_the_edges_shows_a_secret() {
     let partner =
         Partner::new("app", &"secret-marker".into(), &"http://localhost:1".into()).unwrap();
     let user = partner.user(&UserId::new("ann").unwrap()).unwrap();
-    let service = stage.user.layer().layer(());
+    let policy = CallPolicy::default().origin("https://api.example.com/?key=secret-marker");
+    let service = stage.user.layer().policy(policy).unwrap().layer(());
     let shown = format!(
         "{:?} {:?} {:?} {partner:?} {user:?} {:?} {:?}",
         stage.user.middleware(),

@@ -27,7 +27,7 @@ const REFUSALS: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_ho
 /// Holding a handle keeps the user in memory.
 #[derive(Clone, Debug)]
 pub struct UserHandle {
-    entry: Arc<UserEntry>,
+    pub(super) entry: Arc<UserEntry>,
 }
 
 /// Where a user stands, as [`UserHandle::status`] tells it.
@@ -61,6 +61,12 @@ impl UserHandle {
     #[cfg(any(feature = "middleware", feature = "tower"))]
     pub(crate) fn hurdlr(&self) -> &Hurdlr {
         &self.entry.context.hurdlr
+    }
+
+    /// Whether both are handles of one user of one manager, who has one entry in memory.
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entry, &other.entry)
     }
 
     /// A living token: at once where there is one, else as soon as the refresh in flight has
