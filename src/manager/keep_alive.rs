@@ -83,7 +83,7 @@ async fn walk(
     let Some(version) = lock.extend().await? else {
         return Ok(0);
     };
-    let limit = context.permits.max();
+    let limit = context.permits.max;
     let (mut renewed, mut unreadable) = (0, 0);
     let mut breaker = Breaker::default();
     let mut visits = JoinSet::new();
@@ -130,7 +130,9 @@ async fn walk(
     if unreadable > 0 {
         tracing::warn!(unreadable, "skipped due users whose ids cannot be decrypted");
     }
-    lock.release(version, interval).await?;
+    // Other processes go by intervals of their own.
+    let release = Release { not_before: interval.min(MAX_LOCKED), ..Release::default() };
+    context.store.release(&lock.key, version, lock.holder, release).await?;
     Ok(renewed)
 }
 
@@ -147,13 +149,6 @@ impl Lock<'_> {
         let claim = Claim { holder: self.holder, ..self.context.claim(None, true) };
         let claimed = self.context.store.claim(&self.key, claim).await?;
         Ok(claimed.row.filter(|_| claimed.granted).map(|row| row.version))
-    }
-
-    async fn release(&self, version: Version, interval: Duration) -> Result<(), Error> {
-        // Other processes go by intervals of their own.
-        let not_before = interval.min(MAX_LOCKED);
-        let release = Release { not_before, ..Release::default() };
-        self.context.store.release(&self.key, version, self.holder, release).await
     }
 }
 

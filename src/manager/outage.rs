@@ -28,7 +28,7 @@ const LATELY: Duration = Duration::from_mins(10);
 /// Compares the users with the store after each outage, while the manager exists. Callers can wait
 /// for longer than that, and are not held up.
 pub(super) fn watch(users: &Arc<Users>, context: &Arc<Context>) {
-    let mut state = context.store.availability().subscribe();
+    let mut state = context.store.availability.subscribe();
     let runtime = context.runtime.clone();
     let (users, context) = (Arc::downgrade(users), Arc::downgrade(context));
     runtime.spawn(async move {
@@ -46,7 +46,7 @@ pub(super) fn watch(users: &Arc<Users>, context: &Arc<Context>) {
                 }
                 Phase::Settling => {
                     let is_compared = settle(&context, users.upgrade()).await;
-                    context.store.availability().settle(is_compared);
+                    context.store.availability.settle(is_compared);
                 }
             }
         }
@@ -71,7 +71,7 @@ async fn settle(context: &Context, users: Option<Arc<Users>>) -> bool {
 }
 
 async fn compare(users: Arc<Users>) -> bool {
-    let context = users.context();
+    let context = &users.context;
     for shard in users.shards() {
         let now = context.clock.now();
         let is_recent = |entry: &Arc<UserEntry>| {

@@ -25,7 +25,8 @@ pub(super) struct Permits {
     running: Arc<Semaphore>,
     background: Arc<Semaphore>,
     slow: Arc<Semaphore>,
-    max: usize,
+    /// How many refreshes run at once, slow ones aside.
+    pub(super) max: usize,
 }
 
 /// The right to run a refresh, until it is dropped.
@@ -45,11 +46,6 @@ impl Permits {
             slow: semaphore(max * SLOW_PER_PERMIT),
             max,
         }
-    }
-
-    /// How many refreshes run at once, slow ones aside.
-    pub(super) fn max(&self) -> usize {
-        self.max
     }
 
     /// How many refreshes run at once, slow ones included.

@@ -95,9 +95,7 @@ impl Attempt<'_> {
                 }
                 Step::Claim => {
                     let permit = async {
-                        self.context
-                            .until_closing(self.context.store.availability().settled())
-                            .await;
+                        self.context.until_closing(self.context.store.availability.settled()).await;
                         self.context.permits.acquire(self.flight.promoted()).await
                     };
                     let permit = tokio::select! {
@@ -148,17 +146,14 @@ impl Attempt<'_> {
         if self.entry.epoch() != self.epoch || known.is_fresh(asked) {
             return Ok(Step::Done);
         }
-        if self.entry.with(|state| state.late_saves > 0) {
-            // The row's refresh token is spent, and the lease on it is this process's own.
-            return Err(Error::store("the user's newest token is not saved yet").into());
-        }
-        if self.entry.with(|state| state.unreleased.is_some()) {
+        // The row's refresh token may be spent, and the lease on it is this process's own.
+        if self.entry.with(|state| state.late_saves > 0 || state.unreleased.is_some()) {
             return Err(Error::store("the end of the last refresh is not saved yet").into());
         }
         let claim = self.context.claim(known.version, self.may_be_granted_first());
         let claimed = self.context.store.claim(&self.key, claim).await?;
         match claimed.row {
-            Some(row) if claimed.granted && self.context.store.availability().is_settling() => {
+            Some(row) if claimed.granted && self.context.store.availability.is_settling() => {
                 // An outage has just ended, and the row may be an older one.
                 self.release(row.version, Release::default()).await?;
                 Ok(Step::Claim)

@@ -37,10 +37,7 @@ pub(super) async fn record(
     let context = &entry.context;
     let now = context.clock.now();
     let mut pending = Vec::new();
-    for token in tokens {
-        if time_left(&token, Duration::ZERO).is_zero() {
-            continue;
-        }
+    for token in tokens.filter(|token| !time_left(token, Duration::ZERO).is_zero()) {
         let name = UserId::internal(format!("{:016x}", context.random_id()));
         let key = context.key(RowKind::PendingRevocation, &name);
         let age = token.age_at(now);

@@ -182,7 +182,7 @@ pub(super) fn spawn_save_retry(
                 let pause = context.delay(backoff, tries + 1);
                 tokio::select! {
                     () = context.sleep_unless_closing(pause) => {}
-                    () = context.store.availability().changed() => {}
+                    () = context.store.availability.changed() => {}
                 }
             }
             let outcome = if is_late {

@@ -20,16 +20,12 @@ use crate::store::{
 pub(super) struct StoreCalls {
     store: Arc<dyn TokenStore>,
     clock: SharedClock,
-    availability: Availability,
+    pub(super) availability: Availability,
 }
 
 impl StoreCalls {
     pub(super) fn new(store: Arc<dyn TokenStore>, clock: SharedClock) -> Self {
         Self { store, availability: Availability::new(clock.clone()), clock }
-    }
-
-    pub(super) fn availability(&self) -> &Availability {
-        &self.availability
     }
 
     /// Reads many rows, one result per key.

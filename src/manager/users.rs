@@ -29,7 +29,7 @@ pub(super) struct Users {
     recent: Cache<u64, Arc<UserEntry>>,
     shards: Box<[Mutex<Shard>]>,
     hasher: DefaultHashBuilder,
-    context: Arc<Context>,
+    pub(super) context: Arc<Context>,
 }
 
 impl Users {
@@ -37,10 +37,6 @@ impl Users {
         let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
         let hasher = DefaultHashBuilder::default();
         Self { recent: Cache::new(capacity), shards, hasher, context }
-    }
-
-    pub(super) fn context(&self) -> &Arc<Context> {
-        &self.context
     }
 
     #[inline]

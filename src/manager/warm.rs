@@ -26,7 +26,7 @@ impl Warm {
         manager: TokenManager,
         users: impl Iterator<Item = UserId> + Send + 'static,
     ) -> Self {
-        let at_once = manager.context.permits.max();
+        let at_once = manager.context.permits.max;
         let warmed = stream::iter(users).map(move |user| {
             let handle = manager.enterprise_user(&user);
             async move { Warmed { user, outcome: handle.token().await.map(drop) } }
