@@ -6,7 +6,7 @@ use hurdlr_oauth2::store::PostgresStore;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use crate::cluster::Cluster;
-use crate::site::{Site, assert_final, first_failure, migrated, names, said};
+use crate::site::{Site, assert_final, assert_names, first_failure, migrated, names, said};
 
 /// A server of its own authority, which takes no connection by TCP without TLS.
 pub(crate) struct Secured {
@@ -189,4 +189,11 @@ pub(crate) async fn missing_rights_are_named() {
     let store = PostgresStore::at(server.url().replace("test@", "nobody@"));
     let error = store.open_plaintext().await.unwrap_err();
     assert_final(&error, &[&["role", "credentials"]]);
+}
+
+pub(crate) async fn unknown_host_is_named() {
+    let store = PostgresStore::at("postgres://test@host.invalid/postgres");
+    let error = store.open_plaintext().await.unwrap_err();
+    assert_names(&error, &[&["lookup", "resolve", "name"]]);
+    assert!(error.is_temporary(), "the resolver may be away: {error:?}");
 }

@@ -94,6 +94,7 @@ tests! {
         require_with_root_verifies_the_ca,
         right_password_is_accepted,
         wrong_password_is_named,
+        unknown_host_is_named,
         unix_socket_serves_a_managed_refresh,
         minimal_rights_are_enough,
         missing_rights_are_named,

@@ -78,7 +78,7 @@ impl Fault {
                     | io::ErrorKind::ConnectionAborted => named("closed", &""),
                     // From a write, at whose end is the message without which nothing is executed.
                     io::ErrorKind::BrokenPipe => named("unsent", &""),
-                    kind => named("io", &kind),
+                    _ => named("io", error),
                 },
             },
             // A certificate's fault is named by the source's text, which holds names and dates.
