@@ -65,17 +65,17 @@ impl CallPolicy {
 
     /// How often a call is repeated that was answered 429, and how long it waits: as the answer's
     /// `Retry-After` says, else by backoff. A pause that does not fit into
-    /// [`total_timeout`](RetryPolicy::total_timeout), or into the request's own timeout, is not begun:
-    /// the caller gets the 429. By default four attempts in 60 s; [`RetryPolicy::never`] hands out
-    /// every 429.
+    /// [`total_timeout`](RetryPolicy::total_timeout), or into the request's own timeout, is not
+    /// begun: the caller gets the 429. By default four attempts in 60 s; [`RetryPolicy::never`]
+    /// hands out every 429.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
     }
 
-    /// Whether such calls are repeated whatever their method is. By default only those of idempotent
-    /// methods are (RFC 9110 section 9.2.2): neither POST nor PATCH.
+    /// Whether such calls are repeated whatever their method is. By default only those of
+    /// idempotent methods are (RFC 9110 section 9.2.2): neither POST nor PATCH.
     #[must_use]
     pub fn repeat_every_method(mut self, repeat: bool) -> Self {
         self.repeats_every_method = repeat;
@@ -295,8 +295,8 @@ impl Authorizer {
     /// Goes on from the first answer to the one that the caller gets.
     ///
     /// A refused token is replaced, and the call repeated with its successor, once. Where no
-    /// successor is to be had, the caller gets the reason. Where the call cannot be repeated, or the
-    /// refusal was not believed, the caller gets the 401.
+    /// successor is to be had, the caller gets the reason. Where the call cannot be repeated, or
+    /// the refusal was not believed, the caller gets the 401.
     async fn finish<E: Exchange>(
         &self,
         call: &Call,

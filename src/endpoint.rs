@@ -175,9 +175,9 @@ pub enum Environment {
     /// The provider's hosted sandbox, of the API version in use.
     #[default]
     Sandbox,
-    /// Any other, production among them, by the URL that stands before `/rest/v4/…` or `/v6/…`, such
-    /// as `https://api.example.com`. It must be `https`, or `http` on a loopback host, and have no
-    /// user info, query or fragment.
+    /// Any other, production among them, by the URL that stands before `/rest/v4/…` or `/v6/…`,
+    /// such as `https://api.example.com`. It must be `https`, or `http` on a loopback host, and
+    /// have no user info, query or fragment.
     BaseUrl(String),
 }
 

@@ -25,22 +25,22 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// [`TokenManager::layer`].
 ///
 /// * A call to the provider's origin, or to another one of the [`CallPolicy`], gets the token, in a
-///   header that is marked sensitive. An `Authorization` that the call has already is left alone. Its
-///   URI has to be absolute, as clients want it: of a mere path nobody knows whose it is.
-/// * When the API answers 401, the manager learns which token was refused, and the call is sent once
-///   more with the newer or refreshed one, unchanged otherwise, if its body can be sent again. Else
-///   the 401 is returned, and the token renewed for the next call.
+///   header that is marked sensitive. An `Authorization` that the call has already is left alone.
+///   Its URI has to be absolute, as clients want it: of a mere path nobody knows whose it is.
+/// * When the API answers 401, the manager learns which token was refused, and the call is sent
+///   once more with the newer or refreshed one, unchanged otherwise, if its body can be sent again.
+///   Else the 401 is returned, and the token renewed for the next call.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
 ///
-/// An empty body can be sent again; [`copy_body`](Self::copy_body) says which others can. Nothing is
-/// buffered. Dropping a call cancels no refresh.
+/// An empty body can be sent again; [`copy_body`](Self::copy_body) says which others can. Nothing
+/// is buffered. Dropping a call cancels no refresh.
 ///
-/// A layer that follows redirects goes around this one, so that each hop is a call of its own, which
-/// is authorized by where it leads to and repeated by itself. Within this one it would take the token
-/// along, and a POST that was redirected after it took effect would be made again.
+/// A layer that follows redirects goes around this one, so that each hop is a call of its own,
+/// which is authorized by where it leads to and repeated by itself. Within this one it would take
+/// the token along, and a POST that was redirected after it took effect would be made again.
 ///
-/// The service has to be `Clone`, as clients are; its errors are boxed. Without a token, or without a
-/// newer one after a 401, a call fails with this crate's [`Error`] in that box.
+/// The service has to be `Clone`, as clients are; its errors are boxed. Without a token, or without
+/// a newer one after a 401, a call fails with this crate's [`Error`] in that box.
 ///
 /// A timeout that is to bound the whole call, its waits included, goes around this layer, such as
 /// tower's `Timeout`. One within it bounds each attempt.
@@ -92,26 +92,26 @@ impl UserHandle {
 }
 
 impl TokenManager {
-    /// A tower layer for the calls of many users (feature `tower`): each call has its [`UserHandle`]
-    /// among its extensions. Without one, a call that would be authorized fails
-    /// with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with the handle of
-    /// another manager: nothing is sent.
+    /// A tower layer for the calls of many users (feature `tower`): each call has its
+    /// [`UserHandle`] among its extensions. Without one, a call that would be authorized fails with
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with the handle of another
+    /// manager: nothing is sent.
     ///
     /// All users share this layer, so nothing above or below it may keep one user's answers or
     /// cookies for another. A cache above it sees no `Authorization`, by which caches know that an
     /// answer is not for everybody (RFC 9111 section 3.5); below it, its key needs the user. An app
-    /// that needs a cache or cookies makes one service per user by [`UserHandle::layer`], each with a
-    /// store of its own.
+    /// that needs a cache or cookies makes one service per user by [`UserHandle::layer`], each with
+    /// a store of its own.
     pub fn layer(&self) -> TokenLayer {
         TokenLayer { authorizer: Authorizer::of_each_call(self), copies: EmptyBodies }
     }
 }
 
 impl Partner {
-    /// A tower layer for partner-level calls of many users (feature `tower`): each call
-    /// has its [`UserId`](crate::UserId) as an extension. Without one it fails with
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a [`UserHandle`],
-    /// since that asks for a user's token.
+    /// A tower layer for partner-level calls of many users (feature `tower`): each call has its
+    /// [`UserId`](crate::UserId) as an extension. Without one it fails with
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a
+    /// [`UserHandle`], since that asks for a user's token.
     pub fn layer(&self) -> TokenLayer {
         TokenLayer { authorizer: self.authorizer(), copies: EmptyBodies }
     }

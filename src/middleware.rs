@@ -23,25 +23,26 @@ use crate::transport;
 ///
 /// * A call to the provider's origin, or to another one of the [`CallPolicy`], gets the token, in a
 ///   header that is marked sensitive. An `Authorization` that the call has already is left alone.
-/// * When the API answers 401, the manager learns which token was refused, and the call is sent once
-///   more with the newer or refreshed one, unchanged otherwise, if its body can be sent again. Else
-///   the 401 is returned, and the token renewed for the next call.
+/// * When the API answers 401, the manager learns which token was refused, and the call is sent
+///   once more with the newer or refreshed one, unchanged otherwise, if its body can be sent again.
+///   Else the 401 is returned, and the token renewed for the next call.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
 /// * A redirect within the origin is followed. One that leads elsewhere, or to a URL with user
-///   info, is handed to the caller as it came. Behind a redirect, a 401 or 429 is healed for safe methods only (RFC 9110 section 9.2.1):
-///   another request may have been acted on before it was redirected.
+///   info, is handed to the caller as it came. Behind a redirect, a 401 or 429 is healed for safe
+///   methods only (RFC 9110 section 9.2.1): another request may have been acted on before it was
+///   redirected.
 ///
 /// Bodies that stream are not buffered, and so are sent once. Dropping a call cancels no refresh.
 ///
-/// The timeout of a request (`RequestBuilder::timeout`) bounds the whole call: the wait for a token,
-/// pauses and all attempts. A call whose time is over while it waits for a token fails with
-/// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), and during an attempt with `reqwest`'s error.
-/// The client's timeouts (`ClientBuilder::timeout` and `read_timeout`) bound each attempt alone, since
-/// a middleware cannot read them.
+/// The timeout of a request (`RequestBuilder::timeout`) bounds the whole call: the wait for a
+/// token, pauses and all attempts. A call whose time is over while it waits for a token fails with
+/// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), and during an attempt with `reqwest`'s
+/// error. The client's timeouts (`ClientBuilder::timeout` and `read_timeout`) bound each attempt
+/// alone, since a middleware cannot read them.
 ///
-/// Without a token a call fails before it is sent, and without a newer one after a 401 it fails too.
-/// The cause is this crate's: `error.downcast_ref` on what [`reqwest_middleware::Error::Middleware`]
-/// holds.
+/// Without a token a call fails before it is sent, and without a newer one after a 401 it fails
+/// too. The cause is this crate's: `error.downcast_ref` on what
+/// [`reqwest_middleware::Error::Middleware`] holds.
 ///
 /// ```
 /// use hurdlr_oauth2::store::MemoryStore;
@@ -153,7 +154,8 @@ impl TokenMiddleware {
     ///
     /// Cookies that `configure` has the client keep, and what a cache middleware keeps, are for all
     /// calls of the client. Both are for the client of one user only, see
-    /// [`TokenManager::middleware`]. It cannot be refused here: a builder does not tell what was set.
+    /// [`TokenManager::middleware`]. It cannot be refused here: a builder does not tell what was
+    /// set.
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) where `reqwest` cannot build the client.
     pub fn client(

@@ -24,8 +24,8 @@ const USER_ID: HeaderName = HeaderName::from_static("userid");
 /// Basic` (RFC 7617), and made for the user whom the header `userId` names.
 ///
 /// It is a type of its own, so that nobody calls with all of the app's rights where a user's token
-/// was meant. There is no token and nothing to refresh: a 401 is handed to the caller. All else is as
-/// with tokens, the [`CallPolicy`](crate::CallPolicy) included.
+/// was meant. There is no token and nothing to refresh: a 401 is handed to the caller. All else is
+/// as with tokens, the [`CallPolicy`](crate::CallPolicy) included.
 ///
 /// ```
 /// use hurdlr_oauth2::secrecy::SecretString;
@@ -48,8 +48,8 @@ pub struct Partner {
 }
 
 impl Partner {
-    /// Takes the app's credentials, and where its calls go to: those to the environment's origin are
-    /// authorized.
+    /// Takes the app's credentials, and where its calls go to: those to the environment's origin
+    /// are authorized.
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an id that Basic cannot carry or an
     /// environment that cannot be used.

@@ -415,8 +415,8 @@ async fn by_sockets() -> (FakeHurdlr, ManualClock, TokenManager, UserHandle) {
     (fake, clock, manager, user)
 }
 
-/// An API that has so many calls wait for each other before it refuses them all, by the token of the
-/// first; the others it answers.
+/// An API that has so many calls wait for each other before it refuses them all, by the token of
+/// the first; the others it answers.
 async fn refusing_all_at_once(calls: usize, old: &str) -> String {
     let (barrier, refused) = (Arc::new(Barrier::new(calls)), format!("Bearer {old}"));
     let api = axum::Router::new().fallback(move |headers: http::HeaderMap| {
