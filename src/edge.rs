@@ -174,8 +174,18 @@ impl Authorizer {
         Self { principal, policy: Arc::new(policy) }
     }
 
-    pub(crate) fn of_partner(principal: Principal, home: &Url, clock: SharedClock) -> Self {
-        Self { principal, policy: Arc::new(ResolvedPolicy::new(home, clock)) }
+    /// Authorizes calls that each name their user by an extension.
+    pub(crate) fn of_partner(partner: &Partner) -> Self {
+        Self::with_basic(Principal::PartnerOfEachCall(Box::new(partner.clone())), partner)
+    }
+
+    pub(crate) fn of_partner_user(user: &PartnerUser) -> Self {
+        Self::with_basic(Principal::Partner(Box::new(user.clone())), &user.partner)
+    }
+
+    fn with_basic(principal: Principal, partner: &Partner) -> Self {
+        let policy = ResolvedPolicy::new(&partner.home, partner.clock.clone());
+        Self { principal, policy: Arc::new(policy) }
     }
 
     pub(crate) fn with_policy(self, policy: CallPolicy) -> Result<Self, Error> {

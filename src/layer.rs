@@ -113,7 +113,7 @@ impl Partner {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a
     /// [`UserHandle`], since that asks for a user's token.
     pub fn layer(&self) -> TokenLayer {
-        TokenLayer { authorizer: self.authorizer(), copies: EmptyBodies }
+        TokenLayer { authorizer: Authorizer::of_partner(self), copies: EmptyBodies }
     }
 }
 
@@ -121,7 +121,7 @@ impl PartnerUser {
     /// A tower layer for partner-level calls that are made for this user (feature `tower`). A call
     /// that names another user fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn layer(&self) -> TokenLayer {
-        TokenLayer { authorizer: self.authorizer(), copies: EmptyBodies }
+        TokenLayer { authorizer: Authorizer::of_partner_user(self), copies: EmptyBodies }
     }
 }
 

@@ -121,7 +121,7 @@ impl Partner {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), and so does a call that has a
     /// [`UserHandle`], since that asks for a user's token.
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { authorizer: self.authorizer() }
+        TokenMiddleware { authorizer: Authorizer::of_partner(self) }
     }
 }
 
@@ -129,7 +129,7 @@ impl PartnerUser {
     /// Partner-level calls by `reqwest` that are made for this user (feature `middleware`). A call
     /// that names another user fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
-        TokenMiddleware { authorizer: self.authorizer() }
+        TokenMiddleware { authorizer: Authorizer::of_partner_user(self) }
     }
 }
 

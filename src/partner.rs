@@ -12,7 +12,6 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::clock::{Clock, SharedClock, SystemClock};
-use crate::edge::{Authorizer, Principal};
 use crate::endpoint::{ApiVersion, Environment};
 use crate::error::Error;
 use crate::token::sensitive;
@@ -43,8 +42,8 @@ const USER_ID: HeaderName = HeaderName::from_static("userid");
 #[derive(Clone)]
 pub struct Partner {
     authorization: HeaderValue,
-    home: Arc<Url>,
-    clock: SharedClock,
+    pub(crate) home: Arc<Url>,
+    pub(crate) clock: SharedClock,
 }
 
 impl Partner {
@@ -90,15 +89,6 @@ impl Partner {
         self
     }
 
-    /// Authorizes calls that each name their user by an extension.
-    pub(crate) fn authorizer(&self) -> Authorizer {
-        Authorizer::of_partner(
-            Principal::PartnerOfEachCall(Box::new(self.clone())),
-            &self.home,
-            self.clock.clone(),
-        )
-    }
-
     /// Calls for this user.
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an id that would not reach the provider
@@ -126,16 +116,11 @@ impl fmt::Debug for Partner {
 /// A user as partner-level calls name them: [`Partner::user`]. Cheap to clone.
 #[derive(Clone)]
 pub struct PartnerUser {
-    partner: Partner,
+    pub(crate) partner: Partner,
     user_id: HeaderValue,
 }
 
 impl PartnerUser {
-    pub(crate) fn authorizer(&self) -> Authorizer {
-        let (home, clock) = (&self.partner.home, self.partner.clock.clone());
-        Authorizer::of_partner(Principal::Partner(Box::new(self.clone())), home, clock)
-    }
-
     pub(crate) fn is(&self, id: &UserId) -> bool {
         self.user_id == *id.as_str()
     }

@@ -37,9 +37,12 @@ mod in_memory;
 mod journal;
 mod ledger;
 mod listener;
+mod lock;
 mod manual_clock;
 mod provider;
 mod resource;
+mod resources;
+mod router;
 mod seed_row;
 #[cfg(feature = "rustls")]
 mod tls;

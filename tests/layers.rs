@@ -178,7 +178,7 @@ fn expand(tree: &str, prefix: &Names, paths: &mut Vec<Names>) {
 
 /// The text without comments, strings, test modules and imports for documentation.
 fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    let text = text.split("\nmod tests {").next().unwrap();
     let text = text.replace("#[cfg(doc)]\n", "doc ");
     let lines = text.lines().map(|line| match line.trim_start() {
         comment if comment.starts_with("//") => "",

@@ -13,11 +13,7 @@ use http::{
 };
 use url::{Url, form_urlencoded};
 
-use super::{
-    answer::Answer,
-    ledger::{Consent, Scope},
-    provider::{Provider, lock},
-};
+use super::{answer::Answer, ledger::Consent, lock::lock, provider::Provider, version::Scope};
 
 pub(super) const PATH: &str = "/oauth/authorize";
 

@@ -27,8 +27,10 @@ use super::{
     journal::{Counts, RecordedRequest},
     ledger::{Ledger, Rotation},
     listener::Server,
-    provider::{Provider, Settings, lock},
-    resource::Resources,
+    lock::lock,
+    provider::{Provider, Settings},
+    resources::Resources,
+    router::router,
     traffic::Traffic,
     version::Version,
 };
@@ -558,7 +560,7 @@ impl FakeHurdlrBuilder {
             tokens: Traffic::new(self.record),
             api: Traffic::new(self.record),
         });
-        let router = provider.router();
+        let router = router(&provider);
         (provider, router)
     }
 }

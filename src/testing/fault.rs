@@ -20,7 +20,7 @@ use super::{
     delivery::{Delivery, Disconnect},
     journal::RecordedRequest,
     ledger::TokenStatus,
-    provider::lock,
+    lock::lock,
 };
 
 /// The length of an [`Fault::Oversized`] answer: 1 MiB.

@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use http::{HeaderMap, Method, StatusCode, request::Parts};
 use tokio::sync::watch;
 
-use super::provider::lock;
+use super::lock::lock;
 
 /// The outcome of a token request, of one for a revocation, or of a call to the API.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

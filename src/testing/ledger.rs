@@ -9,7 +9,7 @@ use std::{
 
 use oauth2::{PkceCodeChallenge, PkceCodeVerifier};
 
-use super::version::Version;
+use super::version::{Scope, Version};
 
 /// How long a code can be redeemed. RFC 6749 section 4.1.2 recommends ten minutes at most.
 const CODE_LIFE: Duration = Duration::from_mins(10);
@@ -125,30 +125,6 @@ pub(super) enum RefreshRefusal {
 impl From<TokenStatus> for RefreshRefusal {
     fn from(status: TokenStatus) -> Self {
         Self::Token(status)
-    }
-}
-
-/// The scope of a token. Later ones permit more.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd)]
-pub(super) enum Scope {
-    /// All that the versions without scopes know.
-    Token,
-    Read,
-    Write,
-}
-
-impl Scope {
-    /// Parses a scope that a request can ask for.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        [Self::Read, Self::Write].into_iter().find(|scope| scope.as_str() == text)
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::Read => "read",
-            Self::Write => "write",
-        }
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::provider::lock;
+use super::lock::lock;
 
 /// The server's task and its connections; all end when this is dropped.
 pub(super) struct Server {
@@ -37,18 +37,7 @@ impl Server {
         Self::serve(acceptor, connections, router)
     }
 
-    /// Like `spawn`, over TLS.
-    #[cfg(feature = "rustls")]
-    pub(super) fn spawn_tls(
-        listener: TcpListener,
-        router: Router,
-        tls: tokio_rustls::TlsAcceptor,
-    ) -> Self {
-        let (acceptor, connections) = Acceptor::new(listener);
-        Self::serve(super::tls::TlsListener::new(acceptor, tls), connections, router)
-    }
-
-    fn serve<L>(acceptor: L, connections: Arc<Connections>, router: Router) -> Self
+    pub(super) fn serve<L>(acceptor: L, connections: Arc<Connections>, router: Router) -> Self
     where
         L: Listener<Addr = SocketAddr>,
         ConnHandle: for<'a> Connected<IncomingStream<'a, L>>,
@@ -73,7 +62,7 @@ impl Drop for Server {
 
 /// Remembers the open connections.
 #[derive(Default)]
-struct Connections(Mutex<ConnectionsInner>);
+pub(super) struct Connections(Mutex<ConnectionsInner>);
 
 #[derive(Default)]
 struct ConnectionsInner {
@@ -153,7 +142,7 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(listener: TcpListener) -> (Self, Arc<Connections>) {
+    pub(super) fn new(listener: TcpListener) -> (Self, Arc<Connections>) {
         let connections = Arc::new(Connections::default());
         (Self { listener, connections: Arc::clone(&connections) }, connections)
     }

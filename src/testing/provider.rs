@@ -1,33 +1,22 @@
-//! The provider itself: what it knows, and the paths it answers on.
+//! The provider itself: its settings, its ledger and its journals.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
-use axum::{
-    Router,
-    extract::{ConnectInfo, Request, State},
-    middleware::{self, Next},
-    response::Response,
-    routing::{MethodRouter, any, get},
-};
-use http::{HeaderValue, header::DATE};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::{
     answer::{Answer, ErrorStyle, Refusal},
-    authorize,
     clock::Clock,
-    delivery::Disconnect,
-    ledger::{Ledger, Rotation, Scope, Terms},
-    listener::ConnHandle,
-    resource::{self, Resources},
-    token_endpoint::{self, Endpoint},
+    ledger::{Ledger, Rotation, Terms},
+    lock::lock,
+    resources::Resources,
     traffic::Traffic,
-    version::Version,
+    version::{Scope, Version},
 };
 
 pub(super) type Reshape = dyn Fn(&mut Map<String, Value>) + Send + Sync;
@@ -87,48 +76,4 @@ impl Provider {
     pub(super) fn refuse(&self, refusal: Refusal) -> Answer {
         refusal.into_answer(self.error_style())
     }
-
-    pub(super) fn router(self: &Arc<Self>) -> Router {
-        let mut router = Router::new()
-            .route(authorize::PATH, get(authorize::page).post(authorize::decide))
-            .fallback(resource::answer);
-        for version in Version::ALL {
-            router = router.route(version.token_path(), at(Endpoint::Token(version)));
-            if let Some(path) = version.revocation_path() {
-                router = router.route(path, at(Endpoint::Revocation(version)));
-            }
-        }
-        router
-            .layer(middleware::from_fn_with_state(Arc::clone(self), send))
-            .with_state(Arc::clone(self))
-    }
-}
-
-fn at(endpoint: Endpoint) -> MethodRouter<Arc<Provider>> {
-    any(move |State(provider): State<Arc<Provider>>, request: Request| async move {
-        token_endpoint::answer(&provider, endpoint, request).await
-    })
-}
-
-/// The last hand an answer passes through. Either it gets its date, or its connection is cut.
-async fn send(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
-    let conn = request.extensions().get::<ConnectInfo<ConnHandle>>().cloned();
-    let mut response = next.run(request).await;
-    if response.extensions().get::<Disconnect>().is_some() {
-        // In memory there is no connection; that client looks for the mark itself.
-        if let Some(ConnectInfo(conn)) = conn {
-            conn.cut();
-        }
-    }
-    // Set here, because the HTTP server would otherwise write its own clock's.
-    let date = httpdate::fmt_http_date(provider.now());
-    if let Ok(date) = HeaderValue::try_from(date) {
-        response.headers_mut().insert(DATE, date);
-    }
-    response
-}
-
-/// A test's panic while it held a lock is that test's failure, not every later one's.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,6 @@
 //! Protected resources: data of the API, for requests that carry an access token (RFC 6750).
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use axum::{
     body,
@@ -12,49 +9,18 @@ use axum::{
 };
 use http::StatusCode;
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
 
 use super::{
     answer::{Answer, Refusal},
     journal::{Outcome, RecordedRequest},
-    ledger::Scope,
-    provider::{Provider, lock},
+    lock::lock,
+    provider::Provider,
     token_endpoint::{bearer, plain_basic},
-    version::Version,
+    version::{Scope, Version},
 };
 
 /// Bytes: enough for tests that send a body along.
 const BODY_LIMIT: usize = 1024 * 1024;
-
-type Data = dyn Fn(&RecordedRequest) -> Value + Send + Sync;
-
-/// The data of the API, by path.
-pub(super) struct Resources(Mutex<HashMap<String, Arc<Data>>>);
-
-impl Default for Resources {
-    /// Each version has a resource from the start, which says who the token speaks for.
-    fn default() -> Self {
-        let me: Arc<Data> = Arc::new(|call| {
-            json!({
-                "user": call.user(),
-                "method": call.method().as_str(),
-                "body_bytes": call.body().len(),
-            })
-        });
-        let all = Version::ALL.map(|version| (version.resource_path().to_owned(), me.clone()));
-        Self(Mutex::new(HashMap::from(all)))
-    }
-}
-
-impl Resources {
-    pub(super) fn insert(&self, path: &str, data: Arc<Data>) {
-        lock(&self.0).insert(path.to_owned(), data);
-    }
-
-    fn get(&self, path: &str) -> Option<Arc<Data>> {
-        lock(&self.0).get(path).cloned()
-    }
-}
 
 /// Answers a call to the API.
 pub(super) async fn answer(State(provider): State<Arc<Provider>>, request: Request) -> Response {
@@ -71,7 +37,7 @@ pub(super) async fn answer(State(provider): State<Arc<Provider>>, request: Reque
         }
         serve(&provider, call)
     };
-    provider.api.answer(&provider, call.about(user), serve).await
+    provider.api.answer(provider.error_style(), call.about(user), serve).await
 }
 
 /// The user of a call, as far as the provider can tell before it looks at the rest: dead tokens

@@ -3,11 +3,12 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
+    Router,
     extract::connect_info::Connected,
     serve::{IncomingStream, Listener},
 };
 use secrecy::{ExposeSecret, SecretString};
-use tokio::task::JoinSet;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -18,7 +19,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::listener::{Acceptor, ConnHandle, Wire};
+use super::listener::{Acceptor, ConnHandle, Server, Wire};
 
 /// A certificate chain and its key, as they were given.
 #[derive(Clone, Debug)]
@@ -46,6 +47,14 @@ impl Identity {
 
 fn invalid(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+impl Server {
+    /// Like [`spawn`](Self::spawn), over TLS.
+    pub(super) fn spawn_tls(listener: TcpListener, router: Router, tls: TlsAcceptor) -> Self {
+        let (acceptor, connections) = Acceptor::new(listener);
+        Self::serve(TlsListener::new(acceptor, tls), connections, router)
+    }
 }
 
 /// Hands out connections whose handshake is done. Others are not kept waiting by one that is not.

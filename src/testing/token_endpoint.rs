@@ -14,9 +14,10 @@ use secrecy::ExposeSecret;
 use super::{
     answer::{Answer, Refusal},
     journal::{Outcome, RecordedRequest},
-    ledger::{CodeRefusal, Issued, RefreshRefusal, Scope, Terms},
-    provider::{Provider, lock},
-    version::Version,
+    ledger::{CodeRefusal, Issued, RefreshRefusal, Terms},
+    lock::lock,
+    provider::Provider,
+    version::{Scope, Version},
 };
 
 /// Bytes. The longest honest request is a tenth of it.
@@ -63,7 +64,7 @@ pub(super) async fn answer(provider: &Provider, endpoint: Endpoint, request: Req
             Err(refusal) => (refusal.outcome(), provider.refuse(refusal)),
         }
     };
-    provider.tokens.answer(provider, request.about(user), act).await
+    provider.tokens.answer(provider.error_style(), request.about(user), act).await
 }
 
 fn token(provider: &Provider, version: Version, issued: &Issued) -> Answer {

@@ -3,11 +3,10 @@
 use axum::response::Response;
 
 use super::{
-    answer::Answer,
+    answer::{Answer, ErrorStyle},
     delivery::Delivery,
     fault::Faults,
     journal::{Journal, Outcome, RecordedRequest},
-    provider::Provider,
 };
 
 pub(super) struct Traffic {
@@ -24,7 +23,7 @@ impl Traffic {
     /// request asks for, unless a fault comes first.
     pub(super) async fn answer(
         &self,
-        provider: &Provider,
+        error_style: ErrorStyle,
         request: RecordedRequest,
         act: impl FnOnce(&RecordedRequest) -> (Outcome, Answer),
     ) -> Response {
@@ -33,7 +32,7 @@ impl Traffic {
 
         if let Some(fault) = &fault {
             fault.before().await;
-            if let Some(delivery) = fault.instead(|refusal| provider.refuse(refusal)) {
+            if let Some(delivery) = fault.instead(|refusal| refusal.into_answer(error_style)) {
                 self.journal.settle(id, Outcome::Faulted, delivery.status());
                 return delivery.into_response();
             }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::ledger::Scope;
-
 /// One version of the API. All that differs between versions is asked of this type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Version {
@@ -132,6 +130,30 @@ impl Version {
         match self {
             Self::V4 | Self::V5 => Duration::from_hours(90 * 24),
             Self::V6 => Duration::from_hours(1),
+        }
+    }
+}
+
+/// The scope of a token. Later ones permit more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd)]
+pub(super) enum Scope {
+    /// All that the versions without scopes know.
+    Token,
+    Read,
+    Write,
+}
+
+impl Scope {
+    /// Parses a scope that a request can ask for.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Read, Self::Write].into_iter().find(|scope| scope.as_str() == text)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Read => "read",
+            Self::Write => "write",
         }
     }
 }

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use sqlx::SqlStr;
-use sqlx::error::DatabaseError;
 
 use super::decode::Found;
-use super::fault::{Fault, KnownFault};
+use super::fault::{Fault, FaultCodes};
 use crate::error::Error;
 
 /// A database that [`SqlStore`](super::SqlStore) works on: sqlx's `Sqlite` or `Postgres`.
-pub trait Backend: sqlx::Database<Row: Found> {
+pub trait Backend: sqlx::Database<Row: Found> + FaultCodes {
     /// The time at which the statement began, in milliseconds since 1970.
     const NOW: &'static str;
 
@@ -31,9 +30,6 @@ pub trait Backend: sqlx::Database<Row: Found> {
 
     /// Options of a table.
     const TABLE_OPTIONS: &'static str;
-
-    /// The failures of the database and its driver, in an operator's words.
-    const FAULTS: &'static [KnownFault];
 
     /// All writes go through one connection, in the order they came.
     const ONE_WRITER: bool;
@@ -66,16 +62,6 @@ pub trait Backend: sqlx::Database<Row: Found> {
         sql: SqlStr,
         args: &[Arg<'_>],
     ) -> impl Future<Output = Result<Vec<Self::Row>, sqlx::Error>> + Send;
-
-    /// The error's code as it stands in [`FAULTS`](Self::FAULTS).
-    fn code(error: &dyn DatabaseError) -> String {
-        error.code().unwrap_or_default().into_owned()
-    }
-
-    /// The name in [`FAULTS`](Self::FAULTS) of what TLS found wrong.
-    fn tls_fault(_: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<&'static str> {
-        None
-    }
 }
 
 /// The settings of a [`SqlStoreBuilder`](super::SqlStoreBuilder).

@@ -1,9 +1,11 @@
 //! Failures of a database, in words that hold no content of a row.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use super::backend::Backend;
+use sqlx::error::DatabaseError;
+
 use crate::error::Error;
 
 /// Classes of failures, by what can be done about them.
@@ -25,6 +27,22 @@ pub enum FaultClass {
 /// Codes, or names of [`Fault::code_of`], and what an operator is told about them.
 pub(super) type KnownFault = (&'static str, FaultClass, &'static str);
 
+/// How a database and its driver say what failed.
+pub trait FaultCodes {
+    /// Their failures, in an operator's words.
+    const FAULTS: &'static [KnownFault];
+
+    /// The error's code as it stands in [`FAULTS`](Self::FAULTS).
+    fn code(error: &dyn DatabaseError) -> String {
+        error.code().unwrap_or_default().into_owned()
+    }
+
+    /// The name in [`FAULTS`](Self::FAULTS) of what TLS found wrong.
+    fn tls_fault(_: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
+        None
+    }
+}
+
 /// A failure of a database.
 #[derive(Debug)]
 pub struct Fault {
@@ -37,7 +55,7 @@ pub struct Fault {
 
 impl Fault {
     /// Looks a code up in the backend's table.
-    pub fn known<DB: Backend>(code: &str, detail: impl Into<String>) -> Self {
+    pub fn known<DB: FaultCodes>(code: &str, detail: impl Into<String>) -> Self {
         let is = |known: &&KnownFault| known.0.split(", ").any(|known| known == code);
         let (_, class, text) = DB::FAULTS.iter().find(is).copied().unwrap_or((
             "",
@@ -47,18 +65,18 @@ impl Fault {
         Self { class, text, detail: detail.into().chars().take(200).collect() }
     }
 
-    pub fn of<DB: Backend>(error: &sqlx::Error) -> Self {
+    pub fn of<DB: FaultCodes>(error: &sqlx::Error) -> Self {
         let (code, detail) = Self::code_of::<DB>(error);
         Self::known::<DB>(&code, detail)
     }
 
     /// A failure to connect. PgBouncer has one code for all it says, so that it matters when.
-    pub fn of_connecting<DB: Backend>(error: &sqlx::Error) -> Self {
+    pub fn of_connecting<DB: FaultCodes>(error: &sqlx::Error) -> Self {
         let (code, detail) = Self::code_of::<DB>(error);
         Self::known::<DB>(if code == "08P01" { "startup" } else { &code }, detail)
     }
 
-    fn code_of<DB: Backend>(error: &sqlx::Error) -> (String, String) {
+    fn code_of<DB: FaultCodes>(error: &sqlx::Error) -> (String, String) {
         use sqlx::Error as E;
         let named = |name: &str, detail: &dyn fmt::Display| (name.to_owned(), detail.to_string());
         match error {

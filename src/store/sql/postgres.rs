@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Postgres, Row, SqlStr};
 use tokio::time::timeout;
 
 use super::backend::{Arg, Backend, Settings};
-use super::fault::{Fault, FaultClass, KnownFault};
+use super::fault::{Fault, FaultClass, FaultCodes, KnownFault};
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
 
@@ -87,7 +87,6 @@ impl Backend for Postgres {
     ]);
     const TYPES: [&'static str; 3] = ["BIGINT", "BYTEA", "BOOLEAN"];
     const TABLE_OPTIONS: &'static str = "";
-    const FAULTS: &'static [KnownFault] = FAULTS;
     const ONE_WRITER: bool = false;
     const CONNECTIONS: usize = 10;
     const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -151,6 +150,10 @@ impl Backend for Postgres {
         }
         query.fetch_all(connection).await
     }
+}
+
+impl FaultCodes for Postgres {
+    const FAULTS: &'static [KnownFault] = FAULTS;
 
     fn tls_fault(source: &(dyn StdError + Send + Sync + 'static)) -> Option<&'static str> {
         use rustls::CertificateError as C;

@@ -11,7 +11,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, SqlStr, Sqlite};
 
 use super::backend::{Arg, Backend, Settings};
-use super::fault::{Fault, FaultClass, KnownFault};
+use super::fault::{Fault, FaultClass, FaultCodes, KnownFault};
 use super::{SqlStore, SqlStoreBuilder};
 use crate::error::Error;
 
@@ -83,8 +83,6 @@ impl Backend for Sqlite {
     const SCHEMA: Option<[&'static str; 2]> = None;
     const TYPES: [&'static str; 3] = ["INTEGER", "BLOB", "INTEGER"];
     const TABLE_OPTIONS: &'static str = "STRICT";
-    const FAULTS: &'static [KnownFault] = FAULTS;
-
     /// Each connection keeps the pages that it wrote, and would have to read again what another has
     /// written. SQLite's busy handler polls, so a writer could starve under load.
     const ONE_WRITER: bool = true;
@@ -157,6 +155,10 @@ impl Backend for Sqlite {
         // All rows: stopping at the first row of a writing statement hides a failed commit.
         query.fetch_all(connection).await
     }
+}
+
+impl FaultCodes for Sqlite {
+    const FAULTS: &'static [KnownFault] = FAULTS;
 
     /// The result code without what extends it (<https://sqlite.org/rescode.html>).
     fn code(error: &dyn DatabaseError) -> String {
