@@ -6,8 +6,16 @@ mod credentials;
 use credentials::Credentials;
 mod failure;
 use failure::{Failure, Receipt};
+pub(crate) mod login;
+use login::{AuthorizationRequest, SettingsDigest};
+pub use login::{Callback, PendingLogin};
 mod operation;
 use operation::{ClientCredentials, CodeExchange, Operation, Refresh, Revocation};
+pub(crate) mod retry;
+pub use retry::RetryPolicy;
+use retry::{Attempts, FailureClass};
+pub(crate) mod transport;
+pub use transport::{HttpClient, HttpError};
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,15 +28,13 @@ use tracing::{Instrument, field};
 use url::Url;
 
 use crate::clock::SharedClock;
-use crate::endpoint::{ApiVersion, Scope};
 use crate::error::{Error, ErrorKind};
-use crate::login::{AuthorizationRequest, Callback, PendingLogin, SettingsDigest};
-use crate::retry::{Attempts, FailureClass, RetryPolicy};
 use crate::rng::SharedRng;
-use crate::store::Realm;
-use crate::token::{self, BasicTokenResponse, Token};
-use crate::transport::HttpClient;
-use crate::user::UserId;
+use crate::token::{self, Token};
+use crate::wire::endpoint::{ApiVersion, Scope};
+use crate::wire::realm::Realm;
+use crate::wire::token_response::BasicTokenResponse;
+use crate::wire::user::UserId;
 
 /// A client of the provider's token endpoint: one call per grant.
 ///

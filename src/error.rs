@@ -1,10 +1,7 @@
-//! The one error type, and the provider's error answers.
+//! The one error type.
 
 mod callback;
 pub use callback::CallbackProblem;
-mod response;
-pub use response::BasicErrorResponse;
-pub(crate) use response::readable_text;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;

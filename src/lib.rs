@@ -65,55 +65,46 @@ compile_error!(
      build for wasm"
 );
 
-mod backoff;
-pub mod basic;
+// In the order of the layers, from the top down: each imports those below only.
+#[cfg(feature = "axum")]
+pub mod web;
 
-mod client;
-pub use client::{Hurdlr, HurdlrBuilder};
-mod clock;
-pub use clock::{Clock, SystemClock, Timestamp};
 #[cfg(any(feature = "middleware", feature = "tower"))]
-mod edge;
+mod calls;
+#[cfg(feature = "middleware")]
+pub use calls::TokenMiddleware;
 #[cfg(any(feature = "middleware", feature = "tower"))]
-pub use edge::CallPolicy;
-mod endpoint;
-pub use endpoint::{ApiVersion, Environment, Scope};
-mod error;
-pub use error::{CallbackProblem, Error, ErrorKind};
+pub use calls::{CallPolicy, Partner, PartnerUser};
 #[cfg(feature = "tower")]
-pub mod layer;
-#[cfg(feature = "tower")]
-pub use layer::TokenLayer;
-mod login;
-pub use login::{Callback, PendingLogin};
+pub use calls::{TokenLayer, layer};
+
 pub mod manager;
 pub use manager::TokenManager;
+
+mod client;
+pub use client::{
+    Callback, HttpClient, HttpError, Hurdlr, HurdlrBuilder, PendingLogin, RetryPolicy,
+};
+
 mod metrics;
-#[cfg(feature = "middleware")]
-mod middleware;
-#[cfg(feature = "middleware")]
-pub use middleware::TokenMiddleware;
-mod object;
-#[cfg(any(feature = "middleware", feature = "tower"))]
-mod partner;
-#[cfg(any(feature = "middleware", feature = "tower"))]
-pub use partner::{Partner, PartnerUser};
-mod realm;
-mod retry;
-pub use retry::RetryPolicy;
-mod rng;
+
 pub mod store;
+
 mod token;
 pub use token::Token;
-mod transport;
-pub use transport::{HttpClient, HttpError};
-mod user;
-pub use user::{ClientCredentialsUser, UserId};
+
+mod wire;
+pub use wire::{ApiVersion, ClientCredentialsUser, Environment, Scope, UserId, basic};
+
+mod backoff;
+mod clock;
+pub use clock::{Clock, SystemClock, Timestamp};
+mod error;
+pub use error::{CallbackProblem, Error, ErrorKind};
+mod rng;
 
 #[cfg(feature = "testing")]
 pub mod testing;
-#[cfg(feature = "axum")]
-pub mod web;
 
 #[cfg(feature = "axum")]
 pub use axum;

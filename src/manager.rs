@@ -95,13 +95,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::client::Hurdlr;
+use crate::client::login::{Callback, LOGIN_LIFETIME, PendingLogin};
 use crate::error::Error;
-use crate::login::{Callback, LOGIN_LIFETIME, PendingLogin};
 #[cfg(feature = "metrics")]
 use crate::metrics;
 use crate::store::{RowKind, Save, TokenStore, Version};
 use crate::token::Token;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// Keeps the tokens of many users alive: cached, refreshed once, and saved before they are used.
 ///

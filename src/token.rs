@@ -3,11 +3,6 @@
 mod payload;
 use payload::Payload;
 pub(crate) use payload::{Notes, SupersededToken};
-mod response;
-pub(crate) use response::{
-    AccountAnswer, JsonError, TokenDefect, TokenObject, rescue_refresh_token,
-};
-pub use response::{BasicTokenResponse, ExposedTokenResponse};
 
 use std::fmt;
 use std::num::NonZeroI64;
@@ -20,7 +15,10 @@ use zeroize::Zeroizing;
 
 use crate::clock::{SharedClock, Timestamp};
 use crate::error::{Error, ErrorKind};
-use crate::object::{Object, first_object};
+use crate::wire::object::{Object, first_object};
+use crate::wire::token_response::{
+    AccountAnswer, BasicTokenResponse, JsonError, TokenDefect, TokenObject,
+};
 
 /// An access token, the refresh token that came with it, and their life.
 ///

@@ -231,3 +231,33 @@ fn imports_have_no_cycle() {
         panic!("imports form a cycle:{story}");
     }
 }
+
+/// The layers, from the ground up, each with those that it may import.
+const LAYERS: &[(&str, &str)] = &[
+    ("error", ""),
+    ("clock", ""),
+    ("rng", ""),
+    ("backoff", ""),
+    ("wire", "error"),
+    ("token", "wire error clock"),
+    ("store", "token wire error clock"),
+    ("client", "token wire error clock rng backoff"),
+    ("metrics", "store error"),
+    ("manager", "client store metrics token wire error clock rng backoff"),
+    ("calls", "manager client metrics token wire error clock rng"),
+    ("web", "manager client wire error"),
+    // A provider must not agree with a mistake of the client.
+    ("testing", "store wire error clock rng"),
+];
+
+#[test]
+fn layers_import_those_below() {
+    for (module, imported) in Crate::read().imports() {
+        let Some(layer) = module.first() else { continue };
+        let (_, below) = LAYERS.iter().find(|(name, _)| name == layer).expect("a layer");
+        for name in imported.iter().filter_map(|imported| imported.first()) {
+            let is_below = name == layer || below.split(' ').any(|below| below == name);
+            assert!(is_below, "{} imports {name}, which is no layer below", module.join("::"));
+        }
+    }
+}

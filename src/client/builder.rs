@@ -10,15 +10,15 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{Credentials, Hurdlr, Inner};
+use crate::client::login;
+use crate::client::retry::RetryPolicy;
+use crate::client::transport::{HttpClient, Timeouts, USER_AGENT, client_builder};
 use crate::clock::{Clock, SharedClock, SystemClock};
-use crate::endpoint::{
+use crate::error::Error;
+use crate::rng::SharedRng;
+use crate::wire::endpoint::{
     ApiVersion, ClientAuthentication, Environment, Scope, check_text, secret_bearing_url,
 };
-use crate::error::Error;
-use crate::login;
-use crate::retry::RetryPolicy;
-use crate::rng::SharedRng;
-use crate::transport::{HttpClient, Timeouts, USER_AGENT, client_builder};
 
 /// Settings of a [`Hurdlr`]. All of them are judged by [`build`](Self::build).
 #[must_use = "a builder does nothing until it is built"]

@@ -7,9 +7,9 @@ use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
-use crate::endpoint::ClientAuthentication;
+use crate::client::transport::Form;
 use crate::token::{Token, sensitive};
-use crate::transport::Form;
+use crate::wire::endpoint::ClientAuthentication;
 
 const BASIC: &[u8] = b"Basic ";
 

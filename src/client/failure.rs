@@ -4,10 +4,11 @@ use http::StatusCode;
 use oauth2::basic::BasicErrorResponseType;
 use secrecy::SecretString;
 
+use crate::client::retry::{Attempts, FailureClass, RequestType};
+use crate::client::transport::{Answer, Defect, HttpError};
 use crate::clock::{SharedClock, Timestamp};
-use crate::error::{BasicErrorResponse, Error, ErrorKind};
-use crate::retry::{Attempts, FailureClass, RequestType};
-use crate::transport::{Answer, Defect, HttpError};
+use crate::error::{Error, ErrorKind};
+use crate::wire::error_response::BasicErrorResponse;
 
 /// The circumstances of an answer: its request, and when it was sent and answered.
 pub(crate) struct Receipt<'a> {

@@ -5,12 +5,13 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::failure::{self, Failure, Receipt};
-use crate::endpoint::Scope;
-use crate::login::AuthorizationCode;
-use crate::retry::RequestType;
-use crate::token::{Token, rescue_refresh_token};
-use crate::transport::{Answer, Verdict};
-use crate::user::UserId;
+use crate::client::login::AuthorizationCode;
+use crate::client::retry::RequestType;
+use crate::client::transport::{Answer, Verdict};
+use crate::token::Token;
+use crate::wire::endpoint::Scope;
+use crate::wire::token_response::rescue_refresh_token;
+use crate::wire::user::UserId;
 
 /// One request to the token or the revocation endpoint.
 pub(crate) trait Operation: Send + Sync {

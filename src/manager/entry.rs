@@ -28,7 +28,7 @@ use crate::metrics;
 use crate::rng::SharedRng;
 use crate::store::{Claim, Realm, Release, Row, RowKind, StoreKey, StoredToken, Version};
 use crate::token::{Notes, Token};
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// How often work on a row starts over because the row has changed in between.
 pub(super) const MAX_ROUNDS: u32 = 5;

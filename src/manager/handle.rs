@@ -17,7 +17,7 @@ use crate::backoff::Backoff;
 use crate::client::Hurdlr;
 use crate::error::{Error, ErrorKind};
 use crate::token::Token;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// Pauses between two refusals by the API that are believed, if they follow each other.
 const REFUSALS: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_hours(1));

@@ -7,7 +7,7 @@ use crate::backoff::{Backoff, fraction};
 use crate::error::Error;
 use crate::store::RowKind;
 use crate::token::Token;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// When a [`TokenManager`](super::TokenManager) refreshes tokens.
 ///

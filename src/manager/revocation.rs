@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::store::{Claim, Release, Row, RowKind, Save, StoreKey, StoredToken, Version};
 use crate::token::{Notes, Token};
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// Pauses between two tries.
 const RETRY: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_hours(24));

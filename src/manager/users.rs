@@ -18,7 +18,7 @@ use quick_cache::sync::Cache;
 use super::entry::{Context, UserEntry};
 use crate::metrics;
 use crate::store::RowKind;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// A power of two. Each shard of the table has a lock of its own.
 const SHARDS: usize = 64;

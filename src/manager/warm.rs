@@ -6,7 +6,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::TokenManager;
 use crate::error::Error;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// The outcomes of [`TokenManager::warm`].
 pub struct Warm(BoxStream<'static, Warmed>);

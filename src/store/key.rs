@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::realm::Realm;
-use crate::user::UserId;
+use crate::wire::realm::Realm;
+use crate::wire::user::UserId;
 
 /// How a row's token was obtained, which is how it is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
 use crate::error::Error;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// Keeps tokens in this process's memory, for one process and for development. It ends with the
 /// process: people must log in again after a restart.

@@ -8,7 +8,7 @@ use secrecy::SecretBox;
 use super::TokenStore;
 use super::{RowKind, StoreKey};
 use crate::error::Error;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// One item of [`TokenStore::read`]: the row, `None` where there is none, or why it cannot be read.
 pub type ReadRow = Result<Option<Row>, Error>;

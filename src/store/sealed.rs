@@ -18,7 +18,7 @@ use super::{
     StoreKey, StoredToken, TokenStore, Version,
 };
 use crate::error::Error;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// Marks a subject as the one by which the table has the row, where user ids are hashed. No user id
 /// can begin so.

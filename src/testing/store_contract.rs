@@ -33,13 +33,13 @@ use secrecy::{ExposeSecret, SecretBox};
 use tokio::task::JoinSet;
 
 use super::{FaultyStore, StoreCall, StoreFault, seed_row};
-use crate::endpoint::ApiVersion;
 use crate::error::Error;
 use crate::store::{
     Claim, Claimed, DueCursor, Realm, Release, Rewrite, Row, RowKind, Save, StoreKey, StoredToken,
     TokenStore, Version,
 };
-use crate::user::UserId;
+use crate::wire::endpoint::ApiVersion;
+use crate::wire::user::UserId;
 
 /// A lease that runs out while a test waits. Above what a file's lock may cost.
 const SHORT: Duration = Duration::from_millis(400);

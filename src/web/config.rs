@@ -14,10 +14,10 @@ use url::Url;
 use super::failure::LoginFailure;
 use super::login_cookie::LoginCookies;
 use super::return_path::{self, ReturnPath};
-use crate::endpoint::secret_bearing_url;
 use crate::error::Error;
 use crate::manager::TokenManager;
-use crate::user::UserId;
+use crate::wire::endpoint::secret_bearing_url;
+use crate::wire::user::UserId;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type UserResolver = dyn Fn(Parts) -> BoxFuture<Result<UserId, Response>> + Send + Sync;

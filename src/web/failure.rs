@@ -9,7 +9,7 @@ use url::form_urlencoded;
 
 use super::return_path::ReturnPath;
 use crate::error::{CallbackProblem, Error, ErrorKind};
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// Styles only: the pages work without script, and nobody frames them.
 pub(super) const PAGE_POLICY: &str =

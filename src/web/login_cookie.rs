@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::return_path::ReturnPath;
+use crate::client::login::{LOGIN_LIFETIME, PendingLogin};
 use crate::error::{CallbackProblem, Error};
-use crate::login::{LOGIN_LIFETIME, PendingLogin};
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// The most pending logins of one browser.
 const MAX_PENDING: usize = 4;

@@ -16,10 +16,10 @@ use super::config::LoginRoutes;
 use super::failure::{FailureReason, LoginFailure, PAGE_POLICY};
 use super::login_cookie::LoginCookie;
 use super::return_path::ReturnPath;
+use crate::client::login::{Callback, PendingLogin};
 use crate::error::{CallbackProblem, Error};
-use crate::login::{Callback, PendingLogin};
 use crate::manager::TokenManager;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// The longest query that is read, in bytes. Codes of a few kilobytes have been seen.
 const MAX_QUERY: usize = 16 * 1024;

@@ -25,7 +25,7 @@ use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 use super::{KeyId, Sealed};
 use crate::error::Error;
 use crate::store::{StoreKey, Version};
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 const FORMAT: u8 = 1;
 const TAG_BYTES: usize = 16;

@@ -14,7 +14,7 @@ use sha2_0_11::Sha256;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// The bytes of a key of any use.
 const KEY_BYTES: usize = 32;

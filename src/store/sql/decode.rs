@@ -8,7 +8,7 @@ use sqlx::{ColumnIndex, Decode, Type};
 
 use crate::error::Error;
 use crate::store::{Realm, Row, RowKind, StoreKey, StoredToken, Version};
-use crate::user::UserId;
+use crate::wire::user::UserId;
 
 /// A row of a result. It stands for bounds that sqlx wants repeated at each use.
 pub trait Found {

@@ -136,7 +136,9 @@ async fn proven<DB: Backend>(
             PoolError::Backend(fault) => fault,
             _ => Fault::known::<DB>("pool closed", ""),
         })?;
-        let is_proven = !fresh && pooled.used.elapsed() <= PING_AFTER;
+        // An own one is new where a proven one is wanted: the idle ones were closed.
+        let is_own = matches!(pooled.held, Held::Own(_));
+        let is_proven = (is_own || !fresh) && pooled.used.elapsed() <= PING_AFTER;
         let mut connection = scopeguard::guard(pooled, close as fn(_));
         let is_alive =
             is_proven || matches!(timeout(PING_TIMEOUT, connection.get().ping()).await, Ok(Ok(())));

@@ -204,13 +204,6 @@ pub(super) async fn empty_user_id() -> Error {
     due.remove(0).key.unwrap_err()
 }
 
-pub(super) async fn number_too_large() -> Error {
-    let (_server, store) = tables("too_large").await;
-    let [old, new] = ["one", "two"].map(|text| SecretBox::new(Box::new(text.into())));
-    let version = Version { incarnation: u64::MAX, revision: 1 };
-    store.rewrite(vec![Rewrite { key: key("ann"), version, old, new }]).await.unwrap_err()
-}
-
 pub(super) async fn closed_store() -> Error {
     let (_server, store) = tables("closed").await;
     store.close().await;

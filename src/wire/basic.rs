@@ -16,8 +16,8 @@ pub use oauth2::basic::{
     BasicTokenType,
 };
 
-pub use crate::error::BasicErrorResponse;
-pub use crate::token::{BasicTokenResponse, ExposedTokenResponse};
+pub use crate::wire::error_response::BasicErrorResponse;
+pub use crate::wire::token_response::{BasicTokenResponse, ExposedTokenResponse};
 
 use oauth2::EndpointNotSet;
 

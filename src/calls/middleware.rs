@@ -11,12 +11,13 @@ use reqwest::{Request, Response, redirect};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use url::Url;
 
-use crate::edge::{Authorizer, CallPolicy, Exchange, ResolvedPolicy};
-use crate::endpoint::Origin;
+use super::authorizer::{Authorizer, Exchange};
+use super::partner::{Partner, PartnerUser};
+use super::policy::{CallPolicy, ResolvedPolicy};
+use crate::client::transport;
 use crate::error::Error;
 use crate::manager::{TokenManager, UserHandle};
-use crate::partner::{Partner, PartnerUser};
-use crate::transport;
+use crate::wire::endpoint::Origin;
 
 /// A `reqwest` client whose calls carry a user's token: [`UserHandle::middleware`],
 /// [`TokenManager::middleware`].

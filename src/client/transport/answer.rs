@@ -15,9 +15,10 @@ use zeroize::{Zeroize, Zeroizing};
 use super::content_coding::unpack;
 use super::deadline::ResponseDeadline;
 use super::error::HttpError;
-use crate::error::{BasicErrorResponse, Error};
-use crate::object::{Object, first_object};
-use crate::token::{BasicTokenResponse, JsonError, TokenDefect, TokenObject};
+use crate::error::Error;
+use crate::wire::error_response::BasicErrorResponse;
+use crate::wire::object::{Object, first_object};
+use crate::wire::token_response::{BasicTokenResponse, JsonError, TokenDefect, TokenObject};
 
 /// The longest answer that is read, in bytes.
 const LONGEST_BODY: usize = 64 * 1024;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::endpoint::ApiVersion;
+use crate::wire::endpoint::ApiVersion;
 
 /// API version, environment and client id: the part of a key that all users of one client share.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

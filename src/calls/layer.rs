@@ -13,11 +13,12 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::edge::{Authorizer, CallPolicy, Exchange};
-use crate::endpoint::Origin;
+use super::authorizer::{Authorizer, Exchange};
+use super::partner::{Partner, PartnerUser};
+use super::policy::CallPolicy;
 use crate::error::Error;
 use crate::manager::{TokenManager, UserHandle};
-use crate::partner::{Partner, PartnerUser};
+use crate::wire::endpoint::Origin;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 

@@ -14,11 +14,12 @@ use subtle::ConstantTimeEq;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::basic::BasicClient;
 use crate::clock::Timestamp;
-use crate::endpoint::Scope;
-use crate::error::{CallbackProblem, Error, readable_text};
-use crate::store::Realm;
+use crate::error::{CallbackProblem, Error};
+use crate::wire::basic::BasicClient;
+use crate::wire::endpoint::Scope;
+use crate::wire::error_response::readable_text;
+use crate::wire::realm::Realm;
 
 /// The longest time between a login's begin and its callback.
 pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(10 * 60);

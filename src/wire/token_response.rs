@@ -12,8 +12,8 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::error::readable_text;
-use crate::object::{Object, whole};
+use crate::wire::error_response::readable_text;
+use crate::wire::object::{Object, whole};
 
 /// The longest span that is believed, in seconds: what the reference's int32 can say.
 const LONGEST_SPAN: u32 = i32::MAX.unsigned_abs();
@@ -60,7 +60,7 @@ impl BasicTokenResponse {
     }
 
     /// Moves the secrets out: no copy stays here.
-    pub(super) fn into_parts(mut self) -> Parts {
+    pub(crate) fn into_parts(mut self) -> Parts {
         Parts {
             access_token: SecretString::from(self.take_access_token()),
             refresh_token: self.take_refresh_token().map(SecretString::from),
@@ -105,13 +105,13 @@ impl BasicTokenResponse {
 }
 
 /// The parts of an answer, secrets in types of their own.
-pub(super) struct Parts {
-    pub(super) access_token: SecretString,
-    pub(super) refresh_token: Option<SecretString>,
+pub(crate) struct Parts {
+    pub(crate) access_token: SecretString,
+    pub(crate) refresh_token: Option<SecretString>,
     /// In seconds.
-    pub(super) expires_in: Option<u32>,
-    pub(super) created_at: Option<i64>,
-    pub(super) scope: Option<String>,
+    pub(crate) expires_in: Option<u32>,
+    pub(crate) created_at: Option<i64>,
+    pub(crate) scope: Option<String>,
 }
 
 fn joined(scopes: &[Scope]) -> String {
@@ -710,15 +710,15 @@ mod tests {
         #[test]
         fn no_bytes_make_a_reader_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = serde_json::from_slice::<BasicTokenResponse>(&body);
-            let _ = serde_json::from_slice::<crate::basic::BasicErrorResponse>(&body);
+            let _ = serde_json::from_slice::<crate::wire::basic::BasicErrorResponse>(&body);
             let _ = rescue_refresh_token(&body);
-            let _ = crate::object::first_object(&body);
+            let _ = crate::wire::object::first_object(&body);
         }
 
         #[test]
         fn clean_json_is_repaired_to_itself(text in r#"[{"\\,:\[\]}u0-9a-f +.éx\x00-\x20-]{0,60}"#) {
             let body = format!(r#"{{"a":{}}}"#, serde_json::json!(text));
-            let clean = crate::object::first_object(body.as_bytes());
+            let clean = crate::wire::object::first_object(body.as_bytes());
             prop_assert_eq!(clean.as_deref(), Some(&body));
         }
 
@@ -729,7 +729,7 @@ mod tests {
         ) {
             let body = format!(r#"{{"access_token":"t","{name}":{value},"refresh_token":"r"}}"#);
             let _ = serde_json::from_str::<BasicTokenResponse>(&body);
-            let _ = serde_json::from_str::<crate::basic::BasicErrorResponse>(&body);
+            let _ = serde_json::from_str::<crate::wire::basic::BasicErrorResponse>(&body);
             let _ = rescue_refresh_token(body.as_bytes());
         }
     }

@@ -12,10 +12,10 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::clock::{Clock, SharedClock, SystemClock};
-use crate::endpoint::{ApiVersion, Environment};
 use crate::error::Error;
 use crate::token::sensitive;
-use crate::user::UserId;
+use crate::wire::endpoint::{ApiVersion, Environment};
+use crate::wire::user::UserId;
 
 const USER_ID: HeaderName = HeaderName::from_static("userid");
 

@@ -29,8 +29,8 @@ use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::endpoint;
 use crate::error::Error;
+use crate::wire::endpoint;
 
 /// The default user agent of token requests.
 pub(crate) const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));

@@ -14,7 +14,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use zeroize::Zeroizing;
 
 use super::error::HttpError;
-use crate::error::readable_text;
+use crate::wire::error_response::readable_text;
 
 /// Unpacks a body, as far as it goes and to `longest` bytes at most. Returns why it does not go to
 /// its end.

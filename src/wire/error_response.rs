@@ -6,7 +6,7 @@ use oauth2::basic::BasicErrorResponseType;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::object::Object;
+use crate::wire::object::Object;
 
 /// The longest text of a provider's that is kept, in bytes.
 const LONGEST_TEXT: usize = 512;

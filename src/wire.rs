@@ -1,0 +1,11 @@
+//! What the provider says and takes, as types of `oauth2`.
+
+pub mod basic;
+pub(crate) mod endpoint;
+pub use endpoint::{ApiVersion, Environment, Scope};
+pub(crate) mod error_response;
+pub(crate) mod object;
+pub(crate) mod realm;
+pub(crate) mod token_response;
+pub(crate) mod user;
+pub use user::{ClientCredentialsUser, UserId};
