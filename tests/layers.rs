@@ -222,12 +222,12 @@ fn imports_have_no_cycle() {
     let imports = krate.imports();
     assert!(imports.values().map(BTreeSet::len).sum::<usize>() > 200, "the imports are not read");
     if let Some(cycle) = cycle(&imports) {
-        let mut story = String::new();
-        for name in &cycle {
+        let line = |name: &Names| {
             let used: Vec<_> =
                 imports[name].intersection(&cycle).map(|name| name.join("::")).collect();
-            story += &format!("\n{} imports {}", name.join("::"), used.join(", "));
-        }
+            format!("\n{} imports {}", name.join("::"), used.join(", "))
+        };
+        let story: String = cycle.iter().map(line).collect();
         panic!("imports form a cycle:{story}");
     }
 }

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use hurdlr_oauth2::Error;
 use hurdlr_oauth2::secrecy::SecretBox;
-use hurdlr_oauth2::store::{
-    PostgresStore, Release, Rewrite, Row, StoredToken, TokenStore, Version,
-};
+use hurdlr_oauth2::store::{PostgresStore, Release, Row, StoredToken, TokenStore, Version};
 use hurdlr_oauth2::testing::seed_row;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Connection};
