@@ -497,9 +497,12 @@ impl UserEntry {
             if is_older || (*current_epoch != epoch && !is_successor) {
                 return false;
             }
-            state.reset();
-            state.unsaved = unsaved;
-            self.replace(state, cached);
+            // A token that is served and saved was put back into the store: its pause goes on.
+            if !Arc::ptr_eq(&current, cached) || state.unsaved.is_some() {
+                state.reset();
+                state.unsaved = unsaved;
+                self.replace(state, cached);
+            }
             true
         })
     }

@@ -222,6 +222,34 @@ async fn restored_store_costs_no_login() {
     }
 }
 
+/// Putting a token back into a store that was restored cuts no pause short that the provider asked
+/// for.
+#[tokio::test(start_paused = true)]
+async fn restored_store_cuts_no_pause_short() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    let backup = site.row(RowKind::Login, &ann()).await.unwrap();
+    site.advance(HOUR);
+    soon(&user).await.unwrap();
+    site.advance(HOUR * 51 / 60);
+    site.fake.fault_plan(|_| Some(Fault::rate_limited_for(8 * MINUTE)));
+    let newest = soon(&user).await.unwrap();
+    settled().await;
+    let sent = site.refreshes();
+    site.restore(&ann(), backup, 2 * HOUR).await;
+    for _ in 0..7 {
+        site.advance(MINUTE);
+        assert_eq!(soon(&user).await.unwrap(), newest);
+        settled().await;
+    }
+    assert_eq!(
+        site.stored_refresh_token(&ann()).await,
+        Some(refresh(&user.token().await.unwrap()))
+    );
+    assert_eq!(site.refreshes(), sent, "asked within the pause");
+}
+
 /// After an outage the store may be one that lacks the last minutes. Whoever has them writes them
 /// back before a process that knows no better sends a refresh token that is spent.
 #[tokio::test(start_paused = true)]
