@@ -28,9 +28,18 @@ const DOUBT_SPAN_TO_TELL: Duration = Duration::from_mins(15);
 /// The next step of an attempt.
 enum Step {
     Claim,
+    Send(Granted),
     /// Another holder's lease lives for this long.
     Wait(Duration),
     Done,
+}
+
+/// A row whose lease was granted to this process, which had `known` in memory when it `asked`.
+struct Granted {
+    permit: Permit,
+    row: Row,
+    known: Arc<CachedToken>,
+    asked: Timestamp,
 }
 
 /// The end of an attempt that brought no token.
@@ -57,7 +66,27 @@ pub(super) async fn run(entry: &Arc<UserEntry>, flight: &Flight) -> Result<(), E
         epoch: entry.epoch(),
         started: context.clock.now(),
     };
-    match attempt.run().await {
+    let outcome = async {
+        let mut step = attempt.first_step().await?;
+        for looks in 1.. {
+            let is_try = matches!(step, Step::Claim | Step::Send(_));
+            step = match step {
+                Step::Claim => attempt.claim().await?,
+                Step::Send(granted) => attempt.send(granted).await?,
+                Step::Wait(lease) => {
+                    attempt.wait(lease, looks).await?;
+                    attempt.examine(context.store.read(&attempt.key).await?).await?
+                }
+                Step::Done => break,
+            };
+            if is_try && matches!(step, Step::Claim) {
+                // The row changed in between, or ours was written back.
+                attempt.wait(Duration::MAX, looks).await?;
+            }
+        }
+        Ok(())
+    };
+    match outcome.await {
         Ok(()) => Ok(()),
         // It concerned a token that is no longer the user's: the waiting callers look again.
         Err(_) if entry.epoch() != attempt.epoch => Ok(()),
@@ -76,7 +105,9 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run(&self) -> Result<(), Failure> {
+    /// A login that is not known here, or known to be over, is looked up before anything is
+    /// claimed: that writes nothing, however often it is read.
+    async fn first_step(&self) -> Result<Step, Failure> {
         // A token that was due on arrival is not replaced at once, even for a caller.
         let backoff = self.context.policy.backoff;
         let since = self.entry.with(|state| state.pause.since_renewal(self.started));
@@ -85,38 +116,6 @@ impl Attempt<'_> {
         }
         // Until an unsaved token is saved, the row is that of the one before, or there is none.
         save::save_unsaved(self.entry).await?;
-        let mut step = self.first_step().await?;
-        for looks in 1.. {
-            match step {
-                Step::Done => return Ok(()),
-                Step::Wait(lease) => {
-                    self.wait(lease, looks).await?;
-                    step = self.examine(self.context.store.read(&self.key).await?).await?;
-                }
-                Step::Claim => {
-                    let permit = async {
-                        self.context.until_closing(self.context.store.availability.settled()).await;
-                        self.context.permits.acquire(self.flight.promoted()).await
-                    };
-                    let permit = tokio::select! {
-                        biased;
-                        () = self.flight.abandoned() => return Ok(()),
-                        permit = permit => permit,
-                    };
-                    step = self.claim(permit.ok_or_else(shutting_down)?).await?;
-                    if matches!(step, Step::Claim) {
-                        // The row changed in between, or ours was written back.
-                        self.wait(Duration::MAX, looks).await?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A login that is not known here, or known to be over, is looked up before anything is
-    /// claimed: that writes nothing, however often it is read.
-    async fn first_step(&self) -> Result<Step, Failure> {
         let is_known = self.entry.current.load().version.is_some();
         let is_over = self.entry.with(|state| state.is_login_over());
         if self.entry.kind() == RowKind::Login && (!is_known || is_over) {
@@ -137,8 +136,17 @@ impl Attempt<'_> {
         if self.context.is_closing() { Err(shutting_down().into()) } else { Ok(()) }
     }
 
-    /// Claims the row, and refreshes the token that it holds.
-    async fn claim(&self, permit: Permit) -> Result<Step, Failure> {
+    /// Claims the row, once there is a permit and no outage of the store has just ended.
+    async fn claim(&self) -> Result<Step, Failure> {
+        let permit = async {
+            self.context.until_closing(self.context.store.availability.settled()).await;
+            self.context.permits.acquire(self.flight.promoted()).await
+        };
+        let permit = tokio::select! {
+            biased;
+            () = self.flight.abandoned() => return Ok(Step::Done),
+            permit = permit => permit.ok_or_else(shutting_down)?,
+        };
         let known = self.entry.current.load_full();
         let asked = self.context.clock.now();
         // A row that is made for a removed user would bring them back. And another refresh may have
@@ -158,7 +166,7 @@ impl Attempt<'_> {
                 self.release(row.version, Release::default()).await?;
                 Ok(Step::Claim)
             }
-            Some(row) if claimed.granted => self.refresh(permit, row, &known, asked).await,
+            Some(row) if claimed.granted => Ok(Step::Send(Granted { permit, row, known, asked })),
             row => {
                 drop(permit);
                 self.examine(row).await
@@ -215,18 +223,13 @@ impl Attempt<'_> {
         Ok(row.leased_for.map_or(Step::Claim, Step::Wait))
     }
 
-    /// Sends the request for the claimed row, and saves what comes.
-    async fn refresh(
-        &self,
-        permit: Permit,
-        row: Row,
-        known: &Arc<CachedToken>,
-        asked: Timestamp,
-    ) -> Result<Step, Failure> {
+    /// Sends the request for the granted row, and saves what comes.
+    async fn send(&self, granted: Granted) -> Result<Step, Failure> {
+        let Granted { permit, row, known, asked } = granted;
         let held = match self.entry.decode(&row) {
             Ok(held) => held,
             // The row is damaged, and this process still has what it held.
-            Err(_) if known.version == Some(row.version) => Some(Arc::clone(known)),
+            Err(_) if known.version == Some(row.version) => Some(Arc::clone(&known)),
             Err(error) => {
                 self.release(row.version, Release::default()).await?;
                 return Err(error.into());
@@ -238,7 +241,7 @@ impl Attempt<'_> {
         }
         // The row may hold another token than the one that is known by its version: the store was
         // restored, and went on from there.
-        if let Some(held) = held.as_ref().filter(|held| !held.has_same_access_token(known))
+        if let Some(held) = held.as_ref().filter(|held| !held.has_same_access_token(&known))
             && held.is_fresh(self.context.clock.now())
             && self.entry.install(self.epoch, held, None)
         {
@@ -254,7 +257,18 @@ impl Attempt<'_> {
         };
         tracing::debug!(user = ?self.entry.subject(), revision = row.version.revision, "refresh started");
         let slow = self.context.clock.sleep(SLOW_AFTER);
-        let request = self.request(held.as_deref(), left);
+        let hurdlr = &self.context.hurdlr;
+        let request = async {
+            if self.entry.kind() != RowKind::Login {
+                let is_user = self.entry.kind() == RowKind::Enterprise;
+                let grant = hurdlr.grant_operation(is_user.then(|| self.entry.subject()))?;
+                return hurdlr.call(grant, Some(left)).await.map(Token::without_refresh_token);
+            }
+            match held.as_deref() {
+                Some(held) => hurdlr.call(hurdlr.refresh_operation(&held.token)?, Some(left)).await,
+                None => Err(Error::store("the row of a login has no token").not_temporary()),
+            }
+        };
         let refused = self.entry.with(|state| state.refused());
         let sent_at = self.context.clock.now();
         let (answer, permit) = self.context.permits.run(permit, slow, request).await;
@@ -271,21 +285,6 @@ impl Attempt<'_> {
         };
         drop(permit);
         step
-    }
-
-    async fn request(&self, held: Option<&CachedToken>, left: Duration) -> Result<Token, Error> {
-        let hurdlr = &self.context.hurdlr;
-        match self.entry.kind() {
-            kind @ (RowKind::Enterprise | RowKind::Partner) => {
-                let user = (kind == RowKind::Enterprise).then(|| self.entry.subject());
-                let grant = hurdlr.grant_operation(user)?;
-                hurdlr.call(grant, Some(left)).await.map(Token::without_refresh_token)
-            }
-            _ => match held {
-                Some(held) => hurdlr.call(hurdlr.refresh_operation(&held.token)?, Some(left)).await,
-                None => Err(Error::store("the row of a login has no token").not_temporary()),
-            },
-        }
     }
 
     async fn save(

@@ -47,7 +47,11 @@ pub(super) fn join_or_start(entry: &Arc<UserEntry>, priority: Priority) -> Resul
     }
     if let Some(token) = started {
         let task = Task { entry: Arc::clone(entry), flight: flight.clone(), _token: token };
-        context.runtime.spawn(task.run());
+        context.runtime.spawn(async move {
+            let outcome = refresh::run(&task.entry, &task.flight).await;
+            task.entry.with(|state| state.flight = None);
+            task.flight.complete(outcome);
+        });
     }
     Ok(flight)
 }
@@ -58,14 +62,6 @@ struct Task {
     entry: Arc<UserEntry>,
     flight: Flight,
     _token: TaskTrackerToken,
-}
-
-impl Task {
-    async fn run(self) {
-        let outcome = refresh::run(&self.entry, &self.flight).await;
-        self.entry.with(|state| state.flight = None);
-        self.flight.complete(outcome);
-    }
 }
 
 impl Drop for Task {
