@@ -863,6 +863,34 @@ async fn one_router_serves_several_managers() {
     }
 }
 
+/// The provider may take long to revoke a token; until then the browser waits.
+#[tokio::test]
+async fn abandoned_disconnect_reaches_every_manager() {
+    let site = app::Site::new();
+    let manager = |version| site.manager(site.builder().api_version(version));
+    let (v4, v6) = (manager(ApiVersion::V4), manager(ApiVersion::V6));
+    let before = App::of(site.clone(), v4.clone(), |config| config);
+    let both = App::of(site.clone(), v6.clone(), |config| config.other_manager(v4.clone()));
+    let mut browser = Browser::of("ann");
+    for app in [&before, &both] {
+        let callback = browser.begin(app, "ann").await;
+        assert_eq!(browser.get(app, &callback).await.location(), "/home");
+    }
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let requests = site.fake.count().total();
+    tokio::select! {
+        _ = browser.disconnect(&both, &[("sec-fetch-site", "same-origin")]) => {
+            panic!("the revocation is held")
+        }
+        () = site.fake.arrived(requests + 1) => {}
+    }
+    assert_eq!(v4.shutdown().await, []);
+    let error = manager(ApiVersion::V4).user(&UserId::new("ann").unwrap()).token().await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::LoginRequired);
+    gate.open();
+}
+
 #[tokio::test]
 async fn two_versions_routes_share_a_host() {
     let site = app::Site::new();
