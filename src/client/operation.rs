@@ -9,7 +9,7 @@ use crate::endpoint::Scope;
 use crate::login::AuthorizationCode;
 use crate::retry::RequestType;
 use crate::token::{Token, rescue_refresh_token};
-use crate::transport::{Answer, Verdict};
+use crate::transport::{Answer, Defect, Verdict};
 use crate::user::UserId;
 
 /// One request to the token or the revocation endpoint.
@@ -224,10 +224,12 @@ fn read_token<O: Operation>(
         }
         Verdict::Failure { refusal, defect } => (refusal, defect),
     };
-    // One that only repeats what was sent is no news.
+    // One that only repeats what was sent is no news. In a failure, the field may hold a message
+    // about the one that was sent, unless all of a token is there.
+    let is_whole = matches!(defect, Defect::Unacceptable);
     let rescued = rescue_refresh_token(&answer.body)
         .filter(|token| !operation.secrets().contains(&token.expose_secret()))
-        .filter(|_| answer.status.is_success() || !O::TYPE.is_repeatable());
+        .filter(|_| answer.status.is_success() || (is_whole && !O::TYPE.is_repeatable()));
     Err(match (rescued, refusal) {
         (Some(refresh_token), refusal) => {
             failure::rescued(refresh_token, defect, refusal.as_ref(), answer, receipt)
