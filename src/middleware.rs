@@ -71,7 +71,7 @@ pub struct TokenMiddleware {
 
 impl UserHandle {
     /// Calls by `reqwest` that are made for this user (feature `middleware`). A call that has the
-    /// handle of another user as an extension fails with
+    /// handle or the [`UserId`](crate::UserId) of another user as an extension fails with
     /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
         TokenMiddleware { authorizer: Authorizer::of_user(self) }
