@@ -935,6 +935,8 @@ async fn page_tells_whose_fault_it_is() {
         (Fault::answer(401, r#"{"error":[{"type":"INVALID_TOKEN","message":"marker"}]}"#), site),
         (Fault::answer(401, r#"{"error":[{"type":"EXPIRED_TOKEN","message":"marker"}]}"#), site),
         (Fault::answer(403, r#"{"error":[{"type":"BAD_REQUEST","message":"marker"}]}"#), site),
+        (Fault::answer(401, ""), site), // as frameworks answer wrong Basic credentials
+        (Fault::answer(403, "<html>marker</html>"), site),
         (Fault::answer(400, r#"{"error":"invalid_grant"}"#), provider),
         (Fault::answer(400, r#"{"error":[{"type":"INVALID_VALUE"}]}"#), provider),
         (Fault::status(500), "did not answer"),

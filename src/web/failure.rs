@@ -57,9 +57,12 @@ impl FailureReason {
         let Self::Failed(error) = self else { return false };
         match error.kind() {
             ErrorKind::Config | ErrorKind::Unsupported => true,
-            ErrorKind::InvalidCallback | ErrorKind::Rejected | ErrorKind::Unavailable => {
+            ErrorKind::InvalidCallback
+            | ErrorKind::InvalidResponse
+            | ErrorKind::Rejected
+            | ErrorKind::Unavailable => {
                 // RFC 6749 section 5.2 has 401 for the client's credentials, whatever the code
-                // says.
+                // says, and whether or not there is one.
                 error.status().is_some_and(|status| status == 401 || status == 403)
                     || error.code().is_some_and(|code| SITE_FAULTS.contains(&code))
             }
