@@ -719,8 +719,7 @@ async fn id_of_another_user_is_refused() {
         let api = RawServer::replying([answer(200)]).await;
         let policy = || CallPolicy::default().origin(api.base_url());
         let request = |id: &UserId| Request::get(api.base_url()).extension(id.clone());
-        for edge in
-            [kind.of_user(&stage.user, policy()), kind.of_manager(&stage.manager, policy())]
+        for edge in [kind.of_user(&stage.user, policy()), kind.of_manager(&stage.manager, policy())]
         {
             let call = |id| request(id).extension(stage.user.clone()).body(TestBody::default());
             let error = edge.clone().send(call(&bob).unwrap()).await.unwrap_err();

@@ -479,6 +479,22 @@ async fn a_login_is_not_completed_by_other_settings_than_it_began_with() {
     assert_eq!(app.site.fake.count().total(), 0);
 }
 
+/// While replicas are replaced, a callback may come to one that has other settings than the one
+/// the login began at.
+#[tokio::test]
+async fn foreign_replica_leaves_login_alone() {
+    let app = App::new();
+    let v6 = |site: &app::Site| site.builder().api_version(ApiVersion::V6);
+    let foreign = App::on(app.site.clone(), v6, |config| config);
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let answer = ann.get(&foreign, &callback).await;
+    assert_eq!((answer.status, foreign.failures()), (400, to_strings(&["OtherSettings"])));
+    assert!(answer.body.contains("This site has changed"), "{}", answer.body);
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
+    assert!(ann.cookies.is_empty());
+}
+
 #[tokio::test]
 async fn a_state_that_cannot_be_redeemed_is_not_exchanged() {
     let app = App::new();

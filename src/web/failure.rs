@@ -214,6 +214,8 @@ impl LoginFailure {
             "This login is no longer valid",
             "It took more than 10 minutes, was begun in another browser, or was completed before.",
         );
+        const FOREIGN: (&str, &str) =
+            ("This login is no longer valid", "This site has changed since it began.");
         const CONNECTED: &str = "You are connected to Hurdlr";
         const NOT_CONNECTED: &str = "Hurdlr was not connected";
         match &self.reason {
@@ -254,6 +256,7 @@ impl LoginFailure {
                 (_, Some(CallbackProblem::Refused), _) | (ErrorKind::Rejected, ..) => {
                     (NOT_CONNECTED, "Hurdlr refused the login.")
                 }
+                (_, Some(CallbackProblem::OtherSettings), _) => FOREIGN,
                 (ErrorKind::InvalidCallback, ..) => STALE,
                 _ => (NOT_CONNECTED, UNAVAILABLE),
             },

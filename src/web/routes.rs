@@ -129,9 +129,13 @@ async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
         && match &outcome {
             // Another user's login is left to the one who began it.
             Err(FailureReason::OtherUser) => false,
-            // Nothing was sent, since the store failed or this replica is shutting down. The
-            // callback may be loaded again.
-            Err(FailureReason::Failed(error)) => !(error.is_temporary() && error.attempts() == 0),
+            // Nothing was redeemed: this replica has other settings, its store failed, or it is
+            // shutting down. The callback may be loaded again, from another replica.
+            Err(FailureReason::Failed(error)) => {
+                let is_foreign = error.callback_problem() == Some(CallbackProblem::OtherSettings);
+                let is_unsent = error.is_temporary() && error.attempts() == 0;
+                !(is_foreign || is_unsent)
+            }
             _ => true,
         };
     let return_to = return_to.unwrap_or_else(|| site.return_to.clone());
