@@ -23,7 +23,9 @@ impl Backoff {
 
     /// The pause after `failures` in a row; `random` has 64 random bits.
     pub(crate) fn delay(self, failures: u32, random: u64) -> Duration {
-        self.bound(failures).mul_f64(0.5 + 0.5 * fraction(random))
+        // By halves, so that no bound is too long to be computed with.
+        let half = self.bound(failures) / 2;
+        half + half.mul_f64(fraction(random))
     }
 }
 
@@ -46,5 +48,7 @@ mod tests {
             assert!(backoff.delay(failures, u64::MAX) <= bound);
             assert!(backoff.delay(failures, u64::MAX) > bound * 9 / 10);
         }
+        let endless = Backoff::new(Duration::MAX, Duration::MAX);
+        assert!(endless.delay(1, u64::MAX) <= Duration::MAX);
     }
 }

@@ -106,8 +106,9 @@ use crate::manager::TokenManager;
 /// | `POST /hurdlr/disconnect` | [disconnects](crate::manager::UserHandle::disconnect) the user; for the app's own pages only |
 ///
 /// All of them end with a redirect to where the app wants the user to be, or with what the app
-/// shows of a [`LoginFailure`]. Every answer has `Cache-Control: no-store` and `Referrer-Policy:
-/// no-referrer`.
+/// shows of a [`LoginFailure`]. Every answer has `Cache-Control: no-store`. The callback's answers
+/// have `Referrer-Policy: no-referrer`, and the others' `same-origin`, since a form of a page under
+/// `no-referrer` would not name its origin.
 ///
 /// They can be nested where [`callback_path`](LoginConfig::callback_path) is set. Nested otherwise,
 /// they begin no login, since its callback would not arrive.

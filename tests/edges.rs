@@ -710,6 +710,29 @@ async fn one_users_client_refuses_anybody_else() {
     }
 }
 
+/// An app that mixes up a partner's client with a user's would read somebody else's books.
+#[tokio::test]
+async fn id_of_another_user_is_refused() {
+    let bob = UserId::new("bob").unwrap();
+    for kind in KINDS {
+        let stage = Stage::new().await;
+        let api = RawServer::replying([answer(200)]).await;
+        let policy = || CallPolicy::default().origin(api.base_url());
+        let request = |id: &UserId| Request::get(api.base_url()).extension(id.clone());
+        for edge in [kind.of_user(&stage.user, policy()), kind.of_manager(&stage.manager, policy())]
+        {
+            let call = |id| request(id).extension(stage.user.clone()).body(TestBody::default());
+            let error = edge.clone().send(call(&bob).unwrap()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{kind:?}");
+            assert!(edge.send(call(stage.user.id()).unwrap()).await.is_ok(), "{kind:?}");
+        }
+        let ann = kind.of_user(&stage.user, policy());
+        let error = ann.send(request(&bob).body(TestBody::default()).unwrap()).await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Config, "{kind:?}");
+        assert_eq!(api.requests().len(), 2, "{kind:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_call_without_a_token_is_not_sent_and_says_why() {
     for kind in KINDS {

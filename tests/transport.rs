@@ -391,6 +391,29 @@ async fn a_refresh_token_beside_a_failure_is_rescued_unless_it_is_the_one_that_w
     }
 }
 
+/// Frameworks answer with a message for each field that is wrong, or with the fields that were sent,
+/// masked. Taken for a refresh token, such a text would replace the living one.
+#[tokio::test]
+async fn message_about_a_field_is_no_token() {
+    for body in [
+        r#"{"refresh_token":"must not be blank"}"#,
+        r#"{"refresh_token":"invalid"}"#,
+        r#"{"error":"invalid_request","refresh_token":"[FILTERED]"}"#,
+        r#"{"result":"FAILURE","data":{"refresh_token":"old-***"},"error":[]}"#,
+    ] {
+        for status in [400, 422, 500, 503] {
+            let server = RawServer::replying([Reply::answer(status, JSON, body)]).await;
+            for error in [
+                refreshed(&once(&server)).await.unwrap_err(),
+                logged_in(&once(&server)).await.unwrap_err(),
+            ] {
+                assert!(error.rescued_refresh_token().is_none(), "{status} {body}");
+                assert!(!error.needs_login(), "{status} {body}: {error:?}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_does_not_come_in_time_is_given_up() {
     let half = support::answer_bytes(200, JSON, TOKEN.len(), &TOKEN.as_bytes()[..150]);

@@ -479,6 +479,22 @@ async fn a_login_is_not_completed_by_other_settings_than_it_began_with() {
     assert_eq!(app.site.fake.count().total(), 0);
 }
 
+/// While replicas are replaced, a callback may come to one that has other settings than the one
+/// the login began at.
+#[tokio::test]
+async fn foreign_replica_leaves_login_alone() {
+    let app = App::new();
+    let v6 = |site: &app::Site| site.builder().api_version(ApiVersion::V6);
+    let foreign = App::on(app.site.clone(), v6, |config| config);
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let answer = ann.get(&foreign, &callback).await;
+    assert_eq!((answer.status, foreign.failures()), (400, to_strings(&["OtherSettings"])));
+    assert!(answer.body.contains("This site has changed"), "{}", answer.body);
+    assert_eq!(ann.get(&app, &callback).await.location(), "/home");
+    assert!(ann.cookies.is_empty());
+}
+
 #[tokio::test]
 async fn a_state_that_cannot_be_redeemed_is_not_exchanged() {
     let app = App::new();
@@ -863,6 +879,34 @@ async fn one_router_serves_several_managers() {
     }
 }
 
+/// The provider may take long to revoke a token; until then the browser waits.
+#[tokio::test]
+async fn abandoned_disconnect_reaches_every_manager() {
+    let site = app::Site::new();
+    let manager = |version| site.manager(site.builder().api_version(version));
+    let (v4, v6) = (manager(ApiVersion::V4), manager(ApiVersion::V6));
+    let before = App::of(site.clone(), v4.clone(), |config| config);
+    let both = App::of(site.clone(), v6.clone(), |config| config.other_manager(v4.clone()));
+    let mut browser = Browser::of("ann");
+    for app in [&before, &both] {
+        let callback = browser.begin(app, "ann").await;
+        assert_eq!(browser.get(app, &callback).await.location(), "/home");
+    }
+    let gate = Gate::closed();
+    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+    let requests = site.fake.count().total();
+    tokio::select! {
+        _ = browser.disconnect(&both, &[("sec-fetch-site", "same-origin")]) => {
+            panic!("the revocation is held")
+        }
+        () = site.fake.arrived(requests + 1) => {}
+    }
+    assert_eq!(v4.shutdown().await, []);
+    let error = manager(ApiVersion::V4).user(&UserId::new("ann").unwrap()).token().await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::LoginRequired);
+    gate.open();
+}
+
 #[tokio::test]
 async fn two_versions_routes_share_a_host() {
     let site = app::Site::new();
@@ -907,6 +951,8 @@ async fn page_tells_whose_fault_it_is() {
         (Fault::answer(401, r#"{"error":[{"type":"INVALID_TOKEN","message":"marker"}]}"#), site),
         (Fault::answer(401, r#"{"error":[{"type":"EXPIRED_TOKEN","message":"marker"}]}"#), site),
         (Fault::answer(403, r#"{"error":[{"type":"BAD_REQUEST","message":"marker"}]}"#), site),
+        (Fault::answer(401, ""), site), // as frameworks answer wrong Basic credentials
+        (Fault::answer(403, "<html>marker</html>"), site),
         (Fault::answer(400, r#"{"error":"invalid_grant"}"#), provider),
         (Fault::answer(400, r#"{"error":[{"type":"INVALID_VALUE"}]}"#), provider),
         (Fault::status(500), "did not answer"),

@@ -104,6 +104,7 @@ impl Authorizer {
     fn check_extensions(&self, extensions: &Extensions) -> Result<(), Error> {
         use Principal::{Partner, PartnerOfEachCall, User, UserOfEachCall};
         let user = extensions.get::<UserHandle>();
+        let id = extensions.get::<UserId>();
         let problem = match &self.principal {
             UserOfEachCall(manager) if user.is_some_and(|user| !manager.has_made(user)) => {
                 "the call names a user of another TokenManager than the one that made this client"
@@ -111,11 +112,17 @@ impl Authorizer {
             User(own) if user.is_some_and(|user| !own.is_same(user)) => {
                 "the call names another user than the one this client was made for"
             }
+            User(own) if id.is_some_and(|id| id != own.id()) => {
+                "the call names another UserId than that of the user this client was made for"
+            }
+            UserOfEachCall(_) if user.zip(id).is_some_and(|(user, id)| id != user.id()) => {
+                "the call names two users: its UserId is not that of its UserHandle"
+            }
             Partner(_) | PartnerOfEachCall(_) if user.is_some() => {
                 "the call names a user by UserHandle: this client sends the app's own credentials, \
                  not a user's token"
             }
-            Partner(own) if extensions.get::<UserId>().is_some_and(|id| !own.is(id)) => {
+            Partner(own) if id.is_some_and(|id| !own.is(id)) => {
                 "the call names another UserId than the one this client was made for"
             }
             _ => return Ok(()),

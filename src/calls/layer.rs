@@ -85,7 +85,7 @@ pub struct TokenLayer<C = EmptyBodies> {
 
 impl UserHandle {
     /// A tower layer for calls that are made for this user (feature `tower`). A call that has the
-    /// handle of another user as an extension fails with
+    /// handle or the [`UserId`](crate::UserId) of another user as an extension fails with
     /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn layer(&self) -> TokenLayer {
         TokenLayer { authorizer: Authorizer::of_user(self), copies: EmptyBodies }

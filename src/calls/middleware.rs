@@ -73,7 +73,7 @@ pub struct TokenMiddleware {
 
 impl UserHandle {
     /// Calls by `reqwest` that are made for this user (feature `middleware`). A call that has the
-    /// handle of another user as an extension fails with
+    /// handle or the [`UserId`](crate::UserId) of another user as an extension fails with
     /// [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn middleware(&self) -> TokenMiddleware {
         TokenMiddleware { authorizer: Authorizer::of_user(self) }
@@ -151,7 +151,8 @@ impl TokenMiddleware {
     /// `configure` gets a builder that asks for rustls by name, with the feature of that name. On
     /// top of what it sets come these: certificates are verified, TLS keys and what is sent are not
     /// logged, and where an origin of the policy is plain `http` on a loopback host, no call goes
-    /// through a proxy, and `localhost` is this machine.
+    /// through a proxy, and `localhost` is this machine. A `connector_layer`, a `unix_socket` and
+    /// `tls_backend_preconfigured` decide by themselves where and how tokens travel.
     ///
     /// Cookies that `configure` has the client keep, and what a cache middleware keeps, are for all
     /// calls of the client. Both are for the client of one user only, see

@@ -7,7 +7,7 @@ use url::Url;
 use super::failure::{self, Failure, Receipt};
 use crate::client::login::AuthorizationCode;
 use crate::client::retry::RequestType;
-use crate::client::transport::{Answer, Verdict};
+use crate::client::transport::{Answer, Defect, Verdict};
 use crate::token::Token;
 use crate::wire::endpoint::Scope;
 use crate::wire::token_response::rescue_refresh_token;
@@ -225,10 +225,12 @@ fn read_token<O: Operation>(
         }
         Verdict::Failure { refusal, defect } => (refusal, defect),
     };
-    // One that only repeats what was sent is no news.
+    // One that only repeats what was sent is no news. In a failure, the field may hold a message
+    // about the one that was sent, unless all of a token is there.
+    let is_whole = matches!(defect, Defect::Unacceptable);
     let rescued = rescue_refresh_token(&answer.body)
         .filter(|token| !operation.secrets().contains(&token.expose_secret()))
-        .filter(|_| answer.status.is_success() || !O::TYPE.is_repeatable());
+        .filter(|_| answer.status.is_success() || (is_whole && !O::TYPE.is_repeatable()));
     Err(match (rescued, refusal) {
         (Some(refresh_token), refusal) => {
             failure::rescued(refresh_token, defect, refusal.as_ref(), answer, receipt)

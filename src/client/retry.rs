@@ -157,6 +157,8 @@ pub(crate) struct Attempts<'a> {
     /// all processes.
     waits_when_told: bool,
     sent: u32,
+    /// The policy's, and one more once the Bearer header is left out.
+    max_attempts: u32,
     repeated_at_once: bool,
     unanswered: bool,
 }
@@ -180,6 +182,7 @@ impl<'a> Attempts<'a> {
             total_timeout,
             waits_when_told,
             sent: 0,
+            max_attempts: policy.max_attempts,
             repeated_at_once: false,
             unanswered: false,
         }
@@ -214,7 +217,7 @@ impl<'a> Attempts<'a> {
         elapsed: Duration,
     ) -> Option<Duration> {
         self.unanswered |= class == FailureClass::Unanswered;
-        let more = self.sent < self.policy.max_attempts;
+        let more = self.sent < self.max_attempts;
         let backoff = self.policy.backoff().delay(self.sent, self.rng.next_u64());
         if pause.is_some() && !self.waits_when_told {
             return None;
@@ -235,7 +238,10 @@ impl<'a> Attempts<'a> {
                 Duration::ZERO
             }
             // The request is another one without the header, so this cannot come twice.
-            (FailureClass::RetryWithoutBearer, RequestType::RefreshToken) => Duration::ZERO,
+            (FailureClass::RetryWithoutBearer, RequestType::RefreshToken) => {
+                self.max_attempts = self.max_attempts.saturating_add(1);
+                Duration::ZERO
+            }
             _ => return None,
         };
         let wait = wait.max(pause.unwrap_or_default());
@@ -279,6 +285,22 @@ mod tests {
         ] {
             let found = REQUESTS.map(|request| repetitions(request, class, pause));
             assert_eq!(found, expected, "{class:?} {pause:?}");
+        }
+    }
+
+    #[test]
+    fn attempt_without_bearer_comes_on_top() {
+        let policy = RetryPolicy::default().max_attempts(2);
+        let mut attempts =
+            Attempts::new(&policy, &SharedRng::Thread, RequestType::RefreshToken, None);
+        for (class, is_repeated) in [
+            (FailureClass::RetryWithoutBearer, true),
+            (FailureClass::NotSent, true),
+            (FailureClass::NotSent, false),
+        ] {
+            attempts.begin(Duration::ZERO);
+            let delay = attempts.next_delay(class, None, Duration::ZERO);
+            assert_eq!(delay.is_some(), is_repeated, "{class:?}, attempt {}", attempts.sent());
         }
     }
 

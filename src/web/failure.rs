@@ -57,9 +57,12 @@ impl FailureReason {
         let Self::Failed(error) = self else { return false };
         match error.kind() {
             ErrorKind::Config | ErrorKind::Unsupported => true,
-            ErrorKind::InvalidCallback | ErrorKind::Rejected | ErrorKind::Unavailable => {
+            ErrorKind::InvalidCallback
+            | ErrorKind::InvalidResponse
+            | ErrorKind::Rejected
+            | ErrorKind::Unavailable => {
                 // RFC 6749 section 5.2 has 401 for the client's credentials, whatever the code
-                // says.
+                // says, and whether or not there is one.
                 error.status().is_some_and(|status| status == 401 || status == 403)
                     || error.code().is_some_and(|code| SITE_FAULTS.contains(&code))
             }
@@ -211,6 +214,8 @@ impl LoginFailure {
             "This login is no longer valid",
             "It took more than 10 minutes, was begun in another browser, or was completed before.",
         );
+        const FOREIGN: (&str, &str) =
+            ("This login is no longer valid", "This site has changed since it began.");
         const CONNECTED: &str = "You are connected to Hurdlr";
         const NOT_CONNECTED: &str = "Hurdlr was not connected";
         match &self.reason {
@@ -251,6 +256,7 @@ impl LoginFailure {
                 (_, Some(CallbackProblem::Refused), _) | (ErrorKind::Rejected, ..) => {
                     (NOT_CONNECTED, "Hurdlr refused the login.")
                 }
+                (_, Some(CallbackProblem::OtherSettings), _) => FOREIGN,
                 (ErrorKind::InvalidCallback, ..) => STALE,
                 _ => (NOT_CONNECTED, UNAVAILABLE),
             },

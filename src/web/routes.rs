@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::{NestedPath, Request, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
+use futures_util::future::join_all;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY, SET_COOKIE,
 };
@@ -128,9 +129,13 @@ async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
         && match &outcome {
             // Another user's login is left to the one who began it.
             Err(FailureReason::OtherUser) => false,
-            // Nothing was sent, since the store failed or this replica is shutting down. The
-            // callback may be loaded again.
-            Err(FailureReason::Failed(error)) => !(error.is_temporary() && error.attempts() == 0),
+            // Nothing was redeemed: this replica has other settings, its store failed, or it is
+            // shutting down. The callback may be loaded again, from another replica.
+            Err(FailureReason::Failed(error)) => {
+                let is_foreign = error.callback_problem() == Some(CallbackProblem::OtherSettings);
+                let is_unsent = error.is_temporary() && error.attempts() == 0;
+                !(is_foreign || is_unsent)
+            }
             _ => true,
         };
     let return_to = return_to.unwrap_or_else(|| site.return_to.clone());
@@ -154,13 +159,12 @@ async fn disconnect(site: Arc<LoginRoutes>, request: Request) -> Response {
         Ok(user) => user,
         Err(response) => return response,
     };
-    // The managers finish revocations in the background.
-    let mut outcome = Ok(());
-    for manager in &site.managers {
-        outcome = outcome.and(manager.user(&user).disconnect().await.map(|_| ()));
-    }
-    match outcome {
-        Ok(()) => Redirect::to(return_to.as_str()).into_response(),
+    // All at once: each waits for the provider, and a browser that goes away meanwhile must not
+    // leave the user connected at the next one.
+    let users = site.managers.iter().map(|manager| manager.user(&user));
+    let outcomes = join_all(users.map(async |user| user.disconnect().await)).await;
+    match outcomes.into_iter().collect::<Result<Vec<_>, _>>() {
+        Ok(_) => Redirect::to(return_to.as_str()).into_response(),
         Err(error) => site.failed(error.into(), Some(user), return_to).await,
     }
 }

@@ -236,6 +236,15 @@ impl Environment {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
+        // Such as the token URL, which the reference has: each request would be answered 404.
+        let token_path = version.contract().token_path;
+        for api_path in [token_path, token_path.trim_end_matches("/auth/token")] {
+            if url.path().ends_with(&format!("/{api_path}/")) {
+                return Err(Error::config(format!(
+                    "{setting} ends with `/{api_path}`: leave that out, it is added"
+                )));
+            }
+        }
         Ok(url)
     }
 }
@@ -423,6 +432,19 @@ mod tests {
             let base = Environment::from(text).base(ApiVersion::V4, "base_url").unwrap();
             assert_eq!(base.as_str(), "https://bank.example/hurdlr/");
         }
+    }
+
+    #[test]
+    fn base_url_with_api_path_is_named() {
+        for (text, version, named) in [
+            ("https://a.example/rest/v4/auth/token", ApiVersion::V4, "`/rest/v4/auth/token`"),
+            ("https://a.example/rest/v5/", ApiVersion::V5, "`/rest/v5`"),
+            ("https://a.example/books/v6", ApiVersion::V6, "`/v6`"),
+        ] {
+            let error = Environment::from(text).base(version, "base_url").unwrap_err().to_string();
+            assert!(error.contains("base_url") && error.contains(named), "{error}");
+        }
+        assert!(Environment::from("https://a.example/v6").base(ApiVersion::V4, "base_url").is_ok());
     }
 
     #[test]
