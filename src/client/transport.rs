@@ -30,7 +30,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
-use crate::wire::endpoint;
+use crate::wire::endpoint::{self, Origin};
 
 /// The default user agent of token requests.
 pub(crate) const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
@@ -65,7 +65,8 @@ impl Default for Timeouts {
 #[derive(Clone)]
 pub struct HttpClient {
     sender: Sender,
-    origin: url::Origin,
+    /// A URL of the origin that it sends to.
+    home: Option<Url>,
     timeout: Duration,
 }
 
@@ -73,7 +74,7 @@ pub struct HttpClient {
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpClient")
-            .field("origin", &self.origin.ascii_serialization())
+            .field("origin", &self.home.as_ref().map(|home| home.origin().ascii_serialization()))
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -152,7 +153,7 @@ impl HttpClient {
             Error::config("the HTTP client cannot be built").caused_by(source.without_url())
         })?;
         let sender = Sender::Reqwest(client);
-        Ok(Self { sender, origin: endpoint.origin(), timeout: timeouts.request })
+        Ok(Self { sender, home: Some(endpoint.clone()), timeout: timeouts.request })
     }
 
     /// A client that sends by `client`, of any origin. The promises are that one's to keep.
@@ -162,9 +163,8 @@ impl HttpClient {
         C: for<'c> AsyncHttpClient<'c, Error: Send + Sync, Future: Send>,
         C: Send + Sync + 'static,
     {
-        let origin = url::Origin::new_opaque();
         let timeout = Timeouts::default().request;
-        Self { sender: Sender::Custom(Arc::new(client)), origin, timeout }
+        Self { sender: Sender::Custom(Arc::new(client)), home: None, timeout }
     }
 
     /// Posts `form` to `url`, of this client's origin, and waits at most `limit` for all of the
@@ -222,7 +222,8 @@ impl<'c> AsyncHttpClient<'c> for HttpClient {
                 value.set_sensitive(true);
             }
             let url = parts.uri.to_string().parse::<Url>().ok();
-            let url = url.filter(|url| url.origin() == self.origin);
+            let home = self.home.as_ref().and_then(Origin::of_url);
+            let url = url.filter(|url| home.is_some() && Origin::of_url(url) == home);
             let url = url.ok_or(HttpError::ForeignOrigin)?;
             // RFC 6749 section 3.2.
             if parts.method != Method::POST {

@@ -288,7 +288,6 @@ pub(crate) fn secret_bearing_url(setting: &str, text: &str) -> Result<Url, Error
 /// Where a secret may travel to: the scheme, host and port of a URL (RFC 6454 section 4).
 ///
 /// A URL with user info has credentials of its own, and no origin here.
-#[cfg(any(feature = "middleware", feature = "tower"))]
 #[derive(Debug)]
 pub(crate) struct Origin<'a> {
     scheme: &'a str,
@@ -296,7 +295,6 @@ pub(crate) struct Origin<'a> {
     port: u16,
 }
 
-#[cfg(any(feature = "middleware", feature = "tower"))]
 impl<'a> Origin<'a> {
     pub(crate) fn of_url(url: &'a Url) -> Option<Self> {
         let has_user_info = !url.username().is_empty() || url.password().is_some();
@@ -326,7 +324,6 @@ impl<'a> Origin<'a> {
     }
 }
 
-#[cfg(any(feature = "middleware", feature = "tower"))]
 impl PartialEq for Origin<'_> {
     fn eq(&self, other: &Self) -> bool {
         let is_same_host = match (&self.host, &other.host) {
