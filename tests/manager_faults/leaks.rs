@@ -152,3 +152,20 @@ async fn refusal_counts_without_memory() {
     assert!(site.fake.is_alive(&served));
     assert_eq!(site.refreshes(), 1);
 }
+
+/// Users whose token was refused leave memory once it is replaced.
+#[tokio::test(start_paused = true)]
+async fn replaced_users_leave_memory() {
+    let site = Site::new();
+    let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
+    let manager = builder.cache_capacity(1).build().unwrap();
+    for user in ids("user", 1_000) {
+        let user = manager.enterprise_user(&user);
+        let token = user.token().await.unwrap().into_shared();
+        user.report_unauthorized(&token);
+        assert_ne!(access(&user.token().await.unwrap()), access(&token));
+    }
+    settled().await;
+    let users = manager.users_in_memory();
+    assert!(users <= 300, "{users}");
+}
