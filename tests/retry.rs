@@ -333,6 +333,7 @@ async fn a_refresh_refused_with_its_bearer_is_sent_once_more_without_it() {
         Fault::answer(403, envelope("INVALID_TOKEN")),
         Fault::answer(400, r#"{"error":"invalid_token"}"#),
         Fault::answer(200, envelope("INVALID_TOKEN")),
+        Fault::answer(401, r#"{"error":"invalid_request"}"#),
     ] {
         let fake = FakeHurdlr::in_memory();
         for policy in [RetryPolicy::default(), RetryPolicy::never()] {
@@ -344,6 +345,9 @@ async fn a_refresh_refused_with_its_bearer_is_sent_once_more_without_it() {
             assert!(fake.is_alive(token.access_token().expose_secret()));
             assert_eq!(bearers(&fake), [true, false], "{fault:?}");
             assert!(clock.waits().is_empty(), "at once");
+            // It was about that token, so the next one goes along again.
+            hurdlr.refresh(&token).await.unwrap();
+            assert_eq!(bearers(&fake), [true, false, true], "{fault:?}");
         }
     }
 }

@@ -889,3 +889,30 @@ async fn line_end_behind_token_is_left_out() {
     let error = refreshed(&once(&server)).await.unwrap_err();
     assert_eq!(error.rescued_refresh_token().unwrap().expose_secret(), "refresh");
 }
+
+#[cfg(feature = "rustls")]
+#[test]
+fn debug_shows_no_password_of_proxies() {
+    let proxy = reqwest::Proxy::all("http://user:marker@proxy.example.com:8080").unwrap();
+    // Not of a loopback host, which is reached without a proxy.
+    let hurdlr = support::impatient("https://api.example.com")
+        .reqwest(|builder| builder.proxy(proxy))
+        .build()
+        .unwrap();
+    let url = "http://user:marker@localhost:1/?key=marker".parse().unwrap();
+    let said = format!("{hurdlr:?} {:?}", HttpClient::new(&url).unwrap());
+    assert!(!said.contains("marker"), "{said}");
+}
+
+#[tokio::test]
+async fn refusal_behind_wrong_length_reaches_oauth2() {
+    let refusal = r#"{"error":"invalid_grant"}"#;
+    let server =
+        RawServer::replying([Reply::promising(400, JSON, refusal.len() + 1, refusal.as_bytes())])
+            .await;
+    let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
+    let request = Request::post(server.base_url()).body(Vec::new()).unwrap();
+    let refused = client.call(request).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(refused.body(), refusal.as_bytes());
+}

@@ -1231,7 +1231,7 @@ async fn foreign_cookie_beyond_ascii_hides_no_login() {
 }
 
 #[tokio::test]
-async fn ten_thousand_cookies_cost_little() {
+async fn of_planted_cookies_few_are_decrypted() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
@@ -1242,16 +1242,16 @@ async fn ten_thousand_cookies_cost_little() {
         write!(planted, "{prefix}{number:012}={value}; ").unwrap();
     }
     let same = format!("{name}=planted; ").repeat(10_000);
-    let mut quickest = MINUTE;
     for cookies in [format!("{planted}{name}={value}"), format!("{name}={value}; {same}")] {
-        let start = std::time::Instant::now();
         let began = ann.raw(&app, "/hurdlr/connect", cookies.as_bytes()).await;
         assert!(began.set_cookies().len() <= 16, "{}", began.set_cookies().len());
         let again = ann.clone().raw(&app, &callback, same.as_bytes()).await;
         assert_eq!(again.status, 400);
-        quickest = quickest.min(start.elapsed());
     }
-    assert!(quickest < Duration::from_millis(100), "{quickest:?}");
-    let cookies = format!("{planted}{name}={value}");
+    // A login behind more of its name than are decrypted is not found.
+    let behind = |others: usize| format!("{name}=x; ").repeat(others) + &format!("{name}={value}");
+    let cookies = behind(16);
+    assert_eq!(ann.clone().raw(&app, &callback, cookies.as_bytes()).await.status, 400);
+    let cookies = planted + &behind(15);
     assert_eq!(ann.raw(&app, &callback, cookies.as_bytes()).await.location(), "/home");
 }

@@ -47,16 +47,21 @@ pub(crate) async fn ungranted_wal(server: &Server, size: Size) -> Outcome {
         let written = "SELECT CAST(pg_current_wal_insert_lsn() - '0/0' AS BIGINT)";
         sqlx::query_scalar::<_, i64>(written).fetch_one(&pool).await
     };
-    let before = written().await?;
-    for _ in 0..size.claims {
-        let claims = [(&leased, at), (&leased, at.next()), (&paused, at), (&refused, at)];
-        for (key, known) in claims {
-            if store.claim(key, claim(2, known)).await?.granted {
-                return Err("a claim was granted".into());
+    // The server writes a record of its own each 15 s, which no more than one of the rounds has.
+    let mut rounds = Vec::new();
+    for _ in 0..3 {
+        let before = written().await?;
+        for _ in 0..size.claims {
+            let claims = [(&leased, at), (&leased, at.next()), (&paused, at), (&refused, at)];
+            for (key, known) in claims {
+                if store.claim(key, claim(2, known)).await?.granted {
+                    return Err("a claim was granted".into());
+                }
             }
         }
+        rounds.push(i32::try_from(written().await? - before)?);
     }
-    let bytes = i32::try_from(written().await? - before)?;
+    let bytes = rounds.into_iter().min().unwrap_or_default();
     size.figure("stores.ungranted_claim_wal_bytes", f64::from(bytes), "bytes");
     Ok(())
 }

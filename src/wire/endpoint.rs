@@ -383,6 +383,8 @@ mod tests {
             ("https://api.example.com@evil.example/", false),
             ("https://evil.example/api.example.com", false),
             ("https://user@api.example.com/", false),
+            ("https://api.example.com@api.example.com/", false),
+            ("https://api.example.com:443@api.example.com/", false),
             ("https://user:pw@api.example.com:443/", false),
             ("https://user:443@evil.example/", false),
             ("https://example.com/", false),
@@ -442,6 +444,9 @@ mod tests {
             assert!(error.contains("base_url") && error.contains(named), "{error}");
         }
         assert!(Environment::from("https://a.example/v6").base(ApiVersion::V4, "base_url").is_ok());
+        for text in ["https://a.example/rev6", "https://a.example/v6/hurdlr"] {
+            assert!(Environment::from(text).base(ApiVersion::V6, "base_url").is_ok(), "{text}");
+        }
     }
 
     #[test]

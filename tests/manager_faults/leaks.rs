@@ -169,3 +169,26 @@ async fn replaced_users_leave_memory() {
     let users = manager.users_in_memory();
     assert!(users <= 300, "{users}");
 }
+
+/// As with one user, with so many that those who need not stay in memory are looked for.
+#[tokio::test(start_paused = true)]
+async fn eviction_revives_none_of_many() {
+    let site = Site::new();
+    let users = ids("user", 100);
+    drop(site.all_logged_in(&users).await);
+    let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
+    let manager = builder.cache_capacity(1).build().unwrap();
+    let mut refused = Vec::new();
+    for id in &users {
+        let user = manager.user(id);
+        let token = user.token().await.unwrap().into_shared();
+        site.fake.fault_plan(|_| Some(Fault::Refuse));
+        user.report_unauthorized(&token);
+        settled().await;
+        refused.push(access(&token));
+    }
+    for (id, refused) in users.iter().zip(&refused) {
+        let served = soon(&manager.user(id)).await.ok();
+        assert_ne!(served.as_ref(), Some(refused));
+    }
+}
