@@ -224,7 +224,7 @@ impl TokenManagerBuilder {
         #[cfg(feature = "metrics")]
         metrics::describe();
         let (clock, rng) = (self.hurdlr.clock().clone(), self.hurdlr.rng().clone());
-        let (revalidation, queue) = mpsc::unbounded_channel();
+        let (revalidation, queue) = mpsc::channel(revalidate::MAX_QUEUED);
         let context = Arc::new(Context {
             realm: Arc::new(self.hurdlr.realm()),
             store: StoreCalls::new(self.store, clock.clone()),

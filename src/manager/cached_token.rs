@@ -196,13 +196,10 @@ impl CachedToken {
         Duration::from_millis(self.held_for(now).saturating_sub(looked_at))
     }
 
-    /// Whether the store was last looked at so long ago. Notes that it is looked at now.
-    pub(super) fn begin_look(&self, now: Timestamp, after: Duration) -> bool {
-        let is_due = self.since_look(now) >= after;
-        if is_due {
-            self.looked_at.store(self.held_for(now), Ordering::Relaxed);
-        }
-        is_due
+    /// Notes when the store was looked at; `None` if that failed.
+    pub(super) fn looked(&self, asked: Option<Timestamp>) {
+        let at = asked.map_or(0, |asked| self.held_for(asked));
+        self.looked_at.store(at, Ordering::Relaxed);
     }
 
     #[inline]

@@ -56,7 +56,7 @@ pub(super) struct Context {
     pub(super) permits: Permits,
     pub(super) pins: Pins,
     /// The users to be compared with the store next.
-    pub(super) revalidation: mpsc::UnboundedSender<Arc<UserEntry>>,
+    pub(super) revalidation: mpsc::Sender<Arc<UserEntry>>,
     pub(super) tasks: TaskTracker,
     /// Set once, when the shutdown begins.
     pub(super) closing: watch::Sender<Option<Timestamp>>,
@@ -168,7 +168,8 @@ impl Pins {
             pinned.retain(|entry| entry.needs_pin());
             pinned.sort_by_key(|entry| Arc::as_ptr(entry).addr());
             pinned.dedup_by(|entry, other| Arc::ptr_eq(entry, other));
-            let room = pinned.len() + 64;
+            let (room, most) = (pinned.len() + 64, 2 * pinned.len() + 64);
+            pinned.shrink_to(most); // after an incident fewer are needed
             pinned.reserve(room);
         }
         pinned.push(Arc::clone(entry));
@@ -246,7 +247,7 @@ pub(super) struct Pause {
     /// `None` where nothing failed: the provider returned a token that was due on arrival.
     pub(super) error: Option<Error>,
     /// When the store was looked at last, if that was during the pause.
-    looked_at: Option<Timestamp>,
+    pub(super) looked_at: Option<Timestamp>,
 }
 
 impl Pause {
@@ -262,14 +263,10 @@ impl Pause {
         self.since.filter(|_| self.error.is_none()).map(|(from, _)| now.since(from))
     }
 
-    /// Whether the store was last looked at so long ago. Notes that it is looked at now.
-    pub(super) fn begin_look(&mut self, now: Timestamp, after: Duration) -> bool {
+    /// Time since the store was last looked at; zero where there is no pause.
+    pub(super) fn since_look(&self, now: Timestamp) -> Duration {
         let last = self.looked_at.or(self.since.map(|(from, _)| from));
-        let is_due = last.is_some_and(|last| now.since(last) >= after);
-        if is_due {
-            self.looked_at = Some(now);
-        }
-        is_due
+        last.map_or(Duration::ZERO, |last| now.since(last))
     }
 
     pub(super) fn left(&self, clock: &SharedClock) -> Duration {
@@ -621,6 +618,14 @@ impl UserEntry {
             state.unreleased.is_some()
                 || state.refused.iter().any(|refused| now.since(refused.since) < refused.lasts)
         })
+    }
+
+    /// Notes when the store was looked at; `None` if that failed.
+    pub(super) fn looked(&self, cached: &CachedToken, asked: Option<Timestamp>) {
+        match cached.version {
+            Some(_) => cached.looked(asked),
+            None => self.with(|state| state.pause.looked_at = asked),
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<TokenEvent> {

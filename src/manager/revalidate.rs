@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use super::cached_token::CachedToken;
 use super::entry::UserEntry;
@@ -15,23 +15,29 @@ use crate::store::{Row, StoreKey};
 /// How many users are looked up by one query.
 const BATCH: usize = 500;
 
+/// How many users wait for that, at most.
+pub(super) const MAX_QUEUED: usize = 20 * BATCH;
+
 /// Queues the user for the next batch once half of the setting `revalidate_after` has passed since
 /// the last look at the store, which keeps busy users within the bound.
 pub(super) fn schedule(entry: &Arc<UserEntry>, cached: &CachedToken, now: Timestamp) {
     let context = &entry.context;
-    let is_due = match cached.version {
-        Some(_) => cached.begin_look(now, context.revalidate_after),
+    let since_look = match cached.version {
+        Some(_) => cached.since_look(now),
         // A user without a token is looked up only while a pause keeps refreshes from doing so.
-        None => entry.with(|state| state.pause.begin_look(now, context.revalidate_after)),
+        None => entry.with(|state| state.pause.since_look(now)),
     };
-    if is_due && !context.is_closing() {
-        // An error means that the runtime is gone.
-        let _ = context.revalidation.send(Arc::clone(entry));
+    if since_look < context.revalidate_after || context.is_closing() {
+        return;
+    }
+    // An error says that the queue is full: then the next read tries again.
+    if context.revalidation.try_send(Arc::clone(entry)).is_ok() {
+        entry.looked(cached, Some(now)); // so that the user is queued once
     }
 }
 
 /// Compares the users who are queued, a batch at a time, while the manager exists.
-pub(super) async fn run(mut queue: UnboundedReceiver<Arc<UserEntry>>) {
+pub(super) async fn run(mut queue: Receiver<Arc<UserEntry>>) {
     let mut failures = 0;
     loop {
         let mut users = Vec::new();
@@ -41,8 +47,9 @@ pub(super) async fn run(mut queue: UnboundedReceiver<Arc<UserEntry>>) {
         };
         users.sort_by_key(|entry| Arc::as_ptr(entry).addr());
         users.dedup_by(|entry, other| Arc::ptr_eq(entry, other));
+        let batch = users.clone();
         // An error of the task is a panic, which ends this batch alone.
-        let compared = context.spawn(async move { compare(&users).await }).await;
+        let compared = context.spawn(async move { compare(&batch).await }).await;
         let Ok(Err(error)) = compared else {
             failures = 0;
             continue;
@@ -52,7 +59,8 @@ pub(super) async fn run(mut queue: UnboundedReceiver<Arc<UserEntry>>) {
         let pause = context.delay(context.policy.backoff, failures);
         context.sleep_unless_closing(pause.min(context.revalidate_after)).await;
         // They are looked up again when they are read again.
-        while queue.try_recv().is_ok() {}
+        users.extend(std::iter::from_fn(|| queue.try_recv().ok()));
+        users.iter().for_each(|entry| entry.looked(&entry.current.load(), None));
     }
 }
 

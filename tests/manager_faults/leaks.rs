@@ -170,6 +170,36 @@ async fn replaced_users_leave_memory() {
     assert!(users <= 300, "{users}");
 }
 
+/// The same after an incident in which the tokens of many were refused at a time.
+#[tokio::test(start_paused = true)]
+async fn replaced_users_leave_memory_after_an_incident() {
+    let site = Site::new();
+    let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
+    let manager = builder.cache_capacity(1).build().unwrap();
+    let mut tokens = Vec::new();
+    for user in ids("user", 1_000) {
+        tokens.push(manager.enterprise_user(&user).token().await.unwrap().into_shared());
+    }
+    site.fake.fault_plan(|_| Some(Fault::status(503)));
+    for (user, token) in ids("user", 1_000).iter().zip(&tokens) {
+        let user = manager.enterprise_user(user);
+        let _ = soon(&user).await;
+        user.report_unauthorized(token);
+    }
+    settled().await;
+    site.fake.clear_faults();
+    sleep(HOUR).await;
+    for user in ids("user", 1_000).into_iter().chain(ids("later", 1_000)) {
+        let user = manager.enterprise_user(&user);
+        let token = user.token().await.unwrap().into_shared();
+        user.report_unauthorized(&token);
+        let _ = user.token().await;
+    }
+    settled().await;
+    let users = manager.users_in_memory();
+    assert!(users <= 300, "{users}");
+}
+
 /// As with one user, with so many that those who need not stay in memory are looked for.
 #[tokio::test(start_paused = true)]
 async fn eviction_revives_none_of_many() {
