@@ -130,9 +130,8 @@ impl Attempt<'_> {
         let left =
             self.context.policy.refresh_timeout.checked_sub(waited).filter(|left| !left.is_zero());
         let left = left.ok_or_else(|| unavailable("another process is refreshing this user"))?;
-        let look = self.context.delay(LOOK, looks);
-        let pause = self.context.clock.sleep(look.min(lease).min(left));
-        self.context.until_closing(pause).await;
+        let pause = self.context.delay(LOOK, looks).min(lease).min(left);
+        self.context.until_closing(self.context.clock.sleep(pause)).await;
         if self.context.is_closing() { Err(shutting_down().into()) } else { Ok(()) }
     }
 

@@ -60,7 +60,9 @@ pub(super) async fn run(mut queue: Receiver<Arc<UserEntry>>) {
         context.sleep_unless_closing(pause.min(context.revalidate_after)).await;
         // They are looked up again when they are read again.
         users.extend(std::iter::from_fn(|| queue.try_recv().ok()));
-        users.iter().for_each(|entry| entry.looked(&entry.current.load(), None));
+        for entry in users {
+            entry.looked(&entry.current.load(), None);
+        }
     }
 }
 
