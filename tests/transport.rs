@@ -890,6 +890,16 @@ async fn line_end_behind_token_is_left_out() {
     assert_eq!(error.rescued_refresh_token().unwrap().expose_secret(), "refresh");
 }
 
+#[tokio::test]
+async fn pause_beside_a_rescued_token_is_kept() {
+    let headers = format!("{JSON}retry-after: 600\r\n");
+    let server =
+        RawServer::replying([Reply::answer(200, &headers, r#"{"refresh_token":"r"}"#)]).await;
+    let error = refreshed(&once(&server)).await.unwrap_err();
+    assert!(error.rescued_refresh_token().is_some());
+    assert_eq!(error.retry_after(), Some(Duration::from_mins(10)));
+}
+
 #[cfg(feature = "rustls")]
 #[test]
 fn debug_shows_no_password_of_proxies() {

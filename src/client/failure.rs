@@ -96,6 +96,7 @@ pub(super) fn rescued(
     let message = "the provider's answer is defective beside a refresh token";
     let mut error = Error::new(ErrorKind::InvalidResponse, message)
         .with_status(answer.status)
+        .with_retry_after(answer.retry_after(receipt.now.wall()))
         .with_rescued(refresh_token);
     if let Some(refusal) = refusal {
         let description = refusal.error_description().map(String::as_str);

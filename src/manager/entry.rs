@@ -494,12 +494,14 @@ impl UserEntry {
             if is_older || (*current_epoch != epoch && !is_successor) {
                 return false;
             }
-            // A token that is served and saved was put back into the store: its pause goes on.
-            if !Arc::ptr_eq(&current, cached) || state.unsaved.is_some() {
+            if !Arc::ptr_eq(&current, cached) {
                 state.reset();
-                state.unsaved = unsaved;
-                self.replace(state, cached);
+            } else if state.pause.error.as_ref().is_some_and(|it| it.kind() == ErrorKind::Store) {
+                // It is saved now, and the store's failures paused it. Any other pause goes on.
+                state.pause = Pause::default();
             }
+            state.unsaved = unsaved;
+            self.replace(state, cached);
             true
         })
     }

@@ -194,7 +194,7 @@ impl Attempt<'_> {
         let known = self.entry.current.load_full();
         if known.is_newer_than(row.version) {
             // The last token is not saved yet, or the store was restored to an earlier day.
-            save::write_back(self.entry, self.epoch, &known, row.version).await?;
+            save::write_back(self.entry, &known, &row).await?;
             return Ok(Step::Claim);
         }
         if known.version != Some(row.version) {
@@ -347,7 +347,12 @@ impl Attempt<'_> {
             let rescued = held.token.with_refresh_token(refresh_token);
             // The old access token may be over, which is not what was wrong with the answer.
             let saved = self.save(rescued, Some(held), row.version).await;
-            let pause = saved.err().and_then(|failure| failure.pause);
+            let asked_for = error.retry_after();
+            if let Some(not_before) = asked_for {
+                let release = Release { not_before, ..Release::default() };
+                let _ = self.release(row.version.next(), release).await;
+            }
+            let pause = saved.err().and_then(|failure| failure.pause).max(asked_for);
             return Err(Failure { error, pause });
         }
         if is_login && error.needs_login() {

@@ -116,6 +116,7 @@ pub(super) async fn disconnect(
 /// is to be revoked, that is recorded first, so that no token is removed that was not.
 async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) -> Result<(), Error> {
     let (context, key) = (&entry.context, entry.key());
+    let mut overtaken = Removed::default();
     for _ in 0..MAX_ROUNDS {
         let row = match context.store.read_row(&key).await? {
             Err(error) if is_unreadable(&error) => {
@@ -125,8 +126,14 @@ async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) ->
             read => read?,
         };
         let Some(row) = row else {
-            return Ok(()); // a first grant may be in flight all the same
+            // A first grant may be in flight all the same. Or another process has removed the row
+            // since it was read: its token is to be revoked as well.
+            *removed = overtaken;
+            return Ok(());
         };
+        for pending in std::mem::take(&mut overtaken).pending {
+            revocation::delete_record(context, &pending).await;
+        }
         let stored = match entry.decode(&row) {
             Err(error) if is_unreadable(&error) => {
                 removed.is_unreadable = true;
@@ -144,9 +151,7 @@ async fn remove(entry: &Arc<UserEntry>, revokes: bool, removed: &mut Removed) ->
         if context.store.forget(&key, Some(row.version)).await? {
             return Ok(());
         }
-        for pending in std::mem::take(removed).pending {
-            revocation::delete_record(context, &pending).await;
-        }
+        overtaken = std::mem::take(removed);
     }
     Err(row_changes())
 }

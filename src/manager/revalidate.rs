@@ -103,7 +103,7 @@ async fn apply_row(
     match row {
         Some(row) if seen.version == Some(row.version) => {}
         Some(row) if seen.is_newer_than(row.version) => {
-            save::write_back(entry, epoch, seen, row.version).await?;
+            save::write_back(entry, seen, &row).await?;
         }
         row => match row.map(|row| entry.decode(&row)).transpose()?.flatten() {
             Some(theirs) => entry.adopt(epoch, &theirs),

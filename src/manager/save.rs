@@ -13,7 +13,7 @@ use super::store_calls::is_unreadable;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::metrics::GaugeGuard;
-use crate::store::{Row, Save, Version};
+use crate::store::{Release, Row, Save, Version};
 
 /// Saves a refreshed token, then serves it. Where the store fails, the token is served from memory
 /// and saved as soon as possible.
@@ -122,15 +122,28 @@ async fn adopt_winner(
     Ok(())
 }
 
-/// Puts a token back over the row of an earlier one of the same login.
+/// Puts a token back over the older row of the same login. A pause that the row had stays.
 pub(super) async fn write_back(
-    entry: &Arc<UserEntry>,
-    epoch: u32,
+    entry: &UserEntry,
     cached: &Arc<CachedToken>,
-    over: Version,
+    older: &Row,
 ) -> Result<(), Error> {
-    tracing::warn!(user = ?entry.subject(), revision = over.revision, "restores a newer token over an older row");
-    retry_save(entry, epoch, Unsaved { cached: Arc::clone(cached), over: Some(over) }).await
+    let (context, key) = (&entry.context, entry.key());
+    let Some(version) = cached.version else {
+        return Ok(());
+    };
+    let user = entry.subject();
+    tracing::warn!(?user, revision = older.version.revision, "restores a token over an older row");
+    let save = Save { over: older.version, version, token: context.stored(cached) };
+    if !context.store.save(&key, save).await? {
+        return Ok(()); // the row has changed in between: the next look decides
+    }
+    entry.with(|state| state.unsaved.take_if(|it| Arc::ptr_eq(&it.cached, cached)));
+    if let Some(not_before) = older.not_before {
+        let release = Release { not_before, ..Release::default() };
+        context.store.release(&key, version, context.holder, release).await?;
+    }
+    Ok(())
 }
 
 /// Saves a token that the store would not take before, unless the user was removed or logged in

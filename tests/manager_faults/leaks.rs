@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hurdlr_oauth2::manager::{Disconnected, UserHandle};
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::store::RowKind;
+use hurdlr_oauth2::store::{MemoryStore, RowKind, TokenStore};
 use hurdlr_oauth2::testing::{Fault, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, Token, TokenManager};
 use tokio::time::sleep;
@@ -221,4 +221,24 @@ async fn eviction_revives_none_of_many() {
         let served = soon(&manager.user(id)).await.ok();
         assert_ne!(served.as_ref(), Some(refused));
     }
+}
+
+/// A disconnect that another process's removal overtakes leaves no token alive.
+#[tokio::test(start_paused = true)]
+async fn overtaken_disconnect_leaves_no_token() {
+    let store = MemoryStore::new();
+    let mut site = Site::on(store.clone());
+    site.version = ApiVersion::V6;
+    drop(site.logged_in(&ann()).await);
+    let (key, mut came) = (site.key(RowKind::Login, &ann()), false);
+    site.store.plan(move |call| {
+        if call == StoreCall::Forget && !came {
+            came = true;
+            assert!(polled_once(store.forget(&key, None)).unwrap().unwrap());
+        }
+        None
+    });
+    let outcome = site.manager().user(&ann()).disconnect().await.unwrap();
+    assert!(matches!(outcome, Disconnected::Revoked), "{outcome:?}");
+    assert_eq!(site.fake.tokens_alive("ann"), 0);
 }

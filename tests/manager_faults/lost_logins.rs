@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
-use hurdlr_oauth2::store::{MemoryStore, RowKind, Save, TokenStore, Version};
+use hurdlr_oauth2::store::{MemoryStore, Release, RowKind, Save, TokenStore, Version};
 use hurdlr_oauth2::testing::{Fault, Outcome, RecordedRequest, Rotation, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, ErrorKind, Hurdlr, RetryPolicy, TokenManager};
 use tokio::time::{Instant, sleep};
@@ -248,6 +248,28 @@ async fn restored_store_cuts_no_pause_short() {
         Some(refresh(&user.token().await.unwrap()))
     );
     assert_eq!(site.refreshes(), sent, "asked within the pause");
+}
+
+/// Putting a token back keeps the pause that another process was asked for at the older row.
+#[tokio::test(start_paused = true)]
+async fn write_back_keeps_a_peers_pause() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let user = manager.user(&ann());
+    let backup = site.row(RowKind::Login, &ann()).await.unwrap();
+    site.advance(HOUR);
+    let newest = soon(&user).await.unwrap();
+    let version = site.row(RowKind::Login, &ann()).await.unwrap().version;
+    site.restore(&ann(), backup, HOUR).await;
+    let older = site.row(RowKind::Login, &ann()).await.unwrap().version;
+    let pause = Release { not_before: HOUR, ..Release::default() };
+    site.store.release(&site.key(RowKind::Login, &ann()), older, 0, pause).await.unwrap();
+    site.advance(MINUTE);
+    assert_eq!(soon(&user).await.unwrap(), newest);
+    settled().await;
+    let row = site.row(RowKind::Login, &ann()).await.unwrap();
+    assert_eq!(row.version, version, "it was put back");
+    assert!(row.not_before > Some(HOUR / 2), "{:?}", row.not_before);
 }
 
 /// After an outage the store may be one that lacks the last minutes. Whoever has them writes them

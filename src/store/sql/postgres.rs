@@ -201,7 +201,7 @@ const FAULTS: &[KnownFault] = {
         ("57P03", Refused, "the server is starting or stopping"),
         ("57P05", Refused, "the server ended the connection after its idle_session_timeout"),
         // "Tuple concurrently updated", among others.
-        ("XX000", RolledBack, "the server had an internal error"),
+        ("XX000", Lost, "the server had an internal error"),
         ("XX001, XX002", Permanent, "the table or its index is damaged: REINDEX, or restore it"),
         ("closed", Lost, "the connection was closed by the server or a proxy on the way, or what \
             answers is not PostgreSQL"),
