@@ -41,8 +41,8 @@
 // `keep_alive` walks the due users whom nobody reads. `revocation` keeps records of tokens
 // that are to be revoked, so that any process can finish them.
 //
-// *Outages of the store* (`availability`, `outage`): once it answers again, users who changed lately are compared
-// with it before any refresh is sent.
+// *Outages of the store* (`availability`, `outage`): once it answers again, users who changed
+// lately are compared with it before any refresh is sent.
 //
 // *Imports point down*: `handle`, `keep_alive`, `warm` use `read` and `single_flight`; those
 // `refresh`; that `save` and `revocation`; all of them `entry`, which knows `cached_token`,

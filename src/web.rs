@@ -79,8 +79,8 @@
 //! A session cookie under `SameSite=Strict` is absent when the provider sends the browser back. The
 //! callback then answers with a page that loads itself again from the app's own site, once; so it
 //! needs no JavaScript and works with either kind of session. That takes a browser that sends
-//! `Sec-Fetch-Site`, as all do since 2023, and an app that answers `Err` for who is not signed in: one
-//! that answers a guest's id instead gets [`FailureReason::OtherUser`].
+//! `Sec-Fetch-Site`, as all do since 2023, and an app that answers `Err` for who is not signed in:
+//! one that answers a guest's id instead gets [`FailureReason::OtherUser`].
 //!
 //! The callback's URL holds the code. This crate logs no URL; see that the app's own request log
 //! writes paths and no queries. The code is of no use without the cookie, and only once with it.

@@ -1,4 +1,4 @@
-//! What the provider says and takes, as types of `oauth2`.
+//! The provider's wire format, as types of `oauth2`.
 
 pub mod basic;
 pub(crate) mod endpoint;

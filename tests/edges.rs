@@ -1114,7 +1114,7 @@ async fn timeout_above_layer_bounds_call() {
     assert_eq!(stage.site.fake.count().grant("client_credentials"), 1);
 }
 
-/// What is sent again is what was sent, all values of a header that has several included.
+/// A call is sent again as it was, with all values of a header that has several.
 #[tokio::test]
 async fn repeated_call_keeps_all_header_values() {
     let without_token = |request: &str| {

@@ -613,7 +613,7 @@ async fn rotation_can_end_the_old_access_token() {
     assert_eq!(refresh(&fake, &second.get("refresh_token")).await.status, 200);
 }
 
-/// What the docs of `Rotation::KillAccess` tell those who send tokens by hand.
+/// The docs of `Rotation::KillAccess` tell this to those who send tokens by hand.
 #[tokio::test]
 async fn call_by_hand_outlives_killed_token() {
     let hour = seconds(3_600);

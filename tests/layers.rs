@@ -204,7 +204,7 @@ fn cycle(imports: &BTreeMap<Names, BTreeSet<Names>>) -> Option<BTreeSet<Names>> 
             }
         }
     }
-    // Of what is left, some stand above the cycle only.
+    // Some of the rest stand above the cycle only.
     loop {
         let used: BTreeSet<_> = left.values().flatten().cloned().collect();
         let count = left.len();

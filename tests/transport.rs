@@ -232,7 +232,7 @@ async fn an_answer_that_is_no_http_is_a_request_without_an_answer() {
     }
 }
 
-/// What a firewall or an old server writes into the head of an answer must not lose the token in it.
+/// A header line that a firewall or an old server malforms must not lose the token below it.
 #[tokio::test]
 async fn malformed_header_hides_no_token() {
     let lines: [&[u8]; 7] = [
@@ -391,8 +391,8 @@ async fn a_refresh_token_beside_a_failure_is_rescued_unless_it_is_the_one_that_w
     }
 }
 
-/// Frameworks answer with a message for each field that is wrong, or with the fields that were sent,
-/// masked. Taken for a refresh token, such a text would replace the living one.
+/// Frameworks answer with a message for each field that is wrong, or with the fields that were
+/// sent, masked. Taken for a refresh token, such a text would replace the living one.
 #[tokio::test]
 async fn message_about_a_field_is_no_token() {
     for body in [

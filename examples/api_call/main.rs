@@ -108,7 +108,7 @@ impl World {
         Ok(())
     }
 
-    /// What an API received since it was last asked.
+    /// The calls that an API received since it was last asked.
     fn show_calls(&mut self, fake: &FakeHurdlr) {
         for call in fake.api().requests() {
             let header = call.headers().get(header::AUTHORIZATION);

@@ -271,7 +271,7 @@ pub(crate) struct Call {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// What authorizes one attempt.
+/// The authorization of one attempt.
 #[derive(Debug)]
 enum Credential {
     Token(SharedToken),

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_could_leak_or_never_send_is_refused_by_name() {
+    fn unusable_policies_are_refused_by_name() {
         let resolved = resolved("https://api.example.com/");
         let never = RetryPolicy::default().max_attempts(0);
         for (policy, name) in [

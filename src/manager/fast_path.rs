@@ -4,10 +4,11 @@
 //! `cargo bench --bench manager` prints `manager.read_handle_vs_floor`, which compares it with an
 //! `arc_swap` load and the coarse clocks written by hand.
 //!
-//! - A token that was found fresh, and was compared with the store lately, is *armed* for the current second of the wall clock.
-//!   Until that second is over, a read compares two integers. A wall clock that was set back, or a
-//!   machine that was suspended, shows another second, and the slow path decides. Only a clock that
-//!   is put back to the very second of the last read lets that second's token pass once more.
+//! - A token that was found fresh, and was compared with the store lately, is *armed* for the
+//!   current second of the wall clock. Until that second is over, a read compares two integers. A
+//!   wall clock that was set back, or a machine that was suspended, shows another second, and the
+//!   slow path decides. Only a clock that is put back to the very second of the last read lets that
+//!   second's token pass once more.
 //! - The clock is read before the guard is loaded, which avoids a spill and lets the path inline.
 //! - [`TokenFuture`] polls inline: returning the two-word guard through a call causes a
 //!   store-forwarding stall that dominates the read. Its slow path is boxed, so that a ready read
@@ -33,8 +34,8 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::token::Token;
 
-/// Arms the fast path for the current second, unless the token becomes due or is to be compared with
-/// the store within it.
+/// Arms the fast path for the current second, unless the token becomes due or is to be compared
+/// with the store within it.
 fn arm(cached: &CachedToken, now: Timestamp, revalidate_after: Duration) {
     let no_look_for = revalidate_after.saturating_sub(cached.since_look(now));
     if cached.due_in(now).min(no_look_for) > Duration::from_secs(1) {

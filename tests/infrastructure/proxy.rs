@@ -196,7 +196,7 @@ impl Network {
             }
             Ok(())
         };
-        // What was taken before the end arrives all the same.
+        // Bytes taken before the end arrive all the same.
         tokio::try_join!(taking, giving).map(drop)
     }
 

@@ -200,7 +200,7 @@ async fn replaced_users_leave_memory_after_an_incident() {
     assert!(users <= 300, "{users}");
 }
 
-/// As with one user, with so many that those who need not stay in memory are looked for.
+/// The same with so many users that those who need not stay in memory are looked for.
 #[tokio::test(start_paused = true)]
 async fn eviction_revives_none_of_many() {
     let site = Site::new();

@@ -180,7 +180,7 @@ impl UserHashKey {
         Secret::from_base64("the user hash key", key).map(Self)
     }
 
-    /// What stands in the place of a user id.
+    /// The text that stands in the place of a user id.
     pub(super) fn hash(&self, user: &str) -> UserId {
         let hash = self.0.digest("hurdlr-oauth2 user id", user);
         UserId::internal(BASE64_URL_SAFE_NO_PAD.encode(hash))
