@@ -24,6 +24,8 @@ pub(super) struct Availability {
 pub(super) struct State {
     pub(super) phase: Phase,
     answered_at: Timestamp,
+    /// Since when users are to be compared with the store, if they are.
+    unsettled_since: Option<Timestamp>,
     settled_at: Option<Timestamp>,
 }
 
@@ -38,26 +40,39 @@ pub(super) enum Phase {
 
 impl Availability {
     pub(super) fn new(clock: SharedClock) -> Self {
-        let state = State { phase: Phase::Answering, answered_at: clock.now(), settled_at: None };
+        let state = State {
+            phase: Phase::Answering,
+            answered_at: clock.now(),
+            unsettled_since: None,
+            settled_at: None,
+        };
         Self { clock, state: watch::Sender::new(state) }
     }
 
     /// Notes the end of a call that was made at `asked`.
     pub(super) fn note(&self, asked: Timestamp, is_answer: bool) {
         let now = self.clock.now();
-        self.state.send_if_modified(|State { phase, answered_at, settled_at }| {
+        self.state.send_if_modified(|State { phase, answered_at, unsettled_since, settled_at }| {
             // Another call may have been answered meanwhile.
             let was_silent = |since| now.since(since).min(now.since(*answered_at)) >= SHORTEST;
-            let next = match *phase {
-                Phase::Answering if !is_answer => Phase::Failing(asked),
-                Phase::Failing(since) if is_answer && was_silent(since) => Phase::Settling,
-                Phase::Failing(_) if is_answer => Phase::Answering,
-                Phase::Answering if was_silent(asked) => {
-                    let is_first =
-                        settled_at.is_none_or(|at| now.since(at) >= BETWEEN_SLOW_ANSWERS);
-                    if is_first { Phase::Settling } else { Phase::Answering }
+            let is_outage_over = match *phase {
+                Phase::Failing(since) => is_answer && was_silent(since),
+                Phase::Answering => {
+                    let settled_lately =
+                        settled_at.is_some_and(|at| now.since(at) < BETWEEN_SLOW_ANSWERS);
+                    is_answer && was_silent(asked) && !settled_lately
                 }
-                unchanged => unchanged,
+                Phase::Settling => false,
+            };
+            if is_outage_over {
+                *unsettled_since = Some(now);
+            }
+            let next = match *phase {
+                Phase::Settling => Phase::Settling,
+                Phase::Failing(since) if !is_answer => Phase::Failing(since),
+                Phase::Answering if !is_answer => Phase::Failing(asked),
+                _ if unsettled_since.is_some() => Phase::Settling,
+                _ => Phase::Answering,
             };
             if is_answer {
                 *answered_at = now;
@@ -68,12 +83,15 @@ impl Availability {
         });
     }
 
-    /// Notes that the users have been compared with the store, or that it is away again.
-    pub(super) fn settle(&self, is_compared: bool) {
+    /// Notes that the users have been compared with the store, or that it failed meanwhile: then
+    /// its next answer begins another comparison, unless that has been tried for `longest`.
+    pub(super) fn settle(&self, is_compared: bool, longest: Duration) {
         let now = self.clock.now();
         self.state.send_modify(|state| {
-            if is_compared {
+            let is_over = state.unsettled_since.is_none_or(|since| now.since(since) >= longest);
+            if is_compared || is_over {
                 state.phase = Phase::Answering;
+                state.unsettled_since = None;
                 state.settled_at = Some(now);
             } else {
                 state.phase = Phase::Failing(now);

@@ -162,7 +162,10 @@ pub(super) struct Pins(Mutex<Vec<Arc<UserEntry>>>);
 impl Pins {
     /// Keeps a user for as long as that is needed. The others are looked through as rarely as they
     /// double, so that a pin costs the same however many there are.
-    pub(super) fn pin(&self, entry: &Arc<UserEntry>) {
+    pub(super) fn pin_if_needed(&self, entry: &Arc<UserEntry>) {
+        if !entry.needs_pin() {
+            return;
+        }
         let mut pinned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pinned.len() == pinned.capacity() {
             pinned.retain(|entry| entry.needs_pin());
@@ -269,6 +272,11 @@ impl Pause {
         last.map_or(Duration::ZERO, |last| now.since(last))
     }
 
+    /// Whether the provider asked for it.
+    fn is_asked_for(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.retry_after().is_some())
+    }
+
     pub(super) fn left(&self, clock: &SharedClock) -> Duration {
         let left = |(from, pause): (_, Duration)| pause.saturating_sub(clock.now().since(from));
         self.since.map_or(Duration::ZERO, left)
@@ -352,6 +360,16 @@ impl UserState {
     /// Whether the provider refused the refresh token for good, as far as is known here.
     pub(super) fn is_login_over(&self) -> bool {
         self.pause.error.as_ref().is_some_and(Error::needs_login) && self.doubt.is_none()
+    }
+
+    /// Forgets all that concerned a user who is no more. A pause that the provider asked for goes
+    /// on, whoever they are by then.
+    fn reset_removed(&mut self) {
+        let pause = std::mem::take(&mut self.pause);
+        self.reset();
+        if pause.is_asked_for() {
+            self.pause = pause;
+        }
     }
 
     /// Forgets all that concerned the token before.
@@ -549,41 +567,34 @@ impl UserEntry {
 
     /// Removes the user from memory. A refresh in flight changes nothing any more. Returns the
     /// token that was served.
-    pub(super) fn evict(&self) -> Arc<CachedToken> {
-        self.with_epoch(|epoch, state| {
+    pub(super) fn evict(self: &Arc<Self>) -> Arc<CachedToken> {
+        let last = self.with_epoch(|epoch, state| {
             *epoch = epoch.wrapping_add(1);
             if let Some(flight) = &state.flight {
                 flight.abandon();
             }
-            // A pause that the provider asked for goes on, whoever the user is by then.
-            let asked_for = state.pause.error.as_ref().is_some_and(|it| it.retry_after().is_some());
-            let pause = std::mem::take(&mut state.pause);
-            state.reset();
-            if asked_for {
-                state.pause = pause;
-            }
-            let last = self.current.swap(Arc::clone(&self.context.placeholder));
-            if last.version.is_some() {
-                state.tell(TokenEvent::Forgotten);
-            }
-            last
-        })
+            state.reset_removed();
+            self.replace(state, &self.context.placeholder)
+        });
+        self.context.pins.pin_if_needed(self);
+        last
     }
 
     /// Serves nothing any more, as the store no longer has the user, unless the user logged in or
     /// was removed since `epoch`.
-    pub(super) fn clear(&self, epoch: u32) {
+    pub(super) fn clear(self: &Arc<Self>, epoch: u32) {
         self.with_epoch(|current_epoch, state| {
             if *current_epoch == epoch && self.current.load().version.is_some() {
-                state.reset();
-                self.replace(state, &Arc::clone(&self.context.placeholder));
+                state.reset_removed();
+                self.replace(state, &self.context.placeholder);
             }
         });
+        self.context.pins.pin_if_needed(self);
     }
 
     /// Replaces the current token. A token that the API refused stays refused, by whatever way it
-    /// comes back.
-    fn replace(&self, state: &mut UserState, cached: &Arc<CachedToken>) {
+    /// comes back. Returns the token before.
+    fn replace(&self, state: &mut UserState, cached: &Arc<CachedToken>) -> Arc<CachedToken> {
         if cached.version.is_some() && !state.refused.is_empty() {
             if state.is_refused(&cached.token) {
                 cached.reject();
@@ -599,6 +610,7 @@ impl UserEntry {
             (Some(_), None) => state.tell(TokenEvent::Forgotten),
             (_, Some(_)) => state.tell(TokenEvent::NewToken),
         }
+        last
     }
 
     /// Remembers that the API refused this token, and serves it no more.
@@ -613,11 +625,13 @@ impl UserEntry {
     }
 
     /// Whether the user must stay in memory: the store would serve a refused token again, or does
-    /// not know how an attempt ended.
+    /// not know of a pause or of the end of an attempt.
     fn needs_pin(&self) -> bool {
         let now = self.context.clock.now();
         self.with(|state| {
+            let is_paused = state.pause.is_asked_for();
             state.unreleased.is_some()
+                || (is_paused && !state.pause.left(&self.context.clock).is_zero())
                 || state.refused.iter().any(|refused| now.since(refused.since) < refused.lasts)
         })
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::SetOnce;
 
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 
 /// A refresh in flight, for its task and for all who wait for its outcome.
@@ -14,7 +15,7 @@ pub(super) struct Flight(Arc<Events>);
 struct Events {
     outcome: SetOnce<Result<(), Error>>,
     /// Set by the first caller who waits.
-    caller_came: SetOnce<()>,
+    caller_came: SetOnce<Timestamp>,
     /// Set when the user has been removed or has logged in: nobody needs the outcome any more.
     abandoned: SetOnce<()>,
 }
@@ -33,9 +34,9 @@ impl Flight {
         self.0.outcome.wait().await.clone()
     }
 
-    /// Says that a caller waits for the refresh.
-    pub(super) fn promote(&self) {
-        let _ = self.0.caller_came.set(());
+    /// Says that a caller waits for the refresh since `now`.
+    pub(super) fn promote(&self, now: Timestamp) {
+        let _ = self.0.caller_came.set(now);
     }
 
     /// Waits until a caller waits for the refresh.
@@ -43,9 +44,9 @@ impl Flight {
         self.0.caller_came.wait().await;
     }
 
-    /// Whether a caller waits for the refresh.
-    pub(super) fn has_caller(&self) -> bool {
-        self.0.caller_came.initialized()
+    /// Since when a caller waits for the refresh.
+    pub(super) fn caller_came(&self) -> Option<Timestamp> {
+        self.0.caller_came.get().copied()
     }
 
     /// Says that the refresh need not begin any more.

@@ -215,7 +215,7 @@ impl UserHandle {
             return;
         }
         tracing::info!(user = ?entry.subject(), "the API refused a token; it is replaced");
-        entry.context.pins.pin(entry);
+        entry.context.pins.pin_if_needed(entry);
         if current.version.is_some() {
             // An error means that it is paused: then the next reader starts it.
             let _ = join_or_start(entry, Priority::Background);

@@ -73,15 +73,15 @@ pub(super) async fn run(entry: &Arc<UserEntry>, flight: &Flight) -> Result<(), E
             step = match step {
                 Step::Claim => attempt.claim().await?,
                 Step::Send(granted) => attempt.send(granted).await?,
-                Step::Wait(lease) => {
-                    attempt.wait(lease, looks).await?;
+                Step::Wait(lease) if attempt.wait(lease, looks).await? => {
                     attempt.examine(context.store.read(&attempt.key).await?).await?
                 }
-                Step::Done => break,
+                Step::Wait(_) | Step::Done => break,
             };
-            if is_try && matches!(step, Step::Claim) {
-                // The row changed in between, or ours was written back.
-                attempt.wait(Duration::MAX, looks).await?;
+            // The row changed in between, or ours was written back.
+            let is_lost = is_try && matches!(step, Step::Claim);
+            if is_lost && !attempt.wait(Duration::MAX, looks).await? {
+                break;
             }
         }
         Ok(())
@@ -124,15 +124,19 @@ impl Attempt<'_> {
         Ok(Step::Claim)
     }
 
-    /// Waits for another process, without a permit.
-    async fn wait(&self, lease: Duration, looks: u32) -> Result<(), Failure> {
-        let waited = self.context.clock.now().since(self.started);
-        let left =
-            self.context.policy.refresh_timeout.checked_sub(waited).filter(|left| !left.is_zero());
-        let left = left.ok_or_else(|| unavailable("another process is refreshing this user"))?;
+    /// Waits for another process, without a permit. The time of a caller begins when they come;
+    /// without one nothing has failed when it is over: `false`.
+    async fn wait(&self, lease: Duration, looks: u32) -> Result<bool, Failure> {
+        let caller_came = self.flight.caller_came();
+        let waited = self.context.clock.now().since(caller_came.unwrap_or(self.started));
+        let left = self.context.policy.refresh_timeout.saturating_sub(waited);
+        if left.is_zero() {
+            let error = unavailable("another process is refreshing this user");
+            return caller_came.map_or(Ok(false), |_| Err(error.into()));
+        }
         let pause = self.context.delay(LOOK, looks).min(lease).min(left);
         self.context.until_closing(self.context.clock.sleep(pause)).await;
-        if self.context.is_closing() { Err(shutting_down().into()) } else { Ok(()) }
+        if self.context.is_closing() { Err(shutting_down().into()) } else { Ok(true) }
     }
 
     /// Claims the row, once there is a permit and no outage of the store has just ended.
@@ -176,7 +180,7 @@ impl Attempt<'_> {
     /// Whether a user without a row may be granted a token: only where a caller waits for it.
     /// Background work would bring a user back who was removed meanwhile.
     fn may_be_granted_first(&self) -> bool {
-        self.entry.kind() != RowKind::Login && self.flight.has_caller()
+        self.entry.kind() != RowKind::Login && self.flight.caller_came().is_some()
     }
 
     /// Decides by a row that is not claimed: adopts a newer token, restores an older one, or says
@@ -203,7 +207,7 @@ impl Attempt<'_> {
                     self.entry.adopt(self.epoch, &theirs);
                     tracing::debug!(user = ?self.entry.subject(), "adopted the stored token");
                     let now = self.context.clock.now();
-                    let is_enough = theirs.is_served(now) && self.flight.has_caller();
+                    let is_enough = theirs.is_served(now) && self.flight.caller_came().is_some();
                     if is_enough || theirs.is_fresh(now) || self.entry.epoch() != self.epoch {
                         return Ok(Step::Done);
                     }
@@ -397,7 +401,7 @@ impl Attempt<'_> {
             if release != Release::default() && self.entry.epoch() == self.epoch {
                 let unreleased = Unreleased { version, release, since: asked };
                 self.entry.with(|state| state.unreleased = Some(unreleased));
-                context.pins.pin(self.entry);
+                context.pins.pin_if_needed(self.entry);
                 context.spawn(release_late(Arc::clone(self.entry), asked));
             }
         }

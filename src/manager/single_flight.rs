@@ -43,7 +43,7 @@ pub(super) fn join_or_start(entry: &Arc<UserEntry>, priority: Priority) -> Resul
         Ok((state.flight.insert(Flight::default()).clone(), Some(token)))
     })?;
     if priority == Priority::Foreground {
-        flight.promote();
+        flight.promote(context.clock.now());
     }
     if let Some(token) = started {
         let task = Task { entry: Arc::clone(entry), flight: flight.clone(), _token: token };

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use hurdlr_oauth2::manager::RefreshPolicy;
 use hurdlr_oauth2::store::{MemoryStore, Release, RowKind, Save, TokenStore, Version};
-use hurdlr_oauth2::testing::{Fault, Outcome, RecordedRequest, Rotation, StoreCall, StoreFault};
+use hurdlr_oauth2::testing::{
+    Fault, FaultyStore, Outcome, RecordedRequest, Rotation, StoreCall, StoreFault,
+};
 use hurdlr_oauth2::{ApiVersion, ErrorKind, Hurdlr, RetryPolicy, TokenManager};
 use tokio::time::{Instant, sleep};
 
@@ -366,6 +368,63 @@ async fn store_that_goes_away_again_costs_no_login() {
     }
     assert_eq!(site.fake.count().outcome(Outcome::InvalidGrant), 0, "a spent token was sent");
     assert_eq!(soon(&other.user(&ann())).await.unwrap(), newest);
+}
+
+/// A comparison that fails is repeated at the store's next answer, before anything is sent.
+#[tokio::test(start_paused = true)]
+async fn failed_comparison_costs_no_login() {
+    let site = Site::new();
+    site.fake.set_rotation(Rotation::KillFamily);
+    let ways = [(); 2].map(|()| FaultyStore::new(site.store.clone()));
+    let [holder, other] = [0, 1]
+        .map(|n: usize| TokenManager::builder(site.hurdlr(), ways[n].clone()).build().unwrap());
+    holder.adopt(&ann(), site.login(&ann()).await).await.unwrap();
+    let backup = site.row(RowKind::Login, &ann()).await.unwrap();
+    soon(&other.user(&ann())).await.unwrap();
+    site.advance(HOUR);
+    let newest = soon(&holder.user(&ann())).await.unwrap();
+    soon(&other.enterprise_user(&id("bob"))).await.unwrap(); // somebody to compare
+    ways[0].go_down();
+    ways[1].go_down();
+    for second in 0..60 {
+        sleep(SECOND).await;
+        assert_eq!(soon(&holder.user(&ann())).await.unwrap(), newest);
+        let _ = soon(&other.user(&id(&format!("user-{second}")))).await;
+    }
+    site.restore(&ann(), backup, HOUR + MINUTE).await;
+    // The holder sees the store a second later than the other, which cannot compare at first.
+    ways[1].plan(|call| (call == StoreCall::Read).then_some(StoreFault::Before));
+    for round in 0..10 * MINUTE.as_secs() {
+        match round {
+            5 => ways[1].recover(),
+            10 => ways[0].recover(),
+            _ => {}
+        }
+        let _ = soon(&other.user(&ann())).await;
+        sleep(SECOND / 10).await;
+    }
+    assert_eq!(site.fake.count().outcome(Outcome::InvalidGrant), 0, "a spent token was sent");
+    assert_eq!(soon(&other.user(&ann())).await.unwrap(), newest);
+}
+
+/// A comparison that keeps failing, where all else succeeds, holds refreshes up for seconds.
+#[tokio::test(start_paused = true)]
+async fn comparison_that_keeps_failing_ends() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    soon(&manager.user(&ann())).await.unwrap(); // somebody to compare
+    site.store.go_down();
+    for second in 0..10 {
+        soon(&manager.enterprise_user(&id(&format!("other-{second}")))).await.unwrap_err();
+        sleep(SECOND).await;
+    }
+    site.store.plan(|call| (call == StoreCall::Read).then_some(StoreFault::Before));
+    let mut last = None;
+    for _ in 0..30 {
+        last = soon(&manager.enterprise_user(&id("bob"))).await.ok();
+        sleep(SECOND).await;
+    }
+    assert!(last.is_some());
 }
 
 /// A store that is back and slow holds refreshes up for seconds, however many users are compared.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hurdlr_oauth2::TokenManager;
 use hurdlr_oauth2::manager::{Disconnected, UserHandle};
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::store::{MemoryStore, RowKind, TokenStore};
+use hurdlr_oauth2::store::{Claim, MemoryStore, RowKind, TokenStore};
 use hurdlr_oauth2::testing::{Fault, FaultyStore, Gate, Outcome, Rotation, StoreCall, StoreFault};
 use hurdlr_oauth2::{ApiVersion, ErrorKind};
 use tokio::time::{Instant, sleep};
@@ -435,4 +435,60 @@ async fn simultaneous_imports_replace_nothing() {
     }
     let imported = imports.join_all().await;
     assert_eq!(imported.into_iter().filter(|imported| *imported).count(), 1);
+}
+
+/// A caller waits their own time for another process, however long the refresh waited before.
+#[tokio::test(start_paused = true)]
+async fn late_caller_waits_full_time() {
+    // The refresh notices that its time is over before the caller comes, or after.
+    for before in [Duration::ZERO, 2 * SECOND] {
+        let site = Site::new();
+        let user = site.logged_in(&ann()).await.user(&ann());
+        let key = site.key(RowKind::Login, &ann());
+        let claim = async |holder, lease| {
+            let known = site.row(RowKind::Login, &ann()).await.map(|row| row.version);
+            let claim = Claim { holder, lease, known, create: None };
+            assert!(site.store.claim(&key, claim).await.unwrap().granted);
+        };
+        site.advance(HOUR * 55 / 60);
+        claim(7, HOUR).await;
+        soon(&user).await.unwrap(); // begins a refresh, which waits for the other process
+        sleep(SECOND / 10).await;
+        site.advance(HOUR); // the machine was suspended
+        claim(8, 5 * SECOND).await;
+        sleep(before).await;
+        user.token().await.unwrap();
+    }
+}
+
+/// A pause that the provider asked for outlives the user, their handles and their place in memory.
+#[tokio::test(start_paused = true)]
+async fn pause_outlives_removed_user() {
+    for removed_elsewhere in [false, true] {
+        let site = Site::of(ApiVersion::V6);
+        let manager = TokenManager::builder(site.hurdlr(), site.store.clone());
+        let manager = manager.cache_capacity(1).build().unwrap();
+        soon(&manager.enterprise_user(&ann())).await.unwrap();
+        site.advance(HOUR * 55 / 60);
+        site.fake.fault_plan(|_| Some(Fault::rate_limited_for(HOUR)));
+        let _ = soon(&manager.enterprise_user(&ann())).await;
+        sleep(SECOND).await;
+        let first = site.fake.count().total();
+        if removed_elsewhere {
+            site.store.forget(&site.key(RowKind::Enterprise, &ann()), None).await.unwrap();
+            sleep(MINUTE).await;
+            let _ = soon(&manager.enterprise_user(&ann())).await; // has the row looked up
+            sleep(SECOND).await;
+        } else {
+            manager.enterprise_user(&ann()).forget().await.unwrap();
+        }
+        site.fake.clear_faults();
+        for other in ids("other", 300) {
+            soon(&manager.enterprise_user(&other)).await.unwrap();
+        }
+        let others = site.fake.count().total();
+        assert!(others > first + 200);
+        let _ = soon(&manager.enterprise_user(&ann())).await;
+        assert_eq!(site.fake.count().total(), others, "removed elsewhere: {removed_elsewhere}");
+    }
 }
