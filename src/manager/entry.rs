@@ -223,7 +223,8 @@ pub(super) struct UserState {
     pub(super) pause: Pause,
     /// The kind of the last [`TokenEvent::LoginRequired`] or `RotationLost` that was sent.
     told: Option<ErrorKind>,
-    pub(super) doubt: Option<Doubt>,
+    /// Refusals by the provider that may mean the refresh token or the client, since the first.
+    pub(super) doubt: Option<Refusals>,
     /// The end of an attempt that the store has not been told.
     pub(super) unreleased: Option<Unreleased>,
     /// A token that the store has not taken yet.
@@ -232,6 +233,8 @@ pub(super) struct UserState {
     pub(super) late_saves: usize,
     /// The access tokens that the API refused, until the store has another one.
     refused: Vec<RefusedToken>,
+    /// Refusals by the API that were believed, each of a token that had replaced a refused one, and
+    /// when the last one was.
     pub(super) refusals: Option<Refusals>,
     /// How many tokens are still to be revoked, and why the last try failed.
     pub(super) unrevoked: (usize, Option<Error>),
@@ -291,19 +294,11 @@ pub(super) struct Unreleased {
     pub(super) since: Timestamp,
 }
 
-/// Refusals in a row that may mean the refresh token or the client.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Doubt {
-    pub(super) count: u32,
-    pub(super) since: Timestamp,
-}
-
-/// Refusals of access tokens by the API that were believed, each of a token that had replaced a
-/// refused one.
+/// Refusals in a row, counted from the first or timed by the last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refusals {
     pub(super) count: u32,
-    pub(super) last: Timestamp,
+    pub(super) at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]

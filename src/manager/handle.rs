@@ -199,14 +199,14 @@ impl UserHandle {
                     return false; // reported before
                 }
                 let pause = state.refusals.map(|refusals| REFUSALS.bound(refusals.count));
-                let passed = state.refusals.map(|refusals| now.since(refusals.last));
+                let passed = state.refusals.map(|refusals| now.since(refusals.at));
                 if passed < pause {
                     return false;
                 }
                 // A refusal after a long peace is the first of its kind.
                 let is_first = passed >= pause.map(|pause| 2 * pause);
                 let count = state.refusals.filter(|_| !is_first).map_or(0, |last| last.count);
-                state.refusals = Some(Refusals { count: count.saturating_add(1), last: now });
+                state.refusals = Some(Refusals { count: count.saturating_add(1), at: now });
                 entry.refuse(state, token);
                 true
             });

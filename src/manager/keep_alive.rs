@@ -85,7 +85,7 @@ async fn walk(
     };
     let limit = context.permits.max;
     let (mut renewed, mut unreadable) = (0, 0);
-    let mut breaker = Breaker::default();
+    let mut breaker = Breaker { limit, failures: 0, pauses: 0 };
     let mut visits = JoinSet::new();
     let mut page = Vec::new().into_iter();
     let mut cursor: Option<DueCursor> = None;
@@ -118,11 +118,9 @@ async fn walk(
                 // A visit that panicked is that user's trouble alone.
                 let visit = visit.unwrap_or(Visit::Skipped);
                 renewed += usize::from(visit == Visit::Done);
-                breaker.record(visit, limit);
+                breaker.record(visit);
             }
-            None if breaker.is_open => {
-                context.clock.sleep(breaker.pause(context)).await;
-            }
+            None if breaker.is_open() => context.clock.sleep(breaker.pause(context)).await,
             None if page.len() == 0 && is_last_page => break,
             None => {}
         }
@@ -153,41 +151,40 @@ impl Lock<'_> {
 }
 
 /// A circuit breaker: slows the walk while the provider is down.
-#[derive(Default)]
 struct Breaker {
-    /// How many visits in a row found the provider down.
+    /// How many refreshes run at once.
+    limit: usize,
+    /// How many visits in a row found the provider down, since the last pause.
     failures: usize,
     /// How many pauses there were since a visit succeeded.
     pauses: u32,
-    /// Whether no visit may begin before the next pause.
-    is_open: bool,
 }
 
 impl Breaker {
+    /// Whether no visit may begin before the next pause: as many in a row as run at once have found
+    /// the provider down, or the first one after a pause still does.
+    fn is_open(&self) -> bool {
+        self.failures >= if self.pauses > 0 { 1 } else { self.limit }
+    }
+
     fn visits_at_once(&self, limit: usize) -> usize {
-        match (self.is_open, self.pauses) {
+        match (self.is_open(), self.pauses) {
             (true, _) => 0,
             (false, 0) => limit,
             (false, _) => 1,
         }
     }
 
-    /// Counts a visit. The breaker opens when as many in a row as run at once have found the
-    /// provider down, and after a pause at the first one that still does.
-    fn record(&mut self, visit: Visit, limit: usize) {
+    fn record(&mut self, visit: Visit) {
         match visit {
-            Visit::Done => *self = Self::default(),
+            Visit::Done => (self.failures, self.pauses) = (0, 0),
             Visit::Skipped => {}
-            Visit::ProviderDown => {
-                self.failures += 1;
-                self.is_open |= self.pauses > 0 || self.failures >= limit;
-            }
+            Visit::ProviderDown => self.failures += 1,
         }
     }
 
     /// Closes the breaker for one visit. Returns how long to pause before it.
     fn pause(&mut self, context: &Context) -> Duration {
-        self.is_open = false;
         self.failures = 0;
         self.pauses += 1;
         context.delay(context.policy.backoff, self.pauses)

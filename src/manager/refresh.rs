@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cached_token::CachedToken;
-use super::entry::{Context, Doubt, Unreleased, UserEntry, UserState};
+use super::entry::{Context, Refusals, Unreleased, UserEntry, UserState};
 use super::flight::Flight;
 use super::permits::{Permit, SLOW_AFTER};
 use super::{revocation, save};
@@ -414,7 +414,7 @@ impl Attempt<'_> {
         let backoff = self.context.policy.backoff;
         let (failures, doubts) = self.entry.with(|state| {
             if error.is_doubtful() {
-                let doubt = state.doubt.get_or_insert(Doubt { count: 0, since: now });
+                let doubt = state.doubt.get_or_insert(Refusals { count: 0, at: now });
                 doubt.count = doubt.count.saturating_add(1);
             } else {
                 state.doubt = None;
@@ -505,7 +505,7 @@ async fn release_late(entry: Arc<UserEntry>, since: Timestamp) {
 pub(super) fn error_for_callers(entry: &UserEntry, state: &UserState, error: &Error) -> Error {
     let now = entry.context.clock.now();
     let is_over = state.doubt.is_some_and(|doubt| {
-        doubt.count >= DOUBTS_TO_TELL && now.since(doubt.since) >= DOUBT_SPAN_TO_TELL
+        doubt.count >= DOUBTS_TO_TELL && now.since(doubt.at) >= DOUBT_SPAN_TO_TELL
     });
     if is_over && !entry.current.load().is_alive(now) {
         error.with_kind_cloned(ErrorKind::LoginRequired)

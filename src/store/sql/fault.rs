@@ -70,10 +70,13 @@ impl Fault {
         Self::known::<DB>(&code, detail)
     }
 
-    /// A failure to connect. PgBouncer has one code for all it says, so that it matters when.
+    /// A failure to connect. PgBouncer has one code for all it says: a refusal for good is told from
+    /// a server that is away by its words.
     pub fn of_connecting<DB: FaultCodes>(error: &sqlx::Error) -> Self {
         let (code, detail) = Self::code_of::<DB>(error);
-        Self::known::<DB>(if code == "08P01" { "startup" } else { &code }, detail)
+        let is_refusal =
+            ["startup parameter", "no such", "auth"].iter().any(|words| detail.contains(words));
+        Self::known::<DB>(if code == "08P01" && is_refusal { "startup" } else { &code }, detail)
     }
 
     fn code_of<DB: FaultCodes>(error: &sqlx::Error) -> (String, String) {

@@ -500,7 +500,10 @@ pub(super) async fn pooler_without_server() -> Error {
     server.stop();
     // The pooler learns from the first that its server is gone.
     read(&store).await.unwrap_err();
-    read(&store).await.unwrap_err()
+    let error = read(&store).await.unwrap_err();
+    let new = PostgresStore::at(pooler.url()).open_plaintext().await.unwrap_err();
+    assert!(new.is_temporary(), "{new:?}");
+    error
 }
 
 /// A pooler that mixes up prepared statements, with one connection to its server.
