@@ -28,58 +28,13 @@ const STORED: char = '\0';
 ///
 /// Tokens are sealed with XChaCha20-Poly1305 by the first key of a [`KeyRing`], under a nonce of 24
 /// random bytes that the operating system draws for each, and opened with whichever key of the ring
-/// sealed them. A sealed value is bound to its place: format version, API version, environment,
-/// client, kind, user, incarnation and revision. One that was changed, or moved to another user or
-/// put under another revision, is refused with an error of kind [`Store`](crate::ErrorKind::Store)
-/// whose source is a [`OpenError`], which says what is wrong; the manager serves what it has in
-/// memory then, and overwrites nothing.
+/// sealed them. A value that cannot be opened is an error of kind
+/// [`Store`](crate::ErrorKind::Store) whose source is an [`OpenError`]. The manager then serves the
+/// token it has in memory, and overwrites nothing.
 ///
 /// The store inside is not handed out: what is written past the seal would be in plaintext.
 ///
-/// ```
-/// use hurdlr_oauth2::secrecy::SecretString;
-/// use hurdlr_oauth2::store::{KeyRing, MemoryStore, Sealed, SealingKey};
-///
-/// // `openssl rand -base64 32`, kept where secrets are
-/// let secret = SecretString::from("b2YgMzIgYnl0ZXMsIGFzIG1hbnkgYXMgdGhlcmUgYXI=");
-/// let keys = KeyRing::new(SealingKey::from_base64(&secret)?);
-/// let store = Sealed::new(MemoryStore::new(), keys); // for `TokenManager::builder`
-/// # Ok::<(), hurdlr_oauth2::Error>(())
-/// ```
-///
-/// # What is in clear
-///
-/// A reader of the table, or of a backup, sees for each user: API version, environment, client id,
-/// kind, **user id** or with [`hash_users`](Self::hash_users) a hash of it; incarnation and
-/// revision, and so how often a token was refreshed; when it was obtained and is due; lease, pause
-/// and marks; the id of the key it is sealed with; and how long the token is, to the byte. Never a
-/// token, its scopes or its span. Of logins under way there is a digest only, which is not sealed.
-///
-/// # What a seal cannot tell
-///
-/// **A whole row that is put back as it once was**, version and payload and all, was sealed for
-/// just that place. No row alone can tell. A manager can that holds a newer revision of the same
-/// incarnation in its memory: when it next claims the row it refuses the earlier token, and writes
-/// its own back. One that has just started, or has dropped the user from its cache, cannot; nor can
-/// any where the row is of an earlier incarnation, which looks as if the user had just come in, or
-/// was removed, which looks as if they had been forgotten. What is lost then is a refresh token:
-/// the one that came back was rotated away, and the provider refuses it. Guard backups and who may
-/// write the table.
-///
-/// Nor are the columns beside a payload sealed, save the key and the version: whoever can write the
-/// table can make tokens look older or younger, take and end leases, and mark users refused.
-///
-/// # Changing the key
-///
-/// 1. Add the new key to the ring of every process: `KeyRing::new(old).with_opening_key(new)`.
-/// 2. When all have it, make it the first: `KeyRing::new(new).with_opening_key(old)`. What is saved
-///    from now on is sealed with it.
-/// 3. When no process is left that seals with the old key, [`reseal`](Self::reseal) the rest, until
-///    a whole walk has found [nothing left](Reseal::left).
-/// 4. Take the old key out of the ring. Backups that are older still need it.
-///
-/// A process that lacks a key is no danger to what is sealed with it: it is told
-/// [`OpenError::UnknownKey`], and goes on with what it has.
+#[doc = include_str!("../../docs/encryption.md")]
 #[derive(Debug)]
 pub struct Sealed<S> {
     pub(super) store: Arc<S>,
