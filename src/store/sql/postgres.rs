@@ -33,8 +33,7 @@ use crate::error::Error;
 /// # }
 /// ```
 ///
-/// [`SqlStore`](SqlStore#what-is-kept-in-clear) says what is kept in clear. On the wire tokens are
-/// as safe as `sslmode` makes them: with sqlx's default, `prefer`, somebody in between can turn TLS
+/// On the wire tokens are as safe as `sslmode` makes them: with sqlx's default, `prefer`, somebody in between can turn TLS
 /// off, so write `verify-full`.
 ///
 /// # Connections
@@ -42,20 +41,9 @@ use crate::error::Error;
 /// [`at`](Self::at) takes a URL such as `postgres://user:password@host:5432/database`, with the
 /// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq, and opens up
 /// to 10 connections. `docs/databases.md` in the repository says what bounds they have, what a
-/// restart or a failover costs (less than 5 s: no call), what parameters, poolers, roles and
-/// replication need, and has a table of all errors.
-///
-/// # Distributed engines
-///
-/// Every step is one statement that commits by itself: no transaction, lock, notification or
-/// setting of a session outlives it. There are no advisory locks and no `LISTEN`. A statement that
-/// the database undid for the sake of others (SQLSTATE 40001 and 40P01) is done again.
-///
-/// # Time
-///
-/// Leases and ages go by the server's clock, and the machines' own do not matter. For a row it
-/// never runs backwards: put back, or behind on one node of a distributed engine, it stands still
-/// until it is past the row's last change.
+/// restart or a failover costs (less than 5 s: no call), by which clock leases end, what
+/// parameters, poolers, roles, replication and distributed engines need, and has a table of all
+/// errors.
 pub type PostgresStore = SqlStore<Postgres>;
 
 impl SqlStoreBuilder<Postgres> {

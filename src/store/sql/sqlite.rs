@@ -46,23 +46,16 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// can be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
 ///
 /// A file that the app has open can be used too: see `docs/databases.md` in the repository, which
-/// also tells how to back a file up. The pool's connections must be in WAL mode with
+/// also tells how to back a file up, and by which clock leases end. The pool's connections must be in WAL mode with
 /// `synchronous=FULL` and a busy timeout, which opening checks on one of them.
 ///
 /// # The file
 ///
-/// [`SqlStore`](SqlStore#what-is-kept-in-clear) says what it keeps in clear. It is made with mode
-/// 0600, in a directory that is made, where it is missing, with 0700; SQLite gives the files beside
+/// It is made with mode 0600, in a directory that is made, where it is missing, with 0700; SQLite gives the files beside
 /// it (`-wal`, `-shm`) the mode of the file. One that is there and that others than its owner may
 /// open is refused (see [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a
 /// directory in which everybody may put another in its place. The file of an app's own pool is the
 /// app's to look after.
-///
-/// # Time
-///
-/// Leases and ages go by the machine's wall clock, since processes share no other. Put back, it
-/// stands still for a row until it is past the row's last change: a lease lasts longer by as much,
-/// and a token looks younger. Set ahead, it ends leases and makes tokens look older.
 pub type SqliteStore = SqlStore<Sqlite>;
 
 impl SqlStoreBuilder<Sqlite> {
