@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use tracing::Subscriber;
-use tracing::subscriber::DefaultGuard;
+use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default, set_global_default};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -27,7 +27,7 @@ impl Log {
     pub(crate) fn of_process() -> Self {
         let log = OF_PROCESS.get_or_init(|| {
             let log = Self::default();
-            tracing::subscriber::set_global_default(log.subscriber()).unwrap();
+            set_global_default(log.subscriber()).unwrap();
             log
         });
         listen_to_log();
@@ -40,7 +40,7 @@ impl Log {
         OF_THREAD.with(|of_thread| {
             let (log, _) = of_thread.get_or_init(|| {
                 let log = Self::default();
-                let guard = tracing::subscriber::set_default(log.subscriber());
+                let guard = listen(log.subscriber());
                 (log, guard)
             });
             log.clone()
@@ -60,6 +60,16 @@ impl Log {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
+}
+
+/// Lets a subscriber hear this thread until the guard is dropped.
+///
+/// There is a deaf one for the whole process beside it. Were there one alone, `tracing` would ask
+/// the thread that comes first to a line of code whether anybody listens, and remember its answer.
+pub(crate) fn listen(subscriber: impl Subscriber + Send + Sync) -> DefaultGuard {
+    static DEAF: Once = Once::new();
+    DEAF.call_once(|| set_global_default(NoSubscriber::new()).unwrap());
+    set_default(subscriber)
 }
 
 impl io::Write for Log {

@@ -3,9 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::panic;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, Once};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::{TokenEvent, UserHandle};
@@ -16,6 +14,8 @@ use hurdlr_oauth2::{Error, TokenManager, UserId};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::logged::listen;
+pub(crate) use crate::polled_once;
 pub(crate) use crate::site::{HOUR, SECOND, Site, access, refresh};
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -44,14 +44,6 @@ pub(crate) fn doubtful_refusal() -> Fault {
 pub(crate) async fn settled() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
-    }
-}
-
-/// Polls a future once.
-pub(crate) fn polled_once<F: Future>(future: F) -> Option<F::Output> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
     }
 }
 
@@ -172,7 +164,7 @@ impl Log {
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
-        (log, tracing::subscriber::set_default(subscriber))
+        (log, listen(subscriber))
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {

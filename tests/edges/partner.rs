@@ -1,0 +1,68 @@
+//! Calls by the credentials of the app itself.
+
+use std::sync::Arc;
+
+use http::Request;
+use hurdlr_oauth2::testing::ManualClock;
+use hurdlr_oauth2::{CallPolicy, ErrorKind, Partner, UserId};
+
+use super::{Hasty, KINDS, TestBody, answer, header, limited};
+use crate::support::{RawServer, Reply, everything_said};
+
+#[tokio::test]
+async fn partner_level_calls_send_basic_and_the_user_and_neither_elsewhere() {
+    let secret = "secret-marker".into();
+    let ann = UserId::new("ann").unwrap();
+    for kind in KINDS {
+        for each_call in [false, true] {
+            let other = RawServer::replying([answer(200)]).await;
+            let location = format!("Location: {}\r\n", other.base_url());
+            let replies = [answer(401), limited("0"), Reply::answer(307, &location, "")];
+            let api = RawServer::replying(replies).await;
+            let clock = Hasty { clock: ManualClock::new(), waits: Arc::default() };
+            let partner =
+                Partner::new("app", &secret, &api.base_url().into()).unwrap().clock(clock);
+            let user = partner.user(&ann).unwrap();
+            let policy = CallPolicy::default();
+            let edge = if each_call {
+                kind.of_partner(&partner, policy)
+            } else {
+                kind.of_partner_user(&user, policy)
+            };
+            let request = || {
+                let request = Request::get(api.base_url()).extension(ann.clone());
+                request.body(TestBody::default()).unwrap()
+            };
+            // There is nothing to refresh.
+            assert_eq!(edge.clone().send(request()).await.unwrap().status(), 401);
+            assert_eq!(api.requests().len(), 1);
+            let _ = edge.send(request()).await;
+
+            let requests = api.requests();
+            assert_eq!(requests.len(), 3);
+            for request in requests {
+                assert_eq!(header(&request, "authorization: "), "Basic YXBwOnNlY3JldC1tYXJrZXI=");
+                assert_eq!(header(&request, "userid: "), "ann");
+            }
+            for request in other.requests() {
+                assert!(!request.contains("YXBwOnNlY3JldC1tYXJrZXI") && !request.contains("ann"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn credentials_and_ids_that_basic_cannot_carry_are_refused_and_not_shown() {
+    let here = "http://localhost:1".into();
+    for (id, secret) in
+        [("", "s"), ("a:b", "s"), ("a\n", "s"), ("a", ""), ("a", "secret-marker\r\n")]
+    {
+        let error = Partner::new(id, &secret.into(), &here).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(!everything_said(&error).contains("secret-marker"));
+    }
+    let partner = Partner::new("app", &"secret-marker".into(), &here).unwrap();
+    for id in [" ann", "ann ", "ännchen"] {
+        assert_eq!(partner.user(&UserId::new(id).unwrap()).unwrap_err().kind(), ErrorKind::Config);
+    }
+}
