@@ -168,12 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn a_suspended_machine_is_seen_by_the_wall_clock() {
+    fn suspended_machine_is_seen_by_wall_clock() {
         assert_eq!(moment(10, 5_000).since(moment(10, 1_000)), Duration::from_secs(4_000));
     }
 
     #[test]
-    fn a_wall_clock_turned_back_does_not_stop_time() {
+    fn wall_clock_turned_back_stops_no_time() {
         assert_eq!(moment(70, 1_000).since(moment(10, 90_000)), Duration::from_secs(60));
     }
 
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_day_before_1970_is_kept() {
+    fn time_of_day_before_1970_is_kept() {
         let early = UNIX_EPOCH - Duration::from_secs(5);
         assert_eq!(Timestamp::new(Duration::ZERO, early).wall(), early);
     }

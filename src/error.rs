@@ -396,7 +396,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_as_small_as_a_pointer() {
+    fn error_is_as_small_as_a_pointer() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
         assert_eq!(size_of::<Result<(), Error>>(), size_of::<usize>());
     }

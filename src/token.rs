@@ -410,7 +410,7 @@ mod tests {
     const DAY: i64 = 86_400;
 
     #[test]
-    fn an_imported_token_whose_life_is_over_is_dead_and_one_that_lives_is_not() {
+    fn imported_token_is_dead_after_its_life() {
         let hurdlr =
             crate::Hurdlr::builder("id", "s".into()).environment("http://localhost:1").build();
         let hurdlr = hurdlr.unwrap();
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_as_a_secret_is_imported_again() {
+    fn token_written_as_secret_is_imported_again() {
         let builder = crate::Hurdlr::builder("id", "s".into()).environment("http://localhost:1");
         let hurdlr = builder.build().unwrap();
         let token = hurdlr
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn age_on_arrival_is_the_providers_own_and_only_where_it_can_be_true() {
+    fn age_on_arrival_is_providers_if_plausible() {
         let span = Some(90 * 86_400);
         for (created_at, now, expected) in [
             (Some(100 * DAY), Some(100 * DAY), 0),

@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_at_fault_is_named_and_its_value_is_not_shown() {
+    fn faulty_variable_is_named_not_quoted() {
         for (name, value) in [
             ("HURDLR_CLIENT_ID", ""),
             ("HURDLR_CLIENT_SECRET", ""),
@@ -466,7 +466,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn a_variable_that_is_not_text_is_named() {
+    fn variable_that_is_no_text_is_named() {
         use std::os::unix::ffi::OsStringExt;
         let result = HurdlrBuilder::from_variables(|_| Some(OsString::from_vec(vec![0xff])));
         assert_eq!(result.err().unwrap().to_string(), "HURDLR_CLIENT_ID is not UTF-8");
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_cheap_to_clone_and_crosses_threads() {
+    fn client_is_cheaply_cloned_and_crosses_threads() {
         fn shared<T: Clone + Send + Sync + 'static>() {}
         shared::<Hurdlr>();
         assert_eq!(size_of::<Hurdlr>(), size_of::<usize>());

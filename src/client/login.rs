@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn the_url_asks_for_a_code_with_state_and_an_s256_challenge() {
+    fn url_asks_with_state_and_s256_challenge() {
         let (url, pending) = begun();
         let pairs: std::collections::BTreeMap<_, _> = url.query_pairs().into_owned().collect();
         let digest = PkceCodeChallenge::from_code_verifier_sha256(&oauth2::PkceCodeVerifier::new(
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_logins_share_a_state_or_a_verifier() {
+    fn no_two_logins_share_state_or_verifier() {
         let ((_, one), (_, two)) = (begun(), begun());
         assert_ne!(one.state.expose_secret(), two.state.expose_secret());
         assert_ne!(one.verifier.expose_secret(), two.verifier.expose_secret());
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_true_callback_is_accepted_in_every_form() {
+    fn true_callback_is_accepted_in_every_form() {
         let code =
             verified(|state| format!("?code=c%2B1&state={state}&iss=https://issuer")).unwrap();
         assert_eq!(code.code.expose_secret(), "c+1");
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn every_attack_on_a_callback_has_its_name() {
+    fn every_attack_on_callbacks_is_named() {
         use CallbackProblem as Problem;
         assert_eq!(problem(|_| "code=c".into()), Problem::StateMissing);
         assert_eq!(problem(|_| String::new()), Problem::StateMissing);
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_carries_the_providers_code_and_a_harmless_description() {
+    fn refusal_carries_code_and_harmless_description() {
         let error = verified(|state| {
             format!("error=access_denied&error_description=no%0Away&code=c&state={state}")
         });
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_lasts_ten_minutes_whichever_way_the_clock_was_turned() {
+    fn login_lasts_ten_minutes_by_any_clock() {
         for (now, fine) in [(1_000, true), (1_599, true), (1_600, false), (500, true), (400, false)]
         {
             let (_, pending) = begun();
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_reads_back_and_nothing_else_does() {
+    fn only_a_kept_login_reads_back() {
         let (_, pending) = begun();
         let kept = pending.to_secret();
         let back = PendingLogin::from_secret(&kept).unwrap();
@@ -575,14 +575,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_parameter_is_an_omitted_one_and_a_whole_url_is_read() {
+    fn empty_parameters_count_as_omitted() {
         let code =
             verified(|state| format!("https://a.example/cb?error=&iss=&code=c&state={state}#_"));
         assert_eq!(code.unwrap().code.expose_secret(), "c");
     }
 
     #[test]
-    fn debug_shows_neither_state_nor_verifier_nor_code() {
+    fn debug_shows_no_state_verifier_or_code() {
         let (_, pending) = begun();
         let query = format!("code=hidden&state={}", pending.state().expose_secret());
         let shown = format!("{pending:?} {:?}", Callback::from(query.as_str()));

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_the_provider_names_is_kept_or_the_call_ends() {
+    fn named_pause_is_kept_or_ends_call() {
         let policy = RetryPolicy::default();
         let mut attempts =
             Attempts::new(&policy, &SharedRng::Thread, RequestType::ClientCredentials, None);

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_not_made_for_an_endpoint_that_could_be_overheard() {
+    fn endpoint_that_could_be_overheard_is_refused() {
         for (url, fine) in [
             (
                 "https://api.example.com/token",

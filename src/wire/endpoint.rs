@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_that_could_leak_is_refused_by_name_and_not_quoted() {
+    fn leaky_base_url_is_refused_not_quoted() {
         for text in [
             "http://api.example.com",
             "http://127.0.0.1.example.com",

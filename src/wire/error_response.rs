@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_envelope_may_hold_an_object_a_string_or_nothing() {
+    fn envelope_holds_object_string_or_nothing() {
         for (body, code, description) in [
             (r#"{"result":"FAILURE","error":{"type":"EXPIRED_TOKEN"}}"#, "EXPIRED_TOKEN", None),
             (r#"{"result":"FAILURE","error":"INVALID_TOKEN"}"#, "INVALID_TOKEN", None),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_error_is_not_read_as_one() {
+    fn only_errors_are_read_as_errors() {
         for body in [
             r#"{"result":"SUCCESS","data":null}"#,
             r#"{"result":" Success ","error":"none"}"#,
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_bounded_and_cannot_forge_log_lines() {
+    fn texts_are_bounded_and_forge_no_lines() {
         let long = format!(r#"{{"error":"a\nb","error_description":"{}"}}"#, "é".repeat(9_999));
         let read = read(&long);
         assert_eq!(read.error().as_ref(), "a b");

@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_answer_without_token_type_is_a_bearer_token() {
+    fn documented_answer_without_token_type_is_bearer() {
         let answer = read(V4);
         assert!(answer.access_token().secret().starts_with("00f6b2b6"));
         assert!(answer.refresh_token().unwrap().secret().starts_with("7369c0ee"));
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn bearer_is_read_in_any_letter_case_and_nothing_else_is() {
+    fn only_bearer_is_read_in_any_case() {
         for name in ["Bearer", "bearer", "BEARER", "bEaReR"] {
             read(&format!(r#"{{"access_token":"t","token_type":"{name}"}}"#));
         }
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_be_strings_and_absurd_ones_are_none() {
+    fn numbers_may_be_strings_but_not_absurd() {
         for (value, expected) in [
             ("3600", Some(3_600)),
             (r#""3600""#, Some(3_600)),
@@ -649,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_no_header_may_carry_is_refused_without_being_quoted() {
+    fn token_unfit_for_headers_is_not_quoted() {
         for token in ["", "mark er", "mark\\ner", "mark\\u0000er", "märker", "mark\\u007fer"] {
             let refusal = refusal(&format!(r#"{{"access_token":"{token}"}}"#));
             assert!(refusal.contains("access_token"), "{refusal}");
@@ -662,7 +662,7 @@ mod tests {
     }
 
     #[test]
-    fn serialize_writes_no_token_and_exposed_writes_all_of_it() {
+    fn serialize_hides_what_exposed_writes() {
         let answer = read(V4);
         assert_eq!(
             serde_json::to_string(&answer).unwrap(),
@@ -685,7 +685,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_token_is_rescued_from_any_defect_around_it() {
+    fn refresh_token_is_rescued_from_any_defect() {
         use secrecy::ExposeSecret;
         for body in [
             r#"{"access_token":"a","refresh_token":"saved","token_type":"mac"}"#,

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_the_provider_could_not_keep_apart_are_refused() {
+    fn ids_the_provider_confuses_are_refused() {
         let long = "x".repeat(257);
         for bad in ["", "a\0", "a\nb", "\u{7f}", "\u{85}", long.as_str()] {
             assert!(UserId::new(bad).is_err(), "{bad:?}");

@@ -299,7 +299,7 @@ async fn one_users_disconnect_leaves_the_other_connected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_who_denies_is_told_and_tries_again() {
+async fn person_who_denies_can_try_again() {
     let world = World::new().await;
     for (name, look) in [("deny-phone", Look::Phone), ("deny-dark", Look::DarkPhone)] {
         let world = world.clone();
@@ -323,7 +323,7 @@ async fn one_who_denies_is_told_and_tries_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn going_back_or_to_the_callback_again_shows_where_one_is() {
+async fn going_back_shows_where_one_is() {
     let world = World::new().await;
     Browser::used_by("back", Look::Phone, |it| async move {
         world.signs_in(&it, "Ann").await;
@@ -372,7 +372,7 @@ async fn two_tabs_log_in_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_left_for_11_minutes_has_to_be_begun_again() {
+async fn login_left_11_minutes_must_begin_again() {
     let world = World::new().await;
     Browser::used_by("late", Look::DarkPhone, |it| async move {
         world.signs_in(&it, "Ann").await;
@@ -391,7 +391,7 @@ async fn a_login_left_for_11_minutes_has_to_be_begun_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_whole_way_can_be_gone_by_keyboard() {
+async fn whole_way_can_be_gone_by_keyboard() {
     let world = World::new().await;
     Browser::used_by("keyboard", Look::Desktop, |it| async move {
         it.goes_to(&world.home).await;
@@ -506,7 +506,7 @@ async fn foreign_page_signs_nobody_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_https_the_cookie_is_bound_to_the_host() {
+async fn https_binds_the_cookie_to_its_host() {
     let world = World::over("https").await;
     let there = world.clone();
     Browser::used_by("https", Look::Desktop, |it| goes_the_whole_way(there, it, "Ann")).await;

@@ -109,7 +109,7 @@ async fn the_app_works_in_memory() {
 }
 
 #[tokio::test]
-async fn the_apps_client_credentials_send_the_documented_fields_and_no_others() {
+async fn client_credentials_send_documented_fields_only() {
     let fake = FakeHurdlr::in_memory();
     let user = UserId::new("bob & co").unwrap();
     App::of(&fake, ApiVersion::V4)
@@ -127,7 +127,7 @@ async fn the_apps_client_credentials_send_the_documented_fields_and_no_others() 
 }
 
 #[tokio::test]
-async fn a_refusal_is_read_in_both_of_the_providers_languages() {
+async fn refusal_is_read_in_both_languages() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = HttpClient::new(&fake.base_url()).unwrap();
     let app = App::of(&fake, ApiVersion::V4);
@@ -148,7 +148,7 @@ async fn a_refusal_is_read_in_both_of_the_providers_languages() {
 }
 
 #[tokio::test]
-async fn a_refusal_with_status_200_is_a_refusal_over_the_crates_transport() {
+async fn refusal_with_status_200_is_a_refusal() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = HttpClient::new(&fake.base_url()).unwrap();
     let app = App::of(&fake, ApiVersion::V4);
@@ -162,7 +162,7 @@ async fn a_refusal_with_status_200_is_a_refusal_over_the_crates_transport() {
 }
 
 #[tokio::test]
-async fn a_created_status_and_any_content_type_are_a_success_over_the_crates_transport() {
+async fn created_status_with_any_type_is_success() {
     let token = include_str!("../fixtures/v4_token.json");
     for status in [200, 201, 202] {
         for headers in ["", "Content-Type: text/html\r\n"] {
@@ -181,7 +181,7 @@ async fn a_created_status_and_any_content_type_are_a_success_over_the_crates_tra
 }
 
 #[tokio::test]
-async fn a_failure_of_the_transport_keeps_its_type() {
+async fn failure_of_transport_keeps_its_type() {
     let fake = FakeHurdlr::in_memory();
     let app = App::of(&fake, ApiVersion::V4);
     fake.fault_next(Fault::DropBefore);
@@ -208,7 +208,7 @@ async fn a_failure_of_the_transport_keeps_its_type() {
 }
 
 #[tokio::test]
-async fn an_answer_of_the_apps_moves_into_the_client_layer() {
+async fn apps_answer_moves_into_client_layer() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = HttpClient::new(&fake.base_url()).unwrap();
     let answer = App::of(&fake, ApiVersion::V4).log_in(&fake, &client).await;

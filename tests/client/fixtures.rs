@@ -67,7 +67,7 @@ fn client(fake: &FakeHurdlr) -> Hurdlr {
 }
 
 #[tokio::test]
-async fn every_documented_token_answer_is_a_token_as_a_grant_brings_it() {
+async fn every_documented_answer_is_a_token() {
     let fake = FakeHurdlr::in_memory();
     let hurdlr = client(&fake);
     for (body, expected) in [
@@ -95,7 +95,7 @@ async fn every_documented_token_answer_can_be_imported() {
 }
 
 #[test]
-fn every_documented_token_answer_is_an_answer_for_oauth2() {
+fn every_documented_answer_suits_oauth2() {
     for (body, refresh, expires_in) in [
         (V4, Some(REFRESH), 7_776_000),
         (V5_ACCOUNTANT, None, 7_776_000),
@@ -109,7 +109,7 @@ fn every_documented_token_answer_is_an_answer_for_oauth2() {
 }
 
 #[tokio::test]
-async fn the_documented_error_envelope_is_a_refusal_with_its_codes_and_messages() {
+async fn documented_envelope_is_refusal_with_codes() {
     let read: BasicErrorResponse = serde_json::from_slice(ENVELOPE).unwrap();
     assert_eq!(read.error().as_ref(), "REQUIRED");
 
@@ -128,7 +128,7 @@ async fn the_documented_error_envelope_is_a_refusal_with_its_codes_and_messages(
 }
 
 #[tokio::test]
-async fn what_is_no_token_object_is_not_imported_and_not_quoted() {
+async fn odd_object_is_neither_imported_nor_quoted() {
     let hurdlr = client(&FakeHurdlr::in_memory());
     for body in [
         "",

@@ -109,7 +109,7 @@ impl Provider {
 }
 
 #[tokio::test]
-async fn client_credentials_sends_the_documented_fields_and_no_others() {
+async fn client_credentials_sends_documented_fields_only() {
     for documented in VERSIONS {
         let provider = Provider::new(documented.version, |builder| builder).await;
         let user = UserId::new("ann+1@example.com/ü&userId=bob").unwrap();
@@ -127,7 +127,7 @@ async fn client_credentials_sends_the_documented_fields_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_partner_level_token_is_asked_for_without_a_user_where_the_version_has_it() {
+async fn partner_token_is_asked_without_a_user() {
     for documented in VERSIONS {
         let provider = Provider::new(documented.version, |builder| builder).await;
         let granted = provider.hurdlr.partner_token().await;
@@ -150,7 +150,7 @@ fn refresh_body(documented: &Documented) -> String {
 }
 
 #[tokio::test]
-async fn refresh_sends_the_documented_fields_and_the_access_token_as_bearer_where_it_is_listed() {
+async fn refresh_sends_documented_fields_and_listed_bearer() {
     for documented in VERSIONS {
         let provider = Provider::new(documented.version, |builder| builder).await;
         let token = provider.hurdlr.import(OLD_TOKEN).unwrap();
@@ -161,7 +161,7 @@ async fn refresh_sends_the_documented_fields_and_the_access_token_as_bearer_wher
 }
 
 #[tokio::test]
-async fn refresh_sends_no_bearer_where_that_is_switched_off() {
+async fn refresh_sends_no_bearer_if_off() {
     for documented in VERSIONS {
         let provider =
             Provider::new(documented.version, |builder| builder.bearer_on_refresh(false)).await;
@@ -172,7 +172,7 @@ async fn refresh_sends_no_bearer_where_that_is_switched_off() {
 }
 
 #[tokio::test]
-async fn the_code_exchange_sends_the_documented_fields_with_redirect_uri_and_verifier() {
+async fn code_exchange_sends_documented_fields_only() {
     for documented in VERSIONS {
         let provider = Provider::new(documented.version, |builder| builder).await;
         let (url, body) = log_in(&provider).await;
@@ -209,7 +209,7 @@ async fn log_in(provider: &Provider) -> (Url, String) {
 }
 
 #[tokio::test]
-async fn a_scope_that_is_set_goes_with_logins_and_client_credentials_and_never_with_a_refresh() {
+async fn scope_goes_with_all_but_a_refresh() {
     let path = "/v6/auth/token";
     for (scope, name) in [(Scope::Read, "read"), (Scope::Write, "write")] {
         let provider = || Provider::new(ApiVersion::V6, |builder| builder.scope(scope));
@@ -229,7 +229,7 @@ async fn a_scope_that_is_set_goes_with_logins_and_client_credentials_and_never_w
 }
 
 #[tokio::test]
-async fn a_revocation_sends_the_refresh_token_or_else_the_access_token_and_what_it_is() {
+async fn revocation_sends_one_token_with_hint() {
     let only_access = r#"{"access_token":"acc/e+s=s","expires_in":60}"#;
     for (token, body) in [
         (OLD_TOKEN, "token=re%2Bf%2Fr%3De%26s+h&token_type_hint=refresh_token"),
@@ -251,7 +251,7 @@ async fn a_revocation_sends_the_refresh_token_or_else_the_access_token_and_what_
 }
 
 #[tokio::test]
-async fn what_the_authorize_url_says_is_the_request_of_rfc_6749_with_pkce_and_no_secret() {
+async fn authorize_url_is_rfc_6749_with_pkce() {
     let provider = Provider::new(ApiVersion::V4, |builder| builder).await;
     let (url, pending) = provider.hurdlr.begin_login().unwrap();
     let mut names: Vec<_> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
@@ -276,7 +276,7 @@ async fn what_the_authorize_url_says_is_the_request_of_rfc_6749_with_pkce_and_no
 }
 
 #[tokio::test]
-async fn a_base_url_keeps_its_path_in_front_of_the_documented_one() {
+async fn base_urls_path_precedes_the_documented_one() {
     let server = RawServer::replying([Reply::answer(200, "", TOKEN)]).await;
     let hurdlr = support::impatient(&format!("{}/bank/hurdlr", server.base_url())).build().unwrap();
     hurdlr.client_credentials(&support::ann()).await.unwrap();

@@ -154,7 +154,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn arbitrary_bytes_are_a_token_or_an_error(
+    fn arbitrary_bytes_give_token_or_error(
         status in status(),
         body in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
@@ -162,12 +162,12 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_fields_are_a_token_or_an_error(status in status(), body in fields()) {
+    fn arbitrary_fields_give_token_or_error(status in status(), body in fields()) {
         assert_sound(&response(status, HeaderMap::new(), body.into_bytes()));
     }
 
     #[test]
-    fn a_token_changed_in_one_byte_or_cut_is_a_token_or_an_error(
+    fn damaged_token_gives_token_or_error(
         at in 0..308_usize,
         byte in any::<u8>(),
         cut in any::<bool>(),
@@ -182,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_dates_and_pauses_end_in_a_token_or_an_error(
+    fn arbitrary_dates_give_token_or_error(
         status in status(),
         headers in headers(),
         body in fields(),
@@ -195,7 +195,7 @@ proptest! {
 
 /// Real sockets are slow: fewer cases, and one server and one client for all of them.
 #[test]
-fn arbitrary_bytes_on_a_socket_are_a_token_or_an_error() {
+fn arbitrary_socket_bytes_give_token_or_error() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let next = Arc::new(Mutex::new(Vec::new()));

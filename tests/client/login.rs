@@ -124,7 +124,7 @@ fn flipped(state: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_was_kept_and_changed_is_no_login() {
+async fn kept_login_that_was_changed_is_none() {
     let (fake, hurdlr, _) = provider();
     let (pending, _) = sent_back(&fake, &hurdlr, "ann").await;
     let kept = pending.to_secret().expose_secret().to_owned();
@@ -158,7 +158,7 @@ async fn a_login_ends_after_ten_minutes() {
 }
 
 #[tokio::test]
-async fn a_login_that_began_in_the_future_is_over() {
+async fn login_begun_in_the_future_is_over() {
     let fake = FakeHurdlr::in_memory();
     let at = |wall| {
         support::of(&fake)
@@ -174,7 +174,7 @@ async fn a_login_that_began_in_the_future_is_over() {
 }
 
 #[tokio::test]
-async fn two_people_log_in_at_once_and_each_gets_their_own_token() {
+async fn two_logins_at_once_get_own_tokens() {
     let fake = FakeHurdlr::start().await.unwrap();
     let hurdlr = support::of(&fake).build().unwrap();
     let (ann, anns_callback) = sent_back(&fake, &hurdlr, "ann").await;
@@ -208,7 +208,7 @@ async fn whose(fake: &FakeHurdlr, token: &hurdlr_oauth2::Token) -> String {
 }
 
 #[tokio::test]
-async fn every_form_of_a_true_callback_is_accepted() {
+async fn every_form_of_true_callback_is_accepted() {
     let (fake, hurdlr, _) = provider();
     let forms: [fn(&Url) -> Callback; 5] = [
         |url| Callback::from(url),
@@ -225,7 +225,7 @@ async fn every_form_of_a_true_callback_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_code_put_into_another_persons_login_is_refused_by_its_verifier() {
+async fn code_in_another_login_fails_its_verifier() {
     for style in [ErrorStyle::Envelope, ErrorStyle::Rfc6749] {
         let (fake, hurdlr, _) = provider();
         fake.set_error_style(style);
@@ -245,7 +245,7 @@ async fn a_code_put_into_another_persons_login_is_refused_by_its_verifier() {
 }
 
 #[tokio::test]
-async fn a_code_used_twice_is_refused_by_the_provider() {
+async fn code_used_twice_is_refused_by_provider() {
     let (fake, hurdlr, _) = provider();
     let (pending, callback) = sent_back(&fake, &hurdlr, "ann").await;
     let again = PendingLogin::from_secret(&pending.to_secret()).unwrap();
@@ -256,7 +256,7 @@ async fn a_code_used_twice_is_refused_by_the_provider() {
 }
 
 #[tokio::test]
-async fn a_person_who_says_no_is_told_apart() {
+async fn person_who_says_no_is_told_apart() {
     let (fake, hurdlr, _) = provider();
     let (url, pending) = hurdlr.begin_login().unwrap();
     let callback = fake.deny(&url).await.unwrap();
@@ -266,7 +266,7 @@ async fn a_person_who_says_no_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_refusal_by_the_provider_carries_its_code_and_a_bounded_description() {
+async fn refusal_carries_code_and_bounded_description() {
     let (fake, hurdlr, _) = provider();
     let (_, pending) = hurdlr.begin_login().unwrap();
     let state = pending.state().expose_secret().to_owned();

@@ -218,7 +218,7 @@ const OLD: &str =
     r#"{"access_token":"acc/ess+marker==","refresh_token":"ref/resh+\"marker==\u00e4"}"#;
 
 #[tokio::test]
-async fn a_secret_that_the_provider_quotes_is_blotted_out() {
+async fn secret_quoted_by_provider_is_blotted_out() {
     Log::of_thread();
     let quotes = [
         // As it is, with JSON's escapes where they must be.
@@ -264,7 +264,7 @@ async fn a_secret_that_the_provider_quotes_is_blotted_out() {
 }
 
 #[tokio::test]
-async fn a_log_tells_users_apart_and_names_none() {
+async fn log_tells_users_apart_by_no_name() {
     let watched = Watched::start(ErrorStyle::Envelope).await;
     let hurdlr = watched.builder().build().unwrap();
     let user = UserId::new("zoe.of.accounting@example.com").unwrap();
@@ -298,7 +298,7 @@ async fn a_log_names_grant_attempt_and_status() {
 }
 
 #[tokio::test]
-async fn what_answers_and_requests_show_of_themselves_is_no_secret() {
+async fn answers_and_ids_show_no_secret() {
     let answer: BasicTokenResponse =
         serde_json::from_str(include_str!("../fixtures/v4_token.json")).unwrap();
     let shown =
@@ -327,7 +327,7 @@ impl<'c> AsyncHttpClient<'c> for Looking {
 }
 
 #[tokio::test]
-async fn the_authorization_header_that_is_sent_is_marked_sensitive() {
+async fn sent_authorization_header_is_marked_sensitive() {
     let fake = FakeHurdlr::in_memory();
     let sensitive = Arc::<Mutex<Vec<bool>>>::default();
     let hurdlr = support::of(&fake)

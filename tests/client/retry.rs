@@ -119,12 +119,12 @@ fn page(status: u16, body: &str) -> Fault {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_sent_is_sent_again_whatever_the_grant() {
+async fn unsent_request_is_repeated_for_any_grant() {
     assert_row(Fault::Refuse, [4, 4, 4], ErrorKind::Unavailable, None, false).await;
 }
 
 #[tokio::test]
-async fn a_port_nobody_listens_at_is_a_request_that_was_not_sent() {
+async fn closed_port_means_request_was_unsent() {
     let (_held, port) = support::closed_port();
     let hurdlr = support::impatient(&format!("http://127.0.0.1:{port}")).build().unwrap();
     let error = hurdlr.client_credentials(&support::ann()).await.unwrap_err();
@@ -215,7 +215,7 @@ async fn pause_beside_any_status_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_error_leaves_open_what_became_of_the_request() {
+async fn server_error_leaves_the_outcome_open() {
     for status in [500, 501, 502, 504, 529, 599] {
         let kind = ErrorKind::Unavailable;
         assert_row(Fault::status(status), [4, 2, 1], kind, Some(status), true).await;
@@ -232,7 +232,7 @@ async fn a_server_error_leaves_open_what_became_of_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_answer_leaves_open_what_became_of_the_request() {
+async fn missing_answer_leaves_the_outcome_open() {
     for fault in [
         Fault::DropBefore,
         Fault::DropAfter,
@@ -246,7 +246,7 @@ async fn no_answer_leaves_open_what_became_of_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_success_that_cannot_be_read_leaves_open_what_became_of_the_request() {
+async fn unreadable_success_leaves_the_outcome_open() {
     for fault in [
         Fault::answer_after(200, "{"),
         Fault::answer_after(200, "{}"),
@@ -262,7 +262,7 @@ async fn a_success_that_cannot_be_read_leaves_open_what_became_of_the_request() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn client_credentials_are_repeated_beside_a_refresh_token_that_is_of_no_use_to_them() {
+async fn client_credentials_ignore_a_rescued_refresh_token() {
     let defective = r#"{"refresh_token":"kept","access_token":"#;
     for (grant, expected) in [(ClientCredentials, 4), (RefreshToken, 1), (AuthorizationCode, 1)] {
         let (error, sent) = failing(grant, Fault::answer_after(200, defective)).await;
@@ -274,7 +274,7 @@ async fn client_credentials_are_repeated_beside_a_refresh_token_that_is_of_no_us
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_can_be_read_is_final() {
+async fn readable_refusal_is_final() {
     let envelope = r#"{"result":"FAILURE","data":null,"error":[{"type":"BAD_REQUEST"}]}"#;
     for (status, body) in [
         (400, envelope),
@@ -292,7 +292,7 @@ async fn a_refusal_that_can_be_read_is_final() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_cannot_be_read_is_not_repeated_and_never_means_dead() {
+async fn unreadable_refusal_neither_repeats_nor_kills() {
     for fault in [
         Fault::html(400),
         page(400, ""),
@@ -314,7 +314,7 @@ fn bearers(fake: &FakeHurdlr) -> Vec<bool> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_refused_with_its_bearer_is_sent_once_more_without_it() {
+async fn refused_bearer_is_left_out_once() {
     let envelope = |code| {
         format!(r#"{{"result":"FAILURE","data":null,"error":[{{"type":"{code}","message":"m"}}]}}"#)
     };
@@ -365,7 +365,7 @@ async fn a_second_refusal_without_bearer_is_final() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_other_grant_repeats_a_refusal_that_names_a_token() {
+async fn no_other_grant_repeats_token_refusals() {
     for grant in [ClientCredentials, AuthorizationCode] {
         for (status, body) in [
             (401, r#"{"result":"F","error":"EXPIRED_TOKEN"}"#),
@@ -380,7 +380,7 @@ async fn no_other_grant_repeats_a_refusal_that_names_a_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_access_token_does_not_keep_its_refresh_token_from_working() {
+async fn expired_access_token_hinders_no_refresh() {
     let fake = FakeHurdlr::builder().check_bearer(true).in_memory();
     let (builder, clock) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
@@ -427,7 +427,7 @@ async fn a_pause_named_in_seconds_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_named_as_a_date_is_of_the_providers_clock_and_not_of_ours() {
+async fn pause_as_date_follows_providers_clock() {
     let fake = FakeHurdlr::in_memory();
     for wrong_by in [0, 365 * 86_400] {
         let clock = support::ManualClock::at(fake.now() - wrong_by * SECOND);
@@ -443,7 +443,7 @@ async fn a_pause_named_as_a_date_is_of_the_providers_clock_and_not_of_ours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_date_that_has_passed_asks_for_no_more_than_a_backoff() {
+async fn past_date_asks_for_backoff_only() {
     let fake = FakeHurdlr::in_memory();
     let (builder, clock) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
@@ -455,7 +455,7 @@ async fn a_date_that_has_passed_asks_for_no_more_than_a_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_longer_than_the_time_left_ends_the_call_and_is_told() {
+async fn pause_beyond_time_left_ends_call() {
     for grant in GRANTS {
         let (error, sent) = failing(grant, Fault::rate_limited_for(3_600 * SECOND)).await;
         assert_eq!((error.kind(), sent), (ErrorKind::RateLimited, 1));
@@ -469,7 +469,7 @@ async fn a_pause_longer_than_the_time_left_ends_the_call_and_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_nobody_can_read_is_an_ordinary_backoff() {
+async fn unreadable_pause_is_an_ordinary_backoff() {
     let fake = FakeHurdlr::in_memory();
     let (builder, clock) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
@@ -482,7 +482,7 @@ async fn a_pause_nobody_can_read_is_an_ordinary_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_call_lasts_longer_than_its_total_time() {
+async fn no_call_outlasts_its_total_time() {
     for (fault, attempts) in [
         (Fault::Refuse, 1_000_000),
         (Fault::Delay(3_600 * SECOND), 1_000_000),
@@ -525,7 +525,7 @@ async fn one_attempt_is_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_passes_ends_in_a_token() {
+async fn passing_failure_ends_in_a_token() {
     for (grant, fault) in [
         (ClientCredentials, Fault::Refuse),
         (ClientCredentials, Fault::rate_limited()),
@@ -550,7 +550,7 @@ async fn a_failure_that_passes_ends_in_a_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_is_never_sent_again_once_it_may_have_been_redeemed() {
+async fn code_perhaps_redeemed_is_never_resent() {
     // A second use would revoke the tokens of the first (RFC 6749 section 4.1.2).
     let fake = FakeHurdlr::in_memory();
     let (builder, _) = support::in_memory(&fake);
@@ -564,7 +564,7 @@ async fn a_code_is_never_sent_again_once_it_may_have_been_redeemed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_that_the_provider_repeats_is_no_loss() {
+async fn lost_answer_that_is_repeated_heals() {
     for rotation in [Rotation::None, Rotation::Grace(30 * SECOND)] {
         let fake = FakeHurdlr::builder().rotation(rotation).in_memory();
         let (builder, clock) = support::in_memory(&fake);
@@ -580,7 +580,7 @@ async fn a_lost_answer_that_the_provider_repeats_is_no_loss() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_died_behind_a_lost_answer_is_told_as_rotation_lost() {
+async fn death_behind_lost_answer_is_rotation_lost() {
     for (style, bearer, sends) in [
         (ErrorStyle::Rfc6749, true, 2),
         (ErrorStyle::Rfc6749, false, 2),
@@ -604,7 +604,7 @@ async fn a_refresh_token_that_died_behind_a_lost_answer_is_told_as_rotation_lost
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_died_by_itself_is_told_as_login_required() {
+async fn death_by_itself_is_login_required() {
     for (style, bearer, sends) in [
         (ErrorStyle::Rfc6749, true, 1),
         (ErrorStyle::Rfc6749, false, 1),
@@ -627,7 +627,7 @@ async fn a_refresh_token_that_died_by_itself_is_told_as_login_required() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_refresh_token_asks_for_a_login_and_sends_nothing() {
+async fn token_without_refresh_token_sends_nothing() {
     let fake = FakeHurdlr::in_memory();
     let (builder, _) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();
@@ -638,7 +638,7 @@ async fn a_token_without_a_refresh_token_asks_for_a_login_and_sends_nothing() {
 }
 
 #[tokio::test]
-async fn a_refresh_keeps_the_old_refresh_token_where_no_new_one_comes() {
+async fn refresh_keeps_old_token_without_new() {
     let fake = FakeHurdlr::builder().rotation(Rotation::None).in_memory();
     let (builder, _) = support::in_memory(&fake);
     let hurdlr = builder.build().unwrap();

@@ -25,7 +25,7 @@ async fn granted(hurdlr: &Hurdlr) -> Token {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_token_is_fresh_however_wrong_the_local_clock_is() {
+async fn fresh_token_is_fresh_by_any_clock() {
     let fake = FakeHurdlr::in_memory();
     let (now, year) = (fake.now(), 365 * DAY);
     for wall in [now, now - DAY, now + DAY, now - year, now + year, UNIX_EPOCH] {
@@ -38,7 +38,7 @@ async fn a_fresh_token_is_fresh_however_wrong_the_local_clock_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_ends_by_the_span_it_was_issued_for() {
+async fn token_ends_by_its_issued_span() {
     let fake = FakeHurdlr::in_memory();
     let (hurdlr, clock) = client_at(&fake, fake.now() - DAY);
     let token = granted(&hurdlr).await;
@@ -51,7 +51,7 @@ async fn a_token_ends_by_the_span_it_was_issued_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_handed_out_again_has_its_age() {
+async fn token_handed_out_again_keeps_its_age() {
     let fake = FakeHurdlr::builder().rotation(Rotation::Grace(30 * DAY)).in_memory();
     for wrong_by in [Duration::ZERO, DAY, 365 * DAY] {
         let (hurdlr, _) = client_at(&fake, fake.now() - wrong_by);
@@ -66,7 +66,7 @@ async fn a_token_that_is_handed_out_again_has_its_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_created_at_that_cannot_be_true_makes_a_token_brand_new() {
+async fn impossible_created_at_means_brand_new() {
     let fake = FakeHurdlr::in_memory();
     let (hurdlr, _) = client_at(&fake, fake.now());
     let now = fake.now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -98,7 +98,7 @@ async fn a_created_at_that_cannot_be_true_makes_a_token_brand_new() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_nobody_can_know_never_counts_as_over() {
+async fn unknown_life_never_counts_as_over() {
     let fake = FakeHurdlr::in_memory();
     let (hurdlr, clock) = client_at(&fake, fake.now());
     for expires_in in [
@@ -118,7 +118,7 @@ async fn a_life_nobody_can_know_never_counts_as_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_span_of_zero_is_over_at_once() {
+async fn span_of_zero_is_over_at_once() {
     let fake = FakeHurdlr::in_memory();
     let (hurdlr, _) = client_at(&fake, fake.now());
     fake.reshape(|answer| drop(answer.insert("expires_in".into(), 0.into())));
@@ -126,7 +126,7 @@ async fn a_span_of_zero_is_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_created_at_that_is_no_date_in_seconds_is_not_told() {
+async fn created_at_beyond_dates_is_not_told() {
     let fake = FakeHurdlr::in_memory();
     let (hurdlr, _) = client_at(&fake, fake.now());
     for created_at in [serde_json::json!(1_599_065_168_000_i64), serde_json::json!(-5)] {
@@ -139,7 +139,7 @@ async fn a_created_at_that_is_no_date_in_seconds_is_not_told() {
 }
 
 #[tokio::test]
-async fn without_a_date_that_can_be_read_a_token_is_brand_new() {
+async fn unreadable_date_means_brand_new() {
     let old = r#"{"access_token":"a","expires_in":7776000,"created_at":1599065168}"#;
     let rows = [
         ("", 0),
@@ -178,7 +178,7 @@ impl hurdlr_oauth2::Clock for StoppedClock {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_imported_token_is_as_old_as_the_local_clock_says() {
+async fn imported_tokens_age_follows_local_clock() {
     let created = UNIX_EPOCH + Duration::from_secs(1_599_065_168);
     for (now, age) in [
         (created, Duration::ZERO),

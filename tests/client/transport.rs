@@ -69,7 +69,7 @@ fn cause(error: &Error) -> &HttpError {
 }
 
 #[tokio::test]
-async fn no_redirect_is_followed_and_no_other_host_gets_a_byte() {
+async fn redirect_sends_no_other_host_anything() {
     let stranger = Stranger::listen();
     let mut replies = Vec::new();
     let mut statuses = Vec::new();
@@ -105,7 +105,7 @@ async fn no_redirect_is_followed_and_no_other_host_gets_a_byte() {
 }
 
 #[tokio::test]
-async fn a_redirect_policy_of_the_callers_own_is_not_used() {
+async fn redirect_policy_of_app_is_unused() {
     let stranger = Stranger::listen();
     let headers = format!("Location: {}\r\n", stranger.url());
     let server = RawServer::replying([Reply::answer(307, &headers, "")]).await;
@@ -119,7 +119,7 @@ async fn a_redirect_policy_of_the_callers_own_is_not_used() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_given_up_at_64_kib() {
+async fn endless_body_is_left_at_64_kib() {
     let junk = vec![b'x'; 4 * KIB];
     let chunk = [b"1000\r\n", junk.as_slice(), b"\r\n"].concat();
     for (headers, again) in [
@@ -142,7 +142,7 @@ async fn a_body_without_end_is_given_up_at_64_kib() {
 }
 
 #[tokio::test]
-async fn the_bound_of_a_body_is_64_kib_to_the_byte() {
+async fn body_bound_is_exactly_64_kib() {
     // The padding is a field nobody reads.
     let rest = &TOKEN[1..];
     let exact = |length: usize| {
@@ -163,7 +163,7 @@ async fn the_bound_of_a_body_is_64_kib_to_the_byte() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_answer_is_a_typed_error_that_does_not_repeat_it() {
+async fn unusable_body_is_named_not_quoted() {
     use ErrorKind::{InvalidResponse, Rejected, Unavailable};
     let html = "<html><body>marker</body></html>";
     let mistyped = r#"{"access_token":["marker"],"scope":"marker"}"#;
@@ -213,7 +213,7 @@ async fn a_body_that_is_no_answer_is_a_typed_error_that_does_not_repeat_it() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_http_is_a_request_without_an_answer() {
+async fn answer_without_http_is_no_answer() {
     for bytes in ["", "marker", "HTTP/1.1 marker\r\n\r\n", "SSH-2.0-marker\r\n"] {
         let server = RawServer::replying([Reply::Bytes(bytes.into())]).await;
         let error = refreshed(&once(&server)).await.unwrap_err();
@@ -251,7 +251,7 @@ async fn malformed_header_hides_no_token() {
 }
 
 #[tokio::test]
-async fn any_success_with_a_token_is_a_token_whatever_its_status_and_content_type() {
+async fn any_success_status_brings_its_token() {
     let mut replies = Vec::new();
     for status in [200, 201, 202, 203, 206, 299] {
         for headers in [
@@ -279,7 +279,7 @@ async fn any_success_with_a_token_is_a_token_whatever_its_status_and_content_typ
 }
 
 #[tokio::test]
-async fn a_success_with_an_error_body_is_that_failure() {
+async fn success_with_error_body_is_a_failure() {
     let dead = r#"{"error":"invalid_grant","error_description":"gone"}"#;
     for status in [200, 201] {
         let server = RawServer::replying([Reply::answer(status, JSON, dead)]).await;
@@ -294,7 +294,7 @@ async fn a_success_with_an_error_body_is_that_failure() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_beside_a_defect_is_rescued_and_not_shown() {
+async fn token_beside_defect_is_rescued_unshown() {
     let body = r#"{"access_token":"new-access","refresh_token":"new-refresh","token_type":"mac"}"#;
     let after = r#"{"refresh_token":"new-refresh","access_token":"new-acc"#;
     for (reply, why) in [
@@ -329,7 +329,7 @@ async fn a_refresh_token_beside_a_defect_is_rescued_and_not_shown() {
 }
 
 #[tokio::test]
-async fn a_body_cut_off_before_its_refresh_token_ends_is_no_answer() {
+async fn body_cut_within_token_is_no_answer() {
     for cut in [
         r#"{"access_token":"marker-access""#,
         r#"{"access_token":"marker-access","refresh_token":"marker-ref"#,
@@ -345,7 +345,7 @@ async fn a_body_cut_off_before_its_refresh_token_ends_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_whole_token_is_a_token_though_its_length_was_a_lie() {
+async fn whole_token_survives_a_wrong_length() {
     let longer = Reply::promising(200, JSON, TOKEN.len() + 100, TOKEN.as_bytes());
     let chunked_without_end = format!(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{TOKEN}\r\n",
@@ -359,7 +359,7 @@ async fn a_whole_token_is_a_token_though_its_length_was_a_lie() {
 }
 
 #[tokio::test]
-async fn of_an_answer_without_end_the_refresh_token_is_rescued() {
+async fn refresh_token_of_endless_answer_is_rescued() {
     let endless = Reply::answer(200, JSON, TOKEN.to_owned() + &" ".repeat(100 * KIB));
     let error = refreshed(&once(&RawServer::replying([endless]).await)).await.unwrap_err();
     assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
@@ -367,7 +367,7 @@ async fn of_an_answer_without_end_the_refresh_token_is_rescued() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_beside_a_failure_is_rescued_unless_it_is_the_one_that_was_sent() {
+async fn token_beside_failure_is_rescued_unless_sent() {
     for status in [500, 400, 302] {
         let server = RawServer::replying([Reply::answer(status, JSON, TOKEN)]).await;
         let error = refreshed(&once(&server)).await.unwrap_err();
@@ -407,7 +407,7 @@ async fn message_about_a_field_is_no_token() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_in_time_is_given_up() {
+async fn late_answer_is_given_up() {
     let half = support::answer_bytes(200, JSON, TOKEN.len(), &TOKEN.as_bytes()[..150]);
     for (reply, status) in [
         (Reply::BytesAndSilence(Vec::new()), None),
@@ -430,7 +430,7 @@ async fn an_answer_that_does_not_come_in_time_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_dripping_answer_is_given_up_as_a_whole_and_not_by_its_pauses() {
+async fn dripping_answer_is_bounded_as_a_whole() {
     let fake = FakeHurdlr::start().await.unwrap();
     fake.fault_next(Fault::dripping(Duration::from_millis(20)));
     let hurdlr = support::of(&fake)
@@ -443,7 +443,7 @@ async fn a_dripping_answer_is_given_up_as_a_whole_and_not_by_its_pauses() {
 }
 
 #[tokio::test]
-async fn a_connection_dropped_by_the_provider_is_a_request_without_an_answer() {
+async fn dropped_connection_means_no_answer() {
     let fake = FakeHurdlr::start().await.unwrap();
     let hurdlr = support::of(&fake).retry(RetryPolicy::never()).build().unwrap();
     for fault in [Fault::DropBefore, Fault::DropAfter] {
@@ -457,7 +457,7 @@ async fn a_connection_dropped_by_the_provider_is_a_request_without_an_answer() {
 }
 
 #[tokio::test]
-async fn plain_http_is_refused_before_anything_is_sent_unless_the_host_is_loopback() {
+async fn plain_http_is_for_loopback_only() {
     for url in [
         "http://api.example.com",
         "http://10.0.0.1",
@@ -478,7 +478,7 @@ async fn plain_http_is_refused_before_anything_is_sent_unless_the_host_is_loopba
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 #[tokio::test]
-async fn where_no_tls_comes_about_nothing_is_sent() {
+async fn failed_tls_handshake_sends_nothing() {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let hurdlr = support::impatient(&url).retry(RetryPolicy::never()).build().unwrap();
@@ -504,7 +504,7 @@ async fn where_no_tls_comes_about_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_proxy_of_the_callers_is_not_used_for_loopback() {
+async fn proxy_of_app_spares_loopback() {
     let proxy = RawServer::replying([Reply::answer(200, JSON, "{}")]).await;
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
     let proxy_url = proxy.base_url();
@@ -529,7 +529,7 @@ async fn a_loopback_host_is_reached_directly() {
 }
 
 #[tokio::test]
-async fn a_proxy_of_the_environment_is_not_used_for_loopback() {
+async fn proxy_of_environment_spares_loopback() {
     let proxy = RawServer::replying([Reply::answer(200, JSON, "{}")]).await;
     let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "transport::a_loopback_host_is_reached_directly"]);
@@ -564,7 +564,7 @@ async fn what_else_a_caller_sets_is_kept() {
 }
 
 #[tokio::test]
-async fn a_timeout_of_the_callers_own_is_not_used() {
+async fn timeout_of_app_is_unused() {
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
     let hurdlr = support::impatient(&server.base_url())
         .reqwest(|builder| builder.timeout(Duration::from_nanos(1)))
@@ -647,7 +647,7 @@ fn debug_shows_no_password_of_a_url() {
 }
 
 #[tokio::test]
-async fn a_host_that_takes_no_connection_is_given_up_before_anything_is_sent() {
+async fn unreachable_host_is_given_up_unsent() {
     // Its queue is full: the system leaves further connections without an answer.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -668,7 +668,7 @@ async fn a_host_that_takes_no_connection_is_given_up_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_client_for_one_origin_sends_to_no_other() {
+async fn client_of_one_origin_reaches_no_other() {
     let stranger = Stranger::listen();
     let server = RawServer::replying([Reply::answer(200, JSON, TOKEN)]).await;
     let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
@@ -692,7 +692,7 @@ async fn a_client_for_one_origin_sends_to_no_other() {
 }
 
 #[tokio::test]
-async fn a_transport_for_oauth2_keeps_the_same_bounds() {
+async fn transport_for_oauth2_keeps_same_bounds() {
     let stranger = Stranger::listen();
     let location = format!("Location: {}\r\n", stranger.url());
     let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();

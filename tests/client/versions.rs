@@ -34,7 +34,7 @@ fn refresh_is_alive(fake: &FakeHurdlr, token: &Token) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_under_v6_from_login_to_revocation() {
+async fn v6_life_from_login_to_revocation() {
     let fake = FakeHurdlr::in_memory();
     let hurdlr = client(&fake);
     let token = logged_in(&fake, &hurdlr).await;
@@ -72,7 +72,7 @@ async fn client_of_other_version_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_of_the_partner_itself_is_of_no_user_and_brings_no_refresh_token() {
+async fn partners_own_token_has_no_user() {
     let fake = FakeHurdlr::in_memory();
     let hurdlr = client(&fake);
     let token = hurdlr.partner_token().await.unwrap();
@@ -84,7 +84,7 @@ async fn a_token_of_the_partner_itself_is_of_no_user_and_brings_no_refresh_token
 }
 
 #[tokio::test]
-async fn a_scope_is_granted_as_it_was_set_and_kept_by_a_refresh() {
+async fn scope_is_granted_and_outlives_a_refresh() {
     let fake = FakeHurdlr::in_memory();
     let (builder, _) = support::in_memory(&fake);
     let hurdlr = builder.api_version(ApiVersion::V6).scope(Scope::Read).build().unwrap();
@@ -97,7 +97,7 @@ async fn a_scope_is_granted_as_it_was_set_and_kept_by_a_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_is_repeated_whenever_it_may_not_have_arrived() {
+async fn revocation_is_repeated_while_in_doubt() {
     for fault in [
         Fault::Refuse,
         Fault::DropBefore,
@@ -120,7 +120,7 @@ async fn a_revocation_is_repeated_whenever_it_may_not_have_arrived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_that_is_refused_is_not_repeated_and_is_no_success() {
+async fn refused_revocation_is_final_and_failed() {
     for (fault, kind) in [
         (Fault::answer(401, r#"{"error":"invalid_client"}"#), ErrorKind::Rejected),
         (
@@ -144,7 +144,7 @@ async fn a_revocation_that_is_refused_is_not_repeated_and_is_no_success() {
 }
 
 #[tokio::test]
-async fn a_token_that_the_provider_calls_dead_is_as_good_as_revoked() {
+async fn dead_token_counts_as_revoked() {
     let fake = FakeHurdlr::in_memory();
     let hurdlr = client(&fake);
     let token = logged_in(&fake, &hurdlr).await;
@@ -158,7 +158,7 @@ async fn a_token_that_the_provider_calls_dead_is_as_good_as_revoked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_attempt_at_a_revocation_is_one_request() {
+async fn one_revocation_attempt_is_one_request() {
     let fake = FakeHurdlr::in_memory();
     let (builder, _) = support::in_memory(&fake);
     let never = RetryPolicy::never();
@@ -190,7 +190,7 @@ impl<'c> AsyncHttpClient<'c> for Looking {
 }
 
 #[tokio::test]
-async fn the_clients_own_header_is_marked_sensitive_and_never_quoted() {
+async fn clients_own_header_is_never_quoted() {
     let fake = FakeHurdlr::in_memory();
     let seen = Seen::default();
     let looking = Looking { next: fake.http_client(), seen: Arc::clone(&seen) };

@@ -14,7 +14,7 @@ use crate::site::access;
 use crate::support::{self, RawServer, Reply};
 
 #[tokio::test]
-async fn no_token_reaches_another_host_by_a_redirect_of_any_status() {
+async fn no_redirect_takes_tokens_to_another_host() {
     for kind in KINDS {
         for status in [301, 302, 303, 307, 308] {
             for method in [Method::GET, Method::POST, Method::PUT] {
@@ -42,7 +42,7 @@ async fn no_token_reaches_another_host_by_a_redirect_of_any_status() {
 }
 
 #[tokio::test]
-async fn a_token_stays_on_its_scheme_host_and_port() {
+async fn token_stays_on_scheme_host_and_port() {
     for kind in KINDS {
         let stage = Stage::new().await;
         let api = RawServer::replying([answer(401)]).await;
@@ -57,7 +57,7 @@ async fn a_token_stays_on_its_scheme_host_and_port() {
 }
 
 #[tokio::test]
-async fn a_redirect_within_the_origin_is_followed_with_the_token() {
+async fn redirect_within_origin_keeps_the_token() {
     for kind in KINDS {
         let stage = Stage::new().await;
         let api =
@@ -71,7 +71,7 @@ async fn a_redirect_within_the_origin_is_followed_with_the_token() {
 }
 
 #[tokio::test]
-async fn a_401_whose_final_url_is_another_origin_means_nothing() {
+async fn foreign_origins_401_means_nothing() {
     struct Elsewhere(String);
 
     #[async_trait::async_trait]

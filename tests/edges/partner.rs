@@ -10,7 +10,7 @@ use super::{Hasty, KINDS, TestBody, answer, header, limited};
 use crate::support::{RawServer, Reply, everything_said};
 
 #[tokio::test]
-async fn partner_level_calls_send_basic_and_the_user_and_neither_elsewhere() {
+async fn partner_calls_send_basic_and_user() {
     let secret = "secret-marker".into();
     let ann = UserId::new("ann").unwrap();
     for kind in KINDS {
@@ -52,7 +52,7 @@ async fn partner_level_calls_send_basic_and_the_user_and_neither_elsewhere() {
 }
 
 #[tokio::test]
-async fn credentials_and_ids_that_basic_cannot_carry_are_refused_and_not_shown() {
+async fn credentials_unfit_for_basic_are_refused_unshown() {
     let here = "http://localhost:1".into();
     for (id, secret) in
         [("", "s"), ("a:b", "s"), ("a\n", "s"), ("a", ""), ("a", "secret-marker\r\n")]

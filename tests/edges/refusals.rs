@@ -42,7 +42,7 @@ async fn refusing_all_at_once(calls: usize, old: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_token_refused_once_is_refreshed_once_by_1000_concurrent_calls_that_all_got_401() {
+async fn thousand_401_of_one_token_refresh_once() {
     const CALLS: usize = 1_000;
     for kind in KINDS {
         let stage = Stage::new().await;
@@ -62,7 +62,7 @@ async fn a_token_refused_once_is_refreshed_once_by_1000_concurrent_calls_that_al
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_cancels_no_refresh() {
+async fn dropped_call_cancels_no_refresh() {
     for kind in KINDS {
         let (fake, _, _manager, user) = by_sockets().await;
         let edge = kind.of_user(&user, CallPolicy::default());
@@ -84,7 +84,7 @@ async fn a_call_that_is_dropped_cancels_no_refresh() {
 }
 
 #[tokio::test]
-async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
+async fn api_refusing_every_token_makes_no_loop() {
     for kind in KINDS {
         let stage = Stage::new().await;
         let api = RawServer::replying([answer(401)]).await;
@@ -106,7 +106,7 @@ async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
 }
 
 #[tokio::test]
-async fn a_call_without_a_token_is_not_sent_and_says_why() {
+async fn call_without_token_is_unsent_and_explained() {
     for kind in KINDS {
         let stage = Stage::new().await;
         let nobody = stage.manager.user(&UserId::new("nobody").unwrap());

@@ -16,7 +16,7 @@ use crate::site::SECOND;
 use crate::support::RawServer;
 
 #[tokio::test]
-async fn a_body_reaches_the_wire_unread_and_its_token_marked() {
+async fn body_goes_unread_and_token_marked() {
     /// Looks at what passes, and answers for the API.
     fn look(reads: &AtomicUsize, headers: &http::HeaderMap) {
         assert_eq!(reads.load(Ordering::SeqCst), 0, "the body was read before it was sent");
@@ -85,7 +85,7 @@ async fn repeated_call_keeps_all_header_values() {
 }
 
 #[tokio::test]
-async fn a_layer_that_was_told_nothing_of_bodies_repeats_empty_ones_only() {
+async fn layer_repeats_empty_bodies_only_unless_told() {
     let stage = Stage::new().await;
     for (content, expected) in [("", 200), ("content", 401)] {
         let statuses = Arc::new(Mutex::new(vec![401, 200]));

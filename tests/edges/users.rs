@@ -9,7 +9,7 @@ use crate::site::{Site, access};
 use crate::support::RawServer;
 
 #[tokio::test]
-async fn an_authorization_that_the_caller_set_is_left_alone() {
+async fn callers_own_authorization_is_left_alone() {
     for kind in KINDS {
         let stage = Stage::new().await;
         let api = RawServer::replying([answer(401)]).await;
@@ -23,7 +23,7 @@ async fn an_authorization_that_the_caller_set_is_left_alone() {
 }
 
 #[tokio::test]
-async fn one_client_serves_many_users_and_none_without_a_name() {
+async fn one_client_serves_many_named_users() {
     for kind in KINDS {
         let stage = Stage::new().await;
         let bob = stage.manager.enterprise_user(&UserId::new("bob").unwrap());

@@ -51,7 +51,7 @@ impl Service<Request<TestBody>> for Strict {
 }
 
 #[tokio::test]
-async fn the_layer_calls_a_service_only_after_that_one_said_it_is_ready() {
+async fn layer_calls_only_a_ready_service() {
     let stage = Stage::new().await;
     let cold = stage.manager.enterprise_user(&UserId::new("cold").unwrap());
     for user in [&stage.user, &cold] {

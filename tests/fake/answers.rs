@@ -14,7 +14,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn token_answers_are_the_reference_examples_byte_for_byte_but_for_the_values() {
+async fn token_answers_match_the_references_bytes() {
     let fixture = include_str!("../fixtures/v4_token.json");
     let example: Value = serde_json::from_str(fixture).unwrap();
     let fake = FakeHurdlr::in_memory();
@@ -44,7 +44,7 @@ async fn token_answers_are_the_reference_examples_byte_for_byte_but_for_the_valu
 }
 
 #[tokio::test]
-async fn refusals_are_laid_out_as_the_reference_prints_the_envelope() {
+async fn refusals_match_the_reference_envelope() {
     let fake = FakeHurdlr::in_memory();
     let answer = post(&fake, &[("grant_type", "client_credentials")]).await;
     let expected = r#"{
@@ -72,7 +72,7 @@ async fn no_answer_may_be_cached() {
 }
 
 #[tokio::test]
-async fn the_date_is_the_providers_own_and_follows_its_manual_clock() {
+async fn date_follows_the_providers_manual_clock() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = socket_client();
     let before = SystemTime::now();
@@ -91,7 +91,7 @@ async fn the_date_is_the_providers_own_and_follows_its_manual_clock() {
 }
 
 #[tokio::test]
-async fn the_clock_can_be_turned_to_its_end_and_still_prints_a_date() {
+async fn clock_at_its_end_prints_a_date() {
     let fake = FakeHurdlr::in_memory();
     fake.advance_clock(Duration::MAX);
     fake.advance_clock(Duration::MAX);
@@ -99,7 +99,7 @@ async fn the_clock_can_be_turned_to_its_end_and_still_prints_a_date() {
 }
 
 #[tokio::test]
-async fn reshaping_changes_what_is_sent_until_it_is_cleared() {
+async fn reshaping_changes_answers_until_cleared() {
     let fake = FakeHurdlr::in_memory();
     fake.reshape(|token| {
         token.remove("refresh_token");
@@ -114,7 +114,7 @@ async fn reshaping_changes_what_is_sent_until_it_is_cleared() {
 }
 
 #[tokio::test]
-async fn every_missing_or_empty_field_is_required_by_name() {
+async fn missing_or_empty_field_is_named() {
     let fake = FakeHurdlr::in_memory();
     let secret = fake.client_secret();
     let (id, secret) = (fake.client_id(), secret.expose_secret());
@@ -142,7 +142,7 @@ async fn every_missing_or_empty_field_is_required_by_name() {
 }
 
 #[tokio::test]
-async fn a_wrong_client_or_secret_is_refused_with_401() {
+async fn wrong_client_or_secret_gets_401() {
     let fake = FakeHurdlr::in_memory();
     let secret = fake.client_secret();
     let cases = [
@@ -182,7 +182,7 @@ async fn a_repeated_field_is_refused() {
 }
 
 #[tokio::test]
-async fn only_a_form_by_post_without_a_query_is_a_token_request() {
+async fn only_posted_forms_are_token_requests() {
     let fake = FakeHurdlr::in_memory();
     let good = || {
         let secret = fake.client_secret();

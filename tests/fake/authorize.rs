@@ -14,7 +14,7 @@ async fn page(fake: &FakeHurdlr, url: &Url) -> Answer {
 }
 
 #[tokio::test]
-async fn consent_and_denial_come_back_with_the_state_and_the_callbacks_own_query() {
+async fn consent_keeps_state_and_callbacks_query() {
     let fake = FakeHurdlr::in_memory();
     let allowed = fake.consent(&login(&fake, &[]), "ann").await.unwrap();
     let denied = fake.deny(&login(&fake, &[])).await.unwrap();
@@ -27,7 +27,7 @@ async fn consent_and_denial_come_back_with_the_state_and_the_callbacks_own_query
 }
 
 #[tokio::test]
-async fn nobody_is_redirected_to_an_address_in_doubt() {
+async fn doubtful_address_gets_no_redirect() {
     let fake = FakeHurdlr::in_memory();
     let mut stranger = fake.authorize_url();
     stranger
@@ -55,7 +55,7 @@ async fn nobody_is_redirected_to_an_address_in_doubt() {
 }
 
 #[tokio::test]
-async fn other_mistakes_of_an_authorization_request_are_told_to_the_client() {
+async fn other_authorization_mistakes_reach_the_client() {
     let fake = FakeHurdlr::in_memory();
     let mut implicit = fake.authorize_url();
     implicit.query_pairs_mut().extend_pairs([
@@ -87,7 +87,7 @@ async fn other_mistakes_of_an_authorization_request_are_told_to_the_client() {
 }
 
 #[tokio::test]
-async fn the_page_works_without_script_and_says_what_it_is_to_a_screen_reader() {
+async fn page_works_without_script_or_sight() {
     let fake = FakeHurdlr::in_memory();
     let answer = page(&fake, &login(&fake, &[])).await;
     assert_eq!(answer.status, 200);
@@ -132,7 +132,7 @@ async fn nothing_that_the_page_repeats_becomes_html() {
 }
 
 #[tokio::test]
-async fn the_pages_form_alone_is_enough_to_log_in_by_a_browser() {
+async fn pages_form_alone_completes_a_login() {
     let fake = FakeHurdlr::start().await.unwrap();
     let client = socket_client();
     let url = login(&fake, &[]);

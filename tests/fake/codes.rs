@@ -7,7 +7,7 @@ use oauth2::{PkceCodeChallenge, PkceCodeVerifier};
 use super::{CALLBACK, code, grant, redeem, refresh, refusal, resource, seconds};
 
 #[tokio::test]
-async fn a_code_becomes_tokens_of_the_user_who_consented() {
+async fn code_brings_the_consenting_users_tokens() {
     let fake = FakeHurdlr::in_memory();
     let code = code(&fake, "ann", &[]).await;
     let answer = redeem(&fake, &code, &[("redirect_uri", CALLBACK)]).await;
@@ -18,7 +18,7 @@ async fn a_code_becomes_tokens_of_the_user_who_consented() {
 }
 
 #[tokio::test]
-async fn a_code_used_twice_is_refused_and_kills_what_the_first_use_got() {
+async fn code_used_twice_kills_first_tokens() {
     let fake = FakeHurdlr::in_memory();
     let code = code(&fake, "ann", &[]).await;
     let first = redeem(&fake, &code, &[]).await;
@@ -40,7 +40,7 @@ async fn a_code_used_twice_is_refused_and_kills_what_the_first_use_got() {
 }
 
 #[tokio::test]
-async fn a_code_lives_ten_minutes_by_the_providers_clock() {
+async fn code_lives_ten_minutes_by_providers_clock() {
     let fake = FakeHurdlr::in_memory();
     let (young, old) = (code(&fake, "ann", &[]).await, code(&fake, "ann", &[]).await);
     fake.advance_clock(seconds(590));
@@ -50,7 +50,7 @@ async fn a_code_lives_ten_minutes_by_the_providers_clock() {
 }
 
 #[tokio::test]
-async fn a_code_is_refused_with_another_redirect_uri_and_stays_good() {
+async fn code_survives_a_wrong_redirect_uri() {
     let fake = FakeHurdlr::in_memory();
     let code = code(&fake, "ann", &[]).await;
     let answer = redeem(&fake, &code, &[("redirect_uri", "https://app.example/callback")]).await;
@@ -59,7 +59,7 @@ async fn a_code_is_refused_with_another_redirect_uri_and_stays_good() {
 }
 
 #[tokio::test]
-async fn a_code_with_a_challenge_takes_the_verifier_that_fits_and_no_other() {
+async fn challenged_code_takes_its_verifier_only() {
     let fake = FakeHurdlr::in_memory();
     // The example of RFC 7636 appendix B.
     let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";

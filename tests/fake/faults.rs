@@ -86,7 +86,7 @@ async fn body_can_come_in_another_encoding() {
 }
 
 #[tokio::test]
-async fn a_dropped_connection_has_no_answer_and_says_whether_the_provider_acted() {
+async fn dropped_connection_tells_whether_provider_acted() {
     let ways = Ways::open().await;
     for (fault, acted) in
         [(Fault::Refuse, false), (Fault::DropBefore, false), (Fault::DropAfter, true)]
@@ -117,7 +117,7 @@ async fn a_dropped_connection_has_no_answer_and_says_whether_the_provider_acted(
 }
 
 #[tokio::test]
-async fn a_rate_limit_names_its_time_and_does_not_act() {
+async fn rate_limit_names_time_without_acting() {
     let ways = Ways::open().await;
     for answer in ways.both(&Fault::rate_limited_for(seconds(7))).await {
         assert_eq!(answer.status, 429);
@@ -136,7 +136,7 @@ async fn a_rate_limit_names_its_time_and_does_not_act() {
 }
 
 #[tokio::test]
-async fn statuses_pages_redirects_and_answers_of_the_tests_own_do_not_act() {
+async fn own_answers_are_given_without_acting() {
     let ways = Ways::open().await;
     for answer in ways.both(&Fault::unavailable_for(seconds(3))).await {
         assert_eq!((answer.status.as_u16(), answer.header(header::RETRY_AFTER)), (503, "3"));
@@ -162,7 +162,7 @@ async fn statuses_pages_redirects_and_answers_of_the_tests_own_do_not_act() {
 }
 
 #[tokio::test]
-async fn an_answer_of_the_tests_own_can_come_after_acting() {
+async fn own_answer_can_come_after_acting() {
     let ways = Ways::open().await;
     for answer in ways.both(&Fault::answer_after(500, "")).await {
         assert_eq!((answer.status.as_u16(), answer.body.len()), (500, 0));
@@ -177,7 +177,7 @@ async fn an_answer_of_the_tests_own_can_come_after_acting() {
 }
 
 #[tokio::test]
-async fn a_truncated_answer_promises_more_than_it_sends() {
+async fn truncated_answer_promises_more_than_sent() {
     let ways = Ways::open().await;
     ways.fake.fault_next(Fault::Truncated);
     let mut answer = send_by_socket(&ways.client, &ways.fake, "ann").await.unwrap();
@@ -195,7 +195,7 @@ async fn a_truncated_answer_promises_more_than_it_sends() {
 }
 
 #[tokio::test]
-async fn an_oversized_answer_is_a_right_one_that_is_a_mebibyte_long() {
+async fn oversized_answer_is_right_but_long() {
     for answer in Ways::open().await.both(&Fault::Oversized).await {
         assert_eq!(answer.body.len(), 1024 * 1024);
         assert!(answer.json()["access_token"].is_string());
@@ -203,7 +203,7 @@ async fn an_oversized_answer_is_a_right_one_that_is_a_mebibyte_long() {
 }
 
 #[tokio::test]
-async fn a_wrong_content_type_comes_with_the_right_body() {
+async fn wrong_content_type_has_right_body() {
     let ways = Ways::open().await;
     for answer in ways.both(&Fault::ContentType("text/html".into())).await {
         assert_eq!(answer.header(header::CONTENT_TYPE), "text/html");
@@ -229,7 +229,7 @@ async fn a_dripping_answer_arrives_by_socket_too() {
 }
 
 #[tokio::test]
-async fn a_fault_that_http_cannot_write_says_so() {
+async fn fault_beyond_http_says_so() {
     let fake = FakeHurdlr::in_memory();
     for fault in [Fault::status(99), Fault::redirect(302, "a\nb")] {
         fake.fault_next(fault);
@@ -240,7 +240,7 @@ async fn a_fault_that_http_cannot_write_says_so() {
 }
 
 #[tokio::test]
-async fn queued_faults_come_first_then_the_plan_and_nothing_after_clearing() {
+async fn queued_faults_precede_the_plan() {
     let fake = FakeHurdlr::in_memory();
     fake.fault_plan({
         let fake = fake.clone();

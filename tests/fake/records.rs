@@ -6,7 +6,7 @@ use hurdlr_oauth2::testing::{FakeHurdlr, Fault, Gate, Outcome};
 use super::{V4, call, form, grant, refresh};
 
 #[tokio::test]
-async fn requests_are_recorded_in_order_with_all_that_was_sent() {
+async fn requests_are_recorded_whole_in_order() {
     let fake = FakeHurdlr::in_memory();
     let token = grant(&fake, "ann b").await;
     refresh(&fake, &token.get("refresh_token")).await;
@@ -28,7 +28,7 @@ async fn requests_are_recorded_in_order_with_all_that_was_sent() {
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_grant_user_and_outcome() {
+async fn requests_count_by_grant_user_and_outcome() {
     for record in [true, false] {
         let fake = FakeHurdlr::builder().record(record).in_memory();
         let token = grant(&fake, "ann").await.get("refresh_token");
@@ -50,7 +50,7 @@ async fn requests_are_counted_by_grant_user_and_outcome() {
 }
 
 #[tokio::test]
-async fn a_request_cleared_away_in_flight_is_not_counted_when_it_ends() {
+async fn request_cleared_in_flight_stays_uncounted() {
     let fake = FakeHurdlr::in_memory();
     let gate = Gate::closed();
     fake.fault_next(Fault::Hold(gate.clone()));

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use super::{V4, call, code, form, grant, redeem, refresh, refusal, resource, seconds};
 
 #[tokio::test]
-async fn an_unknown_or_expired_refresh_token_is_told_apart() {
+async fn unknown_and_expired_refresh_tokens_differ() {
     let fake = FakeHurdlr::builder().refresh_token_life(seconds(100)).in_memory();
     let token = grant(&fake, "ann").await.get("refresh_token");
     let unknown = refresh(&fake, &token.to_uppercase()).await;
@@ -24,7 +24,7 @@ async fn an_unknown_or_expired_refresh_token_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_bearer_header_on_a_refresh_is_looked_at_only_when_asked_to() {
+async fn refreshs_bearer_is_checked_on_request_only() {
     for (checked, status) in [(false, 200), (true, 401)] {
         let fake = FakeHurdlr::builder().check_bearer(checked).token_life(seconds(10)).in_memory();
         let token = grant(&fake, "ann").await;
@@ -66,7 +66,7 @@ async fn without_rotation_the_refresh_token_stays() {
 }
 
 #[tokio::test]
-async fn rotation_kills_the_old_refresh_token_at_once_and_nothing_else() {
+async fn rotation_kills_only_old_refresh_token() {
     let fake = FakeHurdlr::in_memory();
     let first = grant(&fake, "ann").await;
     let second = refresh(&fake, &first.get("refresh_token")).await;
@@ -79,7 +79,7 @@ async fn rotation_kills_the_old_refresh_token_at_once_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_grace_window_repeats_the_very_same_answer_and_then_closes() {
+async fn grace_window_repeats_answer_then_closes() {
     let fake = FakeHurdlr::builder().rotation(Rotation::Grace(seconds(30))).in_memory();
     let first = grant(&fake, "ann").await;
     let second = refresh(&fake, &first.get("refresh_token")).await;
@@ -94,7 +94,7 @@ async fn a_grace_window_repeats_the_very_same_answer_and_then_closes() {
 }
 
 #[tokio::test]
-async fn a_reused_refresh_token_kills_its_whole_family_and_no_other() {
+async fn reused_refresh_token_kills_its_family_only() {
     let fake = FakeHurdlr::builder().rotation(Rotation::KillFamily).in_memory();
     let first = grant(&fake, "ann").await;
     let other = grant(&fake, "ann").await;
@@ -172,7 +172,7 @@ async fn an_administrator_revokes_all_of_one_user() {
 }
 
 #[tokio::test]
-async fn memory_for_one_user_is_bounded_and_the_newest_tokens_stay() {
+async fn memory_per_user_keeps_newest_tokens_only() {
     let fake = FakeHurdlr::builder().record(false).in_memory();
     let first = grant(&fake, "ann").await;
     let mut token = grant(&fake, "ann").await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{V5, call, get, grant, refusal, resource, seconds, send_to, socket_client};
 
 #[tokio::test]
-async fn the_resource_tells_a_dead_token_from_an_expired_one() {
+async fn resource_tells_dead_from_expired_token() {
     let fake = FakeHurdlr::builder().token_life(seconds(60)).in_memory();
     let token = grant(&fake, "ann").await.get("access_token");
     assert_eq!(resource(&fake, &token).await.json()["user"], "ann");
@@ -43,7 +43,7 @@ async fn resource_without_credentials_names_no_error() {
 }
 
 #[tokio::test]
-async fn the_resource_takes_a_body_too_and_is_served_under_v5() {
+async fn resource_takes_bodies_and_serves_v5() {
     let fake = FakeHurdlr::in_memory();
     let fields = [("grant_type", "client_credentials"), ("userId", "ann")];
     let token = send_to(&fake, V5, &fields).await.unwrap().get("access_token");

@@ -107,7 +107,7 @@ mod tls {
 }
 
 #[tokio::test]
-async fn a_given_port_is_taken_and_a_taken_one_is_an_error() {
+async fn given_port_is_used_or_an_error() {
     let fake = FakeHurdlr::start().await.unwrap();
     let port = fake.base_url().port().unwrap();
     assert_eq!(fake.base_url().as_str(), format!("http://127.0.0.1:{port}/"));
@@ -116,7 +116,7 @@ async fn a_given_port_is_taken_and_a_taken_one_is_an_error() {
 }
 
 #[tokio::test]
-async fn the_server_and_its_connections_end_with_the_last_handle() {
+async fn server_and_connections_end_with_last_handle() {
     let fake = FakeHurdlr::start().await.unwrap();
     let last = fake.clone();
     let address = fake.base_url().socket_addrs(|| None).unwrap()[0];
@@ -139,7 +139,7 @@ async fn the_server_and_its_connections_end_with_the_last_handle() {
 }
 
 #[tokio::test]
-async fn a_request_in_flight_ends_with_the_last_handle_too() {
+async fn request_in_flight_ends_with_last_handle() {
     let fake = FakeHurdlr::start().await.unwrap();
     let gate = Gate::closed();
     fake.fault_next(Fault::Hold(gate.clone()));

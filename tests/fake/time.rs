@@ -7,7 +7,7 @@ use hurdlr_oauth2::testing::{FakeHurdlr, Fault, Gate, Outcome};
 use super::{grant, seconds, send_by_socket, socket_client};
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_clock_stands_still_in_memory_and_drives_the_providers() {
+async fn paused_clock_drives_the_providers_in_memory() {
     let fake = FakeHurdlr::builder().token_life(seconds(60)).in_memory();
     let start = tokio::time::Instant::now();
     let (token, now) = (grant(&fake, "ann").await.get("access_token"), fake.now());
@@ -21,7 +21,7 @@ async fn a_paused_clock_stands_still_in_memory_and_drives_the_providers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delays_pass_by_the_paused_clock_before_or_after_acting() {
+async fn delays_follow_the_paused_clock() {
     let fake = FakeHurdlr::in_memory();
     let start = tokio::time::Instant::now();
     fake.fault_next(Fault::Delay(seconds(40)));
@@ -34,7 +34,7 @@ async fn delays_pass_by_the_paused_clock_before_or_after_acting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dripping_answer_takes_its_time_in_memory() {
+async fn dripping_answer_takes_time_in_memory() {
     let fake = FakeHurdlr::in_memory();
     let start = tokio::time::Instant::now();
     fake.fault_next(Fault::dripping(seconds(1)));
@@ -44,7 +44,7 @@ async fn a_dripping_answer_takes_its_time_in_memory() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_away_cancels_a_delay_but_not_what_was_done_already() {
+async fn departed_client_cancels_delay_not_deed() {
     let fake = FakeHurdlr::in_memory();
     for (fault, alive) in [(Fault::Delay(seconds(9)), 0), (Fault::DelayAfter(seconds(9)), 1)] {
         fake.clear_requests();
@@ -58,7 +58,7 @@ async fn a_client_that_goes_away_cancels_a_delay_but_not_what_was_done_already()
 }
 
 #[tokio::test]
-async fn a_gate_holds_requests_until_the_test_opens_it() {
+async fn gate_holds_requests_until_opened() {
     let fake = FakeHurdlr::start().await.unwrap();
     let before = Gate::closed();
     let after = Gate::closed();

@@ -19,7 +19,7 @@ fn ann() -> UserId {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_resurrected_whose_login_was_not_saved_when_they_were_forgotten() {
+async fn forgotten_user_with_unsaved_login_stays_away() {
     let site = Site::new();
     let manager = site.manager();
     site.fail(StoreCall::Save, StoreFault::Before);
@@ -33,7 +33,7 @@ async fn nobody_is_resurrected_whose_login_was_not_saved_when_they_were_forgotte
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_was_not_saved_does_not_replace_the_next_one() {
+async fn unsaved_login_does_not_replace_the_next() {
     let site = Site::new();
     let manager = site.manager();
     site.fail(StoreCall::Save, StoreFault::Before);
@@ -47,7 +47,7 @@ async fn a_login_that_was_not_saved_does_not_replace_the_next_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_older_one() {
+async fn unsaved_login_is_refreshed_not_forgotten() {
     for knew_her_before in [false, true] {
         let site = Site::new();
         let manager = site.manager();
@@ -73,7 +73,7 @@ async fn a_login_not_saved_yet_is_refreshed_and_not_taken_for_a_forgotten_or_an_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_was_saved_though_it_seemed_not_to_be_is_not_put_again() {
+async fn login_saved_unnoticed_is_not_put_again() {
     for is_forgotten in [true, false] {
         let site = Site::new();
         let manager = site.manager();
@@ -98,7 +98,7 @@ async fn a_login_that_was_saved_though_it_seemed_not_to_be_is_not_put_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_not_saved_yet_gives_way_to_one_that_came_elsewhere() {
+async fn unsaved_login_yields_to_one_elsewhere() {
     let site = Site::new();
     let manager = site.manager();
     site.fail(StoreCall::Save, StoreFault::Before);
@@ -115,7 +115,7 @@ async fn a_login_not_saved_yet_gives_way_to_one_that_came_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_import_does_not_replace_a_login_that_is_not_saved_yet() {
+async fn import_does_not_replace_unsaved_login() {
     let site = Site::new();
     let manager = site.manager();
     let login = site.login(&ann()).await;
@@ -130,7 +130,7 @@ async fn an_import_does_not_replace_a_login_that_is_not_saved_yet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_waits_for_its_turn_does_not_spend_the_login_that_came_meanwhile() {
+async fn waiting_refresh_spends_no_later_login() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .max_concurrent_refreshes(1)
@@ -159,7 +159,7 @@ async fn a_refresh_that_waits_for_its_turn_does_not_spend_the_login_that_came_me
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_in_the_background_does_not_bring_a_forgotten_enterprise_user_back() {
+async fn background_refresh_revives_no_forgotten_user() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .max_concurrent_refreshes(1)
@@ -184,7 +184,7 @@ async fn a_refresh_in_the_background_does_not_bring_a_forgotten_enterprise_user_
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_enterprise_user_who_was_forgotten_elsewhere_is_granted_anew() {
+async fn enterprise_user_forgotten_elsewhere_is_granted_anew() {
     let site = Site::new();
     let (here, elsewhere) = (site.manager(), site.manager());
     let user = here.enterprise_user(&ann());
@@ -200,7 +200,7 @@ async fn an_enterprise_user_who_was_forgotten_elsewhere_is_granted_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_import_during_a_vain_look_is_what_the_caller_gets() {
+async fn import_during_vain_look_is_served() {
     let site = Site::new();
     let manager = site.manager();
     let token = site.login(&ann()).await;
@@ -233,7 +233,7 @@ fn walks(site: &Site) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_walk_does_not_run_in_circles_around_a_user_who_is_left_alone() {
+async fn walk_does_not_circle_a_left_user() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let _keeps_her_in_memory = manager.user(&ann());
@@ -248,7 +248,7 @@ async fn a_walk_does_not_run_in_circles_around_a_user_who_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_walk_does_not_run_in_circles_around_a_user_who_is_due_elsewhere() {
+async fn walk_does_not_circle_user_due_elsewhere() {
     let site = Site::new();
     // An earlier release of the app, which renewed earlier, stored when the token is due.
     let early = TokenManager::builder(site.hurdlr(), site.store.clone())
@@ -265,7 +265,7 @@ async fn a_walk_does_not_run_in_circles_around_a_user_who_is_due_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_walk_does_not_run_in_circles_around_a_token_the_store_does_not_take() {
+async fn walk_does_not_circle_an_unsaved_token() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     end_circles(&site, |call| (call == StoreCall::Save).then_some(StoreFault::Before));
@@ -277,7 +277,7 @@ async fn a_walk_does_not_run_in_circles_around_a_token_the_store_does_not_take()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_the_api_refused_is_not_served_again_by_way_of_the_store() {
+async fn refused_token_does_not_return_by_store() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());
@@ -297,7 +297,7 @@ async fn a_token_the_api_refused_is_not_served_again_by_way_of_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_of_the_store_locks_nobody_out_for_a_lease() {
+async fn stores_lost_answer_locks_nobody_out() {
     for (call, fault) in
         [(StoreCall::Claim, StoreFault::After), (StoreCall::Release, StoreFault::Before)]
     {
@@ -317,7 +317,7 @@ async fn a_lost_answer_of_the_store_locks_nobody_out_for_a_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_whose_token_is_not_saved_is_not_evicted() {
+async fn user_with_unsaved_token_is_not_evicted() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .cache_capacity(32)
@@ -364,7 +364,7 @@ async fn unanswered_refresh_pauses_other_processes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_not_saved_yet_gives_way_to_what_the_store_learnt_elsewhere() {
+async fn unsaved_token_yields_to_newer_in_store() {
     for is_forgotten in [true, false] {
         let site = Site::new();
         let manager = site.logged_in(&ann()).await;
@@ -390,7 +390,7 @@ async fn a_token_not_saved_yet_gives_way_to_what_the_store_learnt_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
+async fn new_token_outlives_a_restored_store() {
     for reads_fail in [false, true] {
         let site = Site::new();
         let manager = site.logged_in(&ann()).await;
@@ -420,7 +420,7 @@ async fn a_new_token_outlives_a_store_that_is_put_back_while_it_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_does_not_grow_younger_on_its_way_through_the_store() {
+async fn store_makes_no_token_younger() {
     let site = Site::new();
     let _first = site.logged_in(&ann()).await;
     let mut last = None;
@@ -440,7 +440,7 @@ async fn a_token_does_not_grow_younger_on_its_way_through_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_was_suspended_while_an_answer_came_serves_no_dead_token() {
+async fn suspension_during_answer_serves_no_dead_token() {
     let site = Site::new();
     let manager = site.manager();
     let user = manager.enterprise_user(&ann());
@@ -455,7 +455,7 @@ async fn a_machine_that_was_suspended_while_an_answer_came_serves_no_dead_token(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_was_suspended_while_the_store_answered_serves_no_dead_token() {
+async fn suspension_during_look_serves_no_dead_token() {
     let site = Site::new();
     let _other = site.logged_in(&ann()).await;
     let manager = site.manager();
@@ -471,7 +471,7 @@ async fn a_machine_that_was_suspended_while_the_store_answered_serves_no_dead_to
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_waited_for_its_turn_is_saved_at_the_age_it_has_by_then() {
+async fn waiting_login_is_saved_at_true_age() {
     let site = Site::new();
     let manager = site.manager();
     site.store.delay(SECOND);
@@ -490,7 +490,7 @@ async fn a_login_that_waited_for_its_turn_is_saved_at_the_age_it_has_by_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_cannot_wait_gets_a_token_that_is_near_its_end() {
+async fn hurried_caller_gets_a_token_near_end() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());
@@ -529,7 +529,7 @@ impl Clock for HoldingClock {
 }
 
 #[test]
-fn a_caller_who_was_held_back_looks_again_before_a_refresh() {
+fn caller_held_back_looks_before_refreshing() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     // At each of the moments between finding the token expired and starting a refresh.
@@ -561,7 +561,7 @@ fn a_caller_who_was_held_back_looks_again_before_a_refresh() {
 }
 
 #[test]
-fn no_refresh_starts_behind_the_back_of_a_shutdown() {
+fn no_refresh_starts_behind_a_shutdown() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -588,7 +588,7 @@ fn no_refresh_starts_behind_the_back_of_a_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_panics_ends_alone_and_those_behind_it_are_done() {
+async fn panicking_refresh_ends_alone() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .max_concurrent_refreshes(1)
@@ -613,7 +613,7 @@ async fn a_refresh_that_panics_ends_alone_and_those_behind_it_are_done() {
 }
 
 #[test]
-fn a_runtime_that_ends_leaves_nobody_waiting_in_the_queue_of_its_refreshes() {
+fn ended_runtime_leaves_nobody_in_queue() {
     let theirs = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let ours = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let site = Site::new();

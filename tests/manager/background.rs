@@ -9,7 +9,7 @@ use crate::logged_in;
 use crate::site::{HOUR, SECOND, Site};
 
 #[tokio::test(start_paused = true)]
-async fn warming_brings_every_user_and_a_second_run_sends_nothing() {
+async fn warming_brings_all_users_once() {
     let site = Site::new();
     let manager = site.manager();
     let ids = || (0..300).map(|n| UserId::new(format!("user-{n}")).unwrap());
@@ -35,7 +35,7 @@ async fn warming_brings_every_user_and_a_second_run_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keep_alive_renews_those_whom_nobody_reads_and_one_process_walks() {
+async fn keep_alive_renews_unread_in_one_process() {
     let site = Site::new();
     let (manager, _) = logged_in(&site, "ann").await;
     for n in 0..200 {
@@ -60,7 +60,7 @@ async fn keep_alive_renews_those_whom_nobody_reads_and_one_process_walks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
+async fn waiting_callers_precede_background_refreshes() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .max_concurrent_refreshes(1)
@@ -83,7 +83,7 @@ async fn those_whose_callers_wait_go_before_those_renewed_in_the_background() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_in_the_background_goes_first_once_somebody_waits_for_it() {
+async fn awaited_background_refresh_goes_first() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .max_concurrent_refreshes(1)

@@ -11,7 +11,7 @@ use crate::logged_in;
 use crate::site::{HOUR, SECOND, Site, access};
 
 #[tokio::test(start_paused = true)]
-async fn strange_lives_and_dates_make_no_tight_loop_and_no_dead_token_is_served() {
+async fn strange_lives_make_no_tight_loop() {
     type Shape = fn(&mut serde_json::Map<String, serde_json::Value>);
     let shapes: [(&str, Shape); 7] = [
         ("no span", |answer| {
@@ -58,7 +58,7 @@ async fn strange_lives_and_dates_make_no_tight_loop_and_no_dead_token_is_served(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wall_clock_that_jumps_and_a_suspended_machine_cost_one_refresh_at_the_most() {
+async fn clock_jump_costs_one_refresh_at_most() {
     let day = HOUR * 24;
     for (name, turn) in [
         (

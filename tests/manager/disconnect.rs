@@ -40,7 +40,7 @@ fn refuse_revocations(site: &Site) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disconnected_user_has_no_living_token_anywhere_and_may_come_back() {
+async fn disconnected_user_has_no_token_anywhere() {
     let (site, manager, ann) = connected().await;
     let user = manager.user(&ann);
     let mut changes = user.subscribe();
@@ -60,7 +60,7 @@ async fn a_disconnected_user_has_no_living_token_anywhere_and_may_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_is_down_does_not_keep_a_disconnected_users_token_in_service() {
+async fn provider_outage_keeps_no_token_in_service() {
     let (site, manager, ann) = connected().await;
     let other = site.manager();
     let elsewhere = other.user(&ann);
@@ -83,7 +83,7 @@ async fn a_provider_that_is_down_does_not_keep_a_disconnected_users_token_in_ser
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_that_fails_is_made_up_for_in_the_background() {
+async fn failed_revocation_is_repeated_in_background() {
     let (site, manager, ann) = connected().await;
     refuse_revocations(&site);
     let outcome = manager.user(&ann).disconnect().await.unwrap();
@@ -103,7 +103,7 @@ async fn a_revocation_that_fails_is_made_up_for_in_the_background() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_revoked_is_named_at_the_end_and_done_by_another_process() {
+async fn unrevoked_token_is_named_at_the_end() {
     let (site, manager, ann) = connected().await;
     refuse_revocations(&site);
     manager.user(&ann).disconnect().await.unwrap();
@@ -124,7 +124,7 @@ async fn what_could_not_be_revoked_is_named_at_the_end_and_done_by_another_proce
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_walk_that_cannot_revoke_either_tries_again_later() {
+async fn walk_that_cannot_revoke_tries_again() {
     let (site, manager, ann) = connected().await;
     refuse_revocations(&site);
     manager.user(&ann).disconnect().await.unwrap();
@@ -143,7 +143,7 @@ async fn a_walk_that_cannot_revoke_either_tries_again_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disconnect_during_a_refresh_in_flight_leaves_no_live_token_behind() {
+async fn disconnect_during_refresh_leaves_no_token() {
     for acts_first in [false, true] {
         for elsewhere in [false, true] {
             let (site, manager, ann) = connected().await;
@@ -175,7 +175,7 @@ async fn a_disconnect_during_a_refresh_in_flight_leaves_no_live_token_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_of_a_refresh_in_flight_that_cannot_be_revoked_is_told() {
+async fn unrevoked_token_of_refresh_is_told() {
     let (site, manager, ann) = connected().await;
     site.advance(HOUR);
     let gate = Gate::closed();
@@ -197,7 +197,7 @@ async fn a_token_of_a_refresh_in_flight_that_cannot_be_revoked_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disconnect_at_whatever_point_of_a_refresh_leaves_no_live_token_behind() {
+async fn disconnect_at_any_point_leaves_no_token() {
     for step in 0..40 {
         for elsewhere in [false, true] {
             let (site, manager, ann) = connected().await;
@@ -226,7 +226,7 @@ async fn a_disconnect_at_whatever_point_of_a_refresh_leaves_no_live_token_behind
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_its_caller_does_a_disconnect_comes_to_its_end() {
+async fn disconnect_ends_without_its_caller() {
     for step in 0..30 {
         let (site, manager, ann) = connected().await;
         site.store.delay(Duration::from_millis(20));
@@ -244,7 +244,7 @@ async fn whatever_its_caller_does_a_disconnect_comes_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_nobody_takes_is_revoked_and_no_other() {
+async fn only_the_untaken_token_is_revoked() {
     // Forgotten, or logged in anew, while a refresh is in flight.
     for comes_back in [false, true] {
         let (site, manager, ann) = connected().await;
@@ -269,7 +269,7 @@ async fn a_token_that_nobody_takes_is_revoked_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_came_in_anew_is_not_revoked_for_an_earlier_refreshs_sake() {
+async fn newly_arrived_refresh_token_is_not_revoked() {
     let (site, manager, ann) = connected().await;
     site.fake.set_rotation(Rotation::None);
     let same = manager.user(&ann).token().await.unwrap().to_secret();
@@ -288,7 +288,7 @@ async fn a_refresh_token_that_came_in_anew_is_not_revoked_for_an_earlier_refresh
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_not_saved_yet_is_revoked_too() {
+async fn unsaved_token_is_revoked_too() {
     for login in [false, true] {
         let (site, manager, ann) = connected().await;
         if login {
@@ -309,7 +309,7 @@ async fn a_token_that_is_not_saved_yet_is_revoked_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_is_an_error_and_the_next_call_makes_up_for_it() {
+async fn call_after_store_failure_disconnects() {
     for call in [StoreCall::Read, StoreCall::Claim, StoreCall::Forget] {
         for fault in [StoreFault::Before, StoreFault::After] {
             let (site, manager, ann) = connected().await;
@@ -329,7 +329,7 @@ async fn a_store_that_fails_is_an_error_and_the_next_call_makes_up_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_down_does_not_keep_a_disconnected_users_token_alive() {
+async fn store_outage_keeps_no_token_alive() {
     for saved in [false, true] {
         let (site, manager, ann) = connected().await;
         if saved {
@@ -352,7 +352,7 @@ async fn a_store_that_is_down_does_not_keep_a_disconnected_users_token_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_that_cannot_be_written_down_is_made_all_the_same() {
+async fn unrecorded_revocation_is_still_made() {
     let (site, manager, ann) = connected().await;
     site.fail(StoreCall::Save, StoreFault::Before);
     let outcome = manager.user(&ann).disconnect().await.unwrap();
@@ -361,7 +361,7 @@ async fn a_revocation_that_cannot_be_written_down_is_made_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_revocation_a_disconnect_says_until_when_the_token_lives() {
+async fn disconnect_without_revocation_tells_tokens_end() {
     for version in [ApiVersion::V4, ApiVersion::V5] {
         let site = Site::of(version);
         let ann = UserId::new("ann").unwrap();
@@ -382,7 +382,7 @@ async fn without_revocation_a_disconnect_says_until_when_the_token_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_enterprise_user_and_the_partner_are_disconnected_by_their_access_token() {
+async fn enterprise_users_disconnect_by_access_token() {
     let site = Site::of(ApiVersion::V6);
     let manager = site.manager();
     for (user, name) in

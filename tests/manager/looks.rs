@@ -44,7 +44,7 @@ fn looks(site: &Site) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_elsewhere_is_known_within_the_bound() {
+async fn login_elsewhere_is_known_within_bound() {
     let site = Site::new();
     let (here, elsewhere) = (site.logged_in(&ann()).await, site.manager());
     let user = here.user(&ann());
@@ -58,7 +58,7 @@ async fn a_login_elsewhere_is_known_within_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_forgotten_elsewhere_is_served_no_more_within_the_bound() {
+async fn removal_elsewhere_is_known_within_bound() {
     let site = Site::new();
     let (here, elsewhere) = (site.logged_in(&ann()).await, site.manager());
     let user = here.user(&ann());
@@ -74,7 +74,7 @@ async fn a_user_forgotten_elsewhere_is_served_no_more_within_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_elsewhere_is_known_within_the_bound() {
+async fn refresh_elsewhere_is_known_within_bound() {
     let site = Site::new();
     let (here, elsewhere) = (site.logged_in(&ann()).await, site.manager());
     let (user, theirs) = (here.user(&ann()), elsewhere.user(&ann()));
@@ -90,7 +90,7 @@ async fn a_refresh_elsewhere_is_known_within_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_granted_elsewhere_is_known_though_the_provider_failed_here() {
+async fn grant_elsewhere_is_known_after_failure_here() {
     let site = Site::new();
     let policy = RefreshPolicy::default().initial_backoff(HOUR).max_backoff(HOUR);
     let here = TokenManager::builder(site.hurdlr(), site.store.clone());
@@ -108,7 +108,7 @@ async fn a_token_granted_elsewhere_is_known_though_the_provider_failed_here() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn users_who_are_read_are_looked_up_many_in_one_query() {
+async fn users_read_share_one_query() {
     let site = Site::new();
     let manager = site.manager();
     let users: Vec<_> = (0..500)
@@ -129,7 +129,7 @@ async fn users_who_are_read_are_looked_up_many_in_one_query() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_looked_up_who_is_not_read() {
+async fn unread_user_is_not_looked_up() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     manager.user(&ann()).token().await.unwrap();
@@ -142,7 +142,7 @@ async fn nobody_is_looked_up_who_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_store_fails_living_tokens_are_served_and_it_is_asked_now_and_then() {
+async fn failing_store_is_asked_now_and_then() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());
@@ -165,7 +165,7 @@ async fn while_the_store_fails_living_tokens_are_served_and_it_is_asked_now_and_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_panics_ends_one_look_and_not_all_that_follow() {
+async fn panicking_store_ends_one_look_only() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());
@@ -184,7 +184,7 @@ async fn a_store_that_panics_ends_one_look_and_not_all_that_follow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_and_a_removal_during_a_look_are_not_undone_by_it() {
+async fn look_undoes_no_login_or_removal() {
     for login_anew in [true, false] {
         let site = Site::new();
         let manager = site.logged_in(&ann()).await;
@@ -214,7 +214,7 @@ async fn a_login_and_a_removal_during_a_look_are_not_undone_by_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_put_back_to_an_earlier_day_gets_the_newer_token_again() {
+async fn restored_store_gets_newer_token_again() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());
@@ -233,7 +233,7 @@ async fn a_store_put_back_to_an_earlier_day_gets_the_newer_token_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_that_cannot_be_read_keeps_no_living_token_back_and_is_not_overwritten() {
+async fn unreadable_row_neither_blocks_nor_changes() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());
@@ -251,7 +251,7 @@ async fn a_row_that_cannot_be_read_keeps_no_living_token_back_and_is_not_overwri
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bound_of_nothing_is_refused_by_name() {
+async fn bound_of_zero_is_refused_by_name() {
     let site = Site::new();
     let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
     let error = builder.revalidate_after(Duration::ZERO).build().unwrap_err();
@@ -260,7 +260,7 @@ async fn a_bound_of_nothing_is_refused_by_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_removal_during_a_look_is_not_undone_where_nothing_was_served_before() {
+async fn look_undoes_no_removal_of_unserved_user() {
     let site = Site::new();
     let policy = RefreshPolicy::default().initial_backoff(HOUR).max_backoff(HOUR);
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone());
@@ -282,7 +282,7 @@ async fn a_removal_during_a_look_is_not_undone_where_nothing_was_served_before()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_that_took_long_brings_no_earlier_token_back() {
+async fn slow_look_brings_no_earlier_token() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     let user = manager.user(&ann());

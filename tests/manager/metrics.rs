@@ -26,7 +26,7 @@ fn recorded(snapshotter: &Snapshotter) -> HashMap<String, String> {
 }
 
 #[test]
-fn look_ups_refreshes_and_gauges_are_counted_without_naming_a_user() {
+fn metrics_count_without_naming_users() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime =

@@ -34,7 +34,7 @@ async fn a_pause_holds_for_every_process() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn processes_that_share_a_store_refresh_once_at_a_family_killing_server() {
+async fn processes_refresh_once_despite_family_kills() {
     let site = Site::new();
     site.fake.set_rotation(Rotation::KillFamily);
     let (first, id) = logged_in(&site, "ann").await;
@@ -58,7 +58,7 @@ async fn processes_that_share_a_store_refresh_once_at_a_family_killing_server() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn processes_with_one_cold_enterprise_user_send_one_grant() {
+async fn processes_send_one_grant_for_cold_user() {
     let site = Site::new();
     let id = UserId::new("ann").unwrap();
     site.fake.fault_next(Fault::Delay(Duration::from_millis(300)));
@@ -75,7 +75,7 @@ async fn processes_with_one_cold_enterprise_user_send_one_grant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_lost_by_a_holder_that_fell_silent_is_told_by_the_one_that_takes_over() {
+async fn silent_holders_lost_answer_is_told() {
     let site = Site::new();
     let (_gone, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -93,7 +93,7 @@ async fn an_answer_lost_by_a_holder_that_fell_silent_is_told_by_the_one_that_tak
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_mark() {
+async fn woken_holder_saves_the_living_token() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -122,7 +122,7 @@ async fn a_paused_holder_that_wakes_saves_the_only_living_token_and_clears_the_m
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_elsewhere_during_a_refresh_is_neither_overwritten_nor_missed() {
+async fn login_elsewhere_during_refresh_is_kept() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -142,7 +142,7 @@ async fn a_login_elsewhere_during_a_refresh_is_neither_overwritten_nor_missed() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn sixteen_replicas_that_import_the_same_table_replace_nothing() {
+async fn replicas_importing_one_table_replace_nothing() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let kept = site.stored_refresh_token(&id).await;

@@ -21,7 +21,7 @@ async fn all_of<T: Send + 'static>(
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_callers_of_a_cold_user_send_one_request() {
+async fn many_callers_of_cold_user_request_once() {
     let site = Site::new();
     let manager = site.manager();
     let id = UserId::new("ann").unwrap();
@@ -36,7 +36,7 @@ async fn ten_thousand_callers_of_a_cold_user_send_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_of_a_due_user_send_one_refresh_and_none_of_them_waits() {
+async fn callers_of_due_user_do_not_wait() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
@@ -55,7 +55,7 @@ async fn callers_of_a_due_user_send_one_refresh_and_none_of_them_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_callers_of_an_expired_user_send_one_refresh() {
+async fn many_callers_of_expired_user_refresh_once() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -70,7 +70,7 @@ async fn ten_thousand_callers_of_an_expired_user_send_one_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_of_one_user_delays_no_read_of_another() {
+async fn one_users_refresh_delays_no_other() {
     let site = Site::new();
     let (manager, ann) = logged_in(&site, "ann").await;
     let bob = UserId::new("bob").unwrap();
@@ -90,7 +90,7 @@ async fn a_refresh_of_one_user_delays_no_read_of_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_nobody_knows_is_told_to_log_in_and_nothing_is_sent() {
+async fn unknown_user_must_log_in_unsent() {
     let site = Site::new();
     let manager = site.manager();
     let error = manager.user(&UserId::new("ann").unwrap()).token().await.unwrap_err();
@@ -99,7 +99,7 @@ async fn a_user_nobody_knows_is_told_to_log_in_and_nothing_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_evicted_user_comes_back_without_a_request() {
+async fn evicted_user_returns_without_a_request() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .cache_capacity(32)
@@ -119,7 +119,7 @@ async fn an_evicted_user_comes_back_without_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_whose_refresh_is_under_way_is_not_evicted() {
+async fn user_under_refresh_is_not_evicted() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .cache_capacity(32)
@@ -146,7 +146,7 @@ async fn a_user_whose_refresh_is_under_way_is_not_evicted() {
 }
 
 #[tokio::test]
-async fn a_million_users_take_no_more_room_than_the_capacity() {
+async fn million_users_stay_within_the_capacity() {
     let site = Site::new();
     let manager = TokenManager::builder(site.hurdlr(), site.store.clone())
         .cache_capacity(10_000)
@@ -159,7 +159,7 @@ async fn a_million_users_take_no_more_room_than_the_capacity() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_cannot_wait_ends_the_wait_and_not_the_refresh() {
+async fn hurried_caller_ends_wait_not_refresh() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -184,7 +184,7 @@ async fn what_is_lent_crosses_threads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_on_many_threads_share_one_request_over_a_socket() {
+async fn callers_on_many_threads_share_a_request() {
     let fake = FakeHurdlr::start().await.unwrap();
     let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
         .environment(fake.base_url())

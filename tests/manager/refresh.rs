@@ -13,7 +13,7 @@ use crate::site::{HOUR, SECOND, Site, access, refresh};
 use crate::{logged_in, polled_once};
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_dropped_at_whatever_point_the_rotated_token_is_in_the_store() {
+async fn callers_dropped_anywhere_lose_no_token() {
     for step in 0..60 {
         let site = Site::new();
         let (manager, id) = logged_in(&site, "ann").await;
@@ -50,7 +50,7 @@ async fn whatever_is_dropped_at_whatever_point_the_rotated_token_is_in_the_store
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_living_token_is_served_however_often_its_refresh_fails() {
+async fn failing_refreshes_keep_living_token_served() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
@@ -70,7 +70,7 @@ async fn a_living_token_is_served_however_often_its_refresh_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn during_the_backoff_callers_are_told_at_once_and_the_provider_is_left_alone() {
+async fn backoff_answers_callers_without_the_provider() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -92,7 +92,7 @@ async fn during_the_backoff_callers_are_told_at_once_and_the_provider_is_left_al
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_refresh_token_asks_for_a_login_and_an_enterprise_user_is_granted_anew() {
+async fn dead_refresh_token_spares_enterprise_users() {
     let site = Site::new();
     let (manager, ann) = logged_in(&site, "ann").await;
     let bob = UserId::new("bob").unwrap();
@@ -119,7 +119,7 @@ async fn a_dead_refresh_token_asks_for_a_login_and_an_enterprise_user_is_granted
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_old_access_token_of_a_dead_login_is_served_to_its_end() {
+async fn dead_login_serves_its_token_to_end() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
@@ -134,7 +134,7 @@ async fn the_old_access_token_of_a_dead_login_is_served_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_heals_where_the_provider_repeats_it() {
+async fn lost_answer_heals_if_repeated() {
     let site = Site::new();
     site.fake.set_rotation(Rotation::Grace(Duration::from_secs(60)));
     let (manager, id) = logged_in(&site, "ann").await;
@@ -159,7 +159,7 @@ async fn a_lost_rotation_is_told_as_such() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_502_in_a_row_log_nobody_out() {
+async fn two_502_in_row_cost_no_login() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
@@ -175,7 +175,7 @@ async fn two_502_in_a_row_log_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_beside_a_defect_is_rescued_and_used_next() {
+async fn token_rescued_from_defect_is_used_next() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let old = access(&manager.user(&id).token().await.unwrap());
@@ -233,7 +233,7 @@ async fn death_after_bare_503_is_rotation_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_the_answer_omits_is_kept() {
+async fn omitted_refresh_token_is_kept() {
     let site = Site::new();
     site.fake.set_rotation(Rotation::None);
     let (manager, id) = logged_in(&site, "ann").await;
@@ -269,7 +269,7 @@ async fn nobody_forgotten_during_a_refresh_is_resurrected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
+async fn login_during_refresh_wins_everywhere() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -290,7 +290,7 @@ async fn a_login_during_a_refresh_wins_here_and_in_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_401_about_the_current_token_refreshes_once_and_one_about_an_older_token_does_not() {
+async fn only_current_tokens_401_refreshes() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
@@ -309,7 +309,7 @@ async fn a_401_about_the_current_token_refreshes_once_and_one_about_an_older_tok
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
+async fn api_refusing_every_token_makes_no_loop() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
@@ -325,7 +325,7 @@ async fn an_api_that_refuses_every_token_makes_no_loop_of_refreshes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_without_a_refresh_token_is_not_taken_for_a_login() {
+async fn token_without_refresh_token_is_no_login() {
     let site = Site::new();
     let token = site.hurdlr().import(r#"{"access_token":"a"}"#).unwrap();
     let error = site.manager().adopt(&UserId::new("ann").unwrap(), token).await.unwrap_err();
@@ -344,7 +344,7 @@ enum Left {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_row_of_the_request_table_as_the_manager_lives_it() {
+async fn manager_lives_every_row_of_table() {
     use ErrorKind::{InvalidResponse, LoginRequired, RateLimited, Rejected, Unavailable};
     use RowKind::{Enterprise, Login};
     let refused = |status, code: &str| Fault::answer(status, format!(r#"{{"error":"{code}"}}"#));

@@ -10,7 +10,7 @@ use crate::logged_in;
 use crate::site::{HOUR, SECOND, Site, refresh};
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_to_read_is_an_error_only_without_a_living_token() {
+async fn failed_read_is_error_without_living_token() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     let user = manager.user(&id);
@@ -25,7 +25,7 @@ async fn a_store_that_fails_to_read_is_an_error_only_without_a_living_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
+async fn untaken_token_is_served_and_saved_later() {
     for fault in [StoreFault::Before, StoreFault::After] {
         let site = Site::new();
         let (manager, id) = logged_in(&site, "ann").await;
@@ -43,7 +43,7 @@ async fn a_token_the_store_does_not_take_is_served_and_saved_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_not_saved_yet_is_not_displaced_by_the_one_it_replaced() {
+async fn unsaved_token_is_not_displaced_by_older() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -60,7 +60,7 @@ async fn a_token_not_saved_yet_is_not_displaced_by_the_one_it_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_the_store_does_not_take_is_served_and_saved_later() {
+async fn untaken_login_is_served_and_saved_later() {
     for fault in [StoreFault::Before, StoreFault::After] {
         let site = Site::new();
         let manager = site.manager();
@@ -98,7 +98,7 @@ async fn shutdown_lets_refreshes_finish_and_starts_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_says_whose_token_could_not_be_saved() {
+async fn shutdown_names_whose_token_is_unsaved() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);
@@ -110,7 +110,7 @@ async fn shutdown_says_whose_token_could_not_be_saved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_saves_what_the_store_takes_again_in_time() {
+async fn shutdown_saves_once_store_takes_again() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
     site.advance(HOUR);

@@ -18,7 +18,7 @@ fn is_shared<T: Send + Sync + 'static>() {}
 fn is_cloned<T: Clone>() {}
 
 #[test]
-fn what_an_app_holds_is_shared_between_threads() {
+fn apps_handles_are_shared_between_threads() {
     is_shared::<Hurdlr>();
     is_cloned::<Hurdlr>();
     is_shared::<Token>();
@@ -31,7 +31,7 @@ fn what_an_app_holds_is_shared_between_threads() {
 }
 
 #[tokio::test]
-async fn every_call_can_be_spawned_and_awaited_on_another_thread() {
+async fn every_call_can_be_spawned_elsewhere() {
     let fake = FakeHurdlr::start().await.unwrap();
     let hurdlr = support::of(&fake).build().unwrap();
     let user = support::ann();

@@ -6,7 +6,7 @@ use hurdlr_oauth2::{ApiVersion, ErrorKind, UserId};
 use crate::site::{HOUR, SECOND, Site, access};
 
 #[tokio::test(start_paused = true)]
-async fn a_v6_token_of_client_credentials_is_granted_anew_when_it_is_due() {
+async fn due_v6_client_token_is_granted_anew() {
     let site = Site::of(ApiVersion::V6);
     let manager = site.manager();
     let ann = manager.enterprise_user(&UserId::new("ann").unwrap());
@@ -28,7 +28,7 @@ async fn a_v6_token_of_client_credentials_is_granted_anew_when_it_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_partners_own_token_is_granted_once_for_all_processes() {
+async fn partners_token_is_granted_once_for_all() {
     let site = Site::of(ApiVersion::V6);
     let (one, other) = (site.manager(), site.manager());
     let token = access(&one.partner().token().await.unwrap());
@@ -42,7 +42,7 @@ async fn the_partners_own_token_is_granted_once_for_all_processes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_partners_own_token_is_not_to_be_had_where_the_version_has_none() {
+async fn partners_token_depends_on_version() {
     for version in [ApiVersion::V4, ApiVersion::V5] {
         let site = Site::of(version);
         let error = site.manager().partner().token().await.unwrap_err();
@@ -52,7 +52,7 @@ async fn the_partners_own_token_is_not_to_be_had_where_the_version_has_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn users_with_one_id_on_two_versions_are_two_users_of_one_store() {
+async fn one_id_on_two_versions_is_two() {
     let old = Site::of(ApiVersion::V5);
     let new = Site {
         version: ApiVersion::V6,

@@ -43,25 +43,25 @@ macro_rules! tests {
 }
 
 tests! {
-    many_processes_fall_due_at_once_and_send_one_refresh,
-    many_processes_with_a_cold_enterprise_user_send_one_grant,
-    killed_before_the_request_nothing_is_lost,
-    killed_before_the_provider_acted_nothing_is_lost,
-    killed_before_the_answer_the_lost_rotation_is_told,
-    killed_before_the_answer_a_provider_with_grace_recovers_it,
-    killed_before_the_answer_an_enterprise_user_is_granted_anew,
-    killed_before_the_save_the_lost_rotation_is_told,
-    killed_before_the_save_a_provider_with_grace_recovers_it,
-    killed_after_the_save_nothing_is_lost,
-    stopped_before_the_answer_the_live_token_survives_a_peer_who_was_refused,
-    stopped_before_the_save_the_live_token_survives_a_peer_who_was_refused,
-    stopped_before_sending_past_the_lease_nothing_is_sent_on_waking,
-    stopped_before_sending_past_the_lease_a_peer_is_not_disturbed_on_waking,
-    clocks_that_differ_by_an_hour_change_nothing,
-    many_replicas_that_import_the_same_table_replace_nothing,
-    a_login_in_another_process_is_known_within_the_bound,
-    a_disconnect_in_another_process_is_known_within_the_bound,
-    a_refresh_in_another_process_is_known_within_the_bound,
+    many_processes_due_at_once_refresh_once,
+    many_processes_grant_a_cold_user_once,
+    killed_before_request_loses_nothing,
+    killed_before_provider_acts_loses_nothing,
+    killed_before_answer_tells_lost_rotation,
+    killed_before_answer_grace_recovers_it,
+    killed_before_answer_grants_enterprise_anew,
+    killed_before_save_tells_lost_rotation,
+    killed_before_save_grace_recovers_it,
+    killed_after_save_loses_nothing,
+    stopped_before_answer_keeps_live_token,
+    stopped_before_save_keeps_live_token,
+    stopped_past_lease_sends_nothing_on_waking,
+    stopped_past_lease_disturbs_no_peer,
+    clocks_an_hour_apart_change_nothing,
+    many_replicas_importing_one_table_replace_nothing,
+    login_in_another_process_is_known,
+    disconnect_in_another_process_is_known,
+    refresh_in_another_process_is_known,
 }
 
 fn main() {
@@ -99,7 +99,7 @@ fn run(database: Database, name: &str, test: Test) {
 // --- At once --------------------------------------------------------------------------------
 
 /// Every other round the token is due, and every other it is expired and callers wait.
-async fn many_processes_fall_due_at_once_and_send_one_refresh(site: Site) {
+async fn many_processes_due_at_once_refresh_once(site: Site) {
     const CALLERS: usize = 4;
     let ann = site.logged_in("ann").await;
     let mut processes = site.processes(PROCESSES).await;
@@ -148,7 +148,7 @@ async fn many_processes_fall_due_at_once_and_send_one_refresh(site: Site) {
     assert!(site.stored_refresh_token_lives(&ann).await);
 }
 
-async fn many_processes_with_a_cold_enterprise_user_send_one_grant(site: Site) {
+async fn many_processes_grant_a_cold_user_once(site: Site) {
     let ann = Who::Enterprise("ann".to_owned());
     let mut processes = site.processes(PROCESSES).await;
     let gate = Gate::closed();
@@ -261,42 +261,42 @@ async fn killed_and_lost(site: Site, there: Killed) {
     }
 }
 
-async fn killed_before_the_request_nothing_is_lost(site: Site) {
+async fn killed_before_request_loses_nothing(site: Site) {
     let ann = site.logged_in("ann").await;
     killed_and_recovered(site, ann, Killed::At(Point::Claimed), 1, 1).await;
 }
 
-async fn killed_before_the_provider_acted_nothing_is_lost(site: Site) {
+async fn killed_before_provider_acts_loses_nothing(site: Site) {
     let ann = site.logged_in("ann").await;
     killed_and_recovered(site, ann, Killed::Arrived, 2, 1).await;
 }
 
-async fn killed_before_the_answer_the_lost_rotation_is_told(site: Site) {
+async fn killed_before_answer_tells_lost_rotation(site: Site) {
     killed_and_lost(site, Killed::Acted).await;
 }
 
-async fn killed_before_the_answer_a_provider_with_grace_recovers_it(site: Site) {
+async fn killed_before_answer_grace_recovers_it(site: Site) {
     site.fake.set_rotation(Rotation::Grace(Duration::from_secs(HOUR)));
     let ann = site.logged_in("ann").await;
     killed_and_recovered(site, ann, Killed::Acted, 2, 2).await;
 }
 
-async fn killed_before_the_answer_an_enterprise_user_is_granted_anew(site: Site) {
+async fn killed_before_answer_grants_enterprise_anew(site: Site) {
     let ann = Who::Enterprise("ann".to_owned());
     killed_and_recovered(site, ann, Killed::Acted, 2, 2).await;
 }
 
-async fn killed_before_the_save_the_lost_rotation_is_told(site: Site) {
+async fn killed_before_save_tells_lost_rotation(site: Site) {
     killed_and_lost(site, Killed::At(Point::Answered)).await;
 }
 
-async fn killed_before_the_save_a_provider_with_grace_recovers_it(site: Site) {
+async fn killed_before_save_grace_recovers_it(site: Site) {
     site.fake.set_rotation(Rotation::Grace(Duration::from_secs(HOUR)));
     let ann = site.logged_in("ann").await;
     killed_and_recovered(site, ann, Killed::At(Point::Answered), 2, 2).await;
 }
 
-async fn killed_after_the_save_nothing_is_lost(site: Site) {
+async fn killed_after_save_loses_nothing(site: Site) {
     let ann = site.logged_in("ann").await;
     killed_and_recovered(site, ann, Killed::At(Point::Saved), 1, 1).await;
 }
@@ -339,7 +339,7 @@ async fn live_token_survives(site: &Site, who: &Who, holder: &mut Process, peer:
 
 /// The answer comes while the process stands still. When it wakes, the answer is there, and the time
 /// to wait for it is over.
-async fn stopped_before_the_answer_the_live_token_survives_a_peer_who_was_refused(site: Site) {
+async fn stopped_before_answer_keeps_live_token(site: Site) {
     site.fake.set_rotation(Rotation::RotateAndKill);
     let ann = site.logged_in("ann").await;
     let (mut holder, mut peer) = holder_and_peer(&site, &ann).await;
@@ -354,7 +354,7 @@ async fn stopped_before_the_answer_the_live_token_survives_a_peer_who_was_refuse
     live_token_survives(&site, &ann, &mut holder, &mut peer).await;
 }
 
-async fn stopped_before_the_save_the_live_token_survives_a_peer_who_was_refused(site: Site) {
+async fn stopped_before_save_keeps_live_token(site: Site) {
     // By a provider that leaves the family alone, or nothing could survive.
     site.fake.set_rotation(Rotation::RotateAndKill);
     let ann = site.logged_in("ann").await;
@@ -378,7 +378,7 @@ async fn stopped_before_sending(site: &Site, who: &Who, holder: &mut Process) {
     site.claimable(who).await;
 }
 
-async fn stopped_before_sending_past_the_lease_nothing_is_sent_on_waking(site: Site) {
+async fn stopped_past_lease_sends_nothing_on_waking(site: Site) {
     let ann = site.logged_in("ann").await;
     let (mut holder, _peer) = holder_and_peer(&site, &ann).await;
     stopped_before_sending(&site, &ann, &mut holder).await;
@@ -392,7 +392,7 @@ async fn stopped_before_sending_past_the_lease_nothing_is_sent_on_waking(site: S
     assert_eq!((site.requests(), site.issues()), (1, 1));
 }
 
-async fn stopped_before_sending_past_the_lease_a_peer_is_not_disturbed_on_waking(site: Site) {
+async fn stopped_past_lease_disturbs_no_peer(site: Site) {
     let ann = site.logged_in("ann").await;
     let (mut holder, mut peer) = holder_and_peer(&site, &ann).await;
     stopped_before_sending(&site, &ann, &mut holder).await;
@@ -412,7 +412,7 @@ async fn stopped_before_sending_past_the_lease_a_peer_is_not_disturbed_on_waking
 
 /// The database's clock is the machine's; the processes' differ from it and from each other by an
 /// hour or more, and so does the provider's.
-async fn clocks_that_differ_by_an_hour_change_nothing(site: Site) {
+async fn clocks_an_hour_apart_change_nothing(site: Site) {
     const OLD: u64 = 30 * 60;
     site.fake.advance_clock(Duration::from_secs(5 * HOUR));
     // A token that was half an hour old when it came, by the provider's own clock.
@@ -471,7 +471,7 @@ async fn clocks_that_differ_by_an_hour_change_nothing(site: Site) {
 
 // --- Imports --------------------------------------------------------------------------------
 
-async fn many_replicas_that_import_the_same_table_replace_nothing(site: Site) {
+async fn many_replicas_importing_one_table_replace_nothing(site: Site) {
     const USERS: usize = 5;
     let mut table = Vec::new();
     for n in 0..USERS {
@@ -536,7 +536,7 @@ async fn change_within_the_bound(here: &mut Process, who: &Who) -> String {
     here.change().await
 }
 
-async fn a_login_in_another_process_is_known_within_the_bound(site: Site) {
+async fn login_in_another_process_is_known(site: Site) {
     let (ann, mut here, mut elsewhere, old) = two_readers(&site).await;
     let login = site.login("ann").await.to_secret();
     elsewhere.tell(Order::Adopt("ann".to_owned(), login.expose_secret().to_owned())).await;
@@ -547,7 +547,7 @@ async fn a_login_in_another_process_is_known_within_the_bound(site: Site) {
     assert_eq!(here.read(&ann).await.unwrap().access_token, new);
 }
 
-async fn a_disconnect_in_another_process_is_known_within_the_bound(site: Site) {
+async fn disconnect_in_another_process_is_known(site: Site) {
     let (ann, mut here, mut elsewhere, _) = two_readers(&site).await;
     elsewhere.tell(Order::Forget(ann.clone())).await;
     elsewhere.done().await;
@@ -557,7 +557,7 @@ async fn a_disconnect_in_another_process_is_known_within_the_bound(site: Site) {
     assert_eq!(site.requests(), 0);
 }
 
-async fn a_refresh_in_another_process_is_known_within_the_bound(site: Site) {
+async fn refresh_in_another_process_is_known(site: Site) {
     let (ann, mut here, mut elsewhere, old) = two_readers(&site).await;
     // There an hour passes, and here it does not.
     site.advance(EXPIRED, [&mut elsewhere]).await;

@@ -56,7 +56,7 @@ async fn sealed_memory_keeps_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn sealed_memory_with_hashed_users_keeps_the_contract() {
+async fn sealed_hashed_memory_keeps_the_contract() {
     let store = Sealed::new(MemoryStore::new(), keys()).hash_users(hash_key());
     store_contract::prove(store).await;
 }
@@ -79,7 +79,7 @@ async fn sealed_postgres_keeps_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn sealed_postgres_with_hashed_users_keeps_the_contract() {
+async fn sealed_hashed_postgres_keeps_the_contract() {
     let at = PostgresStore::at(Server::shared().url()).schema("hashed");
     let store = at.open_sealed(keys()).await.unwrap().hash_users(hash_key());
     store.migrate().await.unwrap();

@@ -241,10 +241,10 @@ macro_rules! on_each_store {
 }
 
 on_each_store! {
-    who_was_evicted_or_here_before_a_restart_comes_back_with_no_request
-    what_happens_elsewhere_is_known_within_the_bound
-    whom_nobody_reads_is_kept_alive
-    who_runs_goes_on_under_a_later_schema_and_nobody_starts
+    evicted_user_returns_with_no_request
+    changes_elsewhere_are_known_within_bound
+    unread_user_is_kept_alive
+    later_schema_stops_starts_not_runs
 }
 
 // --- Helpers --------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ fn assert_says(error: &Error, is_temporary: bool, what: &str) {
 
 // --- Good days ------------------------------------------------------------------------------
 
-async fn who_was_evicted_or_here_before_a_restart_comes_back_with_no_request(place: Place) {
+async fn evicted_user_returns_with_no_request(place: Place) {
     const CAPACITY: usize = 10;
     let site = Site::on(place.store().await);
     let small = || {
@@ -317,7 +317,7 @@ async fn who_was_evicted_or_here_before_a_restart_comes_back_with_no_request(pla
     assert_eq!(site.fake.count().total(), 0);
 }
 
-async fn what_happens_elsewhere_is_known_within_the_bound(place: Place) {
+async fn changes_elsewhere_are_known_within_bound(place: Place) {
     let site = Site::on(place.store().await);
     let (here, elsewhere) = (site.manager(), quick_on(&site, place.store().await));
     let users = ["ann", "bob", "carol"].map(id);
@@ -349,7 +349,7 @@ async fn what_happens_elsewhere_is_known_within_the_bound(place: Place) {
     assert_eq!(site.refreshes(), 1);
 }
 
-async fn whom_nobody_reads_is_kept_alive(place: Place) {
+async fn unread_user_is_kept_alive(place: Place) {
     let site = Site::on(place.store().await);
     site.fake.set_rotation(Rotation::KillFamily);
     let users: Vec<_> = (0..5).map(|n| id(&format!("user {n}"))).collect();
@@ -382,7 +382,7 @@ async fn whom_nobody_reads_is_kept_alive(place: Place) {
     }
 }
 
-async fn who_runs_goes_on_under_a_later_schema_and_nobody_starts(place: Place) {
+async fn later_schema_stops_starts_not_runs(place: Place) {
     let site = Site::on(place.store().await);
     let manager = quick(&site);
     let (ann, bob) = (id("ann"), id("bob"));
@@ -458,7 +458,7 @@ async fn assert_not_saved(site: &Days) {
 }
 
 #[tokio::test]
-async fn a_server_that_is_stopped_and_started_during_a_refresh_loses_nothing() {
+async fn server_restarted_during_refresh_loses_nothing() {
     let server = Mutex::new(Some(Server::start()));
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::on(server.lock().unwrap().as_ref().unwrap(), seal);
@@ -473,7 +473,7 @@ async fn a_server_that_is_stopped_and_started_during_a_refresh_loses_nothing() {
 }
 
 #[tokio::test]
-async fn connections_that_are_cut_during_a_refresh_lose_nothing() {
+async fn connections_cut_during_refresh_lose_nothing() {
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::postgres(seal);
         let site = Site::on(place.store().await);
@@ -486,7 +486,7 @@ async fn connections_that_are_cut_during_a_refresh_lose_nothing() {
 
 /// As a server that was the primary one does: to be left for the one that is now.
 #[tokio::test]
-async fn a_server_that_turns_read_only_during_a_refresh_loses_nothing() {
+async fn read_only_server_during_refresh_loses_nothing() {
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::postgres(seal);
         let site = Site::on(place.store().await);
@@ -535,7 +535,7 @@ impl Drop for Silence {
 
 /// As where a network is cut, and nobody says so.
 #[tokio::test]
-async fn connections_that_fall_silent_during_a_refresh_lose_nothing() {
+async fn silent_connections_during_refresh_lose_nothing() {
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::postgres(seal);
         place.store().await;
@@ -556,7 +556,7 @@ async fn connections_that_fall_silent_during_a_refresh_lose_nothing() {
 }
 
 #[tokio::test]
-async fn a_file_that_turns_read_only_during_a_refresh_loses_nothing() {
+async fn read_only_file_during_refresh_loses_nothing() {
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::sqlite(seal);
         let (store, pool) = place.store_on_one_connection().await;
@@ -575,7 +575,7 @@ async fn a_file_that_turns_read_only_during_a_refresh_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_process_keeps_during_a_refresh_loses_nothing() {
+async fn file_locked_during_refresh_loses_nothing() {
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::sqlite(seal);
         let (store, _pool) = place.store_on_one_connection().await;
@@ -593,7 +593,7 @@ async fn a_file_that_another_process_keeps_during_a_refresh_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_file_on_a_disk_that_is_full_during_a_refresh_loses_nothing() {
+async fn files_full_disk_loses_nothing() {
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::sqlite(seal);
         let (store, pool) = place.store_on_one_connection().await;
@@ -616,7 +616,7 @@ async fn a_file_on_a_disk_that_is_full_during_a_refresh_loses_nothing() {
 
 /// Where no small disk can be mounted, a trigger says what the server would.
 #[tokio::test]
-async fn a_server_whose_disk_is_full_during_a_refresh_loses_nothing() {
+async fn servers_full_disk_loses_nothing() {
     let disk = SmallDisk::mount();
     let server = Server::start();
     for seal in [Seal::Plain, Seal::Sealed] {
@@ -716,7 +716,7 @@ fn places(seal: Seal) -> [Place; 2] {
 }
 
 #[tokio::test]
-async fn a_corrupted_row_hides_no_other_and_is_not_overwritten() {
+async fn corrupted_row_hides_no_other() {
     for seal in [Seal::Plain, Seal::Sealed] {
         for place in places(seal) {
             let corrupt = "UPDATE {tokens} SET revision = -1 WHERE subject = 'ann'";
@@ -735,7 +735,7 @@ async fn a_corrupted_row_hides_no_other_and_is_not_overwritten() {
 }
 
 #[tokio::test]
-async fn a_row_under_an_unknown_key_hides_no_other_and_is_not_overwritten() {
+async fn row_under_unknown_key_hides_no_other() {
     for place in places(Seal::Sealed) {
         let log_in_elsewhere = async |site: &Days| {
             let elsewhere = quick_on(site, place.store_by(ring(2)).await.unwrap());
@@ -746,7 +746,7 @@ async fn a_row_under_an_unknown_key_hides_no_other_and_is_not_overwritten() {
 }
 
 #[tokio::test]
-async fn a_row_moved_to_another_user_or_revision_hides_no_other_and_is_not_overwritten() {
+async fn moved_row_hides_no_other() {
     let from_bob = "UPDATE {tokens} SET (incarnation, revision, payload) = \
                     (SELECT incarnation, revision, payload FROM {tokens} WHERE subject = 'bob') \
                     WHERE subject = 'ann'";
@@ -764,7 +764,7 @@ async fn a_row_moved_to_another_user_or_revision_hides_no_other_and_is_not_overw
 }
 
 #[tokio::test]
-async fn rows_that_cannot_be_read_do_not_keep_the_others_from_being_kept_alive() {
+async fn unreadable_rows_stop_no_keep_alive() {
     for place in [Seal::Plain, Seal::Sealed].into_iter().flat_map(places) {
         let site = Site::on(place.store().await);
         let users: Vec<_> = (0..9).map(|n| id(&format!("user {n}"))).collect();
@@ -791,7 +791,7 @@ async fn rows_that_cannot_be_read_do_not_keep_the_others_from_being_kept_alive()
 }
 
 #[tokio::test]
-async fn a_plain_row_without_a_token_in_it_is_mended_by_who_has_one_and_by_nobody_else() {
+async fn garbled_row_is_mended_by_token_holder() {
     for place in places(Seal::Plain) {
         let site = Site::on(place.store().await);
         let manager = quick(&site);
@@ -834,7 +834,7 @@ async fn judge_a_shutdown_without_a_database(site: &Days, bad: impl AsyncFnOnce(
 }
 
 #[tokio::test]
-async fn a_shutdown_without_a_database_names_whose_tokens_are_lost() {
+async fn shutdown_without_database_names_lost_tokens() {
     for seal in [Seal::Plain, Seal::Sealed] {
         let place = Place::sqlite(seal);
         let (store, _pool) = place.store_on_one_connection().await;

@@ -92,7 +92,7 @@ fn hold(bytes: &[u8], text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn nothing_of_a_token_is_in_what_the_store_inside_keeps() {
+async fn inner_store_keeps_nothing_of_tokens() {
     let inner = MemoryStore::new();
     let sealed = Sealed::new(inner.clone(), ring(1));
     let ann = user("ann");
@@ -129,7 +129,7 @@ async fn a_value_sealed_twice_has_two_nonces() {
 }
 
 #[tokio::test]
-async fn a_value_moved_to_another_row_is_refused_and_says_what_it_was_sealed_for() {
+async fn value_moved_to_another_row_is_refused() {
     let inner = MemoryStore::new();
     let sealed = Sealed::new(inner.clone(), ring(1));
     let ann = user("ann");
@@ -175,7 +175,7 @@ async fn a_value_moved_to_another_row_is_refused_and_says_what_it_was_sealed_for
 }
 
 #[tokio::test]
-async fn a_value_put_under_another_revision_or_stay_is_refused_and_says_so() {
+async fn value_under_another_revision_is_refused() {
     let inner = MemoryStore::new();
     let sealed = Sealed::new(inner.clone(), ring(1));
     let ann = user("ann");
@@ -198,7 +198,7 @@ async fn a_value_put_under_another_revision_or_stay_is_refused_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_whole_row_put_back_as_it_once_was_cannot_be_told() {
+async fn whole_row_put_back_goes_unnoticed() {
     let inner = MemoryStore::new();
     let sealed = Sealed::new(inner.clone(), ring(1));
     let ann = user("ann");
@@ -213,7 +213,7 @@ async fn a_whole_row_put_back_as_it_once_was_cannot_be_told() {
 }
 
 #[tokio::test]
-async fn a_row_sealed_with_a_key_that_is_not_in_the_ring_names_the_key() {
+async fn row_of_missing_key_names_it() {
     let inner = MemoryStore::new();
     let ann = user("ann");
     put(&Sealed::new(inner.clone(), ring(1)), &ann, "one").await;
@@ -224,7 +224,7 @@ async fn a_row_sealed_with_a_key_that_is_not_in_the_ring_names_the_key() {
 }
 
 #[tokio::test]
-async fn what_was_cut_or_never_sealed_or_sealed_otherwise_says_so() {
+async fn value_not_sealed_right_says_so() {
     let inner = MemoryStore::new();
     let sealed = Sealed::new(inner.clone(), ring(1));
     let ann = user("ann");
@@ -330,7 +330,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_key_is_changed_under_a_running_fleet_step_by_step() {
+async fn key_is_changed_under_running_fleet() {
     let inner = MemoryStore::new();
     let [ann, bob] = ["ann", "bob"].map(user);
     let old = Sealed::new(inner.clone(), ring(1));
@@ -378,7 +378,7 @@ async fn claimed(store: &impl TokenStore, key: &StoreKey, holder: u64) -> bool {
 }
 
 #[tokio::test]
-async fn a_reseal_while_a_refresh_is_in_flight_does_not_cost_it_its_save() {
+async fn reseal_during_refresh_costs_no_save() {
     let inner = MemoryStore::new();
     let ann = user("ann");
     let old = Sealed::new(inner.clone(), ring(1));
@@ -399,7 +399,7 @@ async fn a_reseal_while_a_refresh_is_in_flight_does_not_cost_it_its_save() {
 }
 
 #[tokio::test]
-async fn a_reseal_that_comes_after_a_save_leaves_what_was_saved() {
+async fn reseal_after_save_leaves_the_saved() {
     let inner = MemoryStore::new();
     let faulty = FaultyStore::new(inner.clone());
     let ann = user("ann");
@@ -449,7 +449,7 @@ async fn many_under_the_old_key(inner: &MemoryStore) -> Vec<StoreKey> {
 }
 
 #[tokio::test]
-async fn a_reseal_goes_on_where_the_store_failed() {
+async fn reseal_goes_on_where_store_failed() {
     let inner = MemoryStore::new();
     let faulty = FaultyStore::new(inner.clone());
     let users = many_under_the_old_key(&inner).await;
@@ -538,7 +538,7 @@ async fn dropped_reseal_steps_are_repeated() {
 }
 
 #[tokio::test]
-async fn a_reseal_goes_on_from_where_another_ended() {
+async fn reseal_goes_on_where_another_ended() {
     let inner = MemoryStore::new();
     let users = many_under_the_old_key(&inner).await;
     let new = Sealed::new(inner, KeyRing::new(key(2)).with_opening_key(key(1)));
@@ -557,7 +557,7 @@ async fn a_reseal_goes_on_from_where_another_ended() {
 }
 
 #[tokio::test]
-async fn a_reseal_passes_by_what_cannot_be_opened_and_counts_it() {
+async fn reseal_counts_values_it_cannot_open() {
     let inner = MemoryStore::new();
     let [ann, bob, eve] = ["ann", "bob", "eve"].map(user);
     put(&Sealed::new(inner.clone(), ring(1)), &ann, "one").await;
@@ -584,7 +584,7 @@ async fn a_reseal_passes_by_what_cannot_be_opened_and_counts_it() {
 }
 
 #[tokio::test]
-async fn hashed_user_ids_are_in_no_part_of_a_row_and_come_back_as_they_were() {
+async fn hashed_user_ids_are_nowhere_in_rows() {
     let inner = MemoryStore::new();
     let sealed = Sealed::new(inner.clone(), ring(1)).hash_users(hash_key());
     let ann = user("ann-of-the-hills");
@@ -610,7 +610,7 @@ async fn hashed_user_ids_are_in_no_part_of_a_row_and_come_back_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_hash_is_never_taken_for_a_user_id() {
+async fn hash_is_never_taken_for_user_id() {
     let inner = MemoryStore::new();
     let hashing = Sealed::new(inner.clone(), ring(1)).hash_users(hash_key());
     put(&hashing, &user("ann"), "one").await;
@@ -763,7 +763,7 @@ async fn save_is_sealed_for_its_revision() {
 }
 
 #[tokio::test]
-async fn who_lacks_a_key_does_not_hold_the_lease_of_those_who_have_it() {
+async fn process_without_key_holds_no_lease() {
     let inner = MemoryStore::new();
     let ann = user("ann");
     let has = Sealed::new(inner.clone(), ring(1));
@@ -782,7 +782,7 @@ async fn who_lacks_a_key_does_not_hold_the_lease_of_those_who_have_it() {
 }
 
 #[tokio::test]
-async fn a_living_token_is_served_and_nothing_overwritten_where_its_row_cannot_be_opened() {
+async fn unopened_row_stops_no_living_token() {
     let fake = FakeHurdlr::in_memory();
     let hurdlr = || {
         Hurdlr::builder(fake.client_id(), fake.client_secret())
@@ -817,7 +817,7 @@ async fn a_living_token_is_served_and_nothing_overwritten_where_its_row_cannot_b
 }
 
 #[test]
-fn keys_come_as_bytes_or_base64_of_either_alphabet() {
+fn keys_come_as_bytes_or_any_base64() {
     let bytes: Vec<u8> = (0..32).map(|byte| 0xff - byte).collect();
     let id = SealingKey::from_bytes(&SecretSlice::from(bytes)).unwrap().id();
     for text in [
@@ -833,7 +833,7 @@ fn keys_come_as_bytes_or_base64_of_either_alphabet() {
 }
 
 #[test]
-fn what_is_no_key_is_refused_without_being_shown() {
+fn wrong_key_is_refused_unshown() {
     fn refused(outcome: Result<impl Debug, Error>, says: &str) {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
@@ -861,7 +861,7 @@ fn what_is_no_key_is_refused_without_being_shown() {
 }
 
 #[tokio::test]
-async fn no_debug_shows_a_key_or_a_token() {
+async fn debug_shows_no_key_or_token() {
     let text = "aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMiEhISE=";
     let key = SealingKey::from_base64(&text.into()).unwrap();
     let hash = UserHashKey::from_base64(&text.into()).unwrap();

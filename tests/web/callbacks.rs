@@ -27,7 +27,7 @@ async fn a_forged_state_is_not_completed() {
 }
 
 #[tokio::test]
-async fn a_login_cannot_be_completed_in_another_browser() {
+async fn login_cannot_end_in_another_browser() {
     let app = App::new();
     // An attacker sends their own callback to Ann, whose data would then go to their account.
     let attackers = Browser::of("mallory").begin(&app, "mallory").await;
@@ -41,7 +41,7 @@ async fn a_login_cannot_be_completed_in_another_browser() {
 }
 
 #[tokio::test]
-async fn a_callback_that_is_loaded_again_sends_nothing_and_says_where_the_person_is() {
+async fn callback_loaded_again_sends_nothing() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
@@ -59,7 +59,7 @@ async fn a_callback_that_is_loaded_again_sends_nothing_and_says_where_the_person
 }
 
 #[tokio::test]
-async fn two_replicas_that_get_the_same_callback_send_one_exchange() {
+async fn one_callback_at_two_replicas_exchanges_once() {
     let app = App::new();
     let other = App::on(app.site.clone(), app::Site::builder, |config| config);
     let mut ann = Browser::of("ann");
@@ -93,7 +93,7 @@ async fn doubled_parameters_are_not_chosen_from() {
 }
 
 #[tokio::test]
-async fn markup_in_a_refusal_is_shown_as_text() {
+async fn markup_in_refusal_is_shown_as_text() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
@@ -124,7 +124,7 @@ async fn another_issuers_callback_is_not_completed() {
 }
 
 #[tokio::test]
-async fn a_code_of_another_session_is_refused_by_its_verifier() {
+async fn code_of_another_session_fails_its_verifier() {
     let app = App::new();
     let stolen = Browser::of("mallory").begin(&app, "mallory").await;
     let mut ann = Browser::of("ann");
@@ -140,7 +140,7 @@ async fn a_code_of_another_session_is_refused_by_its_verifier() {
 }
 
 #[tokio::test]
-async fn a_query_of_100_kilobytes_is_not_read() {
+async fn query_of_100_kilobytes_goes_unread() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
@@ -157,7 +157,7 @@ async fn a_query_of_100_kilobytes_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_state_that_cannot_be_redeemed_is_not_exchanged() {
+async fn state_that_stays_unredeemed_is_not_exchanged() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;

@@ -9,7 +9,7 @@ use super::{parameter, to_strings};
 use crate::app::{self, App, Browser, KEY, Log, OTHER_KEY, cookie_of};
 
 #[tokio::test]
-async fn the_redirect_uri_decides_how_the_cookie_is_guarded_and_not_the_request() {
+async fn redirect_uri_decides_the_cookies_guard() {
     for (redirect_uri, guarded) in [
         ("https://app.example.com/hurdlr/callback", true),
         ("http://127.0.0.1:3000/hurdlr/callback", false),
@@ -23,7 +23,7 @@ async fn the_redirect_uri_decides_how_the_cookie_is_guarded_and_not_the_request(
 }
 
 #[tokio::test]
-async fn of_more_than_four_logins_the_oldest_is_dropped() {
+async fn oldest_of_five_logins_is_dropped() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let mut callbacks = Vec::new();
@@ -40,7 +40,7 @@ async fn of_more_than_four_logins_the_oldest_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_cannot_be_a_login_goes_first_and_one_of_another_name_is_left_alone() {
+async fn broken_cookie_goes_before_any_login() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let login = ann.begin(&app, "ann").await;
@@ -59,7 +59,7 @@ async fn a_cookie_that_cannot_be_a_login_goes_first_and_one_of_another_name_is_l
 }
 
 #[tokio::test]
-async fn a_cookie_is_of_no_use_to_another_user() {
+async fn cookie_is_useless_to_another_user() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
@@ -73,7 +73,7 @@ async fn a_cookie_is_of_no_use_to_another_user() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_was_tampered_with_is_unreadable() {
+async fn tampered_cookie_is_unreadable() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
@@ -111,7 +111,7 @@ async fn a_cookie_that_was_tampered_with_is_unreadable() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_another_site_of_the_domain_put_beside_ours_ends_no_login() {
+async fn neighbouring_sites_cookie_ends_no_login() {
     let app = App::new();
     for beside in ["planted; {name}={value}", "{value}; {name}=planted"] {
         let mut ann = Browser::of("ann");
@@ -140,7 +140,7 @@ async fn keys_are_changed_without_losing_a_login() {
 }
 
 #[tokio::test]
-async fn a_login_is_not_completed_by_other_settings_than_it_began_with() {
+async fn login_ends_under_its_own_settings() {
     type Settings = fn(&app::Site) -> hurdlr_oauth2::HurdlrBuilder;
     let changed: [(Settings, &str); 4] = [
         (|site| site.builder().api_version(ApiVersion::V5), "OtherSettings"),
@@ -194,7 +194,7 @@ async fn a_cookie_holds_its_secrets_encrypted() {
 }
 
 #[tokio::test]
-async fn the_largest_login_takes_at_most_1400_bytes_of_a_browser() {
+async fn largest_login_takes_at_most_1400_bytes() {
     let app = App::with(
         |site| {
             let path = "p".repeat(1_000);

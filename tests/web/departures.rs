@@ -10,7 +10,7 @@ use super::MINUTE;
 use crate::app::{self, App, Browser};
 
 #[tokio::test]
-async fn a_browser_that_goes_away_does_not_take_the_token_along() {
+async fn departed_browser_takes_no_token_along() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
@@ -30,7 +30,7 @@ async fn a_browser_that_goes_away_does_not_take_the_token_along() {
 }
 
 #[tokio::test]
-async fn a_browser_that_goes_away_while_the_token_is_saved_does_not_take_it_along() {
+async fn browser_departed_during_save_takes_nothing() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;

@@ -38,7 +38,7 @@ async fn a_user_connects_is_kept_and_disconnects() {
 }
 
 #[tokio::test]
-async fn where_nobody_is_signed_in_the_app_answers() {
+async fn app_answers_where_nobody_is_signed_in() {
     let app = App::new();
     let mut nobody = Browser::of("");
     for path in ["/hurdlr/connect", "/hurdlr/callback?code=c&state=s"] {
@@ -51,7 +51,7 @@ async fn where_nobody_is_signed_in_the_app_answers() {
 }
 
 #[tokio::test]
-async fn a_session_under_same_site_strict_is_brought_back_by_one_bounce() {
+async fn same_site_strict_session_takes_one_bounce() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let callback = ann.begin(&app, "ann").await;
@@ -86,7 +86,7 @@ async fn two_tabs_do_not_disturb_each_other() {
 }
 
 #[tokio::test]
-async fn a_person_who_says_no_is_told_so_and_can_try_again() {
+async fn person_who_says_no_can_try_again() {
     let app = App::new();
     let mut ann = Browser::of("ann");
     let began = ann.get(&app, "/hurdlr/connect?return_to=/a%3Fb").await;
@@ -99,7 +99,7 @@ async fn a_person_who_says_no_is_told_so_and_can_try_again() {
 }
 
 #[tokio::test]
-async fn a_login_left_for_too_long_is_over() {
+async fn login_left_for_too_long_is_over() {
     for (minutes, reason) in [(9, None), (11, Some("Expired"))] {
         let app = App::new();
         let mut ann = Browser::of("ann");
@@ -112,7 +112,7 @@ async fn a_login_left_for_too_long_is_over() {
 }
 
 #[tokio::test]
-async fn an_exchange_that_fails_is_told_and_keeps_nothing() {
+async fn failed_exchange_is_told_and_keeps_nothing() {
     for (fault, status, reason) in [
         (Fault::status(500), 503, "Unavailable"),
         (Fault::DropAfter, 503, "Unavailable"),
@@ -152,7 +152,7 @@ async fn other_methods_do_nothing() {
 }
 
 #[tokio::test]
-async fn a_login_returns_to_paths_of_the_app_and_nowhere_else() {
+async fn login_returns_to_the_apps_paths_only() {
     let longest = format!("/{}", "a".repeat(255));
     let too_long = format!("/{}", "a".repeat(256));
     let app = App::new();

@@ -149,7 +149,7 @@ async fn odd_redirect_uri_works_or_is_named() {
 }
 
 #[tokio::test]
-async fn the_routes_fit_into_an_app_with_a_state() {
+async fn routes_fit_into_apps_with_state() {
     #[derive(Clone)]
     struct AppState;
     let site = app::Site::new();

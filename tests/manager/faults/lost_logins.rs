@@ -336,7 +336,7 @@ async fn outage_beyond_the_lease_costs_no_login() {
 
 /// A store that goes away while users are compared with it is compared again when it is back.
 #[tokio::test(start_paused = true)]
-async fn store_that_goes_away_again_costs_no_login() {
+async fn repeated_store_outage_costs_no_login() {
     let site = Site::new();
     site.fake.set_rotation(Rotation::KillFamily);
     let (holder, other) = (site.logged_in(&ann()).await, site.manager());

@@ -71,7 +71,7 @@ async fn judge_a_clock_put_back(store: &impl TokenStore, put_back: impl AsyncFn(
 }
 
 #[tokio::test]
-async fn no_row_tells_more_than_it_was_given_though_the_clock_was_put_back() {
+async fn clock_put_back_lengthens_no_times() {
     const HOUR: i64 = 3_600_000;
 
     let folder = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ async fn no_row_tells_more_than_it_was_given_though_the_clock_was_put_back() {
 
 /// The statement of who comes second may have begun long before that of who comes first.
 #[tokio::test]
-async fn who_waited_for_another_is_told_no_more_than_the_lease() {
+async fn waiting_claimant_is_told_the_lease_only() {
     let server = Server::shared();
     let store = postgres_in(server, "waited").await;
     let pool = pool_of(server).await;

@@ -92,7 +92,7 @@ async fn judge_a_corrupted_row(store: &impl TokenStore, column: &str) {
 }
 
 #[tokio::test]
-async fn a_corrupted_row_is_an_error_and_not_overwritten() {
+async fn corrupted_row_is_error_and_kept() {
     let corrupt = "SET revision = -1 WHERE subject = 'ann'";
     let kept = "FROM hurdlr_tokens WHERE subject = 'ann' AND revision = -1 AND NOT refused \
                 AND holder IS NULL";

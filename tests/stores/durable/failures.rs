@@ -20,7 +20,7 @@ use crate::postgres::Server;
 use crate::support::everything_said;
 
 #[tokio::test]
-async fn calls_after_the_server_stopped_fail_and_recover_with_it() {
+async fn calls_fail_and_recover_with_server() {
     let mut server = Server::start();
     let store = postgres_in(&server, "stopped").await;
     assert!(errors_of_all_calls(&store).await.is_empty());
@@ -83,7 +83,7 @@ async fn connections_that_were_cut_are_replaced() {
 
 /// Nothing to hold open, and one journey each: as the server sees it.
 #[tokio::test]
-async fn a_claim_and_a_save_are_one_statement_each() {
+async fn claim_and_save_are_one_statement_each() {
     let server = Server::shared();
     postgres_in(server, "counted").await;
     let options: PgConnectOptions = server.url().parse().unwrap();
@@ -244,7 +244,7 @@ async fn judge_a_full_disk(store: &impl TokenStore, users: &[StoreKey]) {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_an_error_and_loses_nothing() {
+async fn full_disk_is_error_and_loses_nothing() {
     let users = [key("ann"), key("bob")];
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteConnectOptions::new()

@@ -33,7 +33,7 @@ async fn the_file_is_for_its_owner_only() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_file_that_others_may_open_is_refused() {
+async fn file_others_may_open_is_refused() {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt;
 
@@ -63,7 +63,7 @@ async fn a_file_that_others_may_open_is_refused() {
 }
 
 #[tokio::test]
-async fn the_file_survives_a_crash_of_the_machine() {
+async fn file_survives_a_crash_of_the_machine() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokens.db");
     sqlite_at(&path).await;
@@ -91,7 +91,7 @@ async fn the_file_survives_a_crash_of_the_machine() {
 }
 
 #[tokio::test]
-async fn a_place_that_cannot_be_had_is_refused_with_the_reason() {
+async fn impossible_place_is_refused_with_reason() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(
@@ -158,7 +158,7 @@ async fn a_damaged_file_is_an_error() {
 /// Another process that keeps the file to itself makes calls fail after the busy timeout, and no
 /// longer.
 #[tokio::test]
-async fn a_locked_file_is_waited_for_and_then_an_error() {
+async fn locked_file_is_waited_for_then_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokens.db");
     let store = sqlite_at(&path).await;

@@ -114,7 +114,7 @@ async fn sqlite_serves_a_million_users() {
 
 /// How many rows were looked at is counted by the server.
 #[tokio::test]
-async fn postgres_finds_one_of_a_million_users_by_an_index() {
+async fn postgres_finds_user_of_million_by_index() {
     let server = Server::shared();
     let store = postgres_in(server, "million").await;
     // One connection, so that those who use the table are the store's.

@@ -60,7 +60,7 @@ async fn tables_of_a_later_release_are_refused() {
 }
 
 #[tokio::test]
-async fn stores_of_two_prefixes_and_schemas_do_not_meet() {
+async fn stores_of_two_schemas_never_meet() {
     async fn judge(one: impl TokenStore, other: impl TokenStore) {
         let ann = key("ann");
         put(&one, &ann).await;
@@ -90,7 +90,7 @@ async fn stores_of_two_prefixes_and_schemas_do_not_meet() {
 
 /// Who may use the tables and create none can migrate where there is nothing to do.
 #[tokio::test]
-async fn an_app_without_the_right_to_create_can_use_what_is_there() {
+async fn app_without_create_right_uses_existing_tables() {
     let server = Server::shared();
     postgres_in(server, "granted").await;
     run(
@@ -111,7 +111,7 @@ async fn an_app_without_the_right_to_create_can_use_what_is_there() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_never_migrated_says_so() {
+async fn store_never_migrated_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let url = url_of(&folder.path().join("tokens.db"));
     let sqlite = SqliteStore::at(url).open_plaintext().await.unwrap();

@@ -128,13 +128,13 @@ fn one_process_of_many_is_granted(url: &str) {
 }
 
 #[test]
-fn one_process_of_many_is_granted_a_claim_in_sqlite() {
+fn one_process_gets_a_claim_in_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     one_process_of_many_is_granted(&url_of(&folder.path().join("tokens.db")));
 }
 
 #[test]
-fn one_process_of_many_is_granted_a_claim_in_postgres() {
+fn one_process_gets_a_claim_in_postgres() {
     one_process_of_many_is_granted(&Server::shared().url());
 }
 
