@@ -22,6 +22,7 @@ struct Shared {
     start: Instant,
     wall_at_start: SystemTime,
     turned: Mutex<Turned>,
+    waits: Mutex<Vec<Duration>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,10 +36,17 @@ impl ManualClock {
     /// A clock that shows the present. If tokio's time is paused, call it on that runtime.
     #[must_use]
     pub fn new() -> Self {
+        Self::at(SystemTime::now())
+    }
+
+    /// A clock whose time of day is `wall` now. If tokio's time is paused, call it on that runtime.
+    #[must_use]
+    pub fn at(wall: SystemTime) -> Self {
         Self(Arc::new(Shared {
             start: Instant::now(),
-            wall_at_start: SystemTime::now(),
+            wall_at_start: wall,
             turned: Mutex::default(),
+            waits: Mutex::default(),
         }))
     }
 
@@ -60,6 +68,13 @@ impl ManualClock {
     pub fn set_wall_back(&self, by: Duration) {
         self.turned().wall_back += by;
     }
+
+    /// The waits that were asked of this clock so far, the first one first: the pauses between the
+    /// attempts of a call, for instance.
+    #[must_use]
+    pub fn waits(&self) -> Vec<Duration> {
+        self.0.waits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Default for ManualClock {
@@ -77,6 +92,7 @@ impl Clock for ManualClock {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.0.waits.lock().unwrap_or_else(PoisonError::into_inner).push(duration);
         Box::pin(tokio::time::sleep(duration))
     }
 }

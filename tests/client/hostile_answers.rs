@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use hurdlr_oauth2::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::testing::ManualClock;
 use hurdlr_oauth2::{Error, ErrorKind, Hurdlr, RetryPolicy, Token};
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
-use crate::support::{self, ManualClock, RawServer, Reply};
+use crate::support::{self, RawServer, Reply};
 
 /// Answers every request alike.
 struct Always(HttpResponse);

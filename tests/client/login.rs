@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Outcome};
+use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, ManualClock, Outcome};
 use hurdlr_oauth2::url::Url;
 use hurdlr_oauth2::{
     ApiVersion, Callback, CallbackProblem, Error, ErrorKind, Hurdlr, HurdlrBuilder, PendingLogin,
     TokenManager, UserId,
 };
 
-use crate::support::{self, ManualClock};
+use crate::support;
 
 const ISSUER: &str = "https://connect.example.com";
 const MINUTE: Duration = Duration::from_secs(60);

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Fault, Outcome, RecordedRequest, Rotation};
+use hurdlr_oauth2::testing::{
+    ErrorStyle, FakeHurdlr, Fault, ManualClock, Outcome, RecordedRequest, Rotation,
+};
 use hurdlr_oauth2::url::Url;
 use hurdlr_oauth2::{Error, ErrorKind, HttpError, Hurdlr, PendingLogin, RetryPolicy, Token};
 use tokio::time::Instant;
@@ -430,7 +432,7 @@ async fn a_pause_named_in_seconds_is_kept() {
 async fn pause_as_date_follows_providers_clock() {
     let fake = FakeHurdlr::in_memory();
     for wrong_by in [0, 365 * 86_400] {
-        let clock = support::ManualClock::at(fake.now() - wrong_by * SECOND);
+        let clock = ManualClock::at(fake.now() - wrong_by * SECOND);
         let hurdlr = support::of(&fake)
             .clock(clock.clone())
             .http_client(fake.http_client())

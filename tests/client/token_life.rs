@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::testing::{FakeHurdlr, Rotation};
+use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock, Rotation};
 use hurdlr_oauth2::{Hurdlr, Token};
 
-use crate::support::{self, ManualClock, RawServer, Reply};
+use crate::support::{self, RawServer, Reply};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);

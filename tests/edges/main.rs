@@ -18,8 +18,8 @@ mod waiting;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -50,24 +50,21 @@ type Call<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send
 const SHORT: Duration = Duration::from_secs(30);
 const HEADERS: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 
-/// A clock on which short waits are over at once. It remembers them.
+/// A manual clock on which short waits are over at once.
 #[derive(Clone, Debug)]
-struct Hasty {
-    clock: ManualClock,
-    waits: Arc<Mutex<Vec<Duration>>>,
-}
+struct Hasty(ManualClock);
 
 impl Clock for Hasty {
     fn now(&self) -> Timestamp {
-        self.clock.now()
+        self.0.now()
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let wait = self.0.sleep(duration);
         if duration > SHORT {
-            return self.clock.sleep(duration);
+            return wait;
         }
-        self.waits.lock().unwrap().push(duration);
-        self.clock.advance(duration);
+        self.0.advance(duration);
         Box::pin(tokio::task::yield_now())
     }
 }
@@ -75,7 +72,6 @@ impl Clock for Hasty {
 /// A user with a token that is two minutes old, and what is needed to look at it.
 struct Stage {
     site: Site,
-    clock: Hasty,
     manager: TokenManager,
     user: UserHandle,
     old: String,
@@ -84,20 +80,20 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let site = Site::new();
-        let clock = Hasty { clock: site.clock.clone(), waits: Arc::default() };
-        let manager = TokenManager::builder(site.hurdlr_by(clock.clone()), site.store.clone());
+        let hurdlr = site.hurdlr_by(Hasty(site.clock.clone()));
+        let manager = TokenManager::builder(hurdlr, site.store.clone());
         let (manager, ann) = (manager.build().unwrap(), UserId::new("ann").unwrap());
         manager.adopt(&ann, site.login(&ann).await).await.unwrap();
         site.advance(120 * SECOND);
         site.fake.clear_requests();
         let user = manager.user(&ann);
         let old = access(&user.token().await.unwrap());
-        Self { site, clock, manager, user, old }
+        Self { site, manager, user, old }
     }
 
     /// How long was waited for what is no refresh.
     fn waits(&self) -> Vec<Duration> {
-        self.clock.waits.lock().unwrap().clone()
+        self.site.clock.waits().into_iter().filter(|wait| *wait <= SHORT).collect()
     }
 }
 

@@ -1,7 +1,5 @@
 //! Calls by the credentials of the app itself.
 
-use std::sync::Arc;
-
 use http::Request;
 use hurdlr_oauth2::testing::ManualClock;
 use hurdlr_oauth2::{CallPolicy, ErrorKind, Partner, UserId};
@@ -19,7 +17,7 @@ async fn partner_calls_send_basic_and_user() {
             let location = format!("Location: {}\r\n", other.base_url());
             let replies = [answer(401), limited("0"), Reply::answer(307, &location, "")];
             let api = RawServer::replying(replies).await;
-            let clock = Hasty { clock: ManualClock::new(), waits: Arc::default() };
+            let clock = Hasty(ManualClock::new());
             let partner =
                 Partner::new("app", &secret, &api.base_url().into()).unwrap().clock(clock);
             let user = partner.user(&ann).unwrap();

@@ -1,4 +1,4 @@
-//! What several promises are tested with: a clock that is turned, and a server made of bytes.
+//! What several promises are tested with: clients of a provider, and a server made of bytes.
 
 #![allow(dead_code, reason = "each test file uses its own part of this one")]
 #![allow(clippy::expect_used, reason = "a failed expectation is the test's failure")]
@@ -8,14 +8,12 @@ pub(crate) mod tls;
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
-use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use hurdlr_oauth2::testing::FakeHurdlr;
-use hurdlr_oauth2::{Clock, Hurdlr, HurdlrBuilder, RetryPolicy, Timestamp, UserId};
+use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
+use hurdlr_oauth2::{Hurdlr, HurdlrBuilder, RetryPolicy, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -59,49 +57,6 @@ pub(crate) fn everything_said(error: &(dyn StdError + 'static)) -> String {
         next = error.source();
     }
     said
-}
-
-/// A clock that a test turns. It follows tokio's, and remembers how long it was asked to wait.
-#[derive(Clone, Debug)]
-pub(crate) struct ManualClock(Arc<Dial>);
-
-#[derive(Debug)]
-struct Dial {
-    start: tokio::time::Instant,
-    wall_at_start: SystemTime,
-    turned: Mutex<Duration>,
-    waits: Mutex<Vec<Duration>>,
-}
-
-impl ManualClock {
-    pub(crate) fn at(wall: SystemTime) -> Self {
-        Self(Arc::new(Dial {
-            start: tokio::time::Instant::now(),
-            wall_at_start: wall,
-            turned: Mutex::default(),
-            waits: Mutex::default(),
-        }))
-    }
-
-    pub(crate) fn advance(&self, by: Duration) {
-        *self.0.turned.lock().expect("no panic before") += by;
-    }
-
-    pub(crate) fn waits(&self) -> Vec<Duration> {
-        self.0.waits.lock().expect("no panic before").clone()
-    }
-}
-
-impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
-        let passed = self.0.start.elapsed() + *self.0.turned.lock().expect("no panic before");
-        Timestamp::new(passed, self.0.wall_at_start + passed)
-    }
-
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        self.0.waits.lock().expect("no panic before").push(duration);
-        Box::pin(tokio::time::sleep(duration))
-    }
 }
 
 /// What a [`RawServer`] does with a connection once it has read the request.
