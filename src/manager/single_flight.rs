@@ -25,6 +25,7 @@ pub(super) enum Priority {
 /// A caller who joins a refresh that waits in the background queue moves it to the front.
 pub(super) fn join_or_start(entry: &Arc<UserEntry>, priority: Priority) -> Result<Flight, Error> {
     let context = &entry.context;
+    let came = context.clock.now();
     let (flight, started) = entry.with(|state| {
         if let Some(flight) = &state.flight {
             return Ok((flight.clone(), None));
@@ -43,7 +44,7 @@ pub(super) fn join_or_start(entry: &Arc<UserEntry>, priority: Priority) -> Resul
         Ok((state.flight.insert(Flight::default()).clone(), Some(token)))
     })?;
     if priority == Priority::Foreground {
-        flight.promote(context.clock.now());
+        flight.promote(came);
     }
     if let Some(token) = started {
         let task = Task { entry: Arc::clone(entry), flight: flight.clone(), _token: token };
