@@ -24,7 +24,7 @@ struct Process {
 impl Process {
     fn start(url: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "durable::a_process_of_another_test", "--nocapture"])
+            .args(["--exact", "durable::processes::a_process_of_another_test", "--nocapture"])
             .env("STORE_URL", url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
