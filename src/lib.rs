@@ -83,7 +83,8 @@ pub use manager::TokenManager;
 
 mod client;
 pub use client::{
-    Callback, HttpClient, HttpError, Hurdlr, HurdlrBuilder, PendingLogin, RetryPolicy,
+    Callback, HttpClient, HttpClientBuilder, HttpError, Hurdlr, HurdlrBuilder, PendingLogin,
+    RetryPolicy,
 };
 
 mod metrics;
