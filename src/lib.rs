@@ -58,6 +58,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
+// A layer has what the layers above need; the lints see all of it where those are built.
+#![cfg_attr(not(feature = "manager"), allow(dead_code, unreachable_pub))]
 
 #[cfg(target_family = "wasm")]
 compile_error!(
@@ -78,30 +80,42 @@ pub use calls::{CallPolicy, Partner, PartnerUser};
 #[cfg(feature = "tower")]
 pub use calls::{TokenLayer, layer};
 
+#[cfg(feature = "manager")]
 pub mod manager;
+#[cfg(feature = "manager")]
 pub use manager::TokenManager;
 
+#[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client")]
 pub use client::{
     Callback, HttpClient, HttpClientBuilder, HttpError, Hurdlr, HurdlrBuilder, PendingLogin,
     RetryPolicy,
 };
 
+#[cfg(feature = "manager")]
 mod metrics;
 
+#[cfg(feature = "manager")]
 pub mod store;
 
+#[cfg(feature = "client")]
 mod token;
+#[cfg(feature = "client")]
 pub use token::Token;
 
 mod wire;
 pub use wire::{ApiVersion, ClientCredentialsUser, Environment, Scope, UserId, basic};
 
+#[cfg(feature = "client")]
 mod backoff;
+#[cfg(feature = "client")]
 mod clock;
+#[cfg(feature = "client")]
 pub use clock::{Clock, SystemClock, Timestamp};
 mod error;
 pub use error::{CallbackProblem, Error, ErrorKind};
+#[cfg(feature = "client")]
 mod rng;
 
 #[cfg(feature = "testing")]
@@ -109,13 +123,15 @@ pub mod testing;
 
 #[cfg(feature = "axum")]
 pub use axum;
+#[cfg(feature = "client")]
+pub use reqwest;
 #[cfg(feature = "middleware")]
 pub use reqwest_middleware;
 #[cfg(feature = "testing")]
 pub use serde_json;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sqlx;
-pub use {http, oauth2, reqwest, secrecy, serde, url};
+pub use {http, oauth2, secrecy, serde, url};
 #[cfg(feature = "tower")]
 pub use {http_body, tower_layer, tower_service};
 
