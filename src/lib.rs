@@ -102,7 +102,7 @@ pub mod store;
 #[cfg(feature = "client")]
 mod token;
 #[cfg(feature = "client")]
-pub use token::Token;
+pub use token::{Token, TokenParts};
 
 mod wire;
 pub use wire::{ApiVersion, ClientCredentialsUser, Environment, Scope, UserId, basic};

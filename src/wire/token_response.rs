@@ -85,7 +85,7 @@ impl BasicExtraTokenFields {
         Self { created_at }
     }
 
-    fn unix_seconds(self) -> Option<i64> {
+    pub(crate) fn unix_seconds(self) -> Option<i64> {
         let since = self.created_at?.duration_since(UNIX_EPOCH).ok()?;
         i64::try_from(since.as_secs()).ok().filter(|seconds| *seconds < LAST_DATE)
     }
@@ -178,7 +178,7 @@ impl BasicTokenResponse {
 }
 
 /// A span in seconds, unless it is longer than the reference's int32 can say.
-fn believable_span(seconds: u64) -> Option<u32> {
+pub(crate) fn believable_span(seconds: u64) -> Option<u32> {
     u32::try_from(seconds).ok().filter(|seconds| *seconds <= LONGEST_SPAN)
 }
 
@@ -310,7 +310,10 @@ impl<'de> Visitor<'de> for TokenFields {
             match field {
                 Field::AccessToken => replace(&mut object.access_token, next()?.secret()),
                 Field::RefreshToken => {
-                    replace(&mut object.refresh_token, next()?.secret().filter(is_refresh_token));
+                    replace(
+                        &mut object.refresh_token,
+                        next()?.secret().filter(|it| is_refresh_token(it)),
+                    );
                 }
                 Field::TokenType => replace(&mut object.token_type, next()?.text()),
                 Field::ExpiresIn => replace(&mut object.expires_in, next()?.integer()),
@@ -343,6 +346,20 @@ pub(crate) enum TokenDefect {
     NotBearer(String),
 }
 
+/// Refuses an access token that no header can carry.
+pub(crate) fn check_access_token(token: &str) -> Result<(), TokenDefect> {
+    if token.is_empty() {
+        return Err(TokenDefect::Empty);
+    }
+    // RFC 6750 section 2.1 wants fewer characters still; these are what a header can carry
+    // without its end or the token's being in doubt.
+    if token.bytes().fold(true, |fits, byte| fits & byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(TokenDefect::UnfitForHeader)
+    }
+}
+
 impl TryFrom<Object<TokenObject>> for BasicTokenResponse {
     type Error = TokenDefect;
 
@@ -356,14 +373,7 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
 
     fn try_from(object: TokenObject) -> Result<Self, TokenDefect> {
         let mut access_token = object.access_token.ok_or(TokenDefect::Missing)?;
-        if access_token.is_empty() {
-            return Err(TokenDefect::Empty);
-        }
-        // RFC 6750 section 2.1 wants fewer characters still; these are what a header can carry
-        // without its end or the token's being in doubt.
-        if !access_token.bytes().fold(true, |fits, byte| fits & byte.is_ascii_graphic()) {
-            return Err(TokenDefect::UnfitForHeader);
-        }
+        check_access_token(&access_token)?;
         if let Some(other) = object.token_type.filter(|name| !name.eq_ignore_ascii_case("bearer")) {
             return Err(TokenDefect::NotBearer(readable_text(&other, 32)));
         }
@@ -521,7 +531,7 @@ pub(crate) fn rescue_refresh_token(body: &[u8]) -> Option<SecretString> {
 
 /// Whether a refresh token may be one. RFC 6749 appendix A.17 has no control characters in it;
 /// where there are some, it is not what the provider meant.
-fn is_refresh_token(token: &Zeroizing<String>) -> bool {
+pub(crate) fn is_refresh_token(token: &str) -> bool {
     let has_control = if token.is_ascii() {
         // Without an early end, so that many bytes are compared at once.
         token.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
@@ -544,7 +554,10 @@ impl<'de> Visitor<'de> for Rescue<'_> {
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             match &*name {
                 "refresh_token" => {
-                    replace(self.0, map.next_value::<Scalar>()?.secret().filter(is_refresh_token));
+                    replace(
+                        self.0,
+                        map.next_value::<Scalar>()?.secret().filter(|it| is_refresh_token(it)),
+                    );
                 }
                 // Where the provider's other answers keep a token object.
                 "oAuth" | "data" => map.next_value_seed(Rescue(self.0))?,

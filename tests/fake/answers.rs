@@ -221,19 +221,6 @@ async fn only_posted_forms_are_token_requests() {
 }
 
 #[tokio::test]
-async fn token_is_made_without_a_provider() {
-    let json = r#"{"access_token":"a","refresh_token":"r","expires_in":60,"scope":"read"}"#;
-    let clock = ManualClock::new();
-    let token = Token::from_json(json, clock.clone()).unwrap();
-    assert_eq!(token.access_token().expose_secret(), "a");
-    assert!(!token.is_expired());
-    clock.advance(seconds(60));
-    assert!(token.is_expired());
-    let error = Token::from_json("{}", clock).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidResponse);
-}
-
-#[tokio::test]
 async fn settings_can_be_changed_while_it_runs() {
     let fake = FakeHurdlr::in_memory();
     fake.set_rotation(Rotation::None);
