@@ -112,7 +112,7 @@ impl Token {
     /// # Errors
     ///
     /// [`ErrorKind::Config`] names the part that cannot be used: a token that is empty or that has
-    /// a character no token can have, or an end that is not after the creation.
+    /// a character no token can have, or an end before the creation.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};

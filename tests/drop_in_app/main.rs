@@ -15,10 +15,12 @@ mod before;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
+use hurdlr_oauth2::reqwest::redirect::Policy;
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Rotation};
-use hurdlr_oauth2::{ApiVersion, basic};
+use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, Fault, Rotation};
+use hurdlr_oauth2::{ApiVersion, ClientCredentialsUser, HttpClient, UserId, basic};
 use oauth2::basic::BasicTokenType;
 use oauth2::url::Url;
 use oauth2::{
@@ -217,4 +219,31 @@ async fn blocking_client_of_oauth2_fits() {
     for token in tokens.await.unwrap() {
         assert!(fake.is_alive(token.access_token().secret()));
     }
+}
+
+/// The transport of this crate keeps its bounds, whatever an app sets of the client below.
+#[tokio::test]
+async fn http_client_keeps_its_bounds() {
+    let (fake, _folder) = provider().await;
+    let (id, secret) = (fake.client_id().to_owned(), fake.client_secret());
+    let secret = ClientSecret::new(secret.expose_secret().to_owned());
+    let client = basic::client(ApiVersion::V4, fake.base_url(), ClientId::new(id), secret).unwrap();
+    let proxy = hurdlr_oauth2::reqwest::Proxy::all("http://192.0.2.1:9").unwrap();
+    let http = HttpClient::builder(client.token_uri().url())
+        .reqwest(|builder| builder.redirect(Policy::limited(9)).proxy(proxy).user_agent("app/7"))
+        .build()
+        .unwrap();
+    let user = UserId::new("ann").unwrap();
+    let request = || client.exchange_client_credentials().user_id(&user).request_async(&http);
+    assert!(fake.is_alive(request().await.unwrap().access_token().secret()));
+    assert_eq!(fake.requests()[0].headers()["user-agent"], "app/7");
+
+    fake.clear_requests();
+    fake.fault_next(Fault::redirect(307, token_url(&fake)));
+    request().await.unwrap_err();
+    assert_eq!(fake.requests().len(), 1);
+
+    let no_time = HttpClient::builder(client.token_uri().url()).request_timeout(Duration::ZERO);
+    let error = no_time.build().unwrap_err();
+    assert!(error.to_string().contains("request_timeout"), "{error}");
 }
