@@ -128,10 +128,15 @@ impl Token {
     /// # Ok::<(), hurdlr_oauth2::Error>(())
     /// ```
     pub fn from_parts(parts: TokenParts) -> Result<Self, Error> {
-        Self::from_parts_by(parts, SharedClock::new(SystemClock))
+        let clock = SharedClock::new(SystemClock);
+        Self::from_parts_at(parts, clock.now(), clock)
     }
 
-    fn from_parts_by(parts: TokenParts, clock: SharedClock) -> Result<Self, Error> {
+    fn from_parts_at(
+        parts: TokenParts,
+        received: Timestamp,
+        clock: SharedClock,
+    ) -> Result<Self, Error> {
         check_access_token(parts.access_token.expose_secret()).map_err(|defect| {
             Error::config("access_token is not one that can be sent").caused_by(defect)
         })?;
@@ -140,7 +145,6 @@ impl Token {
                 "refresh_token is empty or has a control character: leave it out if there is none",
             ));
         }
-        let received = clock.now();
         let now = received.wall();
         let left = parts.expires_at.map(|end| end.duration_since(now).unwrap_or_default());
         let (life, age) = match (parts.created_at, parts.expires_at) {
@@ -460,7 +464,7 @@ impl fmt::Debug for Token {
 ///     .age(Duration::from_secs(3_000))
 ///     .clock(clock.clone())
 ///     .build()?;
-/// assert_eq!(token.remaining(), Some(Duration::from_secs(600)));
+/// assert!(!token.is_expired());
 /// clock.advance(Duration::from_secs(600));
 /// assert!(token.is_expired());
 /// # Ok::<(), hurdlr_oauth2::Error>(())
@@ -537,13 +541,14 @@ impl TokenBuilder {
     /// [`ErrorKind::Config`] names what cannot be used: see [`Token::from_parts`], and a date out
     /// of the system's range.
     pub fn build(mut self) -> Result<Token, Error> {
-        let created_at = self.clock.now().wall().checked_sub(self.age);
+        let now = self.clock.now();
+        let created_at = now.wall().checked_sub(self.age);
         let expires_at = created_at.and_then(|created_at| created_at.checked_add(self.life));
         if expires_at.is_none() {
             return Err(Error::config("age or life is out of the range of dates"));
         }
         (self.parts.created_at, self.parts.expires_at) = (created_at, expires_at);
-        Token::from_parts_by(self.parts, self.clock)
+        Token::from_parts_at(self.parts, now, self.clock)
     }
 }
 
