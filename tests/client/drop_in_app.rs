@@ -1,13 +1,5 @@
 //! An app on plain `oauth2`, and the same app with this crate in the place of `oauth2::basic`.
 
-#![cfg(feature = "testing")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a failed expectation is the test's failure"
-)]
-
 #[allow(dead_code, reason = "an app logs its failures")]
 mod after;
 #[allow(dead_code, reason = "it gets no further than its first login")]
@@ -88,7 +80,8 @@ fn changed_lines(before: &str, after: &str) -> usize {
 /// An import and the auth type: what `diff` shows is at most three lines.
 #[test]
 fn drop_in_changes_three_lines() {
-    let lines = changed_lines(include_str!("before.rs"), include_str!("after.rs"));
+    let lines =
+        changed_lines(include_str!("drop_in_app/before.rs"), include_str!("drop_in_app/after.rs"));
     println!("figure: dropin.lines_changed = {lines} lines");
     assert!((1..=3).contains(&lines), "{lines} lines");
 }
