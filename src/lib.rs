@@ -27,8 +27,9 @@
 //! * **Client** (feature `client`, on by default): [`Hurdlr`], one call per grant, with secrets in
 //!   [`secrecy`] types, bounded retries and a login in two calls; and [`HttpClient`], a transport
 //!   for the types of [`basic`].
-//! * **Manager** (feature `manager`, on by default): [`TokenManager`] keeps many users' tokens alive: refreshed once and before their
-//!   end, saved in a [`store`] before they are used. Its futures may be dropped at any time.
+//! * **Manager** (feature `manager`, on by default): [`TokenManager`] keeps many users' tokens
+//!   alive: refreshed once and before their end, saved in a [`store`] before they are used. Its
+//!   futures may be dropped at any time.
 //! * **Web** (feature `axum`): `web::login_routes`, the login of a web app's users as one router.
 //! * **Edges**: with the feature `middleware` calls by `reqwest` carry a user's token, with `tower`
 //!   those of hyper and tower stacks: `TokenMiddleware` and `TokenLayer`.
@@ -47,7 +48,7 @@
 //! | `http` | 1 | | headers, statuses and requests, of `Token`, `Error`, the edges and `testing` |
 //! | `http-body` | 1 | `tower` | the bodies of `TokenLayer` |
 //! | `oauth2` | 5 | | [`basic`], [`HttpClient`] and [`ClientCredentialsUser`] |
-//! | `reqwest` | 0.13 | `client` | [`HurdlrBuilder::reqwest`], [`HttpError`], and `TokenMiddleware` |
+//! | `reqwest` | 0.13 | `client` | [`HurdlrBuilder::reqwest`], [`HttpError`], `TokenMiddleware` |
 //! | `reqwest-middleware` | 0.5 | `middleware` | the clients of `TokenMiddleware` |
 //! | `secrecy` | 0.10 | | every secret that goes in or out |
 //! | `serde` | 1 | | `Serialize` and `Deserialize` for the answers of [`basic`] |

@@ -1,11 +1,10 @@
 //! Drop-in types for apps that already use `oauth2`: the names of [`oauth2::basic`], made for
 //! this provider.
 //!
-//! Where an app says `use oauth2::basic::…`, it says `use hurdlr_oauth2::basic::…` instead. One
-//! line has to be added, since API v4 and v5 want the client's credentials in the body and `oauth2`
-//! puts them into a Basic header by default:
-//! [`set_auth_type(AuthType::RequestBody)`](oauth2::Client::set_auth_type). API v6 wants that
-//! default, so there it is left out. All else stays as it is:
+//! An app changes `use oauth2::basic::…` to `use hurdlr_oauth2::basic::…` and adds one line, since
+//! API v4 and v5 want the client's credentials in the body and `oauth2` puts them into a Basic
+//! header by default: [`set_auth_type(AuthType::RequestBody)`](oauth2::Client::set_auth_type). API
+//! v6 wants that default, so there the line is left out. All else stays as it is:
 //!
 //! * **HTTP clients.** The reqwest 0.12 clients of `oauth2`, async and blocking, fit unchanged, and
 //!   so does every other [`AsyncHttpClient`](oauth2::AsyncHttpClient) or

@@ -882,7 +882,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever `oauth2` wrote is read, and written again byte for byte.
+        /// The JSON of `oauth2` is read, and written again byte for byte.
         #[test]
         fn answers_of_oauth2_are_read(
             access_token in "[!-~]{1,40}",
