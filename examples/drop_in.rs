@@ -7,7 +7,7 @@
 //! ```
 //!
 //! to the one below, and `set_auth_type` is added, since the provider wants the client's
-//! credentials in the body. All else is `oauth2` as it ever was.
+//! credentials in the body. All else is `oauth2` as it ever was, its reqwest client included.
 //!
 //! ```text
 //! cargo run --example drop_in --features testing
@@ -22,8 +22,8 @@ use hurdlr_oauth2::basic::{BasicClient, BasicTokenResponse};
 use hurdlr_oauth2::testing::FakeHurdlr;
 use hurdlr_oauth2::{ClientCredentialsUser, HttpClient, Hurdlr, UserId};
 use oauth2::{
-    AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, HttpRequest,
-    HttpResponse, PkceCodeChallenge, RedirectUrl, RefreshToken, TokenResponse, TokenUrl,
+    AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, PkceCodeChallenge,
+    RedirectUrl, RefreshToken, TokenResponse, TokenUrl, reqwest,
 };
 use secrecy::ExposeSecret;
 
@@ -43,11 +43,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .set_redirect_uri(RedirectUrl::new("https://app.example.com/callback".into())?)
         .set_auth_type(AuthType::RequestBody); // the one addition
 
-    // The app's own client, of whatever version or library. It must follow no redirect: that
-    // would send the secrets on to another host.
-    let app_client =
-        reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
-    let http = move |request| send(app_client.clone(), request);
+    // The app's own client, the reqwest 0.12 of `oauth2`. It must follow no redirect: that would
+    // send the secrets on to another host.
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
 
     // A login, with state and PKCE.
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
@@ -76,6 +74,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     show("refresh_token, by the same", &refreshed);
     println!("  the refresh token was replaced: {}", rotated != Some(refresh_token.secret()));
 
+    // The app's file of tokens is read and written as before. Its JSON holds the tokens in clear,
+    // like that of `oauth2`.
+    let stored = serde_json::to_string(&refreshed)?;
+    let refreshed: BasicTokenResponse = serde_json::from_str(&stored)?;
+
     // A token for one of the app's users. `user_id` is this crate's, and so is this transport,
     // which brings the bounds that the app's own client may lack.
     let http = HttpClient::new(&token_url)?;
@@ -86,15 +89,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
     show("client_credentials, by hurdlr_oauth2::HttpClient", &granted);
 
-    // What a refused one looks like: `oauth2`'s own error, with the provider's code in it. Its
-    // `Parse` variant holds raw bodies, so `Debug` of it belongs into no log.
+    // A dead refresh token is `oauth2`'s own `InvalidGrant`, with the provider's code beside it.
+    // The `Parse` variant of `oauth2`'s error holds raw bodies, so its `Debug` belongs in no log.
     let refused = client.exchange_refresh_token(refresh_token);
     match refused.request_async(&http).await {
         Ok(_) => println!("\nThe replaced refresh token still works."),
         Err(oauth2::RequestTokenError::ServerResponse(answer)) => println!(
-            "\nThe replaced refresh token is refused:\n  {}, {}",
-            answer.error(),
-            answer.error_description().map_or("", String::as_str)
+            "\nThe replaced refresh token is refused:\n  {answer}\n  the person has to log in: {}",
+            answer.needs_login()
         ),
         Err(other) => return Err(other.into()),
     }
@@ -109,7 +111,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// `Debug` and `Serialize` of an answer hold neither token, so this could be a log as well.
+/// `Debug` of an answer holds neither token, so it could be logged as well.
 fn show(title: &str, answer: &BasicTokenResponse) {
     println!(
         "\n{title}:\n  {} token for {} s, {} a refresh token",
@@ -117,14 +119,4 @@ fn show(title: &str, answer: &BasicTokenResponse) {
         answer.expires_in().unwrap_or_default().as_secs(),
         answer.refresh_token().map_or("without", |_| "with")
     );
-}
-
-/// What `oauth2` asks of an HTTP client.
-async fn send(client: reqwest::Client, request: HttpRequest) -> reqwest::Result<HttpResponse> {
-    let mut response = client.execute(request.try_into()?).await?;
-    let mut answer = HttpResponse::new(Vec::new());
-    *answer.status_mut() = response.status();
-    *answer.headers_mut() = std::mem::take(response.headers_mut());
-    *answer.body_mut() = response.bytes().await?.into();
-    Ok(answer)
 }

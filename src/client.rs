@@ -15,7 +15,7 @@ pub(crate) mod retry;
 pub use retry::RetryPolicy;
 use retry::{Attempts, FailureClass};
 pub(crate) mod transport;
-pub use transport::{HttpClient, HttpError};
+pub use transport::{HttpClient, HttpClientBuilder, HttpError};
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +23,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
+use oauth2::{
+    AuthUrl, ClientId, ClientSecret, EndpointMaybeSet, EndpointNotSet, EndpointSet, RedirectUrl,
+    RevocationUrl, TokenUrl,
+};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{Instrument, field};
 use url::Url;
@@ -31,6 +35,7 @@ use crate::clock::SharedClock;
 use crate::error::{Error, ErrorKind};
 use crate::rng::SharedRng;
 use crate::token::{self, Token};
+use crate::wire::basic::BasicClient;
 use crate::wire::endpoint::{ApiVersion, Scope};
 use crate::wire::realm::Realm;
 use crate::wire::token_response::BasicTokenResponse;
@@ -317,6 +322,48 @@ impl Hurdlr {
     #[must_use]
     pub fn import_response(&self, answer: BasicTokenResponse) -> Token {
         Token::imported(answer, &self.0.clock)
+    }
+
+    /// A client of `oauth2` with the settings of this one: for a part of an app that stays with
+    /// `oauth2`.
+    ///
+    /// It has the credentials, the token URL and the auth type; the revocation URL where the API
+    /// version has one; and the authorize URL and the redirect URI where they are set. The secret
+    /// is copied into a type of `oauth2`, which does not wipe it.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::Hurdlr;
+    /// use oauth2::CsrfToken;
+    ///
+    /// let hurdlr = Hurdlr::builder("my-app", "its secret".into())
+    ///     .environment("http://localhost:8080")
+    ///     .authorize_url("https://connect.example.com/authorize")
+    ///     .redirect_uri("https://app.example.com/callback")
+    ///     .build()?;
+    ///
+    /// let client = hurdlr.basic_client();
+    /// let (url, _state) = client.authorize_url(CsrfToken::new_random)?.url();
+    /// assert!(url.as_str().contains("app.example.com"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn basic_client(
+        &self,
+    ) -> BasicClient<EndpointMaybeSet, EndpointNotSet, EndpointNotSet, EndpointMaybeSet, EndpointSet>
+    {
+        let inner = &*self.0;
+        let client_secret = inner.credentials.client_secret.expose_secret().to_owned();
+        let client = BasicClient::new(ClientId::new(inner.credentials.client_id.clone()))
+            .set_client_secret(ClientSecret::new(client_secret))
+            .set_auth_type(inner.version.auth_type())
+            .set_token_uri(TokenUrl::from_url(inner.token_url.clone()))
+            .set_auth_uri_option(inner.authorize_url.clone().map(AuthUrl::from_url))
+            .set_revocation_url_option(inner.revocation_url.clone().map(RevocationUrl::from_url));
+        // The builder has found that it is a URL.
+        match inner.redirect_uri.clone().map(RedirectUrl::new) {
+            Some(Ok(redirect_uri)) => client.set_redirect_uri(redirect_uri),
+            Some(Err(_)) | None => client,
+        }
     }
 
     #[cfg(feature = "axum")]

@@ -22,12 +22,14 @@
 //!
 //! Each is usable without the one above.
 //!
-//! * **Wire**: [`basic`] has drop-in types for apps that already use the `oauth2` crate;
-//!   [`HttpClient`] is a transport for them.
-//! * **Client**: [`Hurdlr`], one call per grant, with secrets in [`secrecy`] types, bounded retries
-//!   and a login in two calls.
-//! * **Manager**: [`TokenManager`] keeps many users' tokens alive: refreshed once and before their
-//!   end, saved in a [`store`] before they are used. Its futures may be dropped at any time.
+//! * **Wire**: [`basic`] has drop-in types for apps that already use the `oauth2` crate. Without
+//!   default features this layer is all there is.
+//! * **Client** (feature `client`, on by default): [`Hurdlr`], one call per grant, with secrets in
+//!   [`secrecy`] types, bounded retries and a login in two calls; and [`HttpClient`], a transport
+//!   for the types of [`basic`].
+//! * **Manager** (feature `manager`, on by default): [`TokenManager`] keeps many users' tokens
+//!   alive: refreshed once and before their end, saved in a [`store`] before they are used. Its
+//!   futures may be dropped at any time.
 //! * **Web** (feature `axum`): `web::login_routes`, the login of a web app's users as one router.
 //! * **Edges**: with the feature `middleware` calls by `reqwest` carry a user's token, with `tower`
 //!   those of hyper and tower stacks: `TokenMiddleware` and `TokenLayer`.
@@ -46,7 +48,7 @@
 //! | `http` | 1 | | headers, statuses and requests, of `Token`, `Error`, the edges and `testing` |
 //! | `http-body` | 1 | `tower` | the bodies of `TokenLayer` |
 //! | `oauth2` | 5 | | [`basic`], [`HttpClient`] and [`ClientCredentialsUser`] |
-//! | `reqwest` | 0.13 | | [`HurdlrBuilder::reqwest`], [`HttpError`], and `TokenMiddleware` |
+//! | `reqwest` | 0.13 | `client` | [`HurdlrBuilder::reqwest`], [`HttpError`], `TokenMiddleware` |
 //! | `reqwest-middleware` | 0.5 | `middleware` | the clients of `TokenMiddleware` |
 //! | `secrecy` | 0.10 | | every secret that goes in or out |
 //! | `serde` | 1 | | `Serialize` and `Deserialize` for the answers of [`basic`] |
@@ -58,6 +60,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::missing_panics_doc))]
+// A layer has what the layers above need; the lints see all of it where those are built.
+#![cfg_attr(not(feature = "manager"), allow(dead_code, unreachable_pub))]
 
 #[cfg(target_family = "wasm")]
 compile_error!(
@@ -78,29 +82,42 @@ pub use calls::{CallPolicy, Partner, PartnerUser};
 #[cfg(feature = "tower")]
 pub use calls::{TokenLayer, layer};
 
+#[cfg(feature = "manager")]
 pub mod manager;
+#[cfg(feature = "manager")]
 pub use manager::TokenManager;
 
+#[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client")]
 pub use client::{
-    Callback, HttpClient, HttpError, Hurdlr, HurdlrBuilder, PendingLogin, RetryPolicy,
+    Callback, HttpClient, HttpClientBuilder, HttpError, Hurdlr, HurdlrBuilder, PendingLogin,
+    RetryPolicy,
 };
 
+#[cfg(feature = "manager")]
 mod metrics;
 
+#[cfg(feature = "manager")]
 pub mod store;
 
+#[cfg(feature = "client")]
 mod token;
-pub use token::Token;
+#[cfg(feature = "client")]
+pub use token::{Token, TokenParts};
 
 mod wire;
 pub use wire::{ApiVersion, ClientCredentialsUser, Environment, Scope, UserId, basic};
 
+#[cfg(feature = "client")]
 mod backoff;
+#[cfg(feature = "client")]
 mod clock;
+#[cfg(feature = "client")]
 pub use clock::{Clock, SystemClock, Timestamp};
 mod error;
 pub use error::{CallbackProblem, Error, ErrorKind};
+#[cfg(feature = "client")]
 mod rng;
 
 #[cfg(feature = "testing")]
@@ -108,13 +125,15 @@ pub mod testing;
 
 #[cfg(feature = "axum")]
 pub use axum;
+#[cfg(feature = "client")]
+pub use reqwest;
 #[cfg(feature = "middleware")]
 pub use reqwest_middleware;
 #[cfg(feature = "testing")]
 pub use serde_json;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use sqlx;
-pub use {http, oauth2, reqwest, secrecy, serde, url};
+pub use {http, oauth2, secrecy, serde, url};
 #[cfg(feature = "tower")]
 pub use {http_body, tower_layer, tower_service};
 

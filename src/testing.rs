@@ -63,3 +63,4 @@ pub use journal::{Counts, Outcome, RecordedRequest};
 pub use ledger::Rotation;
 
 pub use crate::rng::Rng;
+pub use crate::token::TokenBuilder;

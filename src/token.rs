@@ -1,5 +1,7 @@
 //! Tokens, and how long they live.
 
+mod parts;
+pub use parts::TokenParts;
 mod payload;
 use payload::Payload;
 pub(crate) use payload::{Notes, SupersededToken};
@@ -13,11 +15,14 @@ use http::HeaderValue;
 use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox, SecretString};
 use zeroize::Zeroizing;
 
-use crate::clock::{SharedClock, Timestamp};
+#[cfg(feature = "testing")]
+use crate::clock::Clock;
+use crate::clock::{SharedClock, SystemClock, Timestamp};
 use crate::error::{Error, ErrorKind};
 use crate::wire::object::{Object, first_object};
 use crate::wire::token_response::{
-    AccountAnswer, BasicTokenResponse, JsonError, TokenDefect, TokenObject,
+    AccountAnswer, BasicExtraTokenFields, BasicTokenResponse, JsonError, TokenDefect, TokenObject,
+    believable_span, check_access_token, is_refresh_token,
 };
 
 /// An access token, the refresh token that came with it, and their life.
@@ -97,41 +102,99 @@ impl Token {
         token
     }
 
-    /// A token for tests of an app: from a JSON object as [`Hurdlr::import`](crate::Hurdlr::import)
-    /// takes it, without a client (feature `testing`).
+    /// Makes a token of the parts that an app kept in columns of its own, to hand it over to a
+    /// [`Hurdlr`](crate::Hurdlr) or a manager. Times are compared with the system's clock.
+    ///
+    /// Without [`created_at`](TokenParts::created_at) the token counts as new, with the life that
+    /// is left of it. Without [`expires_at`](TokenParts::expires_at) its life is unknown. A token
+    /// that an app kept as JSON is read by [`Hurdlr::import`](crate::Hurdlr::import).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidResponse`] where the text is no token object.
+    /// [`ErrorKind::Config`] names the part that cannot be used: a token that is empty or that has
+    /// a character no token can have, or an end before the creation.
     ///
     /// ```
-    /// use hurdlr_oauth2::{SystemClock, Token};
+    /// use std::time::{Duration, SystemTime};
     ///
-    /// let token = Token::from_json(r#"{"access_token":"a","expires_in":60}"#, SystemClock)?;
-    /// assert!(!token.is_expired());
+    /// use hurdlr_oauth2::{Token, TokenParts};
+    ///
+    /// let mut parts = TokenParts::new("access".into());
+    /// parts.refresh_token = Some("refresh".into());
+    /// parts.expires_at = Some(SystemTime::now() + Duration::from_secs(600));
+    ///
+    /// let token = Token::from_parts(parts)?;
+    /// assert!(token.remaining().is_some_and(|left| left.as_secs() > 590));
     /// # Ok::<(), hurdlr_oauth2::Error>(())
     /// ```
-    #[cfg(feature = "testing")]
-    pub fn from_json(json: impl AsRef<[u8]>, clock: impl crate::Clock) -> Result<Self, Error> {
-        let answer = read_imported(json.as_ref())?;
-        Ok(Self::imported(answer, &SharedClock::new(clock)))
+    pub fn from_parts(parts: TokenParts) -> Result<Self, Error> {
+        let clock = SharedClock::new(SystemClock);
+        Self::from_parts_at(parts, clock.now(), clock)
+    }
+
+    fn from_parts_at(
+        parts: TokenParts,
+        received: Timestamp,
+        clock: SharedClock,
+    ) -> Result<Self, Error> {
+        check_access_token(parts.access_token.expose_secret()).map_err(|defect| {
+            Error::config("access_token is not one that can be sent").caused_by(defect)
+        })?;
+        if parts.refresh_token.as_ref().is_some_and(|it| !is_refresh_token(it.expose_secret())) {
+            return Err(Error::config(
+                "refresh_token is empty or has a control character: leave it out if there is none",
+            ));
+        }
+        let now = received.wall();
+        let left = parts.expires_at.map(|end| end.duration_since(now).unwrap_or_default());
+        let (life, age) = match (parts.created_at, parts.expires_at) {
+            (Some(created_at), Some(end)) => {
+                let life = end.duration_since(created_at).map_err(|source| {
+                    Error::config("expires_at is before created_at").caused_by(source)
+                })?;
+                (Some(life), life.saturating_sub(left.unwrap_or_default()))
+            }
+            (Some(created_at), None) => (None, now.duration_since(created_at).unwrap_or_default()),
+            (None, _) => (left, Duration::ZERO),
+        };
+        let created_at = BasicExtraTokenFields { created_at: parts.created_at };
+        let mut token = Self {
+            access_token: parts.access_token,
+            refresh_token: parts.refresh_token,
+            created_at: created_at.unix_seconds().and_then(NonZeroI64::new),
+            expires_in: life.and_then(|life| believable_span(life.as_secs())),
+            // Rounded up, like the age of a token that is read from a store.
+            age_when_received: u32::try_from(age.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX),
+            received,
+            has_documented_scope: false,
+            other_scope: None,
+            clock,
+        };
+        token.set_scope(parts.scope);
+        Ok(token)
     }
 
     fn with_age_at(answer: BasicTokenResponse, now: Option<i64>, clock: &SharedClock) -> Self {
         let parts = answer.into_parts();
-        let has_documented_scope = parts.scope.as_deref() == Some(DOCUMENTED_SCOPE);
-        let other_scope = parts.scope.filter(|_| !has_documented_scope);
-        Self {
+        let mut token = Self {
             age_when_received: age(parts.created_at, parts.expires_in, now),
             access_token: parts.access_token,
             refresh_token: parts.refresh_token,
             created_at: parts.created_at.and_then(NonZeroI64::new),
             expires_in: parts.expires_in,
             received: clock.now(),
-            has_documented_scope,
-            other_scope: other_scope.map(|text| Box::new(text.into())),
+            has_documented_scope: false,
+            other_scope: None,
             clock: clock.clone(),
-        }
+        };
+        token.set_scope(parts.scope);
+        token
+    }
+
+    fn set_scope(&mut self, scope: Option<String>) {
+        self.has_documented_scope = scope.as_deref() == Some(DOCUMENTED_SCOPE);
+        let other = scope.filter(|_| !self.has_documented_scope);
+        self.other_scope = other.map(|text| Box::new(text.into()));
     }
 
     /// The access token.
@@ -386,6 +449,109 @@ impl fmt::Debug for Token {
     }
 }
 
+/// A [`Token`] for tests of an app, without a provider and without JSON by hand: unless set, it is
+/// new, lives for 90 days by the system's clock, and has no refresh token.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use hurdlr_oauth2::testing::{ManualClock, TokenBuilder};
+///
+/// let clock = ManualClock::new();
+/// let token = TokenBuilder::new()
+///     .refresh_token("refresh")
+///     .life(Duration::from_secs(3_600))
+///     .age(Duration::from_secs(3_000))
+///     .clock(clock.clone())
+///     .build()?;
+/// assert!(!token.is_expired());
+/// clock.advance(Duration::from_secs(600));
+/// assert!(token.is_expired());
+/// # Ok::<(), hurdlr_oauth2::Error>(())
+/// ```
+#[cfg(feature = "testing")]
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct TokenBuilder {
+    parts: TokenParts,
+    life: Duration,
+    age: Duration,
+    clock: SharedClock,
+}
+
+#[cfg(feature = "testing")]
+impl Default for TokenBuilder {
+    fn default() -> Self {
+        Self {
+            parts: TokenParts::new("access-token".into()),
+            life: Duration::from_secs(90 * 86_400),
+            age: Duration::ZERO,
+            clock: SharedClock::new(SystemClock),
+        }
+    }
+}
+
+#[cfg(feature = "testing")]
+impl TokenBuilder {
+    /// Begins a token.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The access token; `access-token` unless set.
+    pub fn access_token(mut self, token: impl Into<SecretString>) -> Self {
+        self.parts.access_token = token.into();
+        self
+    }
+
+    /// The refresh token.
+    pub fn refresh_token(mut self, token: impl Into<SecretString>) -> Self {
+        self.parts.refresh_token = Some(token.into());
+        self
+    }
+
+    /// The span from the token's creation to its end, in whole seconds.
+    pub fn life(mut self, life: Duration) -> Self {
+        self.life = life;
+        self
+    }
+
+    /// The age of the token now. At the age of its life, and above, it is expired.
+    pub fn age(mut self, age: Duration) -> Self {
+        self.age = age;
+        self
+    }
+
+    /// The scopes, separated by spaces.
+    pub fn scope(mut self, scope: impl Into<String>) -> Self {
+        self.parts.scope = Some(scope.into());
+        self
+    }
+
+    /// The clock that the token counts its age by: that of the `Hurdlr` or the manager under test.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = SharedClock::new(clock);
+        self
+    }
+
+    /// Makes the token.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] names what cannot be used: see [`Token::from_parts`], and a date out
+    /// of the system's range.
+    pub fn build(mut self) -> Result<Token, Error> {
+        let now = self.clock.now();
+        let created_at = now.wall().checked_sub(self.age);
+        let expires_at = created_at.and_then(|created_at| created_at.checked_add(self.life));
+        if expires_at.is_none() {
+            return Err(Error::config("age or life is out of the range of dates"));
+        }
+        (self.parts.created_at, self.parts.expires_at) = (created_at, expires_at);
+        Token::from_parts_at(self.parts, now, self.clock)
+    }
+}
+
 /// Reads a token object that was handed out elsewhere, alone or as the `oAuth` of an account
 /// answer.
 pub(crate) fn read_imported(json: &[u8]) -> Result<BasicTokenResponse, Error> {
@@ -451,6 +617,77 @@ mod tests {
         assert_eq!(back.scopes().collect::<Vec<_>>(), ["x", "y"]);
         assert_eq!(back.expires_in(), token.expires_in());
         assert!(back.created_at().is_some());
+    }
+
+    fn parts(created_at: Option<u64>, expires_at: Option<u64>) -> TokenParts {
+        let time = |seconds| SystemClock.now().wall() + Duration::from_secs(seconds) - TEN_DAYS;
+        let mut parts = TokenParts::new("a".into());
+        (parts.created_at, parts.expires_at) = (created_at.map(time), expires_at.map(time));
+        parts
+    }
+
+    const TEN_DAYS: Duration = Duration::from_secs(864_000);
+
+    /// Times are in seconds, and now is 864,000.
+    #[test]
+    fn parts_tell_life_and_age() {
+        for (created_at, expires_at, life, age) in [
+            (Some(863_900), Some(864_100), Some(200), 100),
+            (Some(863_900), Some(863_950), Some(50), 50), // over
+            (Some(863_900), Some(863_900), Some(0), 0),
+            (Some(864_100), Some(864_300), Some(200), 0), // a clock that goes fast
+            (None, Some(864_100), Some(100), 0),
+            (None, Some(863_900), Some(0), 0),
+            (Some(863_900), None, None, 100),
+            (None, None, None, 0),
+        ] {
+            let token = Token::from_parts(parts(created_at, expires_at)).unwrap();
+            let seconds = |span: Duration| span.as_secs_f64().round();
+            let case = format!("{created_at:?} to {expires_at:?}: {token:?}");
+            assert_eq!(token.expires_in().map(seconds), life.map(f64::from), "{case}");
+            assert!((token.age().as_secs_f64() - f64::from(age)).abs() < 1.1, "{case}");
+            assert_eq!(token.is_expired(), expires_at.is_some_and(|end| end <= 864_000), "{case}");
+            assert_eq!(token.created_at().is_some(), created_at.is_some(), "{case}");
+        }
+    }
+
+    #[test]
+    fn unusable_part_is_named() {
+        let refusal = |spoil: fn(&mut TokenParts)| {
+            let mut parts = parts(Some(1), Some(2));
+            spoil(&mut parts);
+            let error = Token::from_parts(parts).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            format!("{error} {error:?}")
+        };
+        for shown in [
+            refusal(|parts| parts.access_token = "".into()),
+            refusal(|parts| parts.access_token = "mark er".into()),
+        ] {
+            assert!(shown.contains("access_token") && !shown.contains("mark"), "{shown}");
+        }
+        for shown in [
+            refusal(|parts| parts.refresh_token = Some("".into())),
+            refusal(|parts| parts.refresh_token = Some("marker\n".into())),
+        ] {
+            assert!(shown.contains("refresh_token") && !shown.contains("mark"), "{shown}");
+        }
+        let shown = refusal(|parts| parts.created_at = parts.expires_at.map(|end| end + TEN_DAYS));
+        assert!(shown.contains("expires_at is before created_at"), "{shown}");
+    }
+
+    #[test]
+    fn parts_come_back_out_of_a_token() {
+        let mut parts = parts(None, None);
+        parts.refresh_token = Some("marker".into());
+        for scope in ["token", "read write"] {
+            parts.scope = Some(scope.into());
+            assert!(!format!("{parts:?}").contains("marker"));
+            let token = Token::from_parts(parts.clone()).unwrap();
+            assert_eq!(token.access_token().expose_secret(), "a");
+            assert_eq!(token.refresh_token().unwrap().expose_secret(), "marker");
+            assert_eq!(token.scope(), Some(scope));
+        }
     }
 
     #[test]

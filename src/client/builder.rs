@@ -262,13 +262,7 @@ impl HurdlrBuilder {
         if let Some(issuer) = &self.issuer {
             check_text("issuer", issuer)?;
         }
-        for (name, timeout) in
-            [("connect_timeout", self.timeouts.connect), ("request_timeout", self.timeouts.request)]
-        {
-            if timeout.is_zero() {
-                return Err(Error::config(format!("{name} is 0: nothing could be sent")));
-            }
-        }
+        self.timeouts.check()?;
         let contract = self.version.contract();
         if self.scope.is_some() && !contract.has_scopes {
             return Err(Error::config(format!(

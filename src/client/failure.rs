@@ -100,7 +100,7 @@ pub(super) fn rescued(
         .with_rescued(refresh_token);
     if let Some(refusal) = refusal {
         let description = refusal.error_description().map(String::as_str);
-        error = error.with_answer(refusal.error().as_ref(), description);
+        error = error.with_answer(refusal.code(), description);
     }
     let class = if receipt.request.is_repeatable() {
         FailureClass::Unanswered
@@ -120,7 +120,7 @@ pub(super) fn refused(
     answer: &Answer,
     receipt: &Receipt<'_>,
 ) -> Failure {
-    let code = refusal.error().as_ref();
+    let code = refusal.code();
     let describe = |error: Error| {
         error
             .with_status(answer.status)
@@ -133,8 +133,11 @@ pub(super) fn refused(
     let names_a_token = names_a_token(code);
     let is_unauthorized = answer.status == StatusCode::UNAUTHORIZED;
     let is_doubtful = names_a_token && is_unauthorized && !receipt.carried_bearer;
-    let is_dead = matches!(refusal.error(), BasicErrorResponseType::InvalidGrant)
-        || (names_a_token && !is_unauthorized && !receipt.carried_bearer);
+    let is_dead = if names_a_token {
+        !is_unauthorized && !receipt.carried_bearer
+    } else {
+        refusal.needs_login()
+    };
     let (class, error) = if receipt.request != RequestType::RefreshToken {
         (FailureClass::Final, Error::new(ErrorKind::Rejected, "the provider refused the request"))
     } else if is_dead {

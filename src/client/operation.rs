@@ -192,7 +192,7 @@ impl Operation for Revocation<'_> {
             // A dead token is as good as revoked. In a 401 the same code may mean the credentials
             // of a client that is not known.
             Some(refusal)
-                if names_a_dead_token(refusal.error().as_ref())
+                if names_a_dead_token(refusal.code())
                     && answer.status != StatusCode::UNAUTHORIZED
                     && failure::by_status(&answer, true, receipt).is_none() =>
             {

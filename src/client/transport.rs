@@ -54,8 +54,24 @@ impl Default for Timeouts {
     }
 }
 
-/// An HTTP client for one token endpoint, on `reqwest`, for apps that use
+impl Timeouts {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for (name, timeout) in
+            [("connect_timeout", self.connect), ("request_timeout", self.request)]
+        {
+            if timeout.is_zero() {
+                return Err(Error::config(format!("{name} is 0: nothing could be sent")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An HTTP client for one token endpoint, on reqwest 0.13, for apps that use
 /// [`BasicClient`](crate::basic::BasicClient) with [`oauth2`]'s `request_async`.
+///
+/// It is not needed: the reqwest 0.12 clients of `oauth2`, async and blocking, fit unchanged. What
+/// it adds are bounds, and answers that `oauth2` alone does not read.
 ///
 /// It sends to the origin it was made for and nowhere else, follows no redirect, retries nothing,
 /// waits 5 s for a connection and 30 s for the whole answer, reads at most 64 KiB, and wipes the
@@ -107,10 +123,37 @@ pub(crate) fn protected(builder: reqwest::ClientBuilder, plain: bool) -> reqwest
 }
 
 impl HttpClient {
-    /// A client for `endpoint`, which must be `https`, or `http` on a loopback host. Proxies are
-    /// taken from the environment, as `reqwest` does it, save for a loopback host.
+    /// A client for `endpoint`, with the settings that [`builder`](Self::builder) begins with.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HttpClientBuilder::build`].
     pub fn new(endpoint: &Url) -> Result<Self, Error> {
-        Self::with(client_builder().user_agent(USER_AGENT), endpoint, Timeouts::default())
+        Self::builder(endpoint).build()
+    }
+
+    /// Begins a client for `endpoint`, which must be `https`, or `http` on a loopback host. Proxies
+    /// are taken from the environment, as `reqwest` does it, save for a loopback host.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::reqwest::Proxy;
+    /// use hurdlr_oauth2::{ApiVersion, Environment, HttpClient};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let endpoint = ApiVersion::V4.token_url(&Environment::Sandbox)?;
+    /// let proxy = Proxy::https("http://proxy.example.com:3128")?;
+    /// let client = HttpClient::builder(&endpoint)
+    ///     .reqwest(|builder| builder.proxy(proxy).user_agent("my-app/7"))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(endpoint: &Url) -> HttpClientBuilder {
+        HttpClientBuilder {
+            endpoint: endpoint.clone(),
+            timeouts: Timeouts::default(),
+            reqwest: client_builder().user_agent(USER_AGENT),
+        }
     }
 
     /// Puts what the crate promises on top of the caller's own settings.
@@ -199,6 +242,59 @@ impl HttpClient {
             #[cfg(feature = "testing")]
             Sender::Custom(client) => Box::pin(custom::post(&**client, url, form, limit)),
         }
+    }
+}
+
+/// Settings of an [`HttpClient`]; [`build`](Self::build) validates them.
+#[must_use = "a builder does nothing until it is built"]
+pub struct HttpClientBuilder {
+    endpoint: Url,
+    timeouts: Timeouts,
+    reqwest: reqwest::ClientBuilder,
+}
+
+impl HttpClientBuilder {
+    /// How long to wait for a connection, TLS included; 5 s by default.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// How long to wait for one whole answer; 30 s by default.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.request = timeout;
+        self
+    }
+
+    /// Configures the reqwest 0.13 client below, such as with roots, proxies and a user agent of
+    /// your own. The settings that the promises of [`HttpClient`] need come on top of yours: the
+    /// table of [`HurdlrBuilder::reqwest`](crate::HurdlrBuilder::reqwest) lists them.
+    pub fn reqwest(
+        mut self,
+        configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Self {
+        self.reqwest = configure(self.reqwest);
+        self
+    }
+
+    /// Validates the settings and makes the client.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where secrets would not be protected on
+    /// their way to the endpoint, where a timeout is 0, or where `reqwest` refuses its settings.
+    pub fn build(self) -> Result<HttpClient, Error> {
+        self.timeouts.check()?;
+        HttpClient::with(self.reqwest, &self.endpoint, self.timeouts)
+    }
+}
+
+impl fmt::Debug for HttpClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClientBuilder")
+            .field("origin", &self.endpoint.origin().ascii_serialization())
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
     }
 }
 

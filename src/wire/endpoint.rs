@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use oauth2::AuthType;
 use url::{Host, Url};
 
 use crate::error::Error;
@@ -103,6 +104,14 @@ impl ApiVersion {
     /// has none.
     pub fn revocation_url(self, environment: &Environment) -> Result<Option<Url>, Error> {
         self.revocation_url_at(&environment.base(self, "environment")?)
+    }
+
+    /// The client authentication in the terms of `oauth2`.
+    pub(crate) fn auth_type(self) -> AuthType {
+        match self.contract().client_authentication {
+            ClientAuthentication::RequestBody => AuthType::RequestBody,
+            ClientAuthentication::Basic => AuthType::BasicAuth,
+        }
     }
 
     /// The token endpoint below a base URL.

@@ -11,22 +11,51 @@ use crate::wire::object::Object;
 /// The longest text of a provider's that is kept, in bytes.
 const LONGEST_TEXT: usize = 512;
 
+/// The longest code that is kept, in bytes.
+const LONGEST_CODE: usize = 64;
+
 /// The code of a failure that names none.
 const UNKNOWN: &str = "UNKNOWN_ERROR";
 
-/// The provider's refusal of a token request, for use in
-/// [`BasicClient`](crate::basic::BasicClient).
+/// The provider's refusal of a token request, in the place of `oauth2`'s type of the same name.
 ///
-/// Reads the object of RFC 6749 section 5.2 and the provider's own envelope,
-/// `{"result":"FAILURE","error":…}`, whose `error` may be an array, an object or a string. A `type`
-/// of the envelope such as `EXPIRED_TOKEN` is the [`error`](Self::error), as an
-/// [`Extension`](BasicErrorResponseType::Extension). Of several errors the first gives the code;
-/// the description holds all their messages. Texts are cut at 512 bytes and rid of control
-/// characters.
+/// It reads the object of RFC 6749 section 5.2 and the provider's own envelope,
+/// `{"result":"FAILURE","error":…}`, whose `error` may be an array, an object or a string. Of
+/// several errors the first gives the code; the description holds all their messages. Texts are cut
+/// at 512 bytes and rid of control characters.
+///
+/// An app matches on [`error`](Self::error) as it did with `oauth2`; the provider's own
+/// [`code`](Self::code) stands beside it.
+///
+/// | the provider's code | `error` |
+/// |---|---|
+/// | one of RFC 6749 section 5.2, in any letter case | the same |
+/// | `EXPIRED_TOKEN`, `INVALID_TOKEN` | `InvalidGrant` |
+/// | any about `client_id`, `client_secret` or the `Authorization` header | `InvalidClient` |
+/// | any other, `UNKNOWN_ERROR` where there is none | `Extension` with that code |
+///
+/// `oauth2` drops the status of an answer, so `INVALID_TOKEN` counts as a dead token even in a 401,
+/// which the provider may also send for wrong client credentials. Keep a refused refresh token
+/// until its user has logged in again; [`Hurdlr`](crate::Hurdlr) sees the status and tells the two
+/// apart.
+///
+/// ```
+/// use hurdlr_oauth2::basic::{BasicErrorResponse, BasicErrorResponseType};
+///
+/// let body = r#"{"result":"FAILURE","error":[{"type":"EXPIRED_TOKEN"}]}"#;
+/// let refusal: BasicErrorResponse = serde_json::from_str(body)?;
+/// assert_eq!(refusal.error(), &BasicErrorResponseType::InvalidGrant);
+/// assert_eq!(refusal.code(), "EXPIRED_TOKEN");
+/// assert!(refusal.needs_login());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Object<Body>")]
 pub struct BasicErrorResponse {
     error: BasicErrorResponseType,
+    /// The provider's code, where `error` says it otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error_description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,10 +63,34 @@ pub struct BasicErrorResponse {
 }
 
 impl BasicErrorResponse {
-    /// The error code.
+    /// A refusal with the fields of RFC 6749 section 5.2, for tests of an app for example.
+    #[must_use]
+    pub fn new(
+        error: BasicErrorResponseType,
+        error_description: Option<String>,
+        error_uri: Option<String>,
+    ) -> Self {
+        Self { error, provider_code: None, error_description, error_uri }
+    }
+
+    /// The error code, in the terms of RFC 6749 where it has one.
     #[must_use]
     pub fn error(&self) -> &BasicErrorResponseType {
         &self.error
+    }
+
+    /// The code as the provider wrote it, such as `EXPIRED_TOKEN`. Those of RFC 6749 are in lower
+    /// case.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.provider_code.as_deref().unwrap_or(self.error.as_ref())
+    }
+
+    /// Whether the person has to log in again: the refresh token is dead, or the code of their
+    /// login, which is `InvalidGrant` both.
+    #[must_use]
+    pub fn needs_login(&self) -> bool {
+        self.error == BasicErrorResponseType::InvalidGrant
     }
 
     /// The provider's explanation in words, with the name of the parameter it is about.
@@ -56,6 +109,9 @@ impl BasicErrorResponse {
 impl fmt::Display for BasicErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.error.as_ref())?;
+        if let Some(code) = &self.provider_code {
+            write!(f, " ({code})")?;
+        }
         if let Some(description) = &self.error_description {
             write!(f, ": {description}")?;
         }
@@ -74,6 +130,9 @@ struct Body {
     #[serde(default)]
     result: Lenient,
     error: Option<ErrorField>,
+    /// Written by [`BasicErrorResponse`] itself.
+    #[serde(default)]
+    provider_code: Lenient,
     #[serde(default)]
     error_description: Lenient,
     #[serde(default)]
@@ -153,42 +212,63 @@ impl TryFrom<Object<Body>> for BasicErrorResponse {
         }
         let enveloped = result.is_some();
         let described = body.error_description.text();
-        let (code, said) = match body.error {
-            Some(ErrorField::Text(text)) if !enveloped || is_code(&text) => (text, None),
-            Some(ErrorField::Text(text)) => (UNKNOWN.into(), Some(text)),
-            Some(ErrorField::One(Object(detail))) => summary([detail]),
-            Some(ErrorField::Many(items)) => summary(items.into_iter().filter_map(Item::detail)),
-            Some(ErrorField::Strange(_)) => (UNKNOWN.into(), None),
-            None if enveloped => (UNKNOWN.into(), None),
+        let Summary { code, param, said } = match body.error {
+            Some(ErrorField::Text(text)) if !enveloped || is_code(&text) => Summary::of_code(text),
+            Some(ErrorField::Text(text)) => Summary { said: Some(text), ..Summary::default() },
+            Some(ErrorField::One(Object(detail))) => Summary::of_details([detail]),
+            Some(ErrorField::Many(items)) => {
+                Summary::of_details(items.into_iter().filter_map(Item::detail))
+            }
+            Some(ErrorField::Strange(_)) => Summary::default(),
+            None if enveloped => Summary::default(),
             None => return Err("neither `error` nor `result`: not an error answer"),
         };
         let code = match code.trim() {
-            "" => UNKNOWN,
-            code => code,
+            "" => UNKNOWN.to_owned(),
+            code => readable_text(code, LONGEST_CODE),
         };
+        let error = error_type(&code, param.as_deref());
+        let own_code = body.provider_code.text().unwrap_or(code);
         Ok(Self {
-            error: error_type(&readable_text(code, 64)),
+            provider_code: Some(readable_text(&own_code, LONGEST_CODE))
+                .filter(|code| !code.eq_ignore_ascii_case(error.as_ref())),
+            error,
             error_description: described.or(said).map(|text| readable_text(&text, LONGEST_TEXT)),
             error_uri: body.error_uri.text(),
         })
     }
 }
 
-/// The code of the first error, and what all of them say.
-fn summary(details: impl IntoIterator<Item = Detail>) -> (String, Option<String>) {
-    let mut code = None;
-    let mut said = Vec::new();
-    for Detail { r#type, message, param } in details {
-        let r#type = r#type.text();
-        match (message.text(), param.text()) {
-            (Some(message), Some(param)) => said.push(format!("{message} [{param}]")),
-            (Some(message), None) => said.push(message),
-            (None, Some(param)) => said.push(format!("[{param}]")),
-            (None, None) => {}
-        }
-        code = code.or(r#type);
+/// The code of the first error that has one, with the parameter that it is about, and the messages
+/// of all.
+#[derive(Default)]
+struct Summary {
+    code: String,
+    param: Option<String>,
+    said: Option<String>,
+}
+
+impl Summary {
+    fn of_code(code: String) -> Self {
+        Self { code, ..Self::default() }
     }
-    (code.unwrap_or_default(), (!said.is_empty()).then(|| said.join("; ")))
+
+    fn of_details(details: impl IntoIterator<Item = Detail>) -> Self {
+        let mut first = None;
+        let mut said = Vec::new();
+        for Detail { r#type, message, param } in details {
+            let (message, param) = (message.text(), param.text());
+            match (message, &param) {
+                (Some(message), Some(param)) => said.push(format!("{message} [{param}]")),
+                (Some(message), None) => said.push(message),
+                (None, Some(param)) => said.push(format!("[{param}]")),
+                (None, None) => {}
+            }
+            first = first.or_else(|| Some((r#type.text()?, param)));
+        }
+        let (code, param) = first.unwrap_or_default();
+        Self { code, param, said: (!said.is_empty()).then(|| said.join("; ")) }
+    }
 }
 
 /// Tells a code from a sentence, where the envelope holds a bare string.
@@ -197,16 +277,20 @@ fn is_code(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// The codes of RFC 6749 section 5.2 count in any letter case.
-fn error_type(code: &str) -> BasicErrorResponseType {
+/// A code in the terms of RFC 6749 section 5.2, where it has one; `param` is the parameter that the
+/// provider's envelope names beside it.
+fn error_type(code: &str, param: Option<&str>) -> BasicErrorResponseType {
     use BasicErrorResponseType as Type;
-    match &*code.to_ascii_lowercase() {
-        "invalid_client" => Type::InvalidClient,
-        "invalid_grant" => Type::InvalidGrant,
-        "invalid_request" => Type::InvalidRequest,
-        "invalid_scope" => Type::InvalidScope,
-        "unauthorized_client" => Type::UnauthorizedClient,
-        "unsupported_grant_type" => Type::UnsupportedGrantType,
+    match (&*code.to_ascii_lowercase(), param) {
+        ("invalid_client", _)
+        | (_, Some("client_id" | "client_secret" | "Authorization" | "authorization")) => {
+            Type::InvalidClient
+        }
+        ("invalid_grant" | "expired_token" | "invalid_token", _) => Type::InvalidGrant,
+        ("invalid_request", _) => Type::InvalidRequest,
+        ("invalid_scope", _) => Type::InvalidScope,
+        ("unauthorized_client", _) => Type::UnauthorizedClient,
+        ("unsupported_grant_type", _) => Type::UnsupportedGrantType,
         _ => Type::Extension(code.to_owned()),
     }
 }
@@ -270,7 +354,7 @@ mod tests {
             (r#"{"error":[7,"Broken.",{"type":"DUPLICATE"}]}"#, "DUPLICATE", Some("Broken.")),
         ] {
             let read = read(body);
-            assert_eq!(read.error().as_ref(), code, "{body}");
+            assert_eq!(read.code(), code, "{body}");
             assert_eq!(read.error_description().map(String::as_str), description, "{body}");
         }
     }
@@ -298,6 +382,57 @@ mod tests {
         let read = read(&long);
         assert_eq!(read.error().as_ref(), "a b");
         assert!(read.error_description().unwrap().len() <= LONGEST_TEXT + '…'.len_utf8());
+    }
+
+    #[test]
+    fn codes_are_told_in_rfc_terms() {
+        use BasicErrorResponseType as Type;
+        let envelope = |code: &str, param: &str| {
+            let detail = format!(r#"{{"type":"{code}","message":"m","param":{param}}}"#);
+            format!(
+                r#"{{"result":"FAILURE","data":null,"error":[{detail},{{"type":"REQUIRED"}}]}}"#
+            )
+        };
+        for (body, error, code) in [
+            (envelope("EXPIRED_TOKEN", r#""refresh_token""#), Type::InvalidGrant, "EXPIRED_TOKEN"),
+            (envelope("INVALID_TOKEN", "null"), Type::InvalidGrant, "INVALID_TOKEN"),
+            (r#"{"error":"invalid_token"}"#.into(), Type::InvalidGrant, "invalid_token"),
+            (r#"{"error":"Invalid_Grant"}"#.into(), Type::InvalidGrant, "invalid_grant"),
+            (r#"{"error":"INVALID_CLIENT"}"#.into(), Type::InvalidClient, "invalid_client"),
+            (envelope("INVALID_VALUE", r#""client_id""#), Type::InvalidClient, "INVALID_VALUE"),
+            (envelope("INVALID_TOKEN", r#""client_secret""#), Type::InvalidClient, "INVALID_TOKEN"),
+            (envelope("REQUIRED", r#""Authorization""#), Type::InvalidClient, "REQUIRED"),
+            (
+                envelope("INVALID_VALUE", r#""userId""#),
+                Type::Extension("INVALID_VALUE".into()),
+                "INVALID_VALUE",
+            ),
+        ] {
+            let read_once = read(&body);
+            assert_eq!((read_once.error(), read_once.code()), (&error, code), "{body}");
+            assert_eq!(read_once.needs_login(), error == Type::InvalidGrant, "{body}");
+            assert_eq!(read(&serde_json::to_string(&read_once).unwrap()), read_once, "{body}");
+        }
+        let shown = read(&envelope("EXPIRED_TOKEN", r#""refresh_token""#)).to_string();
+        assert_eq!(shown, "invalid_grant (EXPIRED_TOKEN): m [refresh_token]");
+    }
+
+    #[test]
+    fn refusals_of_oauth2_are_read() {
+        let (description, uri) = (Some("gone".to_owned()), Some("https://a.example".to_owned()));
+        for (description, uri) in [(None, None), (description, uri)] {
+            let error = BasicErrorResponseType::InvalidGrant;
+            let standard = oauth2::basic::BasicErrorResponse::new(
+                error.clone(),
+                description.clone(),
+                uri.clone(),
+            );
+            let written = serde_json::to_string(&standard).unwrap();
+            let ours = BasicErrorResponse::new(error, description, uri);
+            assert_eq!(read(&written), ours);
+            assert_eq!(serde_json::to_string(&ours).unwrap(), written);
+            assert_eq!(ours.to_string(), standard.to_string());
+        }
     }
 
     #[test]

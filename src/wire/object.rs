@@ -1,7 +1,9 @@
 //! JSON that has to be an object.
 
 mod repair;
-pub(crate) use repair::{first_object, whole};
+#[cfg(feature = "client")]
+pub(crate) use repair::first_object;
+pub(crate) use repair::whole;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -5,10 +5,10 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oauth2::basic::BasicTokenType;
-use oauth2::{AccessToken, RefreshToken, Scope, TokenResponse};
+use oauth2::{AccessToken, EmptyExtraTokenFields, RefreshToken, Scope, TokenResponse};
 use secrecy::SecretString;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::ser::SerializeStruct;
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -21,42 +21,140 @@ const LONGEST_SPAN: u32 = i32::MAX.unsigned_abs();
 /// The first second that is no date any more: year 10000. Milliseconds lie far beyond.
 const LAST_DATE: i64 = 253_402_300_800;
 
-/// The provider's token answer, for use in [`BasicClient`](crate::basic::BasicClient).
+/// The provider's token answer, in the place of `oauth2`'s type of the same name.
+/// **`Serialize` writes both tokens in clear, like `oauth2` does**, so that an app's file or column
+/// of stored answers goes on working. A log, cache or queue that serializes an answer therefore
+/// holds its secrets. `Debug` redacts both tokens: log that.
 ///
-/// Reads what the provider really sends: `token_type` may be missing and is Bearer then (any letter
-/// case is Bearer too, any other type an error); `expires_in` and `created_at` may be numbers in
-/// any spelling (`300`, `"300"`, `299.87`, `3e2`), rounded down, and read as none where they are
-/// negative or absurd; `scope` may be a list; a token may be a whole number. `refresh_token`,
-/// `scope`, `created_at` and `expires_in` are optional; what else is there is ignored. An empty
-/// `access_token`, or one that no header can carry, is an error.
+/// It reads what the provider really sends, what `oauth2` wrote, and what it wrote itself.
+/// `token_type` may be missing and is Bearer then (any letter case is Bearer too, any other type is
+/// an error); `expires_in` and `created_at` may be numbers in any spelling (`300`, `"300"`,
+/// `299.87`, `3e2`), rounded down, and read as none where they are negative or absurd; `scope` may
+/// be a list; a token may be a whole number. `refresh_token`, `scope`, `created_at` and
+/// `expires_in` are optional, and other fields are ignored. An empty `access_token`, or one that no
+/// header can carry, is an error.
 ///
-/// `Debug` redacts. **`Serialize` writes `token_type`, `expires_in`, `created_at` and `scope`, and
-/// neither token**, so that a structured log cannot leak one; what it wrote is therefore not
-/// read back as a token answer. An app that stores its answers as JSON writes
-/// [`exposed()`](Self::exposed) instead. The tokens are wiped from memory on drop.
+/// The tokens are wiped from memory on drop.
+///
+/// ```
+/// use hurdlr_oauth2::basic::BasicTokenResponse; // was: oauth2::basic::BasicTokenResponse
+/// use oauth2::{RefreshToken, TokenResponse};
+///
+/// let stored = r#"{"access_token":"a","token_type":"bearer","expires_in":3600}"#; // by `oauth2`
+/// let mut answer: BasicTokenResponse = serde_json::from_str(stored)?;
+/// answer.set_refresh_token(Some(RefreshToken::new("r".into())));
+///
+/// let stored = serde_json::to_string(&answer)?;
+/// let answer: BasicTokenResponse = serde_json::from_str(&stored)?;
+/// assert_eq!(answer.access_token().secret(), "a");
+/// assert!(format!("{answer:?}").contains("redacted"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "Object<TokenObject>")]
 pub struct BasicTokenResponse {
     access_token: AccessToken,
-    refresh_token: Option<RefreshToken>,
+    token_type: BasicTokenType,
+    /// In seconds.
     expires_in: Option<u32>,
-    created_at: Option<i64>,
+    refresh_token: Option<RefreshToken>,
     scopes: Option<Vec<Scope>>,
+    extra_fields: BasicExtraTokenFields,
+}
+
+/// The field that the provider adds to a token answer, in the place of
+/// [`oauth2::EmptyExtraTokenFields`], which becomes one without a date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BasicExtraTokenFields {
+    /// When the token was created, by the provider's clock: on API v4 and v5. It is written in
+    /// whole seconds, and left out before 1970 and after the year 9999.
+    pub created_at: Option<SystemTime>,
+}
+
+impl From<EmptyExtraTokenFields> for BasicExtraTokenFields {
+    fn from(_: EmptyExtraTokenFields) -> Self {
+        Self::default()
+    }
+}
+
+impl BasicExtraTokenFields {
+    fn from_unix_seconds(seconds: Option<i64>) -> Self {
+        let seconds = seconds.filter(|seconds| (0..LAST_DATE).contains(seconds));
+        let created_at =
+            seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs()));
+        Self { created_at }
+    }
+
+    pub(crate) fn unix_seconds(self) -> Option<i64> {
+        let since = self.created_at?.duration_since(UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_secs()).ok().filter(|seconds| *seconds < LAST_DATE)
+    }
+}
+
+/// The constructor and setters of [`oauth2::StandardTokenResponse`].
+impl BasicTokenResponse {
+    /// An answer without a refresh token, a span and scopes.
+    pub fn new(
+        access_token: AccessToken,
+        token_type: BasicTokenType,
+        extra_fields: impl Into<BasicExtraTokenFields>,
+    ) -> Self {
+        Self {
+            access_token,
+            token_type,
+            expires_in: None,
+            refresh_token: None,
+            scopes: None,
+            extra_fields: extra_fields.into(),
+        }
+    }
+
+    /// Sets the access token.
+    pub fn set_access_token(&mut self, access_token: AccessToken) {
+        self.take_access_token().zeroize();
+        self.access_token = access_token;
+    }
+
+    /// Sets the token type. An answer is read back as Bearer only (RFC 6749 section 7.1).
+    pub fn set_token_type(&mut self, token_type: BasicTokenType) {
+        self.token_type = token_type;
+    }
+
+    /// Sets the span from the creation of the access token to its end, in whole seconds. One of
+    /// more than 68 years (an int32 of seconds) is left out, as it is when an answer is read.
+    pub fn set_expires_in(&mut self, expires_in: Option<&Duration>) {
+        self.expires_in = expires_in.and_then(|span| believable_span(span.as_secs()));
+    }
+
+    /// Sets the refresh token: of an answer to a refresh that brought none, that is the old one
+    /// (RFC 6749 section 6).
+    pub fn set_refresh_token(&mut self, refresh_token: Option<RefreshToken>) {
+        self.take_refresh_token().zeroize();
+        self.refresh_token = refresh_token;
+    }
+
+    /// Sets the scopes.
+    pub fn set_scopes(&mut self, scopes: Option<Vec<Scope>>) {
+        self.scopes = scopes;
+    }
+
+    /// The field that the provider adds.
+    #[must_use]
+    pub fn extra_fields(&self) -> &BasicExtraTokenFields {
+        &self.extra_fields
+    }
+
+    /// Sets the field that the provider adds.
+    pub fn set_extra_fields(&mut self, extra_fields: impl Into<BasicExtraTokenFields>) {
+        self.extra_fields = extra_fields.into();
+    }
 }
 
 impl BasicTokenResponse {
     /// When the token was created, by the provider's clock.
     #[must_use]
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.created_at.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs()))
-    }
-
-    /// The answer with its tokens in clear, to be written where secrets are kept.
-    ///
-    /// What it serializes to is the provider's own form and is read back by `Deserialize`.
-    #[must_use]
-    pub fn exposed(&self) -> ExposedTokenResponse<'_> {
-        ExposedTokenResponse(self)
+        self.extra_fields.created_at
     }
 
     /// Moves the secrets out: no copy stays here.
@@ -65,7 +163,7 @@ impl BasicTokenResponse {
             access_token: SecretString::from(self.take_access_token()),
             refresh_token: self.take_refresh_token().map(SecretString::from),
             expires_in: self.expires_in,
-            created_at: self.created_at,
+            created_at: self.extra_fields.unix_seconds(),
             scope: self.scopes.take().map(|scopes| joined(&scopes)),
         }
     }
@@ -77,31 +175,11 @@ impl BasicTokenResponse {
     fn take_refresh_token(&mut self) -> Option<String> {
         self.refresh_token.take().map(RefreshToken::into_secret)
     }
+}
 
-    fn serialize_with<S: Serializer>(
-        &self,
-        serializer: S,
-        tokens: bool,
-    ) -> Result<S::Ok, S::Error> {
-        let mut out = serializer.serialize_struct("BasicTokenResponse", 6)?;
-        if tokens {
-            out.serialize_field("access_token", self.access_token.secret())?;
-            if let Some(refresh_token) = &self.refresh_token {
-                out.serialize_field("refresh_token", refresh_token.secret())?;
-            }
-        }
-        out.serialize_field("token_type", "Bearer")?;
-        if let Some(expires_in) = self.expires_in {
-            out.serialize_field("expires_in", &expires_in)?;
-        }
-        if let Some(created_at) = self.created_at {
-            out.serialize_field("created_at", &created_at)?;
-        }
-        if let Some(scopes) = &self.scopes {
-            out.serialize_field("scope", &joined(scopes))?;
-        }
-        out.end()
-    }
+/// A span in seconds, unless it is longer than the reference's int32 can say.
+pub(crate) fn believable_span(seconds: u64) -> Option<u32> {
+    u32::try_from(seconds).ok().filter(|seconds| *seconds <= LONGEST_SPAN)
 }
 
 /// The parts of an answer, secrets in types of their own.
@@ -126,7 +204,7 @@ impl TokenResponse for BasicTokenResponse {
     }
 
     fn token_type(&self) -> &BasicTokenType {
-        &BasicTokenType::Bearer
+        &self.token_type
     }
 
     fn expires_in(&self) -> Option<Duration> {
@@ -149,9 +227,25 @@ impl Drop for BasicTokenResponse {
     }
 }
 
+/// A map and not a struct, since `oauth2` writes a map, also in formats that tell them apart.
 impl Serialize for BasicTokenResponse {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.serialize_with(serializer, false)
+        let mut out = serializer.serialize_map(None)?;
+        out.serialize_entry("access_token", self.access_token.secret())?;
+        out.serialize_entry("token_type", &self.token_type)?;
+        if let Some(expires_in) = self.expires_in {
+            out.serialize_entry("expires_in", &expires_in)?;
+        }
+        if let Some(refresh_token) = &self.refresh_token {
+            out.serialize_entry("refresh_token", refresh_token.secret())?;
+        }
+        if let Some(scopes) = &self.scopes {
+            out.serialize_entry("scope", &joined(scopes))?;
+        }
+        if let Some(created_at) = self.extra_fields.unix_seconds() {
+            out.serialize_entry("created_at", &created_at)?;
+        }
+        out.end()
     }
 }
 
@@ -159,23 +253,12 @@ impl fmt::Debug for BasicTokenResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BasicTokenResponse")
             .field("access_token", &"[redacted]")
-            .field("refresh_token", &self.refresh_token.as_ref().map(|_| "[redacted]"))
+            .field("token_type", &self.token_type)
             .field("expires_in", &self.expires_in())
-            .field("created_at", &self.created_at)
+            .field("refresh_token", &self.refresh_token.as_ref().map(|_| "[redacted]"))
             .field("scopes", &self.scopes)
+            .field("extra_fields", &self.extra_fields)
             .finish()
-    }
-}
-
-/// A [`BasicTokenResponse`] that serializes with its tokens in clear.
-///
-/// `Debug` redacts all the same.
-#[derive(Debug)]
-pub struct ExposedTokenResponse<'a>(&'a BasicTokenResponse);
-
-impl Serialize for ExposedTokenResponse<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize_with(serializer, true)
     }
 }
 
@@ -227,7 +310,10 @@ impl<'de> Visitor<'de> for TokenFields {
             match field {
                 Field::AccessToken => replace(&mut object.access_token, next()?.secret()),
                 Field::RefreshToken => {
-                    replace(&mut object.refresh_token, next()?.secret().filter(is_refresh_token));
+                    replace(
+                        &mut object.refresh_token,
+                        next()?.secret().filter(|it| is_refresh_token(it)),
+                    );
                 }
                 Field::TokenType => replace(&mut object.token_type, next()?.text()),
                 Field::ExpiresIn => replace(&mut object.expires_in, next()?.integer()),
@@ -260,6 +346,20 @@ pub(crate) enum TokenDefect {
     NotBearer(String),
 }
 
+/// Refuses an access token that no header can carry.
+pub(crate) fn check_access_token(token: &str) -> Result<(), TokenDefect> {
+    if token.is_empty() {
+        return Err(TokenDefect::Empty);
+    }
+    // RFC 6750 section 2.1 wants fewer characters still; these are what a header can carry
+    // without its end or the token's being in doubt.
+    if token.bytes().fold(true, |fits, byte| fits & byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(TokenDefect::UnfitForHeader)
+    }
+}
+
 impl TryFrom<Object<TokenObject>> for BasicTokenResponse {
     type Error = TokenDefect;
 
@@ -273,27 +373,20 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
 
     fn try_from(object: TokenObject) -> Result<Self, TokenDefect> {
         let mut access_token = object.access_token.ok_or(TokenDefect::Missing)?;
-        if access_token.is_empty() {
-            return Err(TokenDefect::Empty);
-        }
-        // RFC 6750 section 2.1 wants fewer characters still; these are what a header can carry
-        // without its end or the token's being in doubt.
-        if !access_token.bytes().fold(true, |fits, byte| fits & byte.is_ascii_graphic()) {
-            return Err(TokenDefect::UnfitForHeader);
-        }
+        check_access_token(&access_token)?;
         if let Some(other) = object.token_type.filter(|name| !name.eq_ignore_ascii_case("bearer")) {
             return Err(TokenDefect::NotBearer(readable_text(&other, 32)));
         }
         Ok(Self {
             access_token: AccessToken::new(std::mem::take(&mut *access_token)),
+            token_type: BasicTokenType::Bearer,
             refresh_token: object
                 .refresh_token
                 .map(|mut token| RefreshToken::new(std::mem::take(&mut *token))),
             expires_in: object
                 .expires_in
-                .and_then(|seconds| u32::try_from(seconds).ok())
-                .filter(|seconds| *seconds <= LONGEST_SPAN),
-            created_at: object.created_at.filter(|seconds| (0..LAST_DATE).contains(seconds)),
+                .and_then(|seconds| believable_span(u64::try_from(seconds).ok()?)),
+            extra_fields: BasicExtraTokenFields::from_unix_seconds(object.created_at),
             scopes: object
                 .scope
                 .map(|text| text.split_ascii_whitespace().map(|s| Scope::new(s.into())).collect()),
@@ -438,7 +531,7 @@ pub(crate) fn rescue_refresh_token(body: &[u8]) -> Option<SecretString> {
 
 /// Whether a refresh token may be one. RFC 6749 appendix A.17 has no control characters in it;
 /// where there are some, it is not what the provider meant.
-fn is_refresh_token(token: &Zeroizing<String>) -> bool {
+pub(crate) fn is_refresh_token(token: &str) -> bool {
     let has_control = if token.is_ascii() {
         // Without an early end, so that many bytes are compared at once.
         token.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
@@ -461,7 +554,10 @@ impl<'de> Visitor<'de> for Rescue<'_> {
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             match &*name {
                 "refresh_token" => {
-                    replace(self.0, map.next_value::<Scalar>()?.secret().filter(is_refresh_token));
+                    replace(
+                        self.0,
+                        map.next_value::<Scalar>()?.secret().filter(|it| is_refresh_token(it)),
+                    );
                 }
                 // Where the provider's other answers keep a token object.
                 "oAuth" | "data" => map.next_value_seed(Rescue(self.0))?,
@@ -618,7 +714,8 @@ mod tests {
             ("-5", None),
         ] {
             let answer = read(&format!(r#"{{"access_token":"t","created_at":{value}}}"#));
-            assert_eq!(answer.created_at, expected, "{value}");
+            let expected = expected.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+            assert_eq!(answer.created_at(), expected, "{value}");
         }
     }
 
@@ -661,26 +758,104 @@ mod tests {
         }
     }
 
-    #[test]
-    fn serialize_hides_what_exposed_writes() {
-        let answer = read(V4);
-        assert_eq!(
-            serde_json::to_string(&answer).unwrap(),
-            r#"{"token_type":"Bearer","expires_in":7776000,"created_at":1599065168,"scope":"token"}"#
-        );
-        let back = read(&serde_json::to_string(&answer.exposed()).unwrap());
-        assert_eq!(back.access_token().secret(), answer.access_token().secret());
-        assert_eq!(
-            back.refresh_token().unwrap().secret(),
-            answer.refresh_token().unwrap().secret()
-        );
-        assert_eq!(back.created_at(), answer.created_at());
+    /// The answer of `oauth2` itself, with the provider's field in the place for such.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct CreatedAt {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        created_at: Option<u32>,
+    }
+
+    impl oauth2::ExtraTokenFields for CreatedAt {}
+
+    type StandardResponse = oauth2::StandardTokenResponse<CreatedAt, BasicTokenType>;
+
+    fn fields<T: TokenResponse<TokenType = BasicTokenType>>(
+        answer: &T,
+    ) -> (String, String, Option<Duration>, Option<String>, Option<Vec<Scope>>) {
+        (
+            answer.access_token().secret().clone(),
+            answer.token_type().as_ref().to_owned(),
+            answer.expires_in(),
+            answer.refresh_token().map(|token| token.secret().clone()),
+            answer.scopes().cloned(),
+        )
     }
 
     #[test]
-    fn debug_shows_no_token() {
+    fn answer_is_written_like_oauth2_writes() {
         let answer = read(V4);
-        let shown = format!("{answer:?} {:?}", answer.exposed());
+        let written = serde_json::to_string(&answer).unwrap();
+        let standard: StandardResponse = serde_json::from_str(&written).unwrap();
+        assert_eq!(written, serde_json::to_string(&standard).unwrap());
+        assert!(written.starts_with(r#"{"access_token":"00f6b2b6"#), "{written}");
+        assert!(
+            written.contains(r#""token_type":"bearer","expires_in":7776000,"refresh_token":"7"#)
+        );
+        assert!(written.ends_with(r#","scope":"token","created_at":1599065168}"#), "{written}");
+        assert_eq!(fields(&read(&written)), fields(&answer));
+        assert_eq!(read(&written).created_at(), answer.created_at());
+    }
+
+    /// An app keeps an answer as a field of its own struct, or flattened into it.
+    #[test]
+    fn answer_within_a_struct_is_kept() {
+        #[derive(Serialize, Deserialize)]
+        struct Row {
+            user: String,
+            answer: BasicTokenResponse,
+            #[serde(flatten)]
+            flat: BasicTokenResponse,
+        }
+        let row = Row { user: "ann".into(), answer: read(V4), flat: read(V4) };
+        let written = serde_json::to_string(&row).unwrap();
+        let Row { user, answer, flat } = serde_json::from_str(&written).unwrap();
+        assert_eq!(user, "ann");
+        for kept in [answer, flat] {
+            assert_eq!(fields(&kept), fields(&read(V4)));
+            assert_eq!(kept.created_at(), read(V4).created_at());
+        }
+    }
+
+    #[test]
+    fn setters_are_those_of_oauth2() {
+        let mut answer = BasicTokenResponse::new(
+            AccessToken::new("a".into()),
+            BasicTokenType::Bearer,
+            EmptyExtraTokenFields {},
+        );
+        assert_eq!(serde_json::to_string(&answer).unwrap(), SHORTEST);
+        answer.set_access_token(AccessToken::new("b".into()));
+        answer.set_token_type(BasicTokenType::Extension("BEARER".into()));
+        answer.set_expires_in(Some(&Duration::from_millis(3_600_999)));
+        answer.set_refresh_token(Some(RefreshToken::new("r".into())));
+        answer.set_scopes(Some(vec![Scope::new("x".into()), Scope::new("y".into())]));
+        let created_at = Some(UNIX_EPOCH + Duration::from_millis(7_900));
+        answer.set_extra_fields(BasicExtraTokenFields { created_at });
+        assert_eq!(answer.extra_fields().created_at, created_at);
+        let written = serde_json::to_string(&answer).unwrap();
+        assert_eq!(
+            written,
+            r#"{"access_token":"b","token_type":"BEARER","expires_in":3600,"refresh_token":"r","#
+                .to_owned()
+                + r#""scope":"x y","created_at":7}"#
+        );
+        assert_eq!(read(&written).token_type(), &BasicTokenType::Bearer);
+
+        answer.set_expires_in(Some(&Duration::MAX));
+        answer.set_refresh_token(None);
+        answer.set_scopes(None);
+        for unsaid in [Some(UNIX_EPOCH - Duration::from_secs(1)), None] {
+            answer.set_extra_fields(BasicExtraTokenFields { created_at: unsaid });
+            let written = serde_json::to_string(&answer).unwrap();
+            assert_eq!(written, r#"{"access_token":"b","token_type":"BEARER"}"#);
+        }
+    }
+
+    const SHORTEST: &str = r#"{"access_token":"a","token_type":"bearer"}"#;
+
+    #[test]
+    fn debug_shows_no_token() {
+        let shown = format!("{:?}", read(V4));
         assert!(!shown.contains("00f6b2b6") && !shown.contains("7369c0ee"), "{shown}");
     }
 
@@ -707,6 +882,31 @@ mod tests {
     }
 
     proptest! {
+        /// The JSON of `oauth2` is read, and written again byte for byte.
+        #[test]
+        fn answers_of_oauth2_are_read(
+            access_token in "[!-~]{1,40}",
+            refresh_token in proptest::option::of(r#"[ -~é"\\]{1,40}"#),
+            expires_in in proptest::option::of(0..=LONGEST_SPAN),
+            scopes in proptest::option::of(proptest::collection::vec("[!-~]{1,9}", 1..4)),
+            created_at in proptest::option::of(any::<u32>()),
+        ) {
+            let mut standard = StandardResponse::new(
+                AccessToken::new(access_token),
+                BasicTokenType::Bearer,
+                CreatedAt { created_at },
+            );
+            standard.set_refresh_token(refresh_token.map(RefreshToken::new));
+            let expires_in = expires_in.map(|seconds| Duration::from_secs(seconds.into()));
+            standard.set_expires_in(expires_in.as_ref());
+            standard.set_scopes(scopes.map(|it| it.into_iter().map(Scope::new).collect()));
+
+            let stored = serde_json::to_string(&standard).unwrap();
+            let answer = read(&stored);
+            prop_assert_eq!(fields(&answer), fields(&standard));
+            prop_assert_eq!(serde_json::to_string(&answer).unwrap(), stored);
+        }
+
         #[test]
         fn no_bytes_make_a_reader_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = serde_json::from_slice::<BasicTokenResponse>(&body);

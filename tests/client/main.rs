@@ -7,6 +7,7 @@
 )]
 
 mod drop_in;
+mod drop_in_app;
 mod fixtures;
 mod grants;
 mod hostile_answers;

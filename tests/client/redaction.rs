@@ -301,8 +301,7 @@ async fn a_log_names_grant_attempt_and_status() {
 async fn answers_and_ids_show_no_secret() {
     let answer: BasicTokenResponse =
         serde_json::from_str(include_str!("../fixtures/v4_token.json")).unwrap();
-    let shown =
-        format!("{answer:?} {:?} {}", answer.exposed(), serde_json::to_string(&answer).unwrap());
+    let shown = format!("{answer:?} {answer:#?} {:?}", Some(&answer));
     assert!(!shown.contains("00f6b2b6") && !shown.contains("7369c0ee"), "{shown}");
     let shown = format!("{:?}", UserId::new(USER).unwrap());
     assert!(shown.starts_with("user#") && !shown.contains("marker"));

@@ -3,8 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use http::header;
-use hurdlr_oauth2::testing::{ErrorStyle, FakeHurdlr, ManualClock, Outcome, Rotation};
-use hurdlr_oauth2::{ErrorKind, Token};
+use hurdlr_oauth2::ErrorKind;
+use hurdlr_oauth2::testing::{
+    ErrorStyle, FakeHurdlr, ManualClock, Outcome, Rotation, TokenBuilder,
+};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -221,19 +223,6 @@ async fn only_posted_forms_are_token_requests() {
 }
 
 #[tokio::test]
-async fn token_is_made_without_a_provider() {
-    let json = r#"{"access_token":"a","refresh_token":"r","expires_in":60,"scope":"read"}"#;
-    let clock = ManualClock::new();
-    let token = Token::from_json(json, clock.clone()).unwrap();
-    assert_eq!(token.access_token().expose_secret(), "a");
-    assert!(!token.is_expired());
-    clock.advance(seconds(60));
-    assert!(token.is_expired());
-    let error = Token::from_json("{}", clock).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidResponse);
-}
-
-#[tokio::test]
 async fn settings_can_be_changed_while_it_runs() {
     let fake = FakeHurdlr::in_memory();
     fake.set_rotation(Rotation::None);
@@ -245,4 +234,24 @@ async fn settings_can_be_changed_while_it_runs() {
     fake.set_rotation(Rotation::RotateAndKill);
     let third = refresh(&fake, &first.get("refresh_token")).await;
     assert_ne!(third.get("refresh_token"), first.get("refresh_token"));
+}
+
+#[test]
+fn token_is_built_without_a_provider() {
+    let clock = ManualClock::new();
+    let builder = || TokenBuilder::new().clock(clock.clone()).life(seconds(60));
+    let token = builder().access_token("a").refresh_token("r").scope("read").build().unwrap();
+    assert_eq!(token.access_token().expose_secret(), "a");
+    assert_eq!(token.refresh_token().unwrap().expose_secret(), "r");
+    assert_eq!(token.scopes().collect::<Vec<_>>(), ["read"]);
+    assert_eq!(token.expires_in(), Some(seconds(60)));
+    assert!(!token.is_expired());
+    clock.advance(seconds(60));
+    assert!(token.is_expired());
+
+    assert!(builder().age(seconds(60)).build().unwrap().is_expired());
+    assert!(builder().age(seconds(9_999)).build().unwrap().is_expired());
+    for unusable in [builder().access_token(""), builder().age(Duration::MAX)] {
+        assert_eq!(unusable.build().unwrap_err().kind(), ErrorKind::Config);
+    }
 }
