@@ -42,12 +42,12 @@ impl Default for Resources {
 /// The expenses of a user. The reference's field names are not known here; the amounts differ from
 /// user to user, so that an app which shows one user's to another is found out.
 fn expenses(user: &str) -> Value {
-    let cents = user.bytes().fold(0, |sum: u32, byte| sum + u32::from(byte)) % 100;
-    let amount = |whole: u32| f64::from(whole * 100 + cents) / 100.0;
+    let own = user.bytes().fold(0, |sum: u32, byte| sum + u32::from(byte)) % 100;
+    let amount = |cents: u32| f64::from(cents + own) / 100.0;
     json!([
-        { "date": "2026-11-03", "vendor": "Office supplies", "amount": amount(48), "owner": user },
-        { "date": "2026-11-12", "vendor": "Train tickets", "amount": amount(126), "owner": user },
-        { "date": "2026-11-21", "vendor": "Hosting", "amount": amount(19), "owner": user },
+        { "date": "2026-11-03", "vendor": "Office supplies", "amount": amount(4_890), "owner": user },
+        { "date": "2026-11-12", "vendor": "Train tickets", "amount": amount(12_635), "owner": user },
+        { "date": "2026-11-21", "vendor": "Hosting", "amount": amount(1_900), "owner": user },
     ])
 }
 
