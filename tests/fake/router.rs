@@ -1,8 +1,5 @@
 //! The API of `FakeHurdlr`: expenses from the start, and a router of the test's own.
 
-#![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
-
 use axum::extract::Path;
 use axum::routing::{get, post};
 use axum::{Extension, Router};

@@ -1,8 +1,5 @@
 //! `ConnectedUser`: who reaches a page that needs a connection, and where all others are sent.
 
-#![cfg(all(feature = "axum", feature = "middleware", feature = "testing"))]
-#![allow(clippy::unwrap_used, reason = "a failed expectation is the failure of the test")]
-
 use std::time::Duration;
 
 use axum::Router;
