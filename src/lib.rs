@@ -30,7 +30,8 @@
 //! * **Manager** (feature `manager`, on by default): [`TokenManager`] keeps many users' tokens
 //!   alive: refreshed once and before their end, saved in a [`store`] before they are used. Its
 //!   futures may be dropped at any time.
-//! * **Web** (feature `axum`): `web::login_routes`, the login of a web app's users as one router.
+//! * **Web** (feature `axum`): `web::Login`, the login of a web app's users as one router, and
+//!   `web::ConnectedUser`, an extractor for pages that need it.
 //! * **Edges**: with the feature `middleware` calls by `reqwest` carry a user's token, with `tower`
 //!   those of hyper and tower stacks: `TokenMiddleware` and `TokenLayer`.
 //! * **Testing** (feature `testing`): `testing::FakeHurdlr`, the provider in your process, and
@@ -44,12 +45,12 @@
 //!
 //! | crate | version | feature | where |
 //! |---|---|---|---|
-//! | `axum` | 0.8 | `axum` | the router of `web::login_routes`, and the responses of its hooks |
+//! | `axum` | 0.8 | `axum`, `testing` | the router of `web::Login`, the responses of its hooks, and the router of `testing::FakeApi` |
 //! | `http` | 1 | | headers, statuses and requests, of `Token`, `Error`, the edges and `testing` |
 //! | `http-body` | 1 | `tower` | the bodies of `TokenLayer` |
 //! | `oauth2` | 5 | | [`basic`], [`HttpClient`] and [`ClientCredentialsUser`] |
 //! | `reqwest` | 0.13 | `client` | [`HurdlrBuilder::reqwest`], [`HttpError`], `TokenMiddleware` |
-//! | `reqwest-middleware` | 0.5 | `middleware` | the clients of `TokenMiddleware` |
+//! | `reqwest-middleware` | 0.5 | `middleware` | the clients of `TokenMiddleware` and `web::ConnectedUser` |
 //! | `secrecy` | 0.10 | | every secret that goes in or out |
 //! | `serde` | 1 | | `Serialize` and `Deserialize` for the answers of [`basic`] |
 //! | `serde_json` | 1 | `testing` | the data of `FakeHurdlr` |
@@ -123,7 +124,7 @@ mod rng;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-#[cfg(feature = "axum")]
+#[cfg(any(feature = "axum", feature = "testing"))]
 pub use axum;
 #[cfg(feature = "client")]
 pub use reqwest;

@@ -1,4 +1,5 @@
-//! The login of a web app's users, for axum: from the link "Connect Hurdlr" to a kept token.
+//! The login of a web app's users, for axum: from the link "Connect Hurdlr" to a page with their
+//! data.
 //!
 //! The app adds one router and answers one question: who is this user of mine?
 //!
@@ -9,14 +10,21 @@
 //! use axum::routing::get;
 //! use hurdlr_oauth2::store::MemoryStore;
 //! use hurdlr_oauth2::testing::FakeHurdlr;
-//! use hurdlr_oauth2::web::{self, LoginConfig};
+//! use hurdlr_oauth2::web::{ConnectedUser, Login, LoginConfig, UserRejection};
 //! use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, secrecy::SecretSlice};
+//! # use axum::body::{Body, to_bytes};
 //! # use tower::ServiceExt;
 //!
 //! /// The one question. An app looks into its session here.
 //! async fn signed_in(parts: Parts) -> Result<UserId, Redirect> {
 //!     let user = parts.headers.get("x-user").and_then(|user| user.to_str().ok());
 //!     user.and_then(|user| user.parse().ok()).ok_or(Redirect::to("/sign-in"))
+//! }
+//!
+//! /// A page for connected users. Others are sent to connect, and come back.
+//! async fn expenses(user: ConnectedUser) -> Result<String, UserRejection> {
+//!     let answer = user.get("/rest/v4/expenses").send().await.map_err(|e| user.rejection(e))?;
+//!     answer.text().await.map_err(|e| user.rejection(e))
 //! }
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -30,25 +38,43 @@
 //! let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
 //!
 //! let cookie_key = SecretSlice::from(vec![7; 64]); // 64 random bytes, the same in all replicas
-//! let login = LoginConfig::new(cookie_key, signed_in).return_to("/accounting");
-//! let app = Router::new()
-//!     .route("/accounting", get(async || "<a href='/hurdlr/connect'>Connect Hurdlr</a>"))
-//!     .merge(web::login_routes(manager.clone(), login)?);
-//! # let app: Router = app;
-//! # let connect = http::Request::get("/hurdlr/connect")
+//! let login = Login::new(manager.clone(), LoginConfig::new(cookie_key, signed_in))?;
+//! let app: Router = Router::new()
+//!     .route("/expenses", get(expenses))
+//!     .merge(login.routes())
+//!     .with_state(login);
+//! # let get = |path: &str| http::Request::get(path)
 //! #     .header("x-user", "ann")
 //! #     .header("sec-fetch-site", "same-origin")
-//! #     .body("".to_owned())?;
-//! # let answer = app.oneshot(connect).await?;
-//! # assert!(answer.headers()["location"].to_str()?.starts_with(fake.authorize_url().as_str()));
-//! # assert!(answer.headers()["set-cookie"].to_str()?.starts_with("__Host-hurdlr_login_"));
+//! #     .body(Body::empty());
+//! # let sent = app.clone().oneshot(get("/expenses")?).await?;
+//! # let connect = sent.headers()["location"].to_str()?;
+//! # assert_eq!(connect, "/hurdlr/connect?return_to=%2Fexpenses");
+//! # let answer = app.clone().oneshot(get(connect)?).await?;
+//! # let authorize = answer.headers()["location"].to_str()?;
+//! # assert!(authorize.starts_with(fake.authorize_url().as_str()));
+//! # let cookie = answer.headers()["set-cookie"].to_str()?;
+//! # assert!(cookie.starts_with("__Host-hurdlr_login_"));
+//! # let back = fake.consent(&authorize.parse()?, "ann").await?;
+//! # let mut callback = get(&back[url::Position::BeforePath..])?;
+//! # let cookie = cookie.split_once(';').ok_or("attributes")?.0.parse()?;
+//! # callback.headers_mut().insert("cookie", cookie);
+//! # let answer = app.clone().oneshot(callback).await?;
+//! # assert_eq!(answer.headers()["location"], "/expenses");
+//! # let answer = app.oneshot(get("/expenses")?).await?;
+//! # let text = to_bytes(answer.into_body(), 4096).await?;
+//! # assert!(std::str::from_utf8(&text)?.contains("amount"));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! From then on `manager.user(&ann).token()` is Ann's token. A page of the app has a link to
-//! `/hurdlr/connect`, and `<form method="post" action="/hurdlr/disconnect">` with a button. Both
-//! take `?return_to=` with a path of the app to go to afterwards.
+//! From then on `manager.user(&ann).token()` is Ann's token, in background jobs as well. A page of
+//! the app has a link to `/hurdlr/connect`, and `<form method="post" action="/hurdlr/disconnect">`
+//! with a button. Both take `?return_to=` with a path of the app to go to afterwards.
+//!
+//! A layer of axum's router sees the routes that were added before it: merge the login's routes
+//! first, and add the layer of the app's sessions after that. Then the function that is asked for
+//! the user finds the session among the extensions of the request's parts, as every extractor does.
 //!
 //! # Who begins a login
 //!
@@ -88,32 +114,68 @@
 mod config;
 pub use config::LoginConfig;
 use config::LoginRoutes;
+mod connected_user;
+pub use connected_user::{ConnectedUser, UserRejection};
 mod failure;
 pub use failure::{FailureReason, LoginFailure};
 mod login_cookie;
 mod return_path;
 mod routes;
 
+use std::fmt;
+use std::sync::Arc;
+
 use axum::Router;
 
 use crate::error::Error;
 use crate::manager::TokenManager;
 
-/// The routes of a login, to be merged into the app's router.
-///
-/// | | |
-/// |---|---|
-/// | `GET` or `POST /hurdlr/connect` | begins a login, and sends the browser to the provider; asks first where no page of the app has sent it |
-/// | `GET` of the redirect URI's path | [completes](TokenManager::complete_login) it |
-/// | `POST /hurdlr/disconnect` | [disconnects](crate::manager::UserHandle::disconnect) the user; for the app's own pages only |
-///
-/// All of them end with a redirect to where the app wants the user to be, or with what the app
-/// shows of a [`LoginFailure`]. Every answer has `Cache-Control: no-store`. The callback's answers
-/// have `Referrer-Policy: no-referrer`, and the others' `same-origin`, since a form of a page under
-/// `no-referrer` would not name its origin.
-///
-/// They can be nested where [`callback_path`](LoginConfig::callback_path) is set. Nested otherwise,
-/// they begin no login, since its callback would not arrive.
+/// The login of an app's users: its [routes](Self::routes), and the state of the extractor
+/// [`ConnectedUser`]. Cheap to clone.
+#[derive(Clone)]
+pub struct Login(Arc<LoginRoutes>);
+
+impl Login {
+    /// Validates the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the setting that cannot be used.
+    pub fn new(manager: TokenManager, config: LoginConfig) -> Result<Self, Error> {
+        Ok(Self(Arc::new(LoginRoutes::new(manager, config)?)))
+    }
+
+    /// The routes, to be merged into the app's router.
+    ///
+    /// | | |
+    /// |---|---|
+    /// | `GET` or `POST /hurdlr/connect` | begins a login, and sends the browser to the provider; asks first where no page of the app has sent it |
+    /// | `GET` of the redirect URI's path | [completes](TokenManager::complete_login) it |
+    /// | `POST /hurdlr/disconnect` | [disconnects](crate::manager::UserHandle::disconnect) the user; for the app's own pages only |
+    ///
+    /// All of them end with a redirect to where the app wants the user to be, or with what the app
+    /// shows of a [`LoginFailure`]. Every answer has `Cache-Control: no-store`. The callback's
+    /// answers have `Referrer-Policy: no-referrer`, and the others' `same-origin`, since a form of
+    /// a page under `no-referrer` would not name its origin.
+    ///
+    /// They can be nested where [`callback_path`](LoginConfig::callback_path) is set. Nested
+    /// otherwise, they begin no login, since its callback would not arrive.
+    pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
+        routes::router(Arc::clone(&self.0))
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("manager", &self.0.managers[0])
+            .field("connect_path", &self.0.connect_path)
+            .field("callback_path", &self.0.callback_path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The [routes](Login::routes) alone, for an app that has no use for [`ConnectedUser`].
 ///
 /// # Errors
 ///
@@ -122,5 +184,5 @@ pub fn login_routes<S>(manager: TokenManager, config: LoginConfig) -> Result<Rou
 where
     S: Clone + Send + Sync + 'static,
 {
-    Ok(routes::router(LoginRoutes::new(manager, config)?))
+    Ok(Login::new(manager, config)?.routes())
 }

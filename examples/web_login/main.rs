@@ -1,7 +1,7 @@
 //! A small site whose users connect Hurdlr: the web login from the first click to a kept token.
 //!
 //! ```text
-//! cargo run --example web_login --features axum,sqlite,testing
+//! cargo run --example web_login --features axum,middleware,sqlite,testing
 //! ```
 //!
 //! The provider is embedded, with a consent page of its own. With `HURDLR_CLIENT_ID`,
@@ -15,7 +15,6 @@
 //! | `WEB_LOGIN_COOKIE_KEY` | a fresh one | 64 bytes in base64, for cookies |
 //! | `WEB_LOGIN_STORE_KEY` | a fresh one | 32 bytes in base64, for the tokens |
 //! | `WEB_LOGIN_DATABASE` | a file that goes with the site | where the tokens are kept |
-//! | `WEB_LOGIN_RESOURCE_URL` | the embedded provider's | what the page's button calls |
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -43,9 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let home = format!("http://{}/", listener.local_addr()?);
 
     let (hurdlr, provider) = if env::var_os("HURDLR_CLIENT_ID").is_some() {
-        let resource_url = env::var("WEB_LOGIN_RESOURCE_URL").ok();
-        let resource_url = resource_url.map(|url| url.parse()).transpose()?;
-        (Hurdlr::from_env()?, Provider::Real { resource_url })
+        (Hurdlr::from_env()?, Provider::Real)
     } else {
         let (fake, clock) = (FakeHurdlr::start().await?, ManualClock::new());
         let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
@@ -67,9 +64,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let keeping = manager.keep_alive(std::time::Duration::from_secs(60));
 
     let cookie_key = key_from("WEB_LOGIN_COOKIE_KEY", 64, "everyone is signed out")?;
-    let site = Site::new(manager.clone(), provider, &cookie_key)?;
+    let site = Site::new(manager.clone(), provider, &cookie_key, cookie_key.clone())?;
     println!("Open {home} in a browser; Ctrl-C ends it.");
-    axum::serve(listener, site.router(cookie_key)?)
+    axum::serve(listener, site.router())
         .with_graceful_shutdown(async {
             let _ = tokio::signal::ctrl_c().await;
         })

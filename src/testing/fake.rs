@@ -48,8 +48,9 @@ use super::{
 /// - `POST /v6/auth/revoke`: RFC 7009. A refresh token dies with all tokens of its login; one that
 ///   is not known is a success;
 /// - `/oauth/authorize`: a page at which a person logs in and consents;
-/// - `/rest/v4/me`, `/rest/v5/me` and `/v6/me`: a protected resource, and all others that a test
-///   puts into its [`api`](Self::api), such as `/rest/v4/expenses`.
+/// - the [`api`](Self::api) behind its tokens: `/rest/v4/me` says who the token speaks for and
+///   `/rest/v4/expenses` has three expenses of theirs, under `/rest/v5` and `/v6` as well; and what
+///   a test adds.
 ///
 /// It keeps the versions apart, since the reference does not say that one takes what another has
 /// issued: a token is good at its own version only, be it as Bearer, to refresh or to revoke.

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use axum::Router;
 use serde_json::Value;
 use url::Url;
 
@@ -17,8 +18,12 @@ use super::{
 /// Every path that is not an endpoint of OAuth is one of the API. A call needs a living access
 /// token as `Authorization: Bearer`, of the version that the path begins with, or it is answered
 /// 401. A token of scope `read` gets 403 for every other method than GET, HEAD, OPTIONS and TRACE.
-/// A path without data is 404. v5 takes the client by Basic as well, for the user whom the header
-/// `userId` names.
+/// v5 takes the client by Basic as well, for the user whom the header `userId` names.
+///
+/// `/rest/v4/me` and `/rest/v4/expenses` are there from the start, under `/rest/v5` and `/v6` as
+/// well. A test adds others by [`resource`](Self::resource), one path each, or by a
+/// [`router`](Self::router). All other paths are 404. The field names of the expenses are this
+/// crate's own: the reference's are not known to it.
 ///
 /// ```
 /// use hurdlr_oauth2::testing::{FakeHurdlr, Fault};
@@ -74,6 +79,28 @@ impl FakeApi<'_> {
         // As a request names it: with a slash at its start, and encoded.
         self.0.resources.insert(url.path(), Arc::new(data));
         url
+    }
+
+    /// Serves all paths without [data](Self::resource) by a router of the test's own, behind the
+    /// provider's tokens: it gets the calls that are authorized. Each has its [`RecordedRequest`]
+    /// as an extension, which names the user.
+    ///
+    /// ```
+    /// use axum::extract::Path;
+    /// use axum::routing::get;
+    /// use axum::{Extension, Router};
+    /// use hurdlr_oauth2::testing::{FakeHurdlr, RecordedRequest};
+    /// use serde_json::json;
+    ///
+    /// async fn expense(Path(id): Path<u32>, Extension(call): Extension<RecordedRequest>) -> String {
+    ///     json!({ "id": id, "owner": call.user() }).to_string()
+    /// }
+    ///
+    /// let fake = FakeHurdlr::in_memory();
+    /// fake.api().router(Router::new().route("/rest/v4/expenses/{id}", get(expense)));
+    /// ```
+    pub fn router(&self, router: Router) {
+        self.0.resources.set_router(router);
     }
 
     /// Queues a fault: each call takes one, in order of arrival, whether or not its token is

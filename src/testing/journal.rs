@@ -21,7 +21,7 @@ pub enum Outcome {
     Issued,
     /// The token is revoked, or was not known, which is as good (RFC 7009 section 2.2).
     Revoked,
-    /// The call was served: 200.
+    /// The call was served: 200, or the status by a router of the test's own.
     Served,
     /// The client is unknown, or its secret is wrong.
     InvalidClient,

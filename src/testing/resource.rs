@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use axum::{
-    body,
+    Router,
+    body::{self, Body},
     extract::{Request, State},
     response::Response,
 };
 use http::StatusCode;
 use secrecy::ExposeSecret;
+use tower_service::Service;
 
 use super::{
     answer::{Answer, Refusal},
     journal::{Outcome, RecordedRequest},
     lock::lock,
     provider::Provider,
+    resources::Data,
     token_endpoint::{bearer, plain_basic},
     version::{Scope, Version},
 };
@@ -31,13 +34,46 @@ pub(super) async fn answer(State(provider): State<Arc<Provider>>, request: Reque
     };
     let call = RecordedRequest::new(parts, body);
     let user = user(&provider, &call);
-    let serve = |call: &RecordedRequest| {
+    let serve = async |call: RecordedRequest| {
         if is_too_large {
             return refused(&provider, Refusal::too_large(BODY_LIMIT));
         }
-        serve(&provider, call)
+        match serve(&provider, &call) {
+            Ok(Source::Data(data)) => {
+                // Without a lock, since the data may be made with the provider's help.
+                (Outcome::Served, Answer::json(StatusCode::OK, data(&call).to_string()))
+            }
+            Ok(Source::Router(router)) => (Outcome::Served, routed(router, call).await),
+            Err(refused) => refused,
+        }
     };
     provider.api.answer(provider.error_style(), call.about(user), serve).await
+}
+
+/// The maker of the answer to a call that is authorized.
+enum Source {
+    Data(Arc<Data>),
+    Router(Router),
+}
+
+/// The answer of the test's own router, held whole so that a fault can still be applied to it.
+async fn routed(mut router: Router, call: RecordedRequest) -> Answer {
+    let mut request = http::Request::new(Body::from(call.body().to_vec()));
+    *request.method_mut() = call.method().clone();
+    *request.headers_mut() = call.headers().clone();
+    let query = call.query().map_or_else(String::new, |query| format!("?{query}"));
+    // It came as the URI of a request.
+    *request.uri_mut() = format!("{}{query}", call.path()).parse().unwrap_or_default();
+    request.extensions_mut().insert(call);
+    let response = match router.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let (parts, body) = response.into_parts();
+    match body::to_bytes(body, usize::MAX).await {
+        Ok(body) => Answer { status: parts.status, headers: parts.headers, body },
+        Err(_) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the router's answer broke off"),
+    }
 }
 
 /// The user of a call, as far as the provider can tell before it looks at the rest: dead tokens
@@ -49,32 +85,32 @@ fn user(provider: &Provider, call: &RecordedRequest) -> Option<String> {
     }
 }
 
-fn serve(provider: &Provider, call: &RecordedRequest) -> (Outcome, Answer) {
-    let Some(data) = provider.resources.get(call.path()) else {
-        return refused(provider, Refusal::unknown_path());
+fn serve(provider: &Provider, call: &RecordedRequest) -> Result<Source, (Outcome, Answer)> {
+    let source = match provider.resources.get(call.path()) {
+        Some(data) => Some(Source::Data(data)),
+        None => provider.resources.router().map(Source::Router),
     };
-    // Without a lock, since the data may be made with the provider's help.
-    let served = || (Outcome::Served, Answer::json(StatusCode::OK, data(call).to_string()));
+    let source = source.ok_or_else(|| refused(provider, Refusal::unknown_path()))?;
     let version = Version::of_path(call.path());
     if version.is_some_and(Version::has_partner_calls)
         && let Some((id, secret)) = plain_basic(call.headers())
     {
         return if id != provider.client_id || secret != provider.client_secret.expose_secret() {
-            refused(provider, Refusal::wrong_basic())
+            Err(refused(provider, Refusal::wrong_basic()))
         } else if call.user().is_none_or(str::is_empty) {
-            refused(provider, Refusal::required("userId"))
+            Err(refused(provider, Refusal::required("userId")))
         } else {
-            served()
+            Ok(source)
         };
     }
     let Some(token) = bearer(call.headers()) else {
-        return (Outcome::BearerRefused, Answer::challenge());
+        return Err((Outcome::BearerRefused, Answer::challenge()));
     };
     let scope = lock(&provider.ledger).bearer(token, version, provider.now());
     match scope {
-        Ok(Scope::Read) if !call.method().is_safe() => refused(provider, Refusal::forbidden()),
-        Ok(_) => served(),
-        Err(status) => refused(provider, Refusal::dead_access_token(status)),
+        Ok(Scope::Read) if !call.method().is_safe() => Err(refused(provider, Refusal::forbidden())),
+        Ok(_) => Ok(source),
+        Err(status) => Err(refused(provider, Refusal::dead_access_token(status))),
     }
 }
 

@@ -50,11 +50,11 @@ pub(super) async fn answer(provider: &Provider, endpoint: Endpoint, request: Req
     };
     let request = RecordedRequest::new(parts, body);
     let user = user(provider, &request);
-    let act = |request: &RecordedRequest| {
+    let act = async |request: RecordedRequest| {
         let done = if too_large {
             Err(Refusal::too_large(BODY_LIMIT))
         } else {
-            judge(provider, endpoint, request)
+            judge(provider, endpoint, &request)
         };
         match done {
             Ok(Done::Issued(issued)) => {

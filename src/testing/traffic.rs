@@ -21,11 +21,11 @@ impl Traffic {
 
     /// Takes one request from its arrival to the delivery of its answer. `act` does what the
     /// request asks for, unless a fault comes first.
-    pub(super) async fn answer(
+    pub(super) async fn answer<F: Future<Output = (Outcome, Answer)>>(
         &self,
         error_style: ErrorStyle,
         request: RecordedRequest,
-        act: impl FnOnce(&RecordedRequest) -> (Outcome, Answer),
+        act: impl FnOnce(RecordedRequest) -> F,
     ) -> Response {
         let fault = self.faults.next(&request);
         let id = self.journal.open(&request);
@@ -38,7 +38,7 @@ impl Traffic {
             }
         }
 
-        let (outcome, answer) = act(&request);
+        let (outcome, answer) = act(request).await;
         let delivery = match &fault {
             Some(fault) => fault.deliver(answer),
             None => Delivery::Whole(answer),

@@ -50,6 +50,14 @@ impl Version {
         }
     }
 
+    pub(super) fn expenses_path(self) -> &'static str {
+        match self {
+            Self::V4 => "/rest/v4/expenses",
+            Self::V5 => "/rest/v5/expenses",
+            Self::V6 => "/v6/expenses",
+        }
+    }
+
     /// Whether the client proves itself by HTTP Basic and by nothing else, or in the form's body
     /// (RFC 6749 section 2.3.1).
     pub(super) fn takes_basic(self) -> bool {

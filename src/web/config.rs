@@ -4,10 +4,14 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+#[cfg(feature = "middleware")]
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use cookie::Key;
 use http::request::Parts;
+#[cfg(feature = "middleware")]
+use reqwest_middleware::ClientWithMiddleware;
 use secrecy::{ExposeSecret, SecretSlice};
 use url::Url;
 
@@ -26,6 +30,12 @@ type AuthorizeParams = dyn Fn(&UserId) -> Vec<(String, String)> + Send + Sync;
 
 pub(super) const CONNECT_PATH: &str = "/hurdlr/connect";
 
+/// Of calls of the API, by a client of the routes' own: those of token requests by default.
+#[cfg(feature = "middleware")]
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+#[cfg(feature = "middleware")]
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The settings of [`login_routes`](super::login_routes), which validates them.
 #[derive(Clone)]
 #[must_use]
@@ -39,6 +49,8 @@ pub struct LoginConfig {
     connect_path: String,
     callback_path: Option<String>,
     disconnect_path: String,
+    #[cfg(feature = "middleware")]
+    api: Option<ClientWithMiddleware>,
 }
 
 impl LoginConfig {
@@ -94,6 +106,8 @@ impl LoginConfig {
             connect_path: CONNECT_PATH.into(),
             callback_path: None,
             disconnect_path: "/hurdlr/disconnect".into(),
+            #[cfg(feature = "middleware")]
+            api: None,
         }
     }
 
@@ -192,6 +206,16 @@ impl LoginConfig {
         self
     }
 
+    /// The client of a [`ConnectedUser`](super::ConnectedUser)'s calls (feature `middleware`): the
+    /// one that the app shares among all its users, made by
+    /// [`TokenManager::middleware`]. By default a client of the routes' own, which waits 5 seconds
+    /// for a connection and 30 for an answer.
+    #[cfg(feature = "middleware")]
+    pub fn api(mut self, client: ClientWithMiddleware) -> Self {
+        self.api = Some(client);
+        self
+    }
+
     /// Shows that a login failed, or that it first has to be
     /// [confirmed](super::FailureReason::Unconfirmed). By default that is a small page, which is
     /// available here as well, since a [`LoginFailure`] is a response:
@@ -250,6 +274,12 @@ pub(super) struct LoginRoutes {
     pub(super) disconnect_path: String,
     /// The app's own, by its redirect URI: a proxy in front may have changed that of a request.
     pub(super) origin: String,
+    /// Shared by all users. Each call has its user as an extension.
+    #[cfg(feature = "middleware")]
+    pub(super) api: ClientWithMiddleware,
+    /// The part of the API's URLs that stands before the path; ends in `/`.
+    #[cfg(feature = "middleware")]
+    pub(super) base_url: Box<str>,
 }
 
 impl LoginRoutes {
@@ -300,6 +330,16 @@ impl LoginRoutes {
             })
         });
         let keys = keys.collect::<Result<_, _>>()?;
+        #[cfg(feature = "middleware")]
+        let api = match config.api {
+            Some(api) => api,
+            None => {
+                let bounded = |client: reqwest::ClientBuilder| {
+                    client.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT)
+                };
+                managers[0].middleware().client(bounded)?.build()
+            }
+        };
         let cookies = LoginCookies::new(keys, redirect_uri, redirect.scheme() == "https");
         Ok(Self {
             cookies,
@@ -312,6 +352,10 @@ impl LoginRoutes {
             callback_path,
             disconnect_path: config.disconnect_path,
             origin: redirect.origin().ascii_serialization(),
+            #[cfg(feature = "middleware")]
+            api,
+            #[cfg(feature = "middleware")]
+            base_url: hurdlr.realm().environment().into(),
             managers,
         })
     }

@@ -7,6 +7,8 @@ use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, StatusCode};
 use url::form_urlencoded;
 
+#[cfg(feature = "testing")]
+use super::config::CONNECT_PATH;
 use super::return_path::ReturnPath;
 use crate::error::{CallbackProblem, Error, ErrorKind};
 use crate::wire::user::UserId;
@@ -131,18 +133,13 @@ pub struct LoginFailure {
 }
 
 impl LoginFailure {
-    /// `connect` is the path of a new login, as the browser sees it.
     pub(super) fn new(
         reason: FailureReason,
         user: Option<UserId>,
         is_connected: bool,
         return_to: ReturnPath,
-        connect: &str,
+        try_again: String,
     ) -> Self {
-        let query = form_urlencoded::Serializer::new(String::new())
-            .append_pair("return_to", return_to.as_str())
-            .finish();
-        let try_again = format!("{connect}?{query}");
         Self { reason, user, is_connected, return_to, try_again }
     }
 
@@ -163,7 +160,9 @@ impl LoginFailure {
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn for_tests(reason: FailureReason, user: Option<UserId>, is_connected: bool) -> Self {
-        Self::new(reason, user, is_connected, ReturnPath::trusted("/"), super::config::CONNECT_PATH)
+        let return_to = ReturnPath::trusted("/");
+        let try_again = connect_link(CONNECT_PATH, &return_to);
+        Self::new(reason, user, is_connected, return_to, try_again)
     }
 
     /// The reason of the failure.
@@ -296,18 +295,32 @@ impl IntoResponse for LoginFailure {
             }
             _ => String::new(),
         };
-        let head = format!("<title>{title}</title>");
-        let main = format!("<h1>{title}</h1>\n<p>{message}</p>\n{detail}{}", self.actions());
-        // Split rather than replace, so inserted text cannot contain placeholders.
-        let (start, rest) = PAGE.split_once("{head}").unwrap_or((PAGE, ""));
-        let (body, foot) = rest.split_once("{main}").unwrap_or((rest, ""));
-        let policy = HeaderValue::from_static(PAGE_POLICY);
-        let page = Html([start, &head, body, &main, foot].concat());
-        (status, [(CONTENT_SECURITY_POLICY, policy)], page).into_response()
+        page(status, title, message, &(detail + &self.actions()))
     }
 }
 
 const PAGE: &str = include_str!("failure.html");
+
+/// A page with a heading and a sentence. `rest` is HTML, such as links.
+pub(super) fn page(status: StatusCode, title: &str, message: &str, rest: &str) -> Response {
+    let head = format!("<title>{title}</title>");
+    let main = format!("<h1>{title}</h1>\n<p>{message}</p>\n{rest}");
+    // Split rather than replace, so inserted text cannot contain placeholders.
+    let (start, tail) = PAGE.split_once("{head}").unwrap_or((PAGE, ""));
+    let (body, foot) = tail.split_once("{main}").unwrap_or((tail, ""));
+    let policy = HeaderValue::from_static(PAGE_POLICY);
+    let page = Html([start, &head, body, &main, foot].concat());
+    (status, [(CONTENT_SECURITY_POLICY, policy)], page).into_response()
+}
+
+/// The link of a login with that destination. `connect` is the path of a new login, as the browser
+/// sees it.
+pub(super) fn connect_link(connect: &str, return_to: &ReturnPath) -> String {
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("return_to", return_to.as_str())
+        .finish();
+    format!("{connect}?{query}")
+}
 
 /// The provider's own words, except that the person refused, which they know.
 fn provider_error_html(error: &Error) -> String {
@@ -323,7 +336,7 @@ fn provider_error_html(error: &Error) -> String {
 }
 
 /// For HTML text and for quoted attributes.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -14,7 +14,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::config::LoginRoutes;
-use super::failure::{FailureReason, LoginFailure, PAGE_POLICY};
+use super::failure::{FailureReason, LoginFailure, PAGE_POLICY, connect_link};
 use super::login_cookie::LoginCookie;
 use super::return_path::ReturnPath;
 use crate::client::login::{Callback, PendingLogin};
@@ -28,8 +28,7 @@ const MAX_QUERY: usize = 16 * 1024;
 /// The longest wait for the token of a user whose login failed.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn router<S: Clone + Send + Sync + 'static>(routes: LoginRoutes) -> Router<S> {
-    let routes = Arc::new(routes);
+pub(super) fn router<S: Clone + Send + Sync + 'static>(routes: Arc<LoginRoutes>) -> Router<S> {
     let connect = async |State(site), request| guarded(connect(site, request).await, FORM);
     let callback = async |State(site), request| guarded(callback(site, request).await, CODE);
     let disconnect = async |State(site), request| guarded(disconnect(site, request).await, FORM);
@@ -49,7 +48,7 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(routes: LoginRoutes) -> R
 
 /// The referrer policy of a page with a form. Under `no-referrer` browsers send `Origin: null` with
 /// it, and some send nothing else that tells an own page.
-const FORM: &str = "same-origin";
+pub(super) const FORM: &str = "same-origin";
 
 /// The referrer policy of a page whose URL holds a code.
 const CODE: &str = "no-referrer";
@@ -60,7 +59,7 @@ fn not_allowed(methods: &'static str, referrer_policy: &'static str) -> Response
 }
 
 /// Keeps a login out of caches, and its URLs out of `Referer` headers.
-fn guarded(mut response: Response, referrer_policy: &'static str) -> Response {
+pub(super) fn guarded(mut response: Response, referrer_policy: &'static str) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static(referrer_policy));
@@ -273,6 +272,11 @@ impl LoginRoutes {
         })
     }
 
+    /// The link of a login with that destination, as the browser sees it.
+    pub(super) fn connect_link(&self, return_to: &ReturnPath) -> String {
+        connect_link(&[&*self.prefix, &self.connect_path].concat(), return_to)
+    }
+
     async fn failed(
         &self,
         reason: FailureReason,
@@ -292,8 +296,8 @@ impl LoginRoutes {
             Some(user) => self.is_connected(user).await,
             None => false,
         };
-        let connect = [&*self.prefix, &self.connect_path].concat();
-        let failure = LoginFailure::new(reason, user, is_connected, return_to, &connect);
+        let try_again = self.connect_link(&return_to);
+        let failure = LoginFailure::new(reason, user, is_connected, return_to, try_again);
         (self.on_failure)(failure).await
     }
 

@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy)]
 pub(crate) enum Look {
     Desktop,
+    DarkDesktop,
     Phone,
     DarkPhone,
 }
@@ -73,17 +74,17 @@ impl Driver {
 
     async fn open(&self, look: Look) -> Client {
         let profile = format!("--user-data-dir={}", self.profile.path().display());
-        let scheme = u8::from(!matches!(look, Look::DarkPhone)); // 0 is dark
+        let scheme = u8::from(!matches!(look, Look::DarkDesktop | Look::DarkPhone)); // 0 is dark
         let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
         let mut options = json!({ "args": [
             profile, scheme, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
             "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--disable-dev-shm-usage", "--window-size=1100,800",
+            "--disable-sync", "--disable-dev-shm-usage", "--window-size=1100,1100",
             "--ignore-certificate-errors",
         ] });
-        if !matches!(look, Look::Desktop) {
+        if matches!(look, Look::Phone | Look::DarkPhone) {
             options["mobileEmulation"] =
-                json!({ "deviceMetrics": { "width": 360, "height": 740, "pixelRatio": 2.0 } });
+                json!({ "deviceMetrics": { "width": 360, "height": 1200, "pixelRatio": 2.0 } });
         }
         let Value::Object(capabilities) = json!({ "goog:chromeOptions": options }) else {
             unreachable!("an object was written");

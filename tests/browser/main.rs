@@ -100,11 +100,12 @@ impl World {
         let manager = manager.build().unwrap();
 
         let provider = Provider::Embedded { fake: fake.clone(), clock: clock.clone() };
-        let site = Site::new(manager.clone(), provider, &vec![1; 64].into()).unwrap();
+        let site = Site::new(manager.clone(), provider, &vec![1; 64].into(), vec![2; 64].into());
+        let site = site.unwrap();
         let callbacks = Arc::<Mutex<Vec<Callback>>>::default();
         let prefetches = Arc::<AtomicUsize>::default();
         let (heard, early) = (Arc::clone(&callbacks), Arc::clone(&prefetches));
-        let router = site.router(vec![2; 64].into()).unwrap();
+        let router = site.router();
         let router = router.route("/prefetching", get(async || Html(PREFETCHING)));
         let router = router.layer(from_fn(move |request: Request, next: Next| {
             let (heard, early) = (Arc::clone(&heard), Arc::clone(&early));
@@ -161,6 +162,13 @@ impl World {
         it.sees("Hurdlr is not connected", "02-not-connected").await;
     }
 
+    async fn disconnects(&self, it: &Browser) {
+        it.clicks("Disconnect").await;
+        it.sees("Disconnect Hurdlr?", "10-asked-again").await;
+        it.clicks("Yes, disconnect").await;
+        it.sees("Hurdlr is not connected", "11-disconnected").await;
+    }
+
     /// As far as the consent page.
     async fn begins(&self, it: &Browser) {
         it.clicks("Connect Hurdlr").await;
@@ -172,6 +180,8 @@ const PREFETCHING: &str = "<!doctype html><html lang=en><title>Prefetching</titl
     <meta name=viewport content='width=device-width'>\
     <link rel=prefetch href=/hurdlr/connect><main><h1>Prefetching</h1>\
     <a href=/hurdlr/connect style='display:block;line-height:3rem'>Connect Hurdlr</a></main>";
+
+const EXPENSES: &str = "Your expenses";
 
 const CONSENT: &str = "fake-client asks for access";
 
@@ -239,42 +249,56 @@ async fn goes_the_whole_way(world: World, it: Browser, user: &'static str) {
     world.signs_in(&it, user).await;
     world.begins(&it).await;
     it.clicks("Allow").await;
-    it.sees("Hurdlr is connected", "04-connected").await;
+    it.sees(EXPENSES, "04-connected").await;
     assert_eq!(it.client().current_url().await.unwrap().as_str(), world.home);
+    let text = it.text().await;
+    assert!(text.contains("Office supplies") && text.contains("Total"), "{text}");
+    assert!(text.contains("Your users do not see this box."), "{text}");
     assert!(it.fact("Token expires").await.starts_with("in 90 days"));
     assert_eq!(it.fact("Refreshes so far").await, "0");
     assert!(world.is_connected(user));
 
-    it.clicks("Call the API").await;
-    it.sees("Hurdlr is connected", "05-called").await;
-    assert!(it.text().await.contains("Hurdlr answered with status 200."));
-
     let refreshes = world.fake.count().grant("refresh_token");
     it.clicks("Let the token expire").await;
-    it.sees("Hurdlr is connected", "06-renewed").await;
+    it.sees(EXPENSES, "05-renewed").await;
+    assert!(it.text().await.contains("The token was refreshed"));
     assert_eq!(it.fact("Refreshes so far").await, "1");
     assert_eq!(world.fake.count().grant("refresh_token"), refreshes + 1);
 
+    it.goes_to(&format!("{}nowhere", world.home)).await;
+    it.sees("There is no such page", "06-not-found").await;
+    it.clicks("Back to the site").await;
+    it.sees(EXPENSES, "07-home").await;
+    assert!(!it.text().await.contains("refreshed"), "a notice is shown once");
+
     it.clicks("Disconnect").await;
-    it.sees("Hurdlr is not connected", "07-disconnected").await;
+    it.sees("Disconnect Hurdlr?", "08-asked").await;
+    it.clicks("No, stay connected").await;
+    it.sees(EXPENSES, "09-still-connected").await;
+    assert!(world.is_connected(user));
+    world.disconnects(&it).await;
+    assert!(it.text().await.contains("Your connection was removed"));
     assert!(!world.is_connected(user));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_users_connect_call_renew_and_disconnect() {
     let world = World::new().await;
-    for (name, look, user) in
-        [("desktop", Look::Desktop, "Ann"), ("dark-phone", Look::DarkPhone, "Bob")]
-    {
+    for (name, look, user) in [
+        ("desktop", Look::Desktop, "Ann"),
+        ("dark-phone", Look::DarkPhone, "Bob"),
+        ("dark-desktop", Look::DarkDesktop, "Ann"),
+        ("phone", Look::Phone, "Bob"),
+    ] {
         let world = world.clone();
         Browser::used_by(name, look, |it| goes_the_whole_way(world, it, user)).await;
     }
-    assert_eq!(world.exchanges(), 2);
+    assert_eq!(world.exchanges(), 4);
     // The provider's redirect came without the session, and one bounce brought it back.
     let callbacks = world.callbacks();
     let told: Vec<_> =
         callbacks.iter().map(|it| (&*it.sent_by, it.has_cookie("session="))).collect();
-    assert_eq!(told, [("cross-site", false), ("same-origin", true)].repeat(2));
+    assert_eq!(told, [("cross-site", false), ("same-origin", true)].repeat(4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,14 +309,13 @@ async fn one_users_disconnect_leaves_the_other_connected() {
             world.signs_in(&it, user).await;
             world.begins(&it).await;
             it.clicks("Allow").await;
-            it.sees("Hurdlr is connected", "04-connected").await;
+            it.sees(EXPENSES, "04-connected").await;
             it.clicks("Sign out").await;
             it.sees("Who are you?", "05-signed-out").await;
         }
         it.clicks("Sign in as Ann").await;
-        it.sees("Hurdlr is connected", "06-still-connected").await;
-        it.clicks("Disconnect").await;
-        it.sees("Hurdlr is not connected", "07-disconnected").await;
+        it.sees(EXPENSES, "06-still-connected").await;
+        world.disconnects(&it).await;
         assert!(!world.is_connected("Ann") && world.is_connected("Bob"));
     })
     .await;
@@ -313,10 +336,9 @@ async fn person_who_denies_can_try_again() {
             it.clicks("Try again").await;
             it.sees(CONSENT, "05-consent").await;
             it.clicks("Allow").await;
-            it.sees("Hurdlr is connected", "06-connected").await;
+            it.sees(EXPENSES, "06-connected").await;
             assert_eq!(world.exchanges(), exchanges + 1);
-            it.clicks("Disconnect").await;
-            it.sees("Hurdlr is not connected", "07-disconnected").await;
+            world.disconnects(&it).await;
         })
         .await;
     }
@@ -329,7 +351,7 @@ async fn going_back_shows_where_one_is() {
         world.signs_in(&it, "Ann").await;
         world.begins(&it).await;
         it.clicks("Allow").await;
-        it.sees("Hurdlr is connected", "04-connected").await;
+        it.sees(EXPENSES, "04-connected").await;
 
         it.client().back().await.unwrap();
         it.sees(CONSENT, "05-back-at-consent").await;
@@ -342,7 +364,7 @@ async fn going_back_shows_where_one_is() {
         it.client().refresh().await.unwrap();
         it.sees("You are connected to Hurdlr", "08-reloaded").await;
         it.clicks("Continue").await;
-        it.sees("Hurdlr is connected", "09-home").await;
+        it.sees(EXPENSES, "09-home").await;
         assert_eq!(world.exchanges(), 1);
     })
     .await;
@@ -362,10 +384,10 @@ async fn two_tabs_log_in_at_once() {
         world.begins(&it).await;
         it.client().switch_to_window(first).await.unwrap();
         it.clicks("Allow").await;
-        it.sees("Hurdlr is connected", "04-first-tab").await;
+        it.sees(EXPENSES, "04-first-tab").await;
         it.client().switch_to_window(second).await.unwrap();
         it.clicks("Allow").await;
-        it.sees("Hurdlr is connected", "05-second-tab").await;
+        it.sees(EXPENSES, "05-second-tab").await;
         assert_eq!(world.exchanges(), 2);
     })
     .await;
@@ -384,7 +406,7 @@ async fn login_left_11_minutes_must_begin_again() {
         it.clicks("Try again").await;
         it.sees(CONSENT, "05-consent").await;
         it.clicks("Allow").await;
-        it.sees("Hurdlr is connected", "06-connected").await;
+        it.sees(EXPENSES, "06-connected").await;
         assert_eq!(world.exchanges(), 1);
     })
     .await;
@@ -401,9 +423,10 @@ async fn whole_way_can_be_gone_by_keyboard() {
             ("Connect Hurdlr", CONSENT),
             ("Deny", "Hurdlr was not connected"),
             ("Try again", CONSENT),
-            ("Allow", "Hurdlr is connected"),
-            ("Call the API", "Hurdlr is connected"),
-            ("Disconnect", "Hurdlr is not connected"),
+            ("Allow", EXPENSES),
+            ("Let the token expire", EXPENSES),
+            ("Disconnect", "Disconnect Hurdlr?"),
+            ("Yes, disconnect", "Hurdlr is not connected"),
         ] {
             it.reaches_by_keyboard(name).await;
             it.sees(next, &format!("after {name}")).await;
@@ -419,7 +442,7 @@ async fn another_sites_page_disconnects_nobody() {
         world.signs_in(&it, "Ann").await;
         world.begins(&it).await;
         it.clicks("Allow").await;
-        it.sees("Hurdlr is connected", "04-connected").await;
+        it.sees(EXPENSES, "04-connected").await;
         let action = format!("{}hurdlr/disconnect", world.home);
         it.goes_to(&format!(
             "data:text/html,<main><form method=post action={action}><button>Win</button></form></main>"
@@ -452,13 +475,13 @@ async fn foreign_page_begins_no_login() {
         }
         assert!(!world.is_connected("Ann"));
         it.reaches_by_keyboard("Connect Hurdlr").await;
-        it.sees("Hurdlr is connected", "04-confirmed").await;
+        it.sees(EXPENSES, "04-confirmed").await;
         assert_eq!(world.exchanges(), 1);
 
         it.goes_to(&format!("data:text/html,{}", attacks[0])).await;
         it.sees("Connect Hurdlr?", "05-asked-again").await;
         it.clicks("Back to the site").await;
-        it.sees("Hurdlr is connected", "06-as-it-was").await;
+        it.sees(EXPENSES, "06-as-it-was").await;
         assert_eq!(world.exchanges(), 1);
     })
     .await;
@@ -481,7 +504,7 @@ async fn prefetched_link_begins_no_login() {
         timeout(Duration::from_secs(60), prefetched).await.expect("the browser prefetches");
         assert_eq!(world.exchanges(), 0);
         it.clicks("Connect Hurdlr").await;
-        it.sees("Hurdlr is connected", "04-connected").await;
+        it.sees(EXPENSES, "04-connected").await;
         assert_eq!(world.exchanges(), 1);
     })
     .await;
@@ -499,8 +522,9 @@ async fn foreign_page_signs_nobody_in() {
         ))
         .await;
         it.clicks("Win").await;
-        it.goes_to(&world.home).await;
-        it.sees("Who are you?", "01-nobody").await;
+        it.sees("Nothing was changed", "01-refused").await;
+        it.clicks("Back to the site").await;
+        it.sees("Who are you?", "02-nobody").await;
     })
     .await;
 }

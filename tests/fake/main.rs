@@ -10,6 +10,7 @@ mod faults;
 mod records;
 mod refresh;
 mod resource;
+mod router;
 mod server;
 mod time;
 mod versions;

@@ -243,7 +243,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("metrics", "store error"),
     ("manager", "client store metrics token wire error clock rng backoff"),
     ("calls", "manager client metrics token wire error clock rng"),
-    ("web", "manager client wire error"),
+    ("web", "calls manager client wire error"),
     // A provider must not agree with a mistake of the client.
     ("testing", "store wire error clock rng"),
 ];

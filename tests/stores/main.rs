@@ -20,6 +20,8 @@ mod faults;
 mod logged;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod manager;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+mod operate;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]

@@ -4,6 +4,7 @@
 
 mod app;
 mod callbacks;
+mod connected_user;
 mod cookies;
 mod departures;
 mod login;

@@ -219,6 +219,16 @@ impl<S> Sealed<S> {
     }
 }
 
+impl KeyId {
+    /// The key by which a payload is sealed, as the table has it; `None` where it is not sealed, or
+    /// in a format of another release. Nothing is opened, so no key is needed.
+    #[must_use]
+    pub fn of_payload(payload: &SecretBox<Vec<u8>>) -> Option<Self> {
+        let rest = payload.expose_secret().strip_prefix(&[FORMAT])?;
+        rest.first_chunk().copied().map(Self)
+    }
+}
+
 /// The place of a row.
 fn place(key: &StoreKey, version: Version) -> Vec<u8> {
     // Texts and numbers can always be written.
