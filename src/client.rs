@@ -27,7 +27,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::{Instrument, field};
 use url::Url;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, millis};
 use crate::error::{Error, ErrorKind};
 use crate::rng::SharedRng;
 use crate::token::{self, Token};
@@ -415,7 +415,7 @@ impl Hurdlr {
             let Some(delay) = attempts.next_delay(failure.class, pause, elapsed) else {
                 return Err(failure.into_error(&attempts));
             };
-            let (error, delay_ms) = (failure.error.for_log(), delay.as_millis());
+            let (error, delay_ms) = (failure.error.for_log(), millis(delay));
             tracing::debug!(%error, delay_ms, "retrying");
             if !delay.is_zero() {
                 inner.clock.sleep(delay).await;
@@ -451,7 +451,7 @@ impl Hurdlr {
             let answer = inner.http.post(operation.url().clone(), form, limit).await;
             let now = inner.clock.now();
             let span = tracing::Span::current();
-            span.record("duration_ms", now.since(sent_at).as_millis());
+            span.record("duration_ms", now.millis_since(sent_at));
             if let Ok(answer) = &answer {
                 span.record("status", answer.status.as_u16());
             }
