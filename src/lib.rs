@@ -101,6 +101,7 @@ mod clock;
 pub use clock::{Clock, SystemClock, Timestamp};
 mod error;
 pub use error::{CallbackProblem, Error, ErrorKind};
+mod key_material;
 mod rng;
 
 #[cfg(feature = "testing")]

@@ -9,8 +9,8 @@
 //! use axum::routing::get;
 //! use hurdlr_oauth2::store::MemoryStore;
 //! use hurdlr_oauth2::testing::FakeHurdlr;
-//! use hurdlr_oauth2::web::{self, LoginConfig};
-//! use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, secrecy::SecretSlice};
+//! use hurdlr_oauth2::web::{self, CookieKey, LoginConfig};
+//! use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 //! # use tower::ServiceExt;
 //!
 //! /// The one question. An app looks into its session here.
@@ -29,7 +29,8 @@
 //!     .build()?;
 //! let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
 //!
-//! let cookie_key = SecretSlice::from(vec![7; 64]); // 64 random bytes, the same in all replicas
+//! # let variable = "QUFB".repeat(22);
+//! let cookie_key = CookieKey::from_base64(&variable.into())?; // of `openssl rand -base64 64`
 //! let login = LoginConfig::new(cookie_key, signed_in).return_to("/accounting");
 //! let app = Router::new()
 //!     .route("/accounting", get(async || "<a href='/hurdlr/connect'>Connect Hurdlr</a>"))
@@ -88,6 +89,8 @@
 mod config;
 pub use config::LoginConfig;
 use config::LoginRoutes;
+mod cookie_key;
+pub use cookie_key::CookieKey;
 mod failure;
 pub use failure::{FailureReason, LoginFailure};
 mod login_cookie;
