@@ -102,7 +102,13 @@ impl Hurdlr {
     /// | `HURDLR_SCOPE` | [`scope`](HurdlrBuilder::scope): `read` or `write` |
     /// | `HURDLR_BEARER_ON_REFRESH` | [`bearer_on_refresh`](HurdlrBuilder::bearer_on_refresh): `true` or `false` |
     ///
-    /// A variable that is set to nothing counts as unset.
+    /// A variable that is set to nothing counts as unset. Instead of the
+    /// secret, `HURDLR_CLIENT_SECRET_FILE` names a file that holds it, of at most 16 KiB; a line's
+    /// end at its end is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] names the variable or the setting that cannot be used.
     pub fn from_env() -> Result<Self, Error> {
         HurdlrBuilder::from_env()?.build()
     }

@@ -1,13 +1,16 @@
-//! The settings of a `Hurdlr`: the builder stores, `build()` judges.
+//! The settings of a `Hurdlr`: the builder stores, `build()` validates.
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::str::ParseBoolError;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::{Credentials, Hurdlr, Inner};
 use crate::client::login;
@@ -20,7 +23,10 @@ use crate::wire::endpoint::{
     ApiVersion, ClientAuthentication, Environment, Scope, check_text, secret_bearing_url,
 };
 
-/// Settings of a [`Hurdlr`]. All of them are judged by [`build`](Self::build).
+/// The longest secret that is read from a file, in bytes.
+const MAX_SECRET_FILE: usize = 16 * 1024;
+
+/// Settings of a [`Hurdlr`], validated by [`build`](Self::build).
 #[must_use = "a builder does nothing until it is built"]
 pub struct HurdlrBuilder {
     client_id: String,
@@ -84,8 +90,27 @@ impl HurdlrBuilder {
             |name: &str| optional(name)?.ok_or_else(|| Error::config(format!("{name} is not set")));
         let named =
             |name: &'static str| Ok::<_, Error>(optional(name)?.map(|value| Named { name, value }));
+        // As it is, or in a file: container platforms mount secrets so.
+        let secret = |name: &str| {
+            let file = format!("{name}_FILE");
+            match (optional(name)?, optional(&file)?) {
+                (Some(_), Some(_)) => {
+                    Err(Error::config(format!("{name} and {file} are both set: leave one out")))
+                }
+                (Some(value), None) => Ok(Some(value.into())),
+                (None, Some(path)) => read_secret(&path).map(Some).map_err(|source| {
+                    // The path is not quoted: it may be the secret, set by mistake.
+                    Error::config(format!("the file that {file} names cannot be read"))
+                        .caused_by(source)
+                }),
+                (None, None) => Ok(None),
+            }
+        };
         let client_id = required("HURDLR_CLIENT_ID")?;
-        let mut builder = Self::new(client_id, required("HURDLR_CLIENT_SECRET")?.into());
+        let client_secret = secret("HURDLR_CLIENT_SECRET")?.ok_or_else(|| {
+            Error::config("neither HURDLR_CLIENT_SECRET nor HURDLR_CLIENT_SECRET_FILE is set")
+        })?;
+        let mut builder = Self::new(client_id, client_secret);
         if let Some(Named { name, value }) = named("HURDLR_BASE_URL")? {
             builder.environment = Named { name, value: Environment::BaseUrl(value) };
         }
@@ -248,8 +273,12 @@ impl HurdlrBuilder {
         self
     }
 
-    /// Judges the settings. An [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that
-    /// cannot be used.
+    /// Validates the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first setting that cannot be used,
+    /// and says what would be right.
     pub fn build(self) -> Result<Hurdlr, Error> {
         if self.client_id.is_empty() {
             return Err(Error::config("client_id is empty"));
@@ -319,6 +348,17 @@ impl HurdlrBuilder {
     }
 }
 
+/// Reads a secret from a file, without the line's end that most editors put there.
+fn read_secret(path: &str) -> io::Result<SecretString> {
+    // Room for all of it: a growing buffer would leave copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_FILE + 1));
+    File::open(path)?.take(MAX_SECRET_FILE as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > MAX_SECRET_FILE {
+        return Err(io::Error::other("the file is too long for a secret"));
+    }
+    Ok(text.trim_end_matches(['\r', '\n']).into())
+}
+
 fn authorize_url(
     setting: Option<Named<String>>,
     scope: Option<Scope>,
@@ -362,7 +402,7 @@ mod tests {
 
     /// A line's end from a file is seen before the provider refuses it for no visible reason.
     #[test]
-    fn control_character_in_setting_is_named() {
+    fn white_space_around_setting_is_named() {
         let fine = [
             ("HURDLR_CLIENT_ID", "id"),
             ("HURDLR_CLIENT_SECRET", "marker"),
@@ -372,9 +412,10 @@ mod tests {
             ("HURDLR_ISSUER", "https://a.example"),
         ];
         read(&fine).unwrap();
-        let is_url = |name: &str| name.ends_with("URL") || name.ends_with("URI");
         for (index, (name, value)) in fine.into_iter().enumerate() {
-            for odd in [format!("{value}\n"), format!("\t{value}"), value.replace('a', "a\r")] {
+            let blanks = [format!(" {value}"), format!("{value} "), format!("{value}\u{a0}")];
+            let controls = [format!("{value}\n"), format!("\t{value}"), value.replace('a', "a\r")];
+            for odd in blanks.into_iter().chain(controls) {
                 let mut variables = fine;
                 variables[index].1 = &odd;
                 if odd != value {
@@ -384,12 +425,39 @@ mod tests {
                     assert!(is_named && !shown.contains("marker"), "{shown}");
                 }
             }
-            // A secret may have blanks (RFC 6749 appendix A.2).
-            let blank = format!(" {value} ");
-            let mut variables = fine;
-            variables[index].1 = &blank;
-            assert_eq!(read(&variables).is_err(), is_url(name), "{name}");
         }
+        // A secret may have blanks within (RFC 6749 appendix A.2).
+        let mut variables = fine;
+        variables[1].1 = "two words";
+        read(&variables).unwrap();
+    }
+
+    /// Container platforms mount secrets as files.
+    #[test]
+    fn secret_is_read_from_file() {
+        const FILE: &str = "HURDLR_CLIENT_SECRET_FILE";
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path.into_os_string().into_string().unwrap()
+        };
+        let read = |path: &str| read(&[CREDENTIALS[0], (FILE, path)]);
+        let hurdlr = read(&file("plain", "two words\r\n")).unwrap();
+        assert_eq!(hurdlr.0.credentials.client_secret.expose_secret(), "two words");
+        for (path, problem) in [
+            (file("blank", " marker"), "client_secret has white space"),
+            (file("lines", "marker\nmarker\n"), "client_secret has a control character"),
+            (file("empty", "\n"), "client_secret is empty"),
+            (file("long", &"marker".repeat(4_000)), FILE),
+            ("marker".to_owned(), FILE),
+        ] {
+            let error = read(&path).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(problem) && !shown.contains("marker"), "{shown}");
+        }
+        let both = [CREDENTIALS[0], CREDENTIALS[1], (FILE, "path")];
+        assert!(super::tests::read(&both).unwrap_err().to_string().contains("both set"));
     }
 
     #[test]
