@@ -101,10 +101,11 @@ impl Hurdlr {
     /// | `HURDLR_ISSUER` | [`issuer`](HurdlrBuilder::issuer) |
     /// | `HURDLR_SCOPE` | [`scope`](HurdlrBuilder::scope): `read` or `write` |
     /// | `HURDLR_BEARER_ON_REFRESH` | [`bearer_on_refresh`](HurdlrBuilder::bearer_on_refresh): `true` or `false` |
+    /// | `HURDLR_LOG_ID_KEY` | [`log_id_key`](HurdlrBuilder::log_id_key) |
     ///
-    /// A variable that is set to nothing counts as unset. Instead of the
-    /// secret, `HURDLR_CLIENT_SECRET_FILE` names a file that holds it, of at most 16 KiB; a line's
-    /// end at its end is left out.
+    /// A variable that is set to nothing counts as unset. Instead of a secret,
+    /// `HURDLR_CLIENT_SECRET_FILE` and `HURDLR_LOG_ID_KEY_FILE` name a file that holds it, of at
+    /// most 16 KiB; a line's end at its end is left out.
     ///
     /// # Errors
     ///

@@ -22,6 +22,7 @@ use crate::rng::SharedRng;
 use crate::wire::endpoint::{
     ApiVersion, ClientAuthentication, Environment, Scope, check_text, secret_bearing_url,
 };
+use crate::wire::user::set_log_id_key;
 
 /// The longest secret that is read from a file, in bytes.
 const MAX_SECRET_FILE: usize = 16 * 1024;
@@ -40,6 +41,7 @@ pub struct HurdlrBuilder {
     timeouts: Timeouts,
     retry: RetryPolicy,
     bearer_on_refresh: Option<bool>,
+    log_id_key: Option<SecretString>,
     clock: SharedClock,
     rng: SharedRng,
     reqwest: reqwest::ClientBuilder,
@@ -67,6 +69,7 @@ impl HurdlrBuilder {
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
             bearer_on_refresh: None,
+            log_id_key: None,
             clock: SharedClock::new(SystemClock),
             rng: SharedRng::Thread,
             reqwest: client_builder().user_agent(USER_AGENT),
@@ -111,6 +114,7 @@ impl HurdlrBuilder {
             Error::config("neither HURDLR_CLIENT_SECRET nor HURDLR_CLIENT_SECRET_FILE is set")
         })?;
         let mut builder = Self::new(client_id, client_secret);
+        builder.log_id_key = secret("HURDLR_LOG_ID_KEY")?;
         if let Some(Named { name, value }) = named("HURDLR_BASE_URL")? {
             builder.environment = Named { name, value: Environment::BaseUrl(value) };
         }
@@ -246,6 +250,32 @@ impl HurdlrBuilder {
         self
     }
 
+    /// The key that [log ids](crate::UserId::log_id) of users are made by: at least 32 random bytes
+    /// in base64, such as `openssl rand -base64 32` makes. With the same key in all replicas, a user
+    /// has one name in all their logs, which outlasts a restart. By default each process has a key
+    /// of its own.
+    ///
+    /// `Debug` of a user id knows of no client, so the key is the whole process's:
+    /// [`build`](Self::build) fails where another one is in use. Nobody without the key can tell who
+    /// a log id is; whoever has it can try ids.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::{Hurdlr, UserId};
+    ///
+    /// let key = "c2ecret0c2ecret0c2ecret0c2ecret0c2ecret0c2ecret0"; // from where secrets are kept
+    /// let builder = || Hurdlr::builder("my-app", "its secret".into());
+    /// builder().log_id_key(key.into()).build()?;
+    /// assert_eq!(UserId::new("ann")?.log_id(), "user#00b7fe72");
+    ///
+    /// let other = key.replace('0', "1");
+    /// assert!(builder().log_id_key(other.into()).build().is_err());
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
+    /// ```
+    pub fn log_id_key(mut self, key: SecretString) -> Self {
+        self.log_id_key = Some(key);
+        self
+    }
+
     /// Sends by `client` instead of the crate's own transport, to reach an embedded provider
     /// without a socket. The transport's promises are then the client's to keep.
     #[cfg(feature = "testing")]
@@ -324,6 +354,9 @@ impl HurdlrBuilder {
             Some(http) => http,
             None => HttpClient::with(self.reqwest, &token_url, self.timeouts)?,
         };
+        if let Some(key) = &self.log_id_key {
+            set_log_id_key(key)?;
+        }
         Ok(Hurdlr(Arc::new(Inner {
             authorize_url: authorize_url(self.authorize_url, self.scope)?,
             redirect_uri: redirect_uri(self.redirect_uri)?,
@@ -458,6 +491,17 @@ mod tests {
         }
         let both = [CREDENTIALS[0], CREDENTIALS[1], (FILE, "path")];
         assert!(super::tests::read(&both).unwrap_err().to_string().contains("both set"));
+    }
+
+    #[test]
+    fn log_id_key_that_is_none_is_named() {
+        for (wrong, problem) in [("marker00", "at least 32"), ("marker", "not base64")] {
+            let builder = Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");
+            let error = builder.log_id_key(wrong.into()).build().unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("log_id_key") && shown.contains(problem), "{shown}");
+            assert!(!shown.contains("marker"), "{shown}");
+        }
     }
 
     #[test]
