@@ -7,8 +7,11 @@ mod callbacks;
 mod cookies;
 mod departures;
 mod login;
+mod logs;
 mod pages;
 mod paths;
+#[path = "../support/trace.rs"]
+mod trace;
 
 use std::time::Duration;
 
