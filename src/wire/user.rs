@@ -234,7 +234,7 @@ mod tests {
         let ids = [one.hash("ann"), one.hash("bob"), other.hash("ann")];
         assert_eq!(ids[0], key("marker00").hash("ann"));
         assert!(ids[0] != ids[1] && ids[0] != ids[2]);
-        assert!(ids.iter().all(|id| *id <= u64::from(u32::MAX)));
+        assert!(ids.iter().all(|id| u32::try_from(*id).is_ok()));
     }
 
     #[test]
