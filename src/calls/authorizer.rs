@@ -225,6 +225,8 @@ impl Authorizer {
                         return Ok(answer);
                     }
                     if !exchange.can_repeat() {
+                        // Waits for the successor all the same, to tell why there is none. Only a
+                        // call whose own time is over gets its 401 without that.
                         return match self.credential(call).await {
                             Err(error) if error.kind() != ErrorKind::TimedOut => {
                                 Err(E::failed(error))

@@ -42,9 +42,9 @@ use crate::wire::endpoint::Origin;
 /// alone, since a middleware cannot read them.
 ///
 /// Without a token a call fails before it is sent, and without a newer one after a 401 it fails
-/// too. [`Error::of`] finds the reason, such as [`ErrorKind::LoginRequired`](crate::ErrorKind), in
-/// the error. So a 401 that is returned says that the user has a living token, which the API
-/// refuses for this call.
+/// too. [`Error::of`] finds the reason in the error, such as
+/// [`ErrorKind::LoginRequired`](crate::ErrorKind::LoginRequired). So a 401 that is returned says
+/// that the user has a living token, which the API refuses for this call.
 ///
 /// ```
 /// use hurdlr_oauth2::store::MemoryStore;

@@ -75,9 +75,8 @@ impl UserId {
         &self.0
     }
 
-    /// The name that stands for this user in logs, spans and `Debug`, such as `user#9a3f51c2`: a
-    /// keyed hash. Log it beside the app's own id once, or compute it for a user who asks for help,
-    /// to tell which line is about whom.
+    /// The name of this user in logs, spans and `Debug`, such as `user#9a3f51c2`: a keyed hash.
+    /// Compute it for a user who asks for help, to find the lines that are about them.
     ///
     /// By default the key is random, so that the names change with each process. With
     /// [`HurdlrBuilder::log_id_key`](crate::HurdlrBuilder::log_id_key) they are the same in all

@@ -29,7 +29,7 @@ use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use hurdlr_oauth2::manager::UserHandle;
-use hurdlr_oauth2::reqwest_middleware::{self, ClientWithMiddleware};
+use hurdlr_oauth2::reqwest_middleware::ClientWithMiddleware;
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
 use hurdlr_oauth2::{

@@ -5,6 +5,7 @@ use hurdlr_oauth2::testing::{Fault, Gate};
 use hurdlr_oauth2::{ApiVersion, UserId};
 use tracing::{Instrument, Level, info_span};
 
+use crate::logged::listen;
 use crate::site::{HOUR, Site};
 use crate::trace::{Trace, Value};
 
@@ -12,7 +13,8 @@ use crate::trace::{Trace, Value};
 /// waits for it.
 #[tokio::test(start_paused = true)]
 async fn refresh_follows_from_waiting_requests() {
-    let (trace, _guard) = Trace::of_this_thread();
+    let trace = Trace::default();
+    let _guard = listen(trace.subscriber());
     let site = Site::new();
     let user = site.manager().enterprise_user(&UserId::new("ann").unwrap());
     let gate = Gate::closed();
@@ -38,7 +40,8 @@ async fn refresh_follows_from_waiting_requests() {
 /// A log in JSON can be searched by numbers.
 #[tokio::test(start_paused = true)]
 async fn numbers_are_logged_as_numbers() {
-    let (trace, _guard) = Trace::of_this_thread();
+    let trace = Trace::default();
+    let _guard = listen(trace.subscriber());
     let site = Site::new();
     let ann = UserId::new("ann").unwrap();
     let manager = site.logged_in(&ann).await;
@@ -69,7 +72,8 @@ async fn numbers_are_logged_as_numbers() {
 /// An operator sees who came and who left.
 #[tokio::test(start_paused = true)]
 async fn logins_and_departures_are_logged() {
-    let (trace, _guard) = Trace::of_this_thread();
+    let trace = Trace::default();
+    let _guard = listen(trace.subscriber());
     let site = Site::of(ApiVersion::V6);
     let ids = ["ann", "bob"].map(|id| UserId::new(id).unwrap());
     let [ann, bob] = &ids;

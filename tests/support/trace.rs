@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -46,11 +45,9 @@ struct Seen {
 pub(crate) struct Trace(Arc<Mutex<Seen>>);
 
 impl Trace {
-    /// Traces this thread until the guard is dropped.
-    pub(crate) fn of_this_thread() -> (Self, DefaultGuard) {
-        let trace = Self::default();
-        let guard = tracing::subscriber::set_default(Registry::default().with(trace.clone()));
-        (trace, guard)
+    /// For a thread to be traced by.
+    pub(crate) fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
+        Registry::default().with(self.clone())
     }
 
     /// The events of this crate.

@@ -3,6 +3,7 @@
 use hurdlr_oauth2::UserId;
 use hurdlr_oauth2::testing::{StoreCall, StoreFault};
 use tracing::Level;
+use tracing::subscriber::set_default;
 
 use crate::app::{App, Browser};
 use crate::trace::{Trace, Value};
@@ -10,8 +11,8 @@ use crate::trace::{Trace, Value};
 /// A disconnect that is refused, or fails, is no login that was not completed.
 #[tokio::test]
 async fn refused_disconnect_is_logged_as_such() {
-    let (trace, _guard) = Trace::of_this_thread();
-    let app = App::new();
+    let (app, trace) = (App::new(), Trace::default());
+    let _guard = set_default(trace.subscriber());
     let mut ann = Browser::of("ann");
     let refused = ann.disconnect(&app, &[("sec-fetch-site", "cross-site")]).await;
     assert_eq!(refused.status, 403);
