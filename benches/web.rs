@@ -21,6 +21,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Request, StatusCode};
+use hurdlr_oauth2::secrecy::SecretSlice;
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::web::{LoginConfig, login_routes};
 use hurdlr_oauth2::{Hurdlr, PendingLogin, TokenManager, UserId};
@@ -47,7 +48,9 @@ async fn measure(rounds: usize) -> Outcome {
         .redirect_uri("https://app.example.com/hurdlr/callback")
         .build()?;
     let manager = TokenManager::builder(hurdlr.clone(), MemoryStore::new()).build()?;
-    let config = LoginConfig::new(vec![1; 64].into(), async |parts: Parts| named(&parts.headers));
+    let config = LoginConfig::new(SecretSlice::from(vec![1; 64]), async |parts: Parts| {
+        named(&parts.headers)
+    });
     let app = login_routes(manager.clone(), config)?;
     let person = Person::new()?;
 

@@ -31,7 +31,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::{Instrument, field};
 use url::Url;
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, millis};
 use crate::error::{Error, ErrorKind};
 use crate::rng::SharedRng;
 use crate::token::{self, Token};
@@ -106,8 +106,15 @@ impl Hurdlr {
     /// | `HURDLR_ISSUER` | [`issuer`](HurdlrBuilder::issuer) |
     /// | `HURDLR_SCOPE` | [`scope`](HurdlrBuilder::scope): `read` or `write` |
     /// | `HURDLR_BEARER_ON_REFRESH` | [`bearer_on_refresh`](HurdlrBuilder::bearer_on_refresh): `true` or `false` |
+    /// | `HURDLR_LOG_ID_KEY` | [`log_id_key`](HurdlrBuilder::log_id_key) |
     ///
-    /// A variable that is set to nothing counts as unset.
+    /// A variable that is set to nothing counts as unset. Instead of a secret,
+    /// `HURDLR_CLIENT_SECRET_FILE` and `HURDLR_LOG_ID_KEY_FILE` name a file that holds it, of at
+    /// most 16 KiB; a line's end at its end is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] names the variable or the setting that cannot be used.
     pub fn from_env() -> Result<Self, Error> {
         HurdlrBuilder::from_env()?.build()
     }
@@ -462,7 +469,7 @@ impl Hurdlr {
             let Some(delay) = attempts.next_delay(failure.class, pause, elapsed) else {
                 return Err(failure.into_error(&attempts));
             };
-            let (error, delay_ms) = (failure.error.for_log(), delay.as_millis());
+            let (error, delay_ms) = (failure.error.for_log(), millis(delay));
             tracing::debug!(%error, delay_ms, "retrying");
             if !delay.is_zero() {
                 inner.clock.sleep(delay).await;
@@ -498,7 +505,7 @@ impl Hurdlr {
             let answer = inner.http.post(operation.url().clone(), form, limit).await;
             let now = inner.clock.now();
             let span = tracing::Span::current();
-            span.record("duration_ms", now.since(sent_at).as_millis());
+            span.record("duration_ms", now.millis_since(sent_at));
             if let Ok(answer) = &answer {
                 span.record("status", answer.status.as_u16());
             }

@@ -80,7 +80,8 @@ impl Timestamp {
     }
 }
 
-fn millis(duration: Duration) -> i64 {
+/// Milliseconds, as logs and `Timestamp` have them.
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 

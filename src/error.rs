@@ -13,6 +13,38 @@ use http::StatusCode;
 use secrecy::SecretString;
 
 /// The kind of an [`Error`]: what a caller can do about it.
+///
+/// # In an HTTP handler
+///
+/// A handler that calls the API for its user can answer like this. [`Error::of`] finds this crate's
+/// error in that of a call.
+///
+/// ```
+/// use hurdlr_oauth2::http::StatusCode;
+/// use hurdlr_oauth2::{Error, ErrorKind};
+///
+/// fn status(error: &Error) -> StatusCode {
+///     match error.kind() {
+///         // A page sends the browser to connect. An API of yours answers 403 with a code that its
+///         // callers know: 401 would say that your own session is over.
+///         ErrorKind::LoginRequired | ErrorKind::RotationLost => StatusCode::FORBIDDEN,
+///         // With a `Retry-After` of `error.retry_after()`. Not 429, since it is not the caller who
+///         // asks too often.
+///         ErrorKind::RateLimited | ErrorKind::Unavailable | ErrorKind::Store => {
+///             StatusCode::SERVICE_UNAVAILABLE
+///         }
+///         ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+///         // Nothing that the caller does helps: an operator has to look.
+///         ErrorKind::Rejected | ErrorKind::InvalidResponse => StatusCode::BAD_GATEWAY,
+///         ErrorKind::InvalidCallback => StatusCode::BAD_REQUEST,
+///         // `Config`, `Unsupported`, and kinds that may be added: a mistake of the app.
+///         _ => StatusCode::INTERNAL_SERVER_ERROR,
+///     }
+/// }
+/// # use hurdlr_oauth2::CallbackProblem;
+/// # assert_eq!(status(&CallbackProblem::Expired.into()), StatusCode::BAD_REQUEST);
+/// # assert_eq!(status(&Error::store("down")), StatusCode::SERVICE_UNAVAILABLE);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -210,6 +242,36 @@ impl Error {
 
     pub(crate) fn for_log(&self) -> ForLog<'_> {
         ForLog(self)
+    }
+
+    /// Finds this crate's error in another one: in the error itself, or in its
+    /// [source](StdError::source) chain.
+    ///
+    /// It takes the error of a call by `TokenMiddleware`, whose source chain leaves this one out,
+    /// and that of a call by `TokenLayer`, as `Error::of(&*boxed)`. `None` says that the call failed
+    /// on its way, and not for lack of a token.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::{Error, ErrorKind};
+    ///
+    /// let boxed: Box<dyn std::error::Error + Send + Sync> = Error::store("down").into();
+    /// assert_eq!(Error::of(&*boxed).map(Error::kind), Some(ErrorKind::Store));
+    /// ```
+    #[must_use]
+    pub fn of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            next = error.source();
+            // Its source is the cause of what it holds, and not what it holds.
+            #[cfg(feature = "middleware")]
+            if let Some(reqwest_middleware::Error::Middleware(held)) = error.downcast_ref() {
+                next = Some(held.as_ref());
+            }
+        }
+        None
     }
 
     /// The kind of failure, and so what to do about it.

@@ -118,6 +118,7 @@ mod clock;
 pub use clock::{Clock, SystemClock, Timestamp};
 mod error;
 pub use error::{CallbackProblem, Error, ErrorKind};
+mod key_material;
 #[cfg(feature = "client")]
 mod rng;
 
@@ -155,3 +156,7 @@ struct WebLoginElsewhere;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migration.md")]
 struct Migration;
+
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../docs/operations.md")]
+struct Operations;

@@ -459,7 +459,7 @@ impl TokenManager {
                     save::spawn_save_retry(&entry, entry.epoch(), login, false);
                 }
             }
-            tracing::info!(user = ?entry.subject(), "connected");
+            tracing::info!(user = ?entry.subject(), by = "login", "connected");
             drop(task);
         })
     }
@@ -621,6 +621,7 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
             .await?
         {
             entry.install_login(&cached, None);
+            tracing::info!(user = ?entry.subject(), by = "import", "connected");
             return Ok(true);
         }
     }

@@ -1,17 +1,6 @@
 //! Metrics by the `metrics` facade. Without the feature nothing is recorded.
 //!
-//! | name | type | labels |
-//! |---|---|---|
-//! | `hurdlr_user_lookups_total` | counter | `result`: `hit`, `miss` (not in memory) |
-//! | `hurdlr_refreshes_total` | counter | `outcome`: `refreshed` or a kind of failure; `user`: `login`, `enterprise`, `partner` |
-//! | `hurdlr_adoptions_total` | counter: tokens taken from the store | `user` |
-//! | `hurdlr_provider_seconds` | histogram: requests of refreshes | `outcome`, `user` |
-//! | `hurdlr_store_seconds` | histogram | `call`: the method; `outcome`: `ok`, `error` |
-//! | `hurdlr_waiting_callers` | gauge | |
-//! | `hurdlr_unsaved_tokens` | gauge | |
-//! | `hurdlr_users_expiring` | gauge, once a minute: users in memory whose token lives and has used up nine tenths of its life | |
-//! | `hurdlr_calls_unauthorized_healed_total` | counter: calls repeated with a newer token after a 401 | |
-//! | `hurdlr_calls_rate_limited_waited_total` | counter: pauses of calls after a 429 | |
+//! `docs/operations.md` lists them, with their units and labels.
 //!
 //! No label ever names a user.
 

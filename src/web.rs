@@ -10,8 +10,8 @@
 //! use axum::routing::get;
 //! use hurdlr_oauth2::store::MemoryStore;
 //! use hurdlr_oauth2::testing::FakeHurdlr;
-//! use hurdlr_oauth2::web::{ConnectedUser, Login, LoginConfig, UserRejection};
-//! use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, secrecy::SecretSlice};
+//! use hurdlr_oauth2::web::{ConnectedUser, CookieKey, Login, LoginConfig, UserRejection};
+//! use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 //! # use axum::body::{Body, to_bytes};
 //! # use tower::ServiceExt;
 //!
@@ -37,7 +37,8 @@
 //!     .build()?;
 //! let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
 //!
-//! let cookie_key = SecretSlice::from(vec![7; 64]); // 64 random bytes, the same in all replicas
+//! # let variable = "QUFB".repeat(22);
+//! let cookie_key = CookieKey::from_base64(&variable.into())?; // of `openssl rand -base64 64`
 //! let login = Login::new(manager.clone(), LoginConfig::new(cookie_key, signed_in))?;
 //! let app: Router = Router::new()
 //!     .route("/expenses", get(expenses))
@@ -116,6 +117,8 @@ pub use config::LoginConfig;
 use config::LoginRoutes;
 mod connected_user;
 pub use connected_user::{ConnectedUser, UserRejection};
+mod cookie_key;
+pub use cookie_key::CookieKey;
 mod failure;
 pub use failure::{FailureReason, LoginFailure};
 mod login_cookie;

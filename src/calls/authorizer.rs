@@ -13,7 +13,7 @@ use crate::client::Hurdlr;
 use crate::client::retry::{Attempts, FailureClass, RequestType};
 use crate::client::transport::retry_after;
 use crate::clock::Timestamp;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::manager::{SharedToken, TokenManager, UserHandle};
 use crate::metrics;
 use crate::wire::endpoint::Origin;
@@ -189,9 +189,10 @@ impl Authorizer {
 
     /// Goes on from the first answer to the one that the caller gets.
     ///
-    /// A refused token is replaced, and the call repeated with its successor, once. Where no
-    /// successor is to be had, the caller gets the reason. Where the call cannot be repeated, or
-    /// the refusal was not believed, the caller gets the 401.
+    /// A refused token is replaced, and the call repeated with its successor, once. Where there is
+    /// no successor, the call fails with the reason. So a 401 that the caller gets says that the
+    /// user has a living token: the call could not be repeated, the refusal was not believed, or
+    /// the successor was refused too.
     async fn finish<E: Exchange>(
         &self,
         call: &Call,
@@ -220,8 +221,18 @@ impl Authorizer {
                     user.report_unauthorized(token);
                     let is_served_on =
                         user.try_token().is_some_and(|served| served.into_shared().is_same(token));
-                    if is_served_on || !exchange.can_repeat() {
+                    if is_served_on {
                         return Ok(answer);
+                    }
+                    if !exchange.can_repeat() {
+                        // Waits for the successor all the same, to tell why there is none. Only a
+                        // call whose own time is over gets its 401 without that.
+                        return match self.credential(call).await {
+                            Err(error) if error.kind() != ErrorKind::TimedOut => {
+                                Err(E::failed(error))
+                            }
+                            _ => Ok(answer),
+                        };
                     }
                     // Others can use its connection during the refresh.
                     drop(answer);

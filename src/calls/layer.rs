@@ -30,7 +30,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 ///   Its URI has to be absolute, as clients want it: of a mere path nobody knows whose it is.
 /// * When the API answers 401, the manager learns which token was refused, and the call is sent
 ///   once more with the newer or refreshed one, unchanged otherwise, if its body can be sent again.
-///   Else the 401 is returned, and the token renewed for the next call.
+///   Else the 401 is returned once the token is replaced, so that the next call succeeds.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
 ///
 /// An empty body can be sent again; [`copy_body`](Self::copy_body) says which others can. Nothing
@@ -41,7 +41,10 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// the token along, and a POST that was redirected after it took effect would be made again.
 ///
 /// The service has to be `Clone`, as clients are; its errors are boxed. Without a token, or without
-/// a newer one after a 401, a call fails with this crate's [`Error`] in that box.
+/// a newer one after a 401, a call fails with the reason, such as
+/// [`ErrorKind::LoginRequired`](crate::ErrorKind::LoginRequired). [`Error::of`] finds it in the box,
+/// by `Error::of(&*error)`. So a 401 that is returned says that the user has a living token, which
+/// the API refuses for this call.
 ///
 /// A timeout that is to bound the whole call, its waits included, goes around this layer, such as
 /// tower's `Timeout`. One within it bounds each attempt.

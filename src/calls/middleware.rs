@@ -26,7 +26,7 @@ use crate::wire::endpoint::Origin;
 ///   header that is marked sensitive. An `Authorization` that the call has already is left alone.
 /// * When the API answers 401, the manager learns which token was refused, and the call is sent
 ///   once more with the newer or refreshed one, unchanged otherwise, if its body can be sent again.
-///   Else the 401 is returned, and the token renewed for the next call.
+///   Else the 401 is returned once the token is replaced, so that the next call succeeds.
 /// * When it answers 429, the call waits and is repeated, as the [`CallPolicy`] says.
 /// * A redirect within the origin is followed. One that leads elsewhere, or to a URL with user
 ///   info, is handed to the caller as it came. Behind a redirect, a 401 or 429 is healed for safe
@@ -42,13 +42,14 @@ use crate::wire::endpoint::Origin;
 /// alone, since a middleware cannot read them.
 ///
 /// Without a token a call fails before it is sent, and without a newer one after a 401 it fails
-/// too. The cause is this crate's: `error.downcast_ref` on what
-/// [`reqwest_middleware::Error::Middleware`] holds.
+/// too. [`Error::of`] finds the reason in the error, such as
+/// [`ErrorKind::LoginRequired`](crate::ErrorKind::LoginRequired). So a 401 that is returned says
+/// that the user has a living token, which the API refuses for this call.
 ///
 /// ```
 /// use hurdlr_oauth2::store::MemoryStore;
 /// use hurdlr_oauth2::testing::FakeHurdlr;
-/// use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+/// use hurdlr_oauth2::{Error, Hurdlr, TokenManager, UserId};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,6 +63,12 @@ use crate::wire::endpoint::Origin;
 /// let api = customer.middleware().client(|builder| builder)?.build();
 /// let answer = api.get(fake.resource_url()).send().await?;
 /// assert_eq!(answer.status(), 200);
+///
+/// // Nobody has logged in as this user.
+/// let nobody = manager.user(&UserId::new("nobody")?);
+/// let api = nobody.middleware().client(|builder| builder)?.build();
+/// let error = api.get(fake.resource_url()).send().await.unwrap_err();
+/// assert!(Error::of(&error).is_some_and(Error::needs_login));
 /// # Ok(())
 /// # }
 /// ```

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::error::Error;
 use crate::token::sensitive;
-use crate::wire::endpoint::{ApiVersion, Environment};
+use crate::wire::endpoint::{ApiVersion, Environment, check_text};
 use crate::wire::user::UserId;
 
 const USER_ID: HeaderName = HeaderName::from_static("userid");
@@ -61,6 +61,8 @@ impl Partner {
             return Err(Error::config("client_id is empty, or holds what Basic cannot carry"));
         }
         let secret = client_secret.expose_secret();
+        check_text("client_id", client_id)?;
+        check_text("client_secret", secret)?;
         if secret.is_empty() || secret.contains(char::is_control) {
             return Err(Error::config("client_secret is empty, or holds what Basic cannot carry"));
         }
@@ -92,10 +94,10 @@ impl Partner {
     /// Calls for this user.
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an id that would not reach the provider
-    /// as it is: a header carries printable ASCII, without space at its ends.
+    /// as it is: a header carries printable ASCII.
     pub fn user(&self, id: &UserId) -> Result<PartnerUser, Error> {
         let text = id.as_str();
-        let arrives = text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && text.trim() == text;
+        let arrives = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         let header = HeaderValue::from_str(text).ok().filter(|_| arrives);
         let mut user_id = header.ok_or_else(|| {
             Error::config("user id cannot be sent in a header: it has to be printable ASCII")

@@ -1,13 +1,16 @@
-//! The settings of a `Hurdlr`: the builder stores, `build()` judges.
+//! The settings of a `Hurdlr`: the builder stores, `build()` validates.
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::str::ParseBoolError;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::{Credentials, Hurdlr, Inner};
 use crate::client::login;
@@ -19,8 +22,12 @@ use crate::rng::SharedRng;
 use crate::wire::endpoint::{
     ApiVersion, ClientAuthentication, Environment, Scope, check_text, secret_bearing_url,
 };
+use crate::wire::user::set_log_id_key;
 
-/// Settings of a [`Hurdlr`]. All of them are judged by [`build`](Self::build).
+/// The longest secret that is read from a file, in bytes.
+const MAX_SECRET_FILE: usize = 16 * 1024;
+
+/// Settings of a [`Hurdlr`], validated by [`build`](Self::build).
 #[must_use = "a builder does nothing until it is built"]
 pub struct HurdlrBuilder {
     client_id: String,
@@ -34,6 +41,7 @@ pub struct HurdlrBuilder {
     timeouts: Timeouts,
     retry: RetryPolicy,
     bearer_on_refresh: Option<bool>,
+    log_id_key: Option<SecretString>,
     clock: SharedClock,
     rng: SharedRng,
     reqwest: reqwest::ClientBuilder,
@@ -61,6 +69,7 @@ impl HurdlrBuilder {
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
             bearer_on_refresh: None,
+            log_id_key: None,
             clock: SharedClock::new(SystemClock),
             rng: SharedRng::Thread,
             reqwest: client_builder().user_agent(USER_AGENT),
@@ -84,8 +93,28 @@ impl HurdlrBuilder {
             |name: &str| optional(name)?.ok_or_else(|| Error::config(format!("{name} is not set")));
         let named =
             |name: &'static str| Ok::<_, Error>(optional(name)?.map(|value| Named { name, value }));
+        // As it is, or in a file: container platforms mount secrets so.
+        let secret = |name: &str| {
+            let file = format!("{name}_FILE");
+            match (optional(name)?, optional(&file)?) {
+                (Some(_), Some(_)) => {
+                    Err(Error::config(format!("{name} and {file} are both set: leave one out")))
+                }
+                (Some(value), None) => Ok(Some(value.into())),
+                (None, Some(path)) => read_secret(&path).map(Some).map_err(|source| {
+                    // The path is not quoted: it may be the secret, set by mistake.
+                    Error::config(format!("the file that {file} names cannot be read"))
+                        .caused_by(source)
+                }),
+                (None, None) => Ok(None),
+            }
+        };
         let client_id = required("HURDLR_CLIENT_ID")?;
-        let mut builder = Self::new(client_id, required("HURDLR_CLIENT_SECRET")?.into());
+        let client_secret = secret("HURDLR_CLIENT_SECRET")?.ok_or_else(|| {
+            Error::config("neither HURDLR_CLIENT_SECRET nor HURDLR_CLIENT_SECRET_FILE is set")
+        })?;
+        let mut builder = Self::new(client_id, client_secret);
+        builder.log_id_key = secret("HURDLR_LOG_ID_KEY")?;
         if let Some(Named { name, value }) = named("HURDLR_BASE_URL")? {
             builder.environment = Named { name, value: Environment::BaseUrl(value) };
         }
@@ -221,6 +250,32 @@ impl HurdlrBuilder {
         self
     }
 
+    /// The key that [log ids](crate::UserId::log_id) of users are made by: at least 32 random bytes
+    /// in base64, such as `openssl rand -base64 32` makes. With the same key in all replicas, a user
+    /// has one name in all their logs, which outlasts a restart. By default each process has a key
+    /// of its own.
+    ///
+    /// `Debug` of a user id knows of no client, so the key is the whole process's:
+    /// [`build`](Self::build) fails where another one is in use. Nobody without the key can tell who
+    /// a log id is; whoever has it can try ids.
+    ///
+    /// ```
+    /// use hurdlr_oauth2::{Hurdlr, UserId};
+    ///
+    /// let key = "c2ecret0c2ecret0c2ecret0c2ecret0c2ecret0c2ecret0"; // from where secrets are kept
+    /// let builder = || Hurdlr::builder("my-app", "its secret".into());
+    /// builder().log_id_key(key.into()).build()?;
+    /// assert_eq!(UserId::new("ann")?.log_id(), "user#00b7fe72");
+    ///
+    /// let other = key.replace('0', "1");
+    /// assert!(builder().log_id_key(other.into()).build().is_err());
+    /// # Ok::<(), hurdlr_oauth2::Error>(())
+    /// ```
+    pub fn log_id_key(mut self, key: SecretString) -> Self {
+        self.log_id_key = Some(key);
+        self
+    }
+
     /// Sends by `client` instead of the crate's own transport, to reach an embedded provider
     /// without a socket. The transport's promises are then the client's to keep.
     #[cfg(feature = "testing")]
@@ -248,8 +303,12 @@ impl HurdlrBuilder {
         self
     }
 
-    /// Judges the settings. An [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that
-    /// cannot be used.
+    /// Validates the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first setting that cannot be used,
+    /// and says what would be right.
     pub fn build(self) -> Result<Hurdlr, Error> {
         if self.client_id.is_empty() {
             return Err(Error::config("client_id is empty"));
@@ -289,6 +348,9 @@ impl HurdlrBuilder {
             Some(http) => http,
             None => HttpClient::with(self.reqwest, &token_url, self.timeouts)?,
         };
+        if let Some(key) = &self.log_id_key {
+            set_log_id_key(key)?;
+        }
         Ok(Hurdlr(Arc::new(Inner {
             authorize_url: authorize_url(self.authorize_url, self.scope)?,
             redirect_uri: redirect_uri(self.redirect_uri)?,
@@ -311,6 +373,17 @@ impl HurdlrBuilder {
             http,
         })))
     }
+}
+
+/// Reads a secret from a file, without the line's end that most editors put there.
+fn read_secret(path: &str) -> io::Result<SecretString> {
+    // Room for all of it: a growing buffer would leave copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_FILE + 1));
+    File::open(path)?.take(MAX_SECRET_FILE as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > MAX_SECRET_FILE {
+        return Err(io::Error::other("the file is too long for a secret"));
+    }
+    Ok(text.trim_end_matches(['\r', '\n']).into())
 }
 
 fn authorize_url(
@@ -356,7 +429,7 @@ mod tests {
 
     /// A line's end from a file is seen before the provider refuses it for no visible reason.
     #[test]
-    fn control_character_in_setting_is_named() {
+    fn white_space_around_setting_is_named() {
         let fine = [
             ("HURDLR_CLIENT_ID", "id"),
             ("HURDLR_CLIENT_SECRET", "marker"),
@@ -366,9 +439,10 @@ mod tests {
             ("HURDLR_ISSUER", "https://a.example"),
         ];
         read(&fine).unwrap();
-        let is_url = |name: &str| name.ends_with("URL") || name.ends_with("URI");
         for (index, (name, value)) in fine.into_iter().enumerate() {
-            for odd in [format!("{value}\n"), format!("\t{value}"), value.replace('a', "a\r")] {
+            let blanks = [format!(" {value}"), format!("{value} "), format!("{value}\u{a0}")];
+            let controls = [format!("{value}\n"), format!("\t{value}"), value.replace('a', "a\r")];
+            for odd in blanks.into_iter().chain(controls) {
                 let mut variables = fine;
                 variables[index].1 = &odd;
                 if odd != value {
@@ -378,11 +452,49 @@ mod tests {
                     assert!(is_named && !shown.contains("marker"), "{shown}");
                 }
             }
-            // A secret may have blanks (RFC 6749 appendix A.2).
-            let blank = format!(" {value} ");
-            let mut variables = fine;
-            variables[index].1 = &blank;
-            assert_eq!(read(&variables).is_err(), is_url(name), "{name}");
+        }
+        // A secret may have blanks within (RFC 6749 appendix A.2).
+        let mut variables = fine;
+        variables[1].1 = "two words";
+        read(&variables).unwrap();
+    }
+
+    /// Container platforms mount secrets as files.
+    #[test]
+    fn secret_is_read_from_file() {
+        const FILE: &str = "HURDLR_CLIENT_SECRET_FILE";
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path.into_os_string().into_string().unwrap()
+        };
+        let read = |path: &str| read(&[CREDENTIALS[0], (FILE, path)]);
+        let hurdlr = read(&file("plain", "two words\r\n")).unwrap();
+        assert_eq!(hurdlr.0.credentials.client_secret.expose_secret(), "two words");
+        for (path, problem) in [
+            (file("blank", " marker"), "client_secret has white space"),
+            (file("lines", "marker\nmarker\n"), "client_secret has a control character"),
+            (file("empty", "\n"), "client_secret is empty"),
+            (file("long", &"marker".repeat(4_000)), FILE),
+            ("marker".to_owned(), FILE),
+        ] {
+            let error = read(&path).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(problem) && !shown.contains("marker"), "{shown}");
+        }
+        let both = [CREDENTIALS[0], CREDENTIALS[1], (FILE, "path")];
+        assert!(super::tests::read(&both).unwrap_err().to_string().contains("both set"));
+    }
+
+    #[test]
+    fn log_id_key_that_is_none_is_named() {
+        for (wrong, problem) in [("marker00", "at least 32"), ("marker", "not base64")] {
+            let builder = Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");
+            let error = builder.log_id_key(wrong.into()).build().unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("log_id_key") && shown.contains(problem), "{shown}");
+            assert!(!shown.contains("marker"), "{shown}");
         }
     }
 

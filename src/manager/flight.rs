@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use tokio::sync::SetOnce;
+use tracing::Span;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
 
 /// A refresh in flight, for its task and for all who wait for its outcome.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Flight(Arc<Events>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Events {
+    span: Span,
     outcome: SetOnce<Result<(), Error>>,
     /// Set by the first caller who waits.
     caller_came: SetOnce<Timestamp>,
@@ -22,6 +24,16 @@ struct Events {
 
 // An error of `SetOnce::set` says that it was set before.
 impl Flight {
+    /// `span` is the one that the refresh runs in.
+    pub(super) fn new(span: Span) -> Self {
+        let (outcome, caller_came, abandoned) = (SetOnce::new(), SetOnce::new(), SetOnce::new());
+        Self(Arc::new(Events { span, outcome, caller_came, abandoned }))
+    }
+
+    pub(super) fn span(&self) -> Span {
+        self.0.span.clone()
+    }
+
     pub(super) fn complete(&self, outcome: Result<(), Error>) {
         let _ = self.0.outcome.set(outcome);
     }
@@ -34,9 +46,10 @@ impl Flight {
         self.0.outcome.wait().await.clone()
     }
 
-    /// Says that a caller waits for the refresh since `now`.
+    /// Says that a caller waits for the refresh since `now`, and links the refresh to their span.
     pub(super) fn promote(&self, now: Timestamp) {
         let _ = self.0.caller_came.set(now);
+        self.0.span.follows_from(Span::current());
     }
 
     /// Waits until a caller waits for the refresh.

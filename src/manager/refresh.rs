@@ -9,7 +9,7 @@ use super::flight::Flight;
 use super::permits::{Permit, SLOW_AFTER};
 use super::{revocation, save};
 use crate::backoff::Backoff;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, millis};
 use crate::error::{Error, ErrorKind};
 use crate::metrics;
 use crate::store::{Release, Row, RowKind, StoreKey, Version};
@@ -459,14 +459,14 @@ impl Attempt<'_> {
             if is_over {
                 // Reading a user who never logged in is no news to an operator.
                 if is_news && had_token {
-                    tracing::info!(user = ?self.entry.subject(), kind = ?error.kind(), "login required");
+                    tracing::info!(user = ?self.entry.subject(), kind = error.kind().name(), "login required");
                 }
             } else {
                 tracing::info!(
                     user = ?self.entry.subject(),
-                    kind = ?error.kind(),
+                    kind = error.kind().name(),
                     error = %error.for_log(),
-                    next_try_ms = pause.as_millis(),
+                    next_try_ms = millis(pause),
                     "refresh failed"
                 );
             }

@@ -49,6 +49,9 @@ pub(super) async fn forget(entry: Arc<UserEntry>) -> Result<(), Error> {
     // Again: a login may have been under way, or a read may have brought the row back into memory
     // before it was removed. A token that is not saved yet is given up, even if the store failed.
     entry.evict();
+    if forgotten.is_ok() {
+        tracing::info!(user = ?entry.subject(), "forgotten");
+    }
     forgotten
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Instrument;
 
 use super::entry::UserEntry;
 use super::flight::{Flight, cut_off};
@@ -41,18 +42,21 @@ pub(super) fn join_or_start(entry: &Arc<UserEntry>, priority: Priority) -> Resul
             _ => {}
         }
         let token = context.try_track().ok_or_else(refresh::shutting_down)?;
-        Ok((state.flight.insert(Flight::default()).clone(), Some(token)))
+        // A root: it outlives the caller who starts it, and is linked to all who wait.
+        let span = tracing::info_span!(parent: None, "refresh", user = ?entry.subject());
+        Ok((state.flight.insert(Flight::new(span)).clone(), Some(token)))
     })?;
     if priority == Priority::Foreground {
         flight.promote(came);
     }
     if let Some(token) = started {
         let task = Task { entry: Arc::clone(entry), flight: flight.clone(), _token: token };
-        context.runtime.spawn(async move {
+        let refreshed = async move {
             let outcome = refresh::run(&task.entry, &task.flight).await;
             task.entry.with(|state| state.flight = None);
             task.flight.complete(outcome);
-        });
+        };
+        context.runtime.spawn(refreshed.instrument(flight.span()));
     }
     Ok(flight)
 }

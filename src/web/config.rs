@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use cookie::Key;
 use http::request::Parts;
 #[cfg(feature = "middleware")]
 use reqwest_middleware::ClientWithMiddleware;
-use secrecy::{ExposeSecret, SecretSlice};
 use url::Url;
 
+use super::cookie_key::CookieKey;
 use super::failure::LoginFailure;
 use super::login_cookie::LoginCookies;
 use super::return_path::{self, ReturnPath};
@@ -40,7 +39,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 #[must_use]
 pub struct LoginConfig {
-    keys: Vec<SecretSlice<u8>>,
+    keys: Vec<CookieKey>,
     users: Arc<UserResolver>,
     on_failure: Arc<OnFailure>,
     authorize_params: Arc<AuthorizeParams>,
@@ -54,8 +53,8 @@ pub struct LoginConfig {
 }
 
 impl LoginConfig {
-    /// Starts with the key for the cookies, of at least 64 random bytes and the same in all
-    /// replicas; and with the one question: who is the user of this request?
+    /// Starts with the key for the cookies, a [`CookieKey`] or its bytes; and with the one question:
+    /// who is the user of this request?
     ///
     /// `users` looks at the parts of the request, as an extractor does. Where nobody is signed in,
     /// its own answer is what the browser gets, such as a redirect to the app's sign-in page. In an
@@ -65,8 +64,8 @@ impl LoginConfig {
     /// # use axum::extract::FromRequestParts;
     /// # use axum::response::Redirect;
     /// # use http::request::Parts;
-    /// # use hurdlr_oauth2::web::LoginConfig;
-    /// # use hurdlr_oauth2::{UserId, secrecy::SecretSlice};
+    /// # use hurdlr_oauth2::UserId;
+    /// # use hurdlr_oauth2::web::{CookieKey, LoginConfig};
     /// # #[derive(Clone)]
     /// # struct AppState;
     /// # struct SignedIn(UserId);
@@ -76,7 +75,7 @@ impl LoginConfig {
     /// #         Err(Redirect::to("/sign-in"))
     /// #     }
     /// # }
-    /// # fn config(cookie_key: SecretSlice<u8>, state: AppState) -> LoginConfig {
+    /// # fn config(cookie_key: CookieKey, state: AppState) -> LoginConfig {
     /// LoginConfig::new(cookie_key, move |mut parts| {
     ///     let state = state.clone();
     ///     async move {
@@ -86,7 +85,7 @@ impl LoginConfig {
     /// # }
     /// ```
     pub fn new<F, R>(
-        key: SecretSlice<u8>,
+        key: impl Into<CookieKey>,
         users: impl Fn(Parts) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -94,7 +93,7 @@ impl LoginConfig {
         R: IntoResponse,
     {
         Self {
-            keys: vec![key],
+            keys: vec![key.into()],
             users: Arc::new(move |parts| {
                 let user = users(parts);
                 Box::pin(async { user.await.map_err(IntoResponse::into_response) })
@@ -113,8 +112,8 @@ impl LoginConfig {
 
     /// A former key, by which cookies are still read and none are made. To change keys, add the new
     /// one here on all replicas, then make it the first, and 10 minutes later drop the old one.
-    pub fn other_key(mut self, key: SecretSlice<u8>) -> Self {
-        self.keys.push(key);
+    pub fn other_key(mut self, key: impl Into<CookieKey>) -> Self {
+        self.keys.push(key.into());
         self
     }
 
@@ -320,16 +319,7 @@ impl LoginRoutes {
                 return_path::MAX_BYTES
             ))
         })?;
-        let keys = config.keys.iter().map(|key| {
-            let key = key.expose_secret();
-            Key::try_from(key).map_err(|_| {
-                Error::config(format!(
-                    "a cookie key has {} bytes: it needs 64 random ones",
-                    key.len()
-                ))
-            })
-        });
-        let keys = keys.collect::<Result<_, _>>()?;
+        let keys = config.keys.iter().map(CookieKey::validated).collect::<Result<_, _>>()?;
         #[cfg(feature = "middleware")]
         let api = match config.api {
             Some(api) => api,

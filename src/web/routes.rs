@@ -12,6 +12,7 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY, SET_COOKIE,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use tracing::field;
 
 use super::config::LoginRoutes;
 use super::failure::{FailureReason, LoginFailure, PAGE_POLICY, connect_link};
@@ -73,10 +74,10 @@ async fn connect(site: Arc<LoginRoutes>, request: Request) -> Response {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     if !is_from_own_page(&parts.headers, &site.origin) {
-        return site.failed(FailureReason::Unconfirmed, None, return_to).await;
+        return site.login_failed(FailureReason::Unconfirmed, None, return_to).await;
     }
     if let Some(error) = parts.extensions.get().and_then(|nest| site.misplaced(nest)) {
-        return site.failed(error.into(), None, return_to).await;
+        return site.login_failed(error.into(), None, return_to).await;
     }
     let headers = parts.headers.clone();
     let user = match (site.users)(parts).await {
@@ -91,7 +92,7 @@ async fn connect(site: Arc<LoginRoutes>, request: Request) -> Response {
             response.headers_mut().extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));
             response
         }
-        Err(error) => site.failed(error.into(), Some(user), return_to).await,
+        Err(error) => site.login_failed(error.into(), Some(user), return_to).await,
     }
 }
 
@@ -112,7 +113,7 @@ async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
     };
     let (callback, cookie, found) = match callback {
         Ok(callback) => callback,
-        Err(reason) => return site.failed(reason, Some(user), site.return_to.clone()).await,
+        Err(reason) => return site.login_failed(reason, Some(user), site.return_to.clone()).await,
     };
     let is_found = found.is_some();
     let (outcome, return_to) = match found {
@@ -140,7 +141,7 @@ async fn callback(site: Arc<LoginRoutes>, request: Request) -> Response {
     let return_to = return_to.unwrap_or_else(|| site.return_to.clone());
     let mut response = match outcome {
         Ok(()) => Redirect::to(return_to.as_str()).into_response(),
-        Err(reason) => site.failed(reason, Some(user), return_to).await,
+        Err(reason) => site.login_failed(reason, Some(user), return_to).await,
     };
     if let Some(removal) = is_over.then(|| site.cookies.removal(&cookie)).flatten() {
         response.headers_mut().append(SET_COOKIE, removal);
@@ -152,6 +153,7 @@ async fn disconnect(site: Arc<LoginRoutes>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let return_to = site.return_path(&parts.uri);
     if !is_from_own_page(&parts.headers, &site.origin) {
+        tracing::info!("refused a disconnect that no page of the app asked for");
         return site.failed(FailureReason::CrossSite, None, return_to).await;
     }
     let user = match (site.users)(parts).await {
@@ -164,7 +166,10 @@ async fn disconnect(site: Arc<LoginRoutes>, request: Request) -> Response {
     let outcomes = join_all(users.map(async |user| user.disconnect().await)).await;
     match outcomes.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(_) => Redirect::to(return_to.as_str()).into_response(),
-        Err(error) => site.failed(error.into(), Some(user), return_to).await,
+        Err(error) => {
+            tracing::warn!(?user, error = %error.for_log(), "could not disconnect a user");
+            site.failed(error.into(), Some(user), return_to).await
+        }
     }
 }
 
@@ -277,21 +282,34 @@ impl LoginRoutes {
         connect_link(&[&*self.prefix, &self.connect_path].concat(), return_to)
     }
 
+    /// Logs why a login was not begun or completed, and shows it.
+    async fn login_failed(
+        &self,
+        reason: FailureReason,
+        user: Option<UserId>,
+        return_to: ReturnPath,
+    ) -> Response {
+        let (text, user_for_log) = (reason.for_log(), user.as_ref().map(field::debug));
+        match reason {
+            FailureReason::Unconfirmed => tracing::debug!("asking whether to begin a login"),
+            _ if reason.is_site_fault() => {
+                tracing::warn!(
+                    user = user_for_log,
+                    reason = text,
+                    "a login was not completed: this site's settings have to change"
+                );
+            }
+            _ => tracing::info!(user = user_for_log, reason = text, "a login was not completed"),
+        }
+        self.failed(reason, user, return_to).await
+    }
+
     async fn failed(
         &self,
         reason: FailureReason,
         user: Option<UserId>,
         return_to: ReturnPath,
     ) -> Response {
-        let (text, user_for_log) = (reason.for_log(), user.as_ref());
-        match reason {
-            FailureReason::Unconfirmed => tracing::debug!("asking whether to begin a login"),
-            _ if reason.is_site_fault() => {
-                let text = format!("{text}: this site's settings have to change");
-                tracing::warn!(user = ?user_for_log, reason = text, "a login was not completed");
-            }
-            _ => tracing::info!(user = ?user_for_log, reason = text, "a login was not completed"),
-        }
         let is_connected = match &user {
             Some(user) => self.is_connected(user).await,
             None => false,

@@ -246,11 +246,17 @@ impl Environment {
             url.set_path(&format!("{}/", url.path()));
         }
         // Such as the token URL, which the reference has: each request would be answered 404.
-        let token_path = version.contract().token_path;
-        for api_path in [token_path, token_path.trim_end_matches("/auth/token")] {
-            if url.path().ends_with(&format!("/{api_path}/")) {
+        let token_paths = ApiVersion::ALL.map(|version| version.contract().token_path);
+        let api_paths = token_paths.map(|path| path.trim_end_matches("/auth/token"));
+        for api_path in token_paths.into_iter().chain(api_paths) {
+            let Some(before) = url.path().strip_suffix(&format!("/{api_path}/")) else { continue };
+            // A gateway may serve an earlier version below `/v6`.
+            let added = version.contract().token_path;
+            if api_path.contains('/') || added.starts_with(api_path) {
+                let right = format!("{}{before}", url.origin().ascii_serialization());
                 return Err(Error::config(format!(
-                    "{setting} ends with `/{api_path}`: leave that out, it is added"
+                    "{setting} ends with `/{api_path}`: make it `{right}`, API {version} adds \
+                     `/{added}`"
                 )));
             }
         }
@@ -258,26 +264,26 @@ impl Environment {
     }
 }
 
-/// Refuses control characters, such as the line's end of a file that a setting was read from. The
-/// value is never quoted: it may be a secret.
+/// Refuses control characters and white space around a setting, such as the line's end of a file
+/// that it was read from. The value is never quoted: it may be a secret.
 pub(crate) fn check_text(setting: &str, text: &str) -> Result<(), Error> {
-    if text.chars().any(char::is_control) {
-        let problem = "has a control character, such as a line's end: leave it out";
-        return Err(Error::config(format!("{setting} {problem}")));
-    }
-    Ok(())
+    let problem = if text.chars().any(char::is_control) {
+        "has a control character, such as a line's end: leave it out"
+    } else if text.trim() != text {
+        "has white space around it: leave it out"
+    } else {
+        return Ok(());
+    };
+    Err(Error::config(format!("{setting} {problem}")))
 }
 
 /// Reads a URL that secrets are sent to or come back through: `https`, or `http` on a loopback
 /// host, with neither user info nor fragment. The value is never quoted: it may hold a password.
 ///
-/// Blanks around it, and control characters, are refused: the parser would leave them out, and the
-/// text that is sent would be another than the setting.
+/// White space around it, and control characters, are refused: the parser would leave them out, and
+/// the text that is sent would be another than the setting.
 pub(crate) fn secret_bearing_url(setting: &str, text: &str) -> Result<Url, Error> {
     check_text(setting, text)?;
-    if text.trim() != text {
-        return Err(Error::config(format!("{setting} has blanks around it: leave them out")));
-    }
     let url = Url::parse(text)
         .map_err(|source| Error::config(format!("{setting} is not a URL")).caused_by(source))?;
     let problem = if url.host().is_none() {
@@ -444,13 +450,22 @@ mod tests {
 
     #[test]
     fn base_url_with_api_path_is_named() {
-        for (text, version, named) in [
-            ("https://a.example/rest/v4/auth/token", ApiVersion::V4, "`/rest/v4/auth/token`"),
-            ("https://a.example/rest/v5/", ApiVersion::V5, "`/rest/v5`"),
-            ("https://a.example/books/v6", ApiVersion::V6, "`/v6`"),
+        for (text, version, named, right) in [
+            ("https://a.example/rest/v4", ApiVersion::V4, "`/rest/v4`", "`https://a.example`"),
+            (
+                "https://a.example:81/x/rest/v4/auth/token",
+                ApiVersion::V4,
+                "`/rest/v4/auth/token`",
+                "`https://a.example:81/x`",
+            ),
+            ("https://a.example/rest/v5/", ApiVersion::V5, "`/rest/v5`", "`/rest/v5/auth/token`"),
+            ("https://a.example/rest/v4", ApiVersion::V6, "`/rest/v4`", "`/v6/auth/token`"),
+            ("https://a.example/books/v6", ApiVersion::V6, "`/v6`", "`https://a.example/books`"),
+            ("https://a.example/v6/auth/token", ApiVersion::V4, "`/v6/auth/token`", "API v4"),
         ] {
             let error = Environment::from(text).base(version, "base_url").unwrap_err().to_string();
-            assert!(error.contains("base_url") && error.contains(named), "{error}");
+            assert!(error.starts_with("base_url ends with"), "{error}");
+            assert!(error.contains(named) && error.contains(right), "{error}");
         }
         assert!(Environment::from("https://a.example/v6").base(ApiVersion::V4, "base_url").is_ok());
         for text in ["https://a.example/rev6", "https://a.example/v6/hurdlr"] {

@@ -3,17 +3,23 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use oauth2::{ClientCredentialsTokenRequest, ErrorResponse, TokenResponse};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 use crate::error::Error;
+use crate::key_material;
 
 /// The id of one of your users, as the provider's `userId`.
 ///
-/// Not empty, at most 256 bytes, without control characters. It is personal data: `Debug` shows a
-/// short hash of it, which is the same for one user all through a process and different in the
-/// next, and there is no `Display`.
+/// Not empty, at most 256 bytes, without control characters and without white space around it. An
+/// integer is an id by `From`, and a UUID by its text.
+///
+/// It is personal data: `Debug` shows the [`log_id`](Self::log_id), a short hash of it, and there is
+/// no `Display`.
 ///
 /// ```
 /// use hurdlr_oauth2::UserId;
@@ -21,6 +27,10 @@ use crate::error::Error;
 /// let user = UserId::new("customer-4711")?;
 /// assert_eq!(user.as_str(), "customer-4711");
 /// assert!(!format!("{user:?}").contains("4711"));
+///
+/// assert_eq!(UserId::from(4711).as_str(), "4711");
+/// let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8"; // such as by `uuid.to_string()`
+/// assert_eq!(UserId::new(uuid)?.as_str(), uuid);
 /// # Ok::<(), hurdlr_oauth2::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,7 +40,11 @@ impl UserId {
     /// The longest id, in bytes.
     pub const MAX_BYTES: usize = 256;
 
-    /// Takes an id. What cannot be one is an [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// Takes an id.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) says what keeps the text from being an id.
     pub fn new(id: impl Into<Box<str>>) -> Result<Self, Error> {
         let id = id.into();
         if id.is_empty() {
@@ -43,6 +57,8 @@ impl UserId {
             )))
         } else if id.chars().any(char::is_control) {
             Err(Error::config("user id holds a control character"))
+        } else if id.trim() != &*id {
+            Err(Error::config("user id has white space around it: leave it out"))
         } else {
             Ok(Self(id))
         }
@@ -58,14 +74,84 @@ impl UserId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name of this user in logs, spans and `Debug`, such as `user#9a3f51c2`: a keyed hash.
+    /// Compute it for a user who asks for help, to find the lines that are about them.
+    ///
+    /// By default the key is random, so that the names change with each process. With
+    /// [`HurdlrBuilder::log_id_key`](crate::HurdlrBuilder::log_id_key) they are the same in all
+    /// processes that have this key.
+    #[must_use]
+    pub fn log_id(&self) -> String {
+        static RANDOM: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let hash = match LOG_ID_KEY.get() {
+            Some(key) => key.hash(&self.0),
+            None => RANDOM.hash_one(&self.0) >> 32,
+        };
+        format!("user#{hash:08x}")
+    }
+}
+
+/// The app's key for log ids, if it gave one.
+static LOG_ID_KEY: OnceLock<LogIdKey> = OnceLock::new();
+
+/// A key for log ids.
+struct LogIdKey(SecretSlice<u8>);
+
+impl LogIdKey {
+    /// The least length, in bytes.
+    const MIN_BYTES: usize = 32;
+
+    fn from_base64(text: &SecretString) -> Result<Self, Error> {
+        let key = key_material::from_base64("log_id_key", text)?;
+        if key.len() < Self::MIN_BYTES {
+            return Err(Error::config(format!(
+                "log_id_key has {} bytes: it needs at least {} random ones",
+                key.len(),
+                Self::MIN_BYTES
+            )));
+        }
+        Ok(Self(SecretSlice::from(key.to_vec())))
+    }
+
+    /// 32 bits of a keyed hash. A plain prefix is as good as an HMAC (RFC 2104) here: too little is
+    /// left of the hash to go on from.
+    fn hash(&self, id: &str) -> u64 {
+        let hash = Sha256::new_with_prefix(self.0.expose_secret()).chain_update(id).finalize();
+        hash.iter().take(4).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
+/// Has all log ids of this process made by this key. Fails for text that is no key, and for another
+/// key than the one in use.
+pub(crate) fn set_log_id_key(key: &SecretString) -> Result<(), Error> {
+    let key = LogIdKey::from_base64(key)?;
+    let bytes = key.0.clone();
+    let in_use = LOG_ID_KEY.get_or_init(|| key);
+    if bool::from(in_use.0.expose_secret().ct_eq(bytes.expose_secret())) {
+        return Ok(());
+    }
+    Err(Error::config("log_id_key is not the one in use: a process has one key for all its logs"))
 }
 
 impl fmt::Debug for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        static KEYED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        write!(f, "user#{:08x}", KEYED.hash_one(&self.0) >> 32)
+        f.write_str(&self.log_id())
     }
 }
+
+/// The digits of an integer.
+macro_rules! from_integer {
+    ($($integer:ty)*) => {$(
+        impl From<$integer> for UserId {
+            fn from(id: $integer) -> Self {
+                Self(id.to_string().into())
+            }
+        }
+    )*};
+}
+
+from_integer!(i32 i64 u32 u64);
 
 impl FromStr for UserId {
     type Err = Error;
@@ -124,13 +210,30 @@ mod tests {
     #[test]
     fn ids_the_provider_confuses_are_refused() {
         let long = "x".repeat(257);
-        for bad in ["", "a\0", "a\nb", "\u{7f}", "\u{85}", long.as_str()] {
+        for bad in ["", "a\0", "a\nb", "\u{7f}", "\u{85}", " ", "a ", "\u{a0}a", long.as_str()] {
             assert!(UserId::new(bad).is_err(), "{bad:?}");
         }
         let longest = "é".repeat(128);
-        for good in ["a", " ", "名前", longest.as_str()] {
+        for good in ["a", "a b", "名前", longest.as_str()] {
             assert_eq!(UserId::new(good).unwrap().as_str(), good);
         }
+    }
+
+    #[test]
+    fn integers_are_ids() {
+        assert_eq!(UserId::from(u64::MAX).as_str(), "18446744073709551615");
+        assert_eq!(UserId::from(i64::MIN).as_str(), "-9223372036854775808");
+        assert_eq!(UserId::from(7), UserId::new("7").unwrap());
+    }
+
+    #[test]
+    fn log_ids_depend_on_key_and_user() {
+        let key = |text: &str| LogIdKey::from_base64(&text.repeat(6).as_str().into()).unwrap();
+        let (one, other) = (key("marker00"), key("marker01"));
+        let ids = [one.hash("ann"), one.hash("bob"), other.hash("ann")];
+        assert_eq!(ids[0], key("marker00").hash("ann"));
+        assert!(ids[0] != ids[1] && ids[0] != ids[2]);
+        assert!(ids.iter().all(|id| u32::try_from(*id).is_ok()));
     }
 
     #[test]

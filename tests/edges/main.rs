@@ -5,6 +5,7 @@
 mod cases;
 mod origins;
 mod partner;
+mod reasons;
 mod redaction;
 mod refusals;
 mod requests;
@@ -28,7 +29,7 @@ use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use hurdlr_oauth2::manager::UserHandle;
-use hurdlr_oauth2::reqwest_middleware::{self, ClientWithMiddleware};
+use hurdlr_oauth2::reqwest_middleware::ClientWithMiddleware;
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
 use hurdlr_oauth2::{
@@ -244,16 +245,13 @@ impl Edge {
                         *response.body_mut() = answer.text().await.unwrap();
                         Ok(response)
                     }
-                    Err(reqwest_middleware::Error::Middleware(error)) => {
-                        Err(error.downcast_ref::<Error>().unwrap().clone())
-                    }
-                    Err(error) => panic!("{error:?}"),
+                    Err(error) => Err(Error::of(&error).unwrap().clone()),
                 }
             }
             Self::Layer(service) => {
                 *request.version_mut() = http::Version::HTTP_11;
                 let answer = service.oneshot(request).await;
-                answer.map_err(|error| error.downcast_ref::<Error>().unwrap().clone())
+                answer.map_err(|error| Error::of(&*error).unwrap().clone())
             }
         }
     }

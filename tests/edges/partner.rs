@@ -52,15 +52,19 @@ async fn partner_calls_send_basic_and_user() {
 #[tokio::test]
 async fn credentials_unfit_for_basic_are_refused_unshown() {
     let here = "http://localhost:1".into();
-    for (id, secret) in
-        [("", "s"), ("a:b", "s"), ("a\n", "s"), ("a", ""), ("a", "secret-marker\r\n")]
-    {
+    for (id, secret) in [
+        ("", "s"),
+        ("a:b", "s"),
+        ("a\n", "s"),
+        ("a", ""),
+        ("a", " secret-marker"),
+        ("a", "secret-marker\r\n"),
+    ] {
         let error = Partner::new(id, &secret.into(), &here).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(!everything_said(&error).contains("secret-marker"));
     }
     let partner = Partner::new("app", &"secret-marker".into(), &here).unwrap();
-    for id in [" ann", "ann ", "ännchen"] {
-        assert_eq!(partner.user(&UserId::new(id).unwrap()).unwrap_err().kind(), ErrorKind::Config);
-    }
+    let error = partner.user(&UserId::new("ännchen").unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
 }

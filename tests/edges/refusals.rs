@@ -119,21 +119,6 @@ async fn call_without_token_is_unsent_and_explained() {
     }
 }
 
-/// Where no newer token is to be had, the 401 alone would not say what to do.
-#[tokio::test]
-async fn refusal_without_newer_token_says_why() {
-    for kind in KINDS {
-        let stage = Stage::new().await;
-        stage.site.fake.revoke_everything("ann");
-        let api = RawServer::replying([answer(401)]).await;
-        let edge = kind.of_user(&stage.user, CallPolicy::default().origin(api.base_url()));
-        let request = Request::get(api.base_url()).body(TestBody::default()).unwrap();
-        let error = edge.send(request).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::LoginRequired, "{kind:?}");
-        assert_eq!(api.requests().len(), 1, "{kind:?}");
-    }
-}
-
 /// How many bodies of answers live.
 #[derive(Clone, Debug, Default)]
 struct LivingBodies(Arc<AtomicUsize>);

@@ -125,8 +125,7 @@ async fn request_timeout_bounds_whole_call() {
     stage.site.fake.fault_next(Fault::Hold(gate.clone()));
     let cold = stage.manager.enterprise_user(&UserId::new("cold").unwrap());
     let error = soon(call(&cold, Some(20)).send()).await.unwrap_err();
-    let reqwest_middleware::Error::Middleware(error) = error else { panic!("{error:?}") };
-    assert_eq!(error.downcast_ref::<Error>().unwrap().kind(), ErrorKind::TimedOut);
+    assert_eq!(Error::of(&error).map(Error::kind), Some(ErrorKind::TimedOut));
     assert_eq!(api.requests().len(), 4);
     // The refresh goes on.
     gate.open();

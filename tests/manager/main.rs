@@ -13,6 +13,7 @@ mod disconnect;
 mod faults;
 #[path = "../support/logged.rs"]
 mod logged;
+mod logs;
 mod looks;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -26,6 +27,8 @@ mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod threads;
+#[path = "../support/trace.rs"]
+mod trace;
 mod versions;
 
 use hurdlr_oauth2::{TokenManager, UserId};

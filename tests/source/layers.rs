@@ -236,14 +236,15 @@ const LAYERS: &[(&str, &str)] = &[
     ("clock", ""),
     ("rng", ""),
     ("backoff", ""),
-    ("wire", "error"),
+    ("key_material", "error"),
+    ("wire", "error key_material"),
     ("token", "wire error clock"),
-    ("store", "token wire error clock"),
+    ("store", "token wire error clock key_material"),
     ("client", "token wire error clock rng backoff"),
     ("metrics", "store error"),
     ("manager", "client store metrics token wire error clock rng backoff"),
     ("calls", "manager client metrics token wire error clock rng"),
-    ("web", "calls manager client wire error"),
+    ("web", "calls manager client wire error key_material"),
     // A provider must not agree with a mistake of the client.
     ("testing", "store wire error clock rng"),
 ];

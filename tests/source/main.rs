@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the test's failure")]
 
 mod layers;
+mod operations;

@@ -8,8 +8,11 @@ mod connected_user;
 mod cookies;
 mod departures;
 mod login;
+mod logs;
 mod pages;
 mod paths;
+#[path = "../support/trace.rs"]
+mod trace;
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 use axum::Router;
 use hurdlr_oauth2::ErrorKind;
+use hurdlr_oauth2::secrecy::SecretSlice;
 use hurdlr_oauth2::web::{LoginConfig, login_routes};
 
 use crate::app::{self, App, Browser, KEY, Log, OWN_PAGE};
@@ -10,7 +11,7 @@ use crate::app::{self, App, Browser, KEY, Log, OWN_PAGE};
 async fn settings_that_cannot_be_used_are_named() {
     type Change = fn(LoginConfig) -> LoginConfig;
     let changes: [(Change, &str); 8] = [
-        (|config| config.other_key(vec![0; 63].into()), "64"),
+        (|config| config.other_key(SecretSlice::from(vec![0; 63])), "64"),
         (|config| config.return_to("https://evil.example"), "return_to"),
         (|config| config.return_to(""), "return_to"),
         (|config| config.connect_path("hurdlr"), "connect_path"),

@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
 use hmac::{Hmac, Mac};
@@ -14,20 +12,11 @@ use sha2_0_11::Sha256;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
+use crate::key_material;
 use crate::wire::user::UserId;
 
 /// The bytes of a key of any use.
 const KEY_BYTES: usize = 32;
-
-/// With or without padding, as `openssl rand -base64 32` and key management services write it.
-const BASE64: GeneralPurpose = engine(&alphabet::STANDARD);
-const BASE64_URL: GeneralPurpose = engine(&alphabet::URL_SAFE);
-
-const fn engine(alphabet: &alphabet::Alphabet) -> GeneralPurpose {
-    let config =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    GeneralPurpose::new(alphabet, config)
-}
 
 /// Shared by all clones, and wiped with the last of them.
 #[derive(Clone, Debug)]
@@ -44,16 +33,7 @@ impl Secret {
     }
 
     fn from_base64(what: &str, text: &SecretString) -> Result<Self, Error> {
-        let text = text.expose_secret().trim();
-        // The alphabets differ in two characters each, and keys mostly have one of them.
-        let engine = if text.contains(['-', '_']) { &BASE64_URL } else { &BASE64 };
-        // Room for all of it: a growing buffer would leave copies behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
-        // The decoder's error is not passed on: it quotes a byte of what may be most of a key.
-        engine.decode_vec(text, &mut bytes).map_err(|_| {
-            Error::config(format!("{what} is not base64: such as `openssl rand -base64 32` makes"))
-        })?;
-        Self::from_bytes(what, &bytes)
+        Self::from_bytes(what, &key_material::from_base64(what, text)?)
     }
 
     /// HMAC-SHA256 (RFC 2104) of `text`, for a purpose that no other text is hashed for.
