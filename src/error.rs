@@ -28,8 +28,8 @@ use secrecy::SecretString;
 ///         // A page sends the browser to connect. An API of yours answers 403 with a code that its
 ///         // callers know: 401 would say that your own session is over.
 ///         ErrorKind::LoginRequired | ErrorKind::RotationLost => StatusCode::FORBIDDEN,
-///         // With a `Retry-After` of `error.retry_after()`. Not 429, since it is not the caller who
-///         // asks too often.
+///         // With a `Retry-After` of `error.retry_after()`. Not 429: it is not the caller who asks
+///         // too often.
 ///         ErrorKind::RateLimited | ErrorKind::Unavailable | ErrorKind::Store => {
 ///             StatusCode::SERVICE_UNAVAILABLE
 ///         }
@@ -248,8 +248,8 @@ impl Error {
     /// [source](StdError::source) chain.
     ///
     /// It takes the error of a call by `TokenMiddleware`, whose source chain leaves this one out,
-    /// and that of a call by `TokenLayer`, as `Error::of(&*boxed)`. `None` says that the call failed
-    /// on its way, and not for lack of a token.
+    /// and that of a call by `TokenLayer`, as `Error::of(&*boxed)`. `None` says that the call
+    /// failed on its way, and not for lack of a token.
     ///
     /// ```
     /// use hurdlr_oauth2::{Error, ErrorKind};

@@ -42,9 +42,9 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// The service has to be `Clone`, as clients are; its errors are boxed. Without a token, or without
 /// a newer one after a 401, a call fails with the reason, such as
-/// [`ErrorKind::LoginRequired`](crate::ErrorKind::LoginRequired). [`Error::of`] finds it in the box,
-/// by `Error::of(&*error)`. So a 401 that is returned says that the user has a living token, which
-/// the API refuses for this call.
+/// [`ErrorKind::LoginRequired`](crate::ErrorKind::LoginRequired). [`Error::of`] finds it in the
+/// box, by `Error::of(&*error)`. So a 401 that is returned says that the user has a living token,
+/// which the API refuses for this call.
 ///
 /// A timeout that is to bound the whole call, its waits included, goes around this layer, such as
 /// tower's `Timeout`. One within it bounds each attempt.

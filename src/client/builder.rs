@@ -250,14 +250,13 @@ impl HurdlrBuilder {
         self
     }
 
-    /// The key that [log ids](crate::UserId::log_id) of users are made by: at least 32 random bytes
-    /// in base64, such as `openssl rand -base64 32` makes. With the same key in all replicas, a user
-    /// has one name in all their logs, which outlasts a restart. By default each process has a key
-    /// of its own.
+    /// The key of the users' [log ids](crate::UserId::log_id): at least 32 random bytes in base64,
+    /// such as `openssl rand -base64 32` makes. With the same key in all replicas, a user has one
+    /// name in all their logs, which outlasts a restart. By default each process has a random key.
     ///
-    /// `Debug` of a user id knows of no client, so the key is the whole process's:
-    /// [`build`](Self::build) fails where another one is in use. Nobody without the key can tell who
-    /// a log id is; whoever has it can try ids.
+    /// `Debug` of a user id knows of no client, so the key is that of the whole process:
+    /// [`build`](Self::build) fails where another one is in use. Nobody can tell a user by a log id
+    /// without the key; with it, ids can be tried.
     ///
     /// ```
     /// use hurdlr_oauth2::{Hurdlr, UserId};

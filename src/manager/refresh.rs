@@ -431,6 +431,7 @@ impl Attempt<'_> {
     fn pause(&self, failure: Failure) -> Error {
         let Failure { mut error, pause } = failure;
         let now = self.context.clock.now();
+        let user = self.entry.subject();
         let had_token = self.entry.current.load().version.is_some();
         self.entry.with(|state| {
             // A login that is over stays over, whatever else fails, until there is another one. A
@@ -439,7 +440,7 @@ impl Attempt<'_> {
                 && had_token
                 && !error.needs_login()
             {
-                tracing::debug!(user = ?self.entry.subject(), %error, "could not look for a new login");
+                tracing::debug!(?user, %error, "could not look for a new login");
                 error = over.clone();
             }
             let is_over = error.needs_login();
@@ -451,19 +452,19 @@ impl Attempt<'_> {
             } else {
                 self.context.policy.backoff
             };
-            let pause = pause
-                .unwrap_or_else(|| self.context.delay(backoff, state.pause.failures + 1));
+            let pause =
+                pause.unwrap_or_else(|| self.context.delay(backoff, state.pause.failures + 1));
             state.pause.begin(now, pause, Some(error.clone()));
             let told = error_for_callers(self.entry, state, &error);
             let is_news = state.tell_login_over(told.kind());
             if is_over {
                 // Reading a user who never logged in is no news to an operator.
                 if is_news && had_token {
-                    tracing::info!(user = ?self.entry.subject(), kind = error.kind().name(), "login required");
+                    tracing::info!(?user, kind = error.kind().name(), "login required");
                 }
             } else {
                 tracing::info!(
-                    user = ?self.entry.subject(),
+                    ?user,
                     kind = error.kind().name(),
                     error = %error.for_log(),
                     next_try_ms = millis(pause),

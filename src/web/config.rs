@@ -53,8 +53,8 @@ pub struct LoginConfig {
 }
 
 impl LoginConfig {
-    /// Starts with the key for the cookies, a [`CookieKey`] or its bytes; and with the one question:
-    /// who is the user of this request?
+    /// Starts with the key for the cookies, a [`CookieKey`] or its bytes; and with the one
+    /// question: who is the user of this request?
     ///
     /// `users` looks at the parts of the request, as an extractor does. Where nobody is signed in,
     /// its own answer is what the browser gets, such as a redirect to the app's sign-in page. In an

@@ -194,12 +194,13 @@ impl Page {
 #[cfg(feature = "middleware")]
 fn call_error(error: reqwest_middleware::Error) -> Error {
     use reqwest_middleware::Error::{Middleware, Reqwest};
+    if let Some(reason) = Error::of(&error) {
+        return reason.clone();
+    }
     match error {
-        Middleware(source) => match source.downcast::<Error>() {
-            Ok(error) => error,
-            Err(source) => Error::new(ErrorKind::Unavailable, "a middleware failed the call")
-                .caused_by(Middleware(source)),
-        },
+        Middleware(_) => {
+            Error::new(ErrorKind::Unavailable, "a middleware failed the call").caused_by(error)
+        }
         Reqwest(source) => {
             let (kind, text) = if source.is_builder() {
                 (ErrorKind::Config, "the call of the API cannot be made")

@@ -18,8 +18,8 @@ use crate::key_material;
 /// Not empty, at most 256 bytes, without control characters and without white space around it. An
 /// integer is an id by `From`, and a UUID by its text.
 ///
-/// It is personal data: `Debug` shows the [`log_id`](Self::log_id), a short hash of it, and there is
-/// no `Display`.
+/// It is personal data: `Debug` shows the [`log_id`](Self::log_id), a short hash of it, and there
+/// is no `Display`.
 ///
 /// ```
 /// use hurdlr_oauth2::UserId;

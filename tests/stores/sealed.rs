@@ -142,7 +142,7 @@ async fn value_moved_to_another_row_is_refused() {
     let id = ann.subject().clone();
     for (other, bound) in [
         (user("bob"), Bound::User),
-        (user("ann "), Bound::User),
+        (user("ann."), Bound::User),
         (StoreKey::new(ann.realm().clone(), RowKind::Enterprise, id.clone()), Bound::Kind),
         (
             StoreKey::new(realm(ApiVersion::V5, environment, "client"), login, id.clone()),
