@@ -114,7 +114,7 @@ impl Tool {
             ["count"] => self.count(out).await,
             ["reseal"] => self.reseal(out).await,
             ["show", kind, user] => self.show(&Subject::parse(kind, user)?, out).await,
-            ["forget", kind, user] | ["revoke", kind, user] => {
+            ["forget" | "revoke", kind, user] => {
                 self.show(&Subject::parse(kind, user)?, out).await?;
                 Ok(writeln!(out, "Nothing is changed. Add --yes to remove this user.")?)
             }

@@ -9,6 +9,7 @@ use axum::response::Redirect;
 use axum::routing::{any, get};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
+use hurdlr_oauth2::secrecy::SecretSlice;
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault, FaultyStore, ManualClock, StoreFault};
 use hurdlr_oauth2::web::{ConnectedUser, Login, LoginConfig, UserRejection};
@@ -94,7 +95,7 @@ impl App {
             .unwrap();
         let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()));
         let manager = TokenManager::builder(hurdlr, store.clone()).build().unwrap();
-        let config = LoginConfig::new(vec![1; 64].into(), signed_in).return_to("/home");
+        let config = LoginConfig::new(SecretSlice::from(vec![1; 64]), signed_in).return_to("/home");
         let login = Login::new(manager.clone(), change(config)).unwrap();
         let me = fake.resource_url();
         let router = Router::new()
@@ -292,7 +293,7 @@ async fn apps_client_makes_the_calls() {
     let app = App::new().await;
     app.connects("ann").await;
     let named = app.manager.middleware().client(|client| client.user_agent("books/1")).unwrap();
-    let config = LoginConfig::new(vec![1; 64].into(), signed_in).api(named.build());
+    let config = LoginConfig::new(SecretSlice::from(vec![1; 64]), signed_in).api(named.build());
     let login = Login::new(app.manager.clone(), config).unwrap();
     let router = Router::new().route("/expenses", get(expenses)).with_state(login);
     let mut request = Request::get("/expenses").body(Body::empty()).unwrap();
