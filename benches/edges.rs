@@ -80,6 +80,24 @@ async fn measure(amount: Amount) -> Outcome {
     };
     let by_middleware = alternate(amount, by_hand, authorised).await?;
 
+    // One client for all users, and one that is made for a user and a call.
+    let shared = manager.middleware().client(|builder| builder)?.build();
+    let by_shared = async || {
+        let call = shared.get(url.clone()).with_extension(user.clone());
+        call.send().await?.error_for_status()?.bytes().await?;
+        Ok(())
+    };
+    let by_own = async || {
+        let api = user.middleware().client(|builder| builder)?.build();
+        api.get(url.clone()).send().await?.error_for_status()?.bytes().await?;
+        Ok(())
+    };
+    let (mut shared_times, mut own_times) = (Vec::new(), Vec::new());
+    for _ in 0..amount.calls.min(50) {
+        shared_times.push(time(&by_shared).await?);
+        own_times.push(time(&by_own).await?);
+    }
+
     // What of that is the wrapper's own, with nothing in it.
     let wrapped = || {
         let client = ClientWithMiddleware::from(reqwest::Client::new());
@@ -126,6 +144,8 @@ async fn measure(amount: Amount) -> Outcome {
         );
         figure("edges.middleware_overhead_us", median_of(&by_middleware, Sides::overhead), "us");
         figure("edges.middleware_vs_plain", median_of(&by_middleware, Sides::ratio), "ratio");
+        figure("edges.shared_client_ms", median(shared_times) / 1e3, "ms");
+        figure("edges.client_per_call_ms", median(own_times) / 1e3, "ms");
         figure("edges.layer_vs_plain", median_of(&by_layer, Sides::ratio), "ratio");
         figure("edges.allocations_per_call", allocations, "allocations");
     }

@@ -60,6 +60,10 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 async fn main() -> ExitCode {
     let command: Vec<String> = env::args().skip(1).collect();
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    if let [] | ["-h" | "--help"] = command[..] {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let outcome = match Tool::from_env().await {
         Ok(tool) => tool.run(&command, &mut io::stdout().lock()).await,
         Err(error) => Err(error),
@@ -110,7 +114,7 @@ impl Tool {
             ["count"] => self.count(out).await,
             ["reseal"] => self.reseal(out).await,
             ["show", kind, user] => self.show(&Subject::parse(kind, user)?, out).await,
-            ["forget", kind, user] | ["revoke", kind, user] => {
+            ["forget" | "revoke", kind, user] => {
                 self.show(&Subject::parse(kind, user)?, out).await?;
                 Ok(writeln!(out, "Nothing is changed. Add --yes to remove this user.")?)
             }
@@ -238,7 +242,7 @@ impl Tool {
 
     async fn reseal(&self, out: &mut impl Write) -> Outcome {
         let sealed = self.sealed.as_ref().ok_or("reseal needs STORE_KEYS")?;
-        let mut all = 0;
+        let mut all = 0_u64;
         let mut rows = self.rows();
         while rows.next().await?.is_some() {
             all += 1;
@@ -250,6 +254,10 @@ impl Tool {
         while let Some(row) = walk.next().await {
             let row = row?; // what is resealed stays so: the command can be repeated
             bar.inc(1);
+            let done = bar.position();
+            if bar.is_hidden() && done * 10 / all.max(1) > (done - 1) * 10 / all.max(1) {
+                eprintln!("{done} of {all}"); // not on a terminal: a line for each tenth
+            }
             match row.outcome {
                 ResealOutcome::Resealed => resealed += 1,
                 ResealOutcome::Unreadable(error) => {

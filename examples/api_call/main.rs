@@ -18,7 +18,7 @@ use http::{Request, StatusCode, header};
 use http_body_util::Empty;
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault, ManualClock};
-use hurdlr_oauth2::{Hurdlr, TokenManager, UserId, serde_json::json};
+use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tower::{Layer, ServiceExt};
@@ -35,7 +35,7 @@ Calls to an API, with FakeHurdlr: a provider inside this program. Nothing leaves
 this machine. Tokens are shown by name, as <access token 1>."
     );
     let fake = FakeHurdlr::builder().token_life(HOUR).start().await?;
-    let url = fake.api().resource("/rest/v4/expenses", |call| json!([{ "of": call.user() }]));
+    let url = fake.base_url().join("rest/v4/expenses")?;
     let clock = ManualClock::new();
     let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
         .environment(fake.base_url())
@@ -45,23 +45,27 @@ this machine. Tokens are shown by name, as <access token 1>."
     let customer = manager.enterprise_user(&UserId::new("customer-4711")?);
     let mut world = World { fake, clock, seen: Vec::new() };
 
-    println!("\n1. With reqwest: a client whose calls are made for customer-4711.");
-    let client = customer.middleware().client(|builder| builder)?.build();
-    world.tell(async || Ok(client.get(url.clone()).send().await?.status())).await?;
+    println!("\n1. With reqwest: one client for all users. Each call names its own.");
+    let client = manager.middleware().client(|builder| builder)?.build();
+    let call = async || {
+        let call = client.get(url.clone()).with_extension(customer.clone());
+        Ok(call.send().await?.status())
+    };
+    world.tell(call).await?;
 
     println!("\n2. With hyper and tower: a layer on a client does the same.");
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let service = customer.layer().layer(client);
-    let call = async || {
-        let call = Request::get(url.as_str()).body(Empty::<Bytes>::new())?;
-        Ok(service.clone().oneshot(call).await?.status())
+    let service = manager.layer().layer(client);
+    let request = |url: &str| {
+        let request = Request::get(url).extension(customer.clone());
+        request.body(Empty::<Bytes>::new())
     };
+    let call = async || Ok(service.clone().oneshot(request(url.as_str())?).await?.status());
     world.tell(call).await?;
 
     println!("\n3. Another server gets no token, whoever pastes its URL into the app.");
     let other = FakeHurdlr::start().await?;
-    let call = Request::get(other.resource_url().as_str()).body(Empty::<Bytes>::new())?;
-    let status = service.oneshot(call).await?.status();
+    let status = service.oneshot(request(other.resource_url().as_str())?).await?.status();
     world.show_calls(&other);
     app_got(status);
 
@@ -82,7 +86,7 @@ struct World {
 impl World {
     /// Makes the same call in three situations.
     async fn tell(&mut self, call: impl AsyncFn() -> Outcome<StatusCode>) -> Outcome {
-        println!("\n  A call. Nobody has mentioned a token.");
+        println!("\n  A call for customer-4711. Nobody has mentioned a token.");
         let status = call().await?;
         self.show_calls(&self.fake.clone());
         app_got(status);

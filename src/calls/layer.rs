@@ -71,10 +71,12 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 ///     .build()?;
 /// let manager = TokenManager::builder(hurdlr, MemoryStore::new()).build()?;
 ///
+/// // One service for all users. Clones share its connections.
+/// let api = manager.layer().layer(Client::builder(TokioExecutor::new()).build_http());
+///
 /// let customer = manager.enterprise_user(&UserId::new("customer-4711")?);
-/// let api = customer.layer().layer(Client::builder(TokioExecutor::new()).build_http());
-/// let call = Request::get(fake.resource_url().as_str()).body(Empty::<bytes::Bytes>::new())?;
-/// let answer = api.oneshot(call).await?;
+/// let call = Request::get(fake.resource_url().as_str()).extension(customer);
+/// let answer = api.clone().oneshot(call.body(Empty::<bytes::Bytes>::new())?).await?;
 /// assert_eq!(answer.status(), 200);
 /// # Ok(())
 /// # }
@@ -87,16 +89,18 @@ pub struct TokenLayer<C = EmptyBodies> {
 }
 
 impl UserHandle {
-    /// A tower layer for calls that are made for this user (feature `tower`). A call that has the
-    /// handle or the [`UserId`](crate::UserId) of another user as an extension fails with
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// A tower layer for calls that are made for this user alone (feature `tower`). Where there are
+    /// many users, share [one service](TokenManager::layer).
+    ///
+    /// A call that has the handle or the [`UserId`](crate::UserId) of another user as an extension
+    /// fails with [`ErrorKind::Config`](crate::ErrorKind::Config).
     pub fn layer(&self) -> TokenLayer {
         TokenLayer { authorizer: Authorizer::of_user(self), copies: EmptyBodies }
     }
 }
 
 impl TokenManager {
-    /// A tower layer for the calls of many users (feature `tower`): each call has its
+    /// A tower layer for the calls of all users (feature `tower`): each call has its
     /// [`UserHandle`] among its extensions. Without one, a call that would be authorized fails with
     /// [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with the handle of another
     /// manager: nothing is sent.

@@ -34,8 +34,9 @@ const USER_ID: HeaderName = HeaderName::from_static("userid");
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let secret = SecretString::from("client-secret");
 /// let partner = Partner::new("client-id", &secret, &Environment::Sandbox)?;
-/// let customer = partner.user(&UserId::new("customer-4711")?)?;
-/// let api = customer.middleware().client(|builder| builder)?.build();
+/// let api = partner.middleware().client(|builder| builder)?.build(); // once, for all users
+/// let call = api.get("https://sandbox.hurdlr.com/rest/v5/expenses");
+/// let call = call.with_extension(UserId::new("customer-4711")?);
 /// # Ok(())
 /// # }
 /// ```

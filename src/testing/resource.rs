@@ -39,21 +39,22 @@ pub(super) async fn answer(State(provider): State<Arc<Provider>>, request: Reque
             return refused(&provider, Refusal::too_large(BODY_LIMIT));
         }
         match serve(&provider, &call) {
-            Ok(Source::Data(data)) => {
+            Source::Data(data) => {
                 // Without a lock, since the data may be made with the provider's help.
                 (Outcome::Served, Answer::json(StatusCode::OK, data(&call).to_string()))
             }
-            Ok(Source::Router(router)) => (Outcome::Served, routed(router, call).await),
-            Err(refused) => refused,
+            Source::Router(router) => (Outcome::Served, routed(router, call).await),
+            Source::Refused(refused) => refused,
         }
     };
     provider.api.answer(provider.error_style(), call.about(user), serve).await
 }
 
-/// The maker of the answer to a call that is authorized.
+/// The source of the answer to a call.
 enum Source {
     Data(Arc<Data>),
     Router(Router),
+    Refused((Outcome, Answer)),
 }
 
 /// The answer of the test's own router, held whole so that a fault can still be applied to it.
@@ -85,32 +86,33 @@ fn user(provider: &Provider, call: &RecordedRequest) -> Option<String> {
     }
 }
 
-fn serve(provider: &Provider, call: &RecordedRequest) -> Result<Source, (Outcome, Answer)> {
+fn serve(provider: &Provider, call: &RecordedRequest) -> Source {
+    let refused = |refusal| Source::Refused(refused(provider, refusal));
     let source = match provider.resources.get(call.path()) {
         Some(data) => Some(Source::Data(data)),
         None => provider.resources.router().map(Source::Router),
     };
-    let source = source.ok_or_else(|| refused(provider, Refusal::unknown_path()))?;
+    let Some(source) = source else { return refused(Refusal::unknown_path()) };
     let version = Version::of_path(call.path());
     if version.is_some_and(Version::has_partner_calls)
         && let Some((id, secret)) = plain_basic(call.headers())
     {
         return if id != provider.client_id || secret != provider.client_secret.expose_secret() {
-            Err(refused(provider, Refusal::wrong_basic()))
+            refused(Refusal::wrong_basic())
         } else if call.user().is_none_or(str::is_empty) {
-            Err(refused(provider, Refusal::required("userId")))
+            refused(Refusal::required("userId"))
         } else {
-            Ok(source)
+            source
         };
     }
     let Some(token) = bearer(call.headers()) else {
-        return Err((Outcome::BearerRefused, Answer::challenge()));
+        return Source::Refused((Outcome::BearerRefused, Answer::challenge()));
     };
     let scope = lock(&provider.ledger).bearer(token, version, provider.now());
     match scope {
-        Ok(Scope::Read) if !call.method().is_safe() => Err(refused(provider, Refusal::forbidden())),
-        Ok(_) => Ok(source),
-        Err(status) => Err(refused(provider, Refusal::dead_access_token(status))),
+        Ok(Scope::Read) if !call.method().is_safe() => refused(Refusal::forbidden()),
+        Ok(_) => source,
+        Err(status) => refused(Refusal::dead_access_token(status)),
     }
 }
 

@@ -321,14 +321,13 @@ impl LoginRoutes {
         })?;
         let keys = config.keys.iter().map(CookieKey::validated).collect::<Result<_, _>>()?;
         #[cfg(feature = "middleware")]
-        let api = match config.api {
-            Some(api) => api,
-            None => {
-                let bounded = |client: reqwest::ClientBuilder| {
-                    client.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT)
-                };
-                managers[0].middleware().client(bounded)?.build()
-            }
+        let api = if let Some(api) = config.api {
+            api
+        } else {
+            let bounded = |client: reqwest::ClientBuilder| {
+                client.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT)
+            };
+            managers[0].middleware().client(bounded)?.build()
         };
         let cookies = LoginCookies::new(keys, redirect_uri, redirect.scheme() == "https");
         Ok(Self {
