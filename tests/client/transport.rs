@@ -11,7 +11,6 @@ use hurdlr_oauth2::oauth2::{AsyncHttpClient, TokenResponse};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault};
 use hurdlr_oauth2::{Error, ErrorKind, HttpClient, HttpError, Hurdlr, RetryPolicy, Token, reqwest};
-use tokio::io::AsyncReadExt;
 
 use crate::support::{self, RawServer, Reply, compressed};
 
@@ -479,6 +478,8 @@ async fn plain_http_is_for_loopback_only() {
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 #[tokio::test]
 async fn failed_tls_handshake_sends_nothing() {
+    use tokio::io::AsyncReadExt;
+
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let hurdlr = support::impatient(&url).retry(RetryPolicy::never()).build().unwrap();

@@ -11,7 +11,7 @@ use hurdlr_oauth2::{CallPolicy, reqwest};
 
 use super::{Content, Edge, KINDS, Kind, Stage, TestBody, answer, bearers};
 use crate::site::access;
-use crate::support::{self, RawServer, Reply};
+use crate::support::{RawServer, Reply};
 
 #[tokio::test]
 async fn no_redirect_takes_tokens_to_another_host() {
@@ -138,7 +138,7 @@ async fn plain_http_call_uses_no_proxy() {
 #[tokio::test]
 async fn call_verifies_certificates_by_rustls() {
     let stage = Stage::new().await;
-    let (url, certificate) = support::tls::serve("served").await;
+    let (url, certificate) = crate::support::tls::serve("served").await;
     let root = reqwest::Certificate::from_der(&certificate).unwrap();
     let send = async |configure: &dyn Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
         let policy = CallPolicy::default().origin(&url);
@@ -146,7 +146,7 @@ async fn call_verifies_certificates_by_rustls() {
         api.client(configure).unwrap().build().get(&url).send().await
     };
     let error = send(&|builder| builder.tls_danger_accept_invalid_certs(true)).await.unwrap_err();
-    assert!(support::tls::is_of_rustls(&error), "{error:?}");
+    assert!(crate::support::tls::is_of_rustls(&error), "{error:?}");
     let answer = send(&|builder| builder.tls_certs_only([root.clone()])).await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "served");
 }

@@ -13,6 +13,8 @@ mod resource;
 mod router;
 mod server;
 mod time;
+#[cfg(feature = "rustls")]
+mod tls;
 mod versions;
 
 use std::time::Duration;
