@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_key_is_not_quoted() {
+    fn wrong_key_text_is_not_quoted() {
         for text in ["marker", "+_==", "mark*r=="] {
             let error = from_base64("the key", &text.into()).unwrap_err();
             let shown = format!("{error} {error:?}");

@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn log_id_key_that_is_none_is_named() {
+    fn bad_log_id_key_is_named() {
         for (wrong, problem) in [("marker00", "at least 32"), ("marker", "not base64")] {
             let builder = Hurdlr::builder("id", "secret".into()).environment("http://localhost:1");
             let error = builder.log_id_key(wrong.into()).build().unwrap_err();
