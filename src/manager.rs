@@ -20,9 +20,9 @@
 // *A read* (`fast_path`, `read`) loads the `ArcSwap` and compares one second. The slow path
 // serves, starts a refresh in the background, or waits for one.
 //
-// *Single flight* (`single_flight`): the state holds the refresh in flight. It is registered
-// under the entry's lock and runs in a task of its own that is tracked. Nobody can
-// cancel it. A task that panics, or ends with its runtime, fails its refresh for all waiters.
+// *Single flight* (`single_flight`): the state holds the refresh in flight. It is registered under
+// the entry's lock and runs in a tracked task of its own. Nobody can cancel it. A task that panics,
+// or ends with its runtime, fails its refresh for all waiters.
 //
 // *A refresh* (`refresh`) is claim, send, save. Between processes the store decides: a claim is
 // a lease on the row, and a save is a compare-and-set over the version that was consumed. What is
@@ -225,17 +225,14 @@ impl TokenManagerBuilder {
         metrics::describe();
         let (clock, rng) = (self.hurdlr.clock().clone(), self.hurdlr.rng().clone());
         let (revalidation, queue) = mpsc::channel(revalidate::MAX_QUEUED);
+        let placeholder = CachedToken::new(Token::placeholder(&clock), None, Phases::default());
         let context = Arc::new(Context {
             realm: Arc::new(self.hurdlr.realm()),
             store: StoreCalls::new(self.store, clock.clone()),
             policy,
             holder: (rng.next_u64() >> 1).max(1),
             revalidate_after: self.revalidate_after / 2,
-            placeholder: Arc::new(CachedToken::new(
-                Token::placeholder(&clock),
-                None,
-                Phases::default(),
-            )),
+            placeholder: Arc::new(placeholder),
             permits: Permits::new(self.max_concurrent_refreshes),
             pins: entry::Pins::default(),
             revalidation,
@@ -512,10 +509,9 @@ impl TokenManager {
     }
 
     /// Refreshes idle users, so that people need not log in again: walks the store's due users
-    /// every
-    /// `interval`, until the returned handle is stopped or dropped. A minute to an hour is good; it
-    /// is at least the policy's [`initial_backoff`](RefreshPolicy::initial_backoff), and up to a
-    /// second of jitter is added.
+    /// every `interval`, until the returned handle is stopped or dropped. A minute to an hour is
+    /// good; it is at least the policy's [`initial_backoff`](RefreshPolicy::initial_backoff), and
+    /// up to a second of jitter is added.
     ///
     /// One of the processes that share the store walks at a time. It visits each due user once,
     /// whatever becomes of those before. It also finishes revocations that another process did not
@@ -539,9 +535,7 @@ impl TokenManager {
     pub async fn shutdown(&self) -> Vec<Unfinished> {
         let context = &self.context;
         let now = context.clock.now();
-        context
-            .closing
-            .send_if_modified(|closing| closing.is_none() && closing.replace(now).is_none());
+        context.closing.send_if_modified(|since| since.is_none() && since.replace(now).is_none());
         context.tasks.close();
         context.permits.close();
         tokio::select! {
@@ -615,11 +609,8 @@ async fn import(entry: Arc<UserEntry>, cached: Arc<CachedToken>) -> Result<bool,
             }
             return Ok(is_ours);
         }
-        if context
-            .store
-            .save(&entry.key(), Save { over: row.version, version, token: context.stored(&cached) })
-            .await?
-        {
+        let save = Save { over: row.version, version, token: context.stored(&cached) };
+        if context.store.save(&entry.key(), save).await? {
             entry.install_login(&cached, None);
             tracing::info!(user = ?entry.subject(), by = "import", "connected");
             return Ok(true);

@@ -14,9 +14,8 @@ use crate::wire::user::UserId;
 /// A token of lifetime L is *fresh* until L × ([`refresh_fraction`](Self::refresh_fraction) + h ×
 /// [`refresh_jitter`](Self::refresh_jitter)), h between 0 and 1 by a hash of the user, so that
 /// users who came together are not refreshed together. Then it is *due*: served, and refreshed in
-/// the background. From
-/// [`expiry_buffer`](Self::expiry_buffer) before L on it is *expired*: callers wait for the
-/// refresh.
+/// the background. From [`expiry_buffer`](Self::expiry_buffer) before L on it is *expired*: callers
+/// wait for the refresh.
 ///
 /// By default a token of 90 days is due between day 60 and day 75, one of an hour between minute 40
 /// and minute 50, and both are expired 30 s before their end.

@@ -47,11 +47,8 @@ pub(super) async fn record(
         let stored = StoredToken { payload: token.payload(&notes), age, due_in };
         let saved = async {
             let over = context.make_row(&key).await?.version;
-            context
-                .store
-                .save(&key, Save { over, version: over.next(), token: stored })
-                .await
-                .map(|_| over.next())
+            let save = Save { over, version: over.next(), token: stored };
+            context.store.save(&key, save).await.map(|_| over.next())
         };
         let saved = saved.await;
         if let Err(error) = &saved {

@@ -45,17 +45,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The URL is `sqlite:///var/lib/app/tokens.db`, or `sqlite:` and a path. The only parameter that
 /// can be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
 ///
-/// A file that the app has open can be used too: see `docs/databases.md` in the repository, which
-/// also tells how to back a file up, and by which clock leases end. The pool's connections must be in WAL mode with
-/// `synchronous=FULL` and a busy timeout, which opening checks on one of them.
-///
-/// # The file
-///
-/// It is made with mode 0600, in a directory that is made, where it is missing, with 0700; SQLite gives the files beside
-/// it (`-wal`, `-shm`) the mode of the file. One that is there and that others than its owner may
-/// open is refused (see [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a
-/// directory in which everybody may put another in its place. The file of an app's own pool is the
-/// app's to look after.
+/// The file is made with mode 0600, in a directory that is made, where it is missing, with 0700. One
+/// that others than its owner may open is refused (see
+/// [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a directory in which
+/// everybody may put another file in its place. `docs/databases.md` in the repository tells how to
+/// back a file up, by which clock leases end, and what the pool of an app's own has to be.
 pub type SqliteStore = SqlStore<Sqlite>;
 
 impl SqlStoreBuilder<Sqlite> {
