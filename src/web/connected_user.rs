@@ -52,7 +52,7 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// /// A page that has something to show to those who are not connected, too.
 /// async fn home(user: Result<ConnectedUser, UserRejection>) -> Result<String, UserRejection> {
 ///     match user {
-///         Ok(user) => Ok(format!("connected, {} refreshes", user.handle().refreshes().unwrap_or(0))),
+///         Ok(user) => Ok(format!("connected as {}", user.handle().id().as_str())),
 ///         Err(UserRejection::NotConnected { connect, .. }) => Ok(format!("connect at {connect}")),
 ///         Err(other) => Err(other), // the answer that the extractor would have given
 ///     }
@@ -228,7 +228,8 @@ pub enum UserRejection {
         error: Error,
     },
     /// The user's connection cannot be used now. As a response a page that says so: 503 or 504
-    /// where a later try can succeed, 502 for an answer that is wrong, 500 for this site's settings.
+    /// where a later try can succeed, 502 for an answer that is wrong, 500 for settings of this
+    /// site.
     #[non_exhaustive]
     Failed {
         /// The reason.
