@@ -13,11 +13,11 @@
 //! |---|---|
 //! | `STORE_URL` | `sqlite:///var/lib/app/tokens.db` or `postgres://…`; required |
 //! | `STORE_SCHEMA` | the schema of the tables, on PostgreSQL |
-//! | `STORE_KEYS` | the sealing keys in base64, separated by commas, the one that seals first; not set where the tokens are in plaintext |
-//! | `STORE_USER_HASH_KEY` | the key by which user ids are hashed, in base64; not set where they are not |
+//! | `STORE_KEYS` | the sealing keys in base64, separated by commas; the first one seals |
+//! | `STORE_USER_HASH_KEY` | the key by which user ids are hashed, in base64 |
 //!
-//! `list` and `count` need no key. Without keys, `show`, `forget` and `revoke` take the payloads for
-//! plaintext.
+//! Leave a key out where the store has none: its tokens are in plaintext, or its user ids not
+//! hashed. `list` and `count` need no key.
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]

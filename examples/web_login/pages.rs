@@ -108,11 +108,11 @@ pub(crate) fn not_connected(user: &str, is_parting: bool, connect: &str) -> Stri
     page("Hurdlr is not connected", Some(user), &main)
 }
 
-pub(crate) fn unreachable(user: &str, is_temporary: bool) -> String {
-    let text = if is_temporary {
-        "Your connection is kept. Please look again in a few minutes."
-    } else {
+pub(crate) fn unreachable(user: &str, is_our_fault: bool) -> String {
+    let text = if is_our_fault {
         "Something is wrong with this site’s settings."
+    } else {
+        "Your connection is kept. Please look again in a few minutes."
     };
     message("Hurdlr cannot be reached", Some(user), text, "Look again")
 }

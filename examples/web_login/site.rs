@@ -19,7 +19,7 @@ use hurdlr_oauth2::secrecy::{ExposeSecret, SecretSlice};
 use hurdlr_oauth2::serde_json;
 use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
 use hurdlr_oauth2::web::{ConnectedUser, Login, LoginConfig, UserRejection};
-use hurdlr_oauth2::{Clock, TokenManager, UserId};
+use hurdlr_oauth2::{Clock, ErrorKind, TokenManager, UserId};
 use serde::Deserialize;
 
 use crate::pages::{self, Developer, Expenses};
@@ -175,12 +175,13 @@ async fn home(
     RawQuery(query): RawQuery,
     user: Result<ConnectedUser, UserRejection>,
 ) -> Response {
-    match user {
-        Ok(user) => {
-            let expenses = match expenses(&user).await {
-                Ok(expenses) => expenses,
-                Err(rejection) => return rejection.into_response(),
-            };
+    let connected = async {
+        let user = user?;
+        let expenses = expenses(&user).await?;
+        Ok((user, expenses))
+    };
+    match connected.await {
+        Ok((user, expenses)) => {
             let (developer, notice) = site.developer(&user);
             Html(pages::home(id.as_str(), notice.as_deref(), &expenses, &developer)).into_response()
         }
@@ -190,7 +191,8 @@ async fn home(
             Html(pages::not_connected(id.as_str(), is_parting, &connect)).into_response()
         }
         Err(UserRejection::Failed { error, .. }) => {
-            let page = pages::unreachable(id.as_str(), error.is_temporary());
+            let is_our_fault = matches!(error.kind(), ErrorKind::Config | ErrorKind::Unsupported);
+            let page = pages::unreachable(id.as_str(), is_our_fault);
             (StatusCode::SERVICE_UNAVAILABLE, Html(page)).into_response()
         }
         Err(other) => other.into_response(),

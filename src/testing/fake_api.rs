@@ -92,7 +92,9 @@ impl FakeApi<'_> {
     /// use hurdlr_oauth2::testing::{FakeHurdlr, RecordedRequest};
     /// use serde_json::json;
     ///
-    /// async fn expense(Path(id): Path<u32>, Extension(call): Extension<RecordedRequest>) -> String {
+    /// type Call = Extension<RecordedRequest>;
+    ///
+    /// async fn expense(Path(id): Path<u32>, Extension(call): Call) -> String {
     ///     json!({ "id": id, "owner": call.user() }).to_string()
     /// }
     ///

@@ -44,10 +44,14 @@ impl Default for Resources {
 fn expenses(user: &str) -> Value {
     let own = user.bytes().fold(0, |sum: u32, byte| sum + u32::from(byte)) % 100;
     let amount = |cents: u32| f64::from(cents + own) / 100.0;
+    let expense = |date: &str, vendor: &str, cents: u32| {
+        let amount = amount(cents);
+        json!({ "date": date, "vendor": vendor, "amount": amount, "owner": user })
+    };
     json!([
-        { "date": "2026-11-03", "vendor": "Office supplies", "amount": amount(4_890), "owner": user },
-        { "date": "2026-11-12", "vendor": "Train tickets", "amount": amount(12_635), "owner": user },
-        { "date": "2026-11-21", "vendor": "Hosting", "amount": amount(1_900), "owner": user },
+        expense("2026-11-03", "Office supplies", 4_890),
+        expense("2026-11-12", "Train tickets", 12_635),
+        expense("2026-11-21", "Hosting", 1_900),
     ])
 }
 

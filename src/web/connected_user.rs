@@ -52,7 +52,7 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// /// A page that has something to show to those who are not connected, too.
 /// async fn home(user: Result<ConnectedUser, UserRejection>) -> Result<String, UserRejection> {
 ///     match user {
-///         Ok(user) => Ok(format!("connected, {} refreshes", user.handle().refreshes().unwrap_or(0))),
+///         Ok(user) => Ok(format!("connected as {}", user.handle().id().as_str())),
 ///         Err(UserRejection::NotConnected { connect, .. }) => Ok(format!("connect at {connect}")),
 ///         Err(other) => Err(other), // the answer that the extractor would have given
 ///     }
@@ -72,7 +72,7 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// gets 403. A browser that came to the page from elsewhere is first asked whether to connect, as
 /// [the module](super) says.
 ///
-/// The extractor waits 10 seconds for a token; later than that it answers 503. Of several
+/// The extractor waits 10 seconds for a token, and then answers 504. Of several
 /// [managers](super::LoginConfig::other_manager) it is the first that counts.
 ///
 /// # Cancel safety
@@ -193,26 +193,20 @@ impl Page {
 /// The cause of a call that got no answer: this crate's own error, or one made of `reqwest`'s.
 #[cfg(feature = "middleware")]
 fn call_error(error: reqwest_middleware::Error) -> Error {
-    use reqwest_middleware::Error::{Middleware, Reqwest};
-    if let Some(reason) = Error::of(&error) {
-        return reason.clone();
+    if let Some(own) = Error::of(&error) {
+        return own.clone();
     }
-    match error {
-        Middleware(_) => {
-            Error::new(ErrorKind::Unavailable, "a middleware failed the call").caused_by(error)
-        }
-        Reqwest(source) => {
-            let (kind, text) = if source.is_builder() {
-                (ErrorKind::Config, "the call of the API cannot be made")
-            } else if source.is_decode() {
-                (ErrorKind::InvalidResponse, "the answer of the API cannot be read")
-            } else {
-                (ErrorKind::Unavailable, "the API did not answer")
-            };
-            // A query may hold personal data.
-            Error::new(kind, text).caused_by(source.without_url())
-        }
-    }
+    let (kind, text) = if error.is_builder() {
+        (ErrorKind::Config, "the call of the API cannot be made")
+    } else if error.is_timeout() {
+        (ErrorKind::TimedOut, "the API did not answer in time")
+    } else if error.is_decode() {
+        (ErrorKind::InvalidResponse, "the answer of the API cannot be read")
+    } else {
+        (ErrorKind::Unavailable, "the API did not answer")
+    };
+    // A query may hold personal data.
+    Error::new(kind, text).caused_by(error.without_url())
 }
 
 /// Why there is no [`ConnectedUser`]. As a response it sends the browser where the reason can be
@@ -233,8 +227,9 @@ pub enum UserRejection {
         /// The reason: [`ErrorKind::LoginRequired`] or [`ErrorKind::RotationLost`].
         error: Error,
     },
-    /// The user's connection cannot be used now. As a response a page that says so: 503 where a
-    /// later try can succeed, 502 for an answer that is wrong, 500 for this site's settings.
+    /// The user's connection cannot be used now. As a response a page that says so: 503 or 504
+    /// where a later try can succeed, 502 for an answer that is wrong, 500 for settings of this
+    /// site.
     #[non_exhaustive]
     Failed {
         /// The reason.
@@ -264,6 +259,7 @@ fn failed(error: &Error, path: &str) -> Response {
     let status = match error.kind() {
         ErrorKind::Config | ErrorKind::Unsupported => StatusCode::INTERNAL_SERVER_ERROR,
         ErrorKind::Rejected | ErrorKind::InvalidResponse => StatusCode::BAD_GATEWAY,
+        ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     let message = if status == StatusCode::INTERNAL_SERVER_ERROR {

@@ -28,7 +28,7 @@ use axum::routing::get;
 use axum::serve::Listener;
 use browser::{Browser, Look};
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{FakeHurdlr, ManualClock};
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault, ManualClock};
 use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
 use site::{Provider, Site};
 use tokio::net::{TcpListener, TcpStream};
@@ -538,4 +538,37 @@ async fn https_binds_the_cookie_to_its_host() {
     assert_eq!(callbacks.len(), 2);
     assert!(callbacks.iter().all(|it| it.has_cookie("__Host-hurdlr_login_")), "{callbacks:?}");
     assert_eq!(world.exchanges(), 1);
+}
+
+/// The token cannot be refreshed, and then a call of the API breaks off. Nobody has to log in again.
+#[tokio::test(flavor = "multi_thread")]
+async fn unreachable_provider_is_a_page() {
+    let world = World::new().await;
+    for (name, look) in [("unreachable", Look::Phone), ("unreachable-dark", Look::DarkDesktop)] {
+        let world = world.clone();
+        Browser::used_by(name, look, |it| async move {
+            world.signs_in(&it, "Ann").await;
+            world.begins(&it).await;
+            it.clicks("Allow").await;
+            it.sees(EXPENSES, "04-connected").await;
+            world.fake.api().fault_plan(|_| Some(Fault::DropBefore));
+            it.goes_to(&world.home).await;
+            it.sees("Hurdlr cannot be reached", "05-call-broke-off").await;
+            world.fake.api().clear_faults();
+            it.clicks("Look again").await;
+            it.sees(EXPENSES, "06-back").await;
+
+            world.fake.fault_plan(|_| Some(Fault::unavailable_for(Duration::from_secs(90))));
+            it.clicks("Let the token expire").await;
+            it.sees("Hurdlr cannot be reached", "07-no-token").await;
+            world.fake.clear_faults();
+            world.clock.advance(Duration::from_secs(100));
+            it.clicks("Look again").await;
+            it.sees(EXPENSES, "08-refreshed").await;
+            assert!(it.text().await.contains("The token was refreshed"));
+            world.disconnects(&it).await;
+        })
+        .await;
+    }
+    assert_eq!(world.exchanges(), 2);
 }

@@ -10,7 +10,7 @@ use axum::routing::{any, get};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 use hurdlr_oauth2::store::MemoryStore;
-use hurdlr_oauth2::testing::{FakeHurdlr, Fault, FaultyStore, ManualClock, StoreFault};
+use hurdlr_oauth2::testing::{FakeHurdlr, Fault, FaultyStore, Gate, ManualClock, StoreFault};
 use hurdlr_oauth2::web::{ConnectedUser, Login, LoginConfig, UserRejection};
 use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, TokenManager, UserId};
 use serde_json::{Value, json};
@@ -284,6 +284,22 @@ async fn broken_call_is_a_page() {
         assert_eq!(broken.status.as_u16(), status, "{}", broken.body);
         assert!(!broken.body.contains("127.0.0.1"), "{}", broken.body);
     }
+}
+
+/// A provider that takes its time keeps nobody waiting for longer than a page is worth.
+#[tokio::test]
+async fn slow_refresh_is_a_page() {
+    let app = App::new().await;
+    app.connects("ann").await;
+    app.advance(2 * HOUR);
+    let gate = Gate::closed();
+    app.fake.fault_next(Fault::Hold(gate.clone()));
+    let (slow, ()) = tokio::join!(app.get("/expenses"), async {
+        app.fake.arrived(2).await; // the login's exchange was the first
+        app.clock.advance(Duration::from_secs(11));
+    });
+    assert_eq!((slow.status.as_u16(), slow.header("location")), (504, ""));
+    gate.open();
 }
 
 /// The app's own client makes the calls.
