@@ -148,6 +148,16 @@ impl Hurdlr {
     ///
     /// Repeating it is harmless, so all that may be temporary is repeated by the
     /// [`RetryPolicy`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Rejected`] where the provider refuses the credentials or the user;
+    /// [`ErrorKind::RateLimited`], [`ErrorKind::Unavailable`] and [`ErrorKind::TimedOut`] where a
+    /// later call can succeed; [`ErrorKind::InvalidResponse`] for an answer that is no token.
+    ///
+    /// # Cancel safety
+    ///
+    /// A token that was granted by then is lost, and lives to its end. Asking again is harmless.
     pub async fn client_credentials(&self, user: &UserId) -> Result<Token, Error> {
         self.call(self.grant_operation(Some(user))?, None).await
     }
@@ -155,7 +165,14 @@ impl Hurdlr {
     /// Gets a token of the partner itself, which no user stands behind (RFC 6749 section 4.4). It is
     /// repeated as [`client_credentials`](Self::client_credentials) is.
     ///
-    /// [`ErrorKind::Unsupported`] on v4 and v5, which want a `userId`.
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] on v4 and v5, which want a `userId`; else those of
+    /// [`client_credentials`](Self::client_credentials).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`client_credentials`](Self::client_credentials).
     pub async fn partner_token(&self) -> Result<Token, Error> {
         self.call(self.grant_operation(None)?, None).await
     }
@@ -166,8 +183,6 @@ impl Hurdlr {
     ///
     /// Repeating it is harmless, so all that may be temporary is repeated by the
     /// [`RetryPolicy`].
-    ///
-    /// [`ErrorKind::Unsupported`] on v4 and v5, whose tokens live to their end.
     ///
     /// ```
     /// use hurdlr_oauth2::testing::FakeHurdlr;
@@ -187,6 +202,15 @@ impl Hurdlr {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] on v4 and v5, whose tokens live to their end;
+    /// [`ErrorKind::Rejected`] where the provider refuses; else those that a later call can mend.
+    ///
+    /// # Cancel safety
+    ///
+    /// The token may be revoked or not. Asking again is harmless.
     pub async fn revoke(&self, token: &Token) -> Result<(), Error> {
         self.call(self.revocation_operation(token)?, None).await
     }
@@ -203,16 +227,26 @@ impl Hurdlr {
     /// servers the old access token, too. Calls that are on their way with it are then answered
     /// 401.
     ///
+    /// # Errors
+    ///
     /// [`ErrorKind::LoginRequired`] means that the refresh token is dead, or that there is none;
     /// [`ErrorKind::RotationLost`] that it died after an answer of this call went missing. Of an
     /// answer that is defective beside a usable refresh token, that one is in
-    /// [`Error::rescued_refresh_token`].
+    /// [`Error::rescued_refresh_token`]. The others are those of
+    /// [`client_credentials`](Self::client_credentials).
+    ///
+    /// # Cancel safety
+    ///
+    /// **Not cancel safe**: the provider may have replaced the refresh token, and the answer that
+    /// has the new one is lost. Spawn it, as [`TokenManager`](crate::manager) does.
     pub async fn refresh(&self, token: &Token) -> Result<Token, Error> {
         self.call(self.refresh_operation(token)?, None).await
     }
 
     /// Begins a login (RFC 6749 section 4.1 with PKCE S256): the URL to send the person to, and
     /// what to keep for their return. The login lasts 10 minutes.
+    ///
+    /// # Errors
     ///
     /// [`ErrorKind::Config`] where no authorize URL or redirect URI is set.
     ///
@@ -303,6 +337,11 @@ impl Hurdlr {
     /// [`ErrorKind::InvalidCallback`] where the callback must not be accepted; its
     /// [`callback_problem`](Error::callback_problem) says why, and nothing is sent then. Otherwise
     /// those of a grant.
+    ///
+    /// # Cancel safety
+    ///
+    /// **Not cancel safe**: the code may be spent, and the token that it brought is lost. Spawn it,
+    /// as [`TokenManager`](crate::manager) does.
     pub async fn complete_login(
         &self,
         pending: PendingLogin,
@@ -320,6 +359,10 @@ impl Hurdlr {
     ///
     /// Its age is judged by this machine's clock, for want of another. One that is older than its
     /// span is expired if it can be refreshed, and else has the benefit of the doubt.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidResponse`] for what is no token.
     pub fn import(&self, json: impl AsRef<[u8]>) -> Result<Token, Error> {
         token::read_imported(json.as_ref()).map(|answer| self.import_response(answer))
     }

@@ -41,10 +41,10 @@ impl Timestamp {
     #[must_use]
     pub fn new(monotonic: Duration, wall: SystemTime) -> Self {
         let wall_ms = match wall.duration_since(UNIX_EPOCH) {
-            Ok(since) => millis(since),
-            Err(before) => -millis(before.duration()),
+            Ok(since) => signed_millis(since),
+            Err(before) => -signed_millis(before.duration()),
         };
-        Self { monotonic_ms: millis(monotonic), wall_ms }
+        Self { monotonic_ms: signed_millis(monotonic), wall_ms }
     }
 
     /// The time of day.
@@ -81,8 +81,12 @@ impl Timestamp {
 }
 
 /// Milliseconds, as logs and `Timestamp` have them.
-pub(crate) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn signed_millis(span: Duration) -> i64 {
+    i64::try_from(millis(span)).unwrap_or(i64::MAX)
 }
 
 /// The operating system's clocks, and tokio's timer to wait by.

@@ -134,8 +134,11 @@ impl PartnerUser {
 }
 
 impl<C> TokenLayer<C> {
-    /// Which calls are authorized, and what is done about a 429; an
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names what cannot be used.
+    /// Sets which calls are authorized, and what is done about a 429.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the setting that cannot be used.
     pub fn policy(self, policy: CallPolicy) -> Result<Self, Error> {
         Ok(Self { authorizer: self.authorizer.with_policy(policy)?, ..self })
     }

@@ -160,8 +160,11 @@ impl PartnerUser {
 }
 
 impl TokenMiddleware {
-    /// Which calls are authorized, and what is done about a 429; an
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names what cannot be used.
+    /// Sets which calls are authorized, and what is done about a 429.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the setting that cannot be used.
     pub fn policy(self, policy: CallPolicy) -> Result<Self, Error> {
         Ok(Self { authorizer: self.authorizer.with_policy(policy)? })
     }
@@ -183,6 +186,8 @@ impl TokenMiddleware {
     /// calls of the client. Both are for the client of one user only, see
     /// [`TokenManager::middleware`]. It cannot be refused here: a builder does not tell what was
     /// set.
+    ///
+    /// # Errors
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) where `reqwest` cannot build the client.
     pub fn client(

@@ -51,6 +51,8 @@ impl Partner {
     /// Takes the app's credentials, and where its calls go to: those to the environment's origin
     /// are authorized.
     ///
+    /// # Errors
+    ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an id that Basic cannot carry or an
     /// environment that cannot be used.
     pub fn new(
@@ -93,6 +95,8 @@ impl Partner {
     }
 
     /// Calls for this user.
+    ///
+    /// # Errors
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an id that would not reach the provider
     /// as it is: a header carries printable ASCII.

@@ -79,6 +79,10 @@ impl HurdlrBuilder {
     }
 
     /// A builder by the environment's variables, as [`Hurdlr::from_env`] reads them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the variable that cannot be used.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| std::env::var_os(name))
     }

@@ -288,6 +288,8 @@ impl Callback {
     /// The state, for an app that looks for the login it belongs to among several. Nothing is
     /// proven by it: [`Hurdlr::complete_login`](crate::Hurdlr::complete_login) does that.
     ///
+    /// # Errors
+    ///
     /// [`CallbackProblem::StateMissing`] or [`CallbackProblem::StateDoubled`] where there is not
     /// one.
     pub fn state(&self) -> Result<&str, Error> {

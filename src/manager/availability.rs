@@ -55,16 +55,13 @@ impl Availability {
         self.state.send_if_modified(|State { phase, answered_at, unsettled_since, settled_at }| {
             // Another call may have been answered meanwhile.
             let was_silent = |since| now.since(since).min(now.since(*answered_at)) >= SHORTEST;
-            let is_outage_over = match *phase {
-                Phase::Failing(since) => is_answer && was_silent(since),
-                Phase::Answering => {
-                    let settled_lately =
-                        settled_at.is_some_and(|at| now.since(at) < BETWEEN_SLOW_ANSWERS);
-                    is_answer && was_silent(asked) && !settled_lately
-                }
-                Phase::Settling => false,
+            let settled_lately = settled_at.is_some_and(|at| now.since(at) < BETWEEN_SLOW_ANSWERS);
+            let silent_since = match *phase {
+                Phase::Failing(since) => Some(since),
+                Phase::Answering => Some(asked).filter(|_| !settled_lately),
+                Phase::Settling => None,
             };
-            if is_outage_over {
+            if is_answer && silent_since.is_some_and(was_silent) {
                 *unsettled_since = Some(now);
             }
             let next = match *phase {

@@ -175,7 +175,7 @@ impl CachedToken {
     #[cfg(feature = "metrics")]
     pub(super) fn is_expiring(&self, now: Timestamp) -> bool {
         let left = self.phases.over.saturating_sub(self.held_for(now));
-        let lifetime = self.phases.over + super::policy::millis(self.token.arrival().1);
+        let lifetime = self.phases.over + crate::clock::millis(self.token.arrival().1);
         left > 0 && left < lifetime / 10
     }
 

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crate::backoff::{Backoff, fraction};
+use crate::clock::millis;
 use crate::error::Error;
 use crate::store::RowKind;
 use crate::token::Token;
@@ -162,8 +163,4 @@ fn user_jitter(kind: RowKind, subject: &UserId) -> f64 {
     let mut hasher = DefaultHasher::new();
     (kind, subject).hash(&mut hasher);
     fraction(hasher.finish())
-}
-
-pub(super) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

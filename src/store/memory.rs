@@ -12,7 +12,7 @@ use super::{
     Claim, Claimed, DueCursor, DueRow, ReadRow, Realm, Release, Rewrite, Row, RowKind, Save,
     StoreFuture, StoreKey, StoredToken, TokenStore, Version,
 };
-use crate::clock::{Clock, SharedClock, SystemClock, Timestamp};
+use crate::clock::{Clock, SharedClock, SystemClock, Timestamp, millis};
 use crate::error::Error;
 use crate::wire::user::UserId;
 
@@ -127,10 +127,6 @@ impl Tables {
         }
         due.extend(after.map(cursor));
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The span from `now` to `until`; `None` when it has passed.

@@ -259,7 +259,11 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
 }
 
 impl<DB: Backend> Sealed<SqlStore<DB>> {
-    /// [`SqlStore::migrate`].
+    /// [`SqlStore::migrate`], with its errors.
+    ///
+    /// # Errors
+    ///
+    /// See there.
     pub async fn migrate(&self) -> Result<(), Error> {
         self.store.migrate().await
     }

@@ -85,6 +85,10 @@ impl FakeHurdlr {
     }
 
     /// Starts a provider with default settings on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    ///
+    /// Those of binding a socket.
     pub async fn start() -> io::Result<Self> {
         Self::builder().start().await
     }
@@ -230,13 +234,19 @@ impl FakeHurdlr {
     /// the redirect back, with `code` and `state`; or with `error`, if the provider refuses the
     /// request by redirect.
     ///
+    /// # Errors
+    ///
     /// `InvalidInput` where a person would see an error page instead.
     pub async fn consent(&self, authorize_url: &Url, user: &str) -> io::Result<Url> {
         self.decide(authorize_url, &[("decision", "allow"), ("user", user)]).await
     }
 
     /// Acts as the person who refuses. Returns the redirect back, with `error=access_denied` and
-    /// `state`. Errors are those of [`consent`](Self::consent).
+    /// `state`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`consent`](Self::consent).
     pub async fn deny(&self, authorize_url: &Url) -> io::Result<Url> {
         self.decide(authorize_url, &[("decision", "deny")]).await
     }

@@ -96,12 +96,20 @@ impl ApiVersion {
     /// assert_eq!(url.as_str(), "https://sandbox.hurdlr.com/rest/v4/auth/token");
     /// # Ok::<(), hurdlr_oauth2::Error>(())
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an environment that cannot be used.
     pub fn token_url(self, environment: &Environment) -> Result<Url, Error> {
         self.token_url_at(&environment.base(self, "environment")?)
     }
 
     /// The revocation endpoint (RFC 7009) of this version at `environment`; none where the version
     /// has none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an environment that cannot be used.
     pub fn revocation_url(self, environment: &Environment) -> Result<Option<Url>, Error> {
         self.revocation_url_at(&environment.base(self, "environment")?)
     }

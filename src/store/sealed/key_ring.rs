@@ -62,14 +62,20 @@ pub struct SealingKey {
 }
 
 impl SealingKey {
-    /// Takes a key of 32 bytes; another length is an
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// Takes a key of 32 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for another length.
     pub fn from_bytes(key: &SecretSlice<u8>) -> Result<Self, Error> {
         Secret::from_bytes("the sealing key", key.expose_secret()).map(Self::new)
     }
 
-    /// Takes a key of 32 bytes in base64 of either alphabet, with or without padding. What is none
-    /// is an [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// Takes a key of 32 bytes in base64 of either alphabet, with or without padding.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for any other text.
     pub fn from_base64(key: &SecretString) -> Result<Self, Error> {
         Secret::from_base64("the sealing key", key).map(Self::new)
     }
@@ -148,14 +154,20 @@ impl KeyRing {
 pub struct UserHashKey(Secret);
 
 impl UserHashKey {
-    /// Takes a key of 32 bytes; another length is an
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// Takes a key of 32 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for another length.
     pub fn from_bytes(key: &SecretSlice<u8>) -> Result<Self, Error> {
         Secret::from_bytes("the user hash key", key.expose_secret()).map(Self)
     }
 
-    /// Takes a key of 32 bytes in base64 of either alphabet, with or without padding. What is none
-    /// is an [`ErrorKind::Config`](crate::ErrorKind::Config).
+    /// Takes a key of 32 bytes in base64 of either alphabet, with or without padding.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for any other text.
     pub fn from_base64(key: &SecretString) -> Result<Self, Error> {
         Secret::from_base64("the user hash key", key).map(Self)
     }
