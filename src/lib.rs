@@ -118,6 +118,7 @@ mod clock;
 pub use clock::{Clock, SystemClock, Timestamp};
 mod error;
 pub use error::{CallbackProblem, Error, ErrorKind};
+#[cfg(feature = "client")]
 mod key_material;
 #[cfg(feature = "client")]
 mod rng;

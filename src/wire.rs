@@ -4,6 +4,8 @@ pub mod basic;
 pub(crate) mod endpoint;
 pub use endpoint::{ApiVersion, Environment, Scope};
 pub(crate) mod error_response;
+#[cfg(feature = "client")]
+pub(crate) mod log_id_key;
 pub(crate) mod object;
 pub(crate) mod realm;
 pub(crate) mod token_response;

@@ -22,7 +22,7 @@ use crate::rng::SharedRng;
 use crate::wire::endpoint::{
     ApiVersion, ClientAuthentication, Environment, Scope, check_text, secret_bearing_url,
 };
-use crate::wire::user::set_log_id_key;
+use crate::wire::log_id_key;
 
 /// The longest secret that is read from a file, in bytes.
 const MAX_SECRET_FILE: usize = 16 * 1024;
@@ -352,7 +352,7 @@ impl HurdlrBuilder {
             None => HttpClient::with(self.reqwest, &token_url, self.timeouts)?,
         };
         if let Some(key) = &self.log_id_key {
-            set_log_id_key(key)?;
+            log_id_key::set(key)?;
         }
         Ok(Hurdlr(Arc::new(Inner {
             authorize_url: authorize_url(self.authorize_url, self.scope)?,

@@ -3,15 +3,13 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::LazyLock;
 
 use oauth2::{ClientCredentialsTokenRequest, ErrorResponse, TokenResponse};
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
+#[cfg(feature = "client")]
+use super::log_id_key;
 use crate::error::Error;
-use crate::key_material;
 
 /// The id of one of your users, as the provider's `userId`.
 ///
@@ -84,54 +82,11 @@ impl UserId {
     #[must_use]
     pub fn log_id(&self) -> String {
         static RANDOM: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let hash = match LOG_ID_KEY.get() {
-            Some(key) => key.hash(&self.0),
-            None => RANDOM.hash_one(&self.0) >> 32,
-        };
-        format!("user#{hash:08x}")
+        let hash = || RANDOM.hash_one(&self.0) >> 32;
+        #[cfg(feature = "client")]
+        let hash = || log_id_key::hash(&self.0).unwrap_or_else(hash);
+        format!("user#{:08x}", hash())
     }
-}
-
-/// The app's key for log ids, if it gave one.
-static LOG_ID_KEY: OnceLock<LogIdKey> = OnceLock::new();
-
-/// A key for log ids.
-struct LogIdKey(SecretSlice<u8>);
-
-impl LogIdKey {
-    /// The least length, in bytes.
-    const MIN_BYTES: usize = 32;
-
-    fn from_base64(text: &SecretString) -> Result<Self, Error> {
-        let key = key_material::from_base64("log_id_key", text)?;
-        if key.len() < Self::MIN_BYTES {
-            return Err(Error::config(format!(
-                "log_id_key has {} bytes: it needs at least {} random ones",
-                key.len(),
-                Self::MIN_BYTES
-            )));
-        }
-        Ok(Self(SecretSlice::from(key.to_vec())))
-    }
-
-    /// 32 bits of a keyed hash. A plain prefix is as good as an HMAC (RFC 2104) here: too little is
-    /// left of the hash to go on from.
-    fn hash(&self, id: &str) -> u64 {
-        let hash = Sha256::new_with_prefix(self.0.expose_secret()).chain_update(id).finalize();
-        hash.iter().take(4).fold(0, |number, byte| number << 8 | u64::from(*byte))
-    }
-}
-
-/// Has all log ids of this process made by this key. Fails for text that is no key, and for another
-/// key than the one in use.
-pub(crate) fn set_log_id_key(key: &SecretString) -> Result<(), Error> {
-    let key = LogIdKey::from_base64(key)?;
-    let bytes = key.0.clone();
-    let in_use = LOG_ID_KEY.get_or_init(|| key);
-    if bool::from(in_use.0.expose_secret().ct_eq(bytes.expose_secret())) {
-        return Ok(());
-    }
-    Err(Error::config("log_id_key is not the one in use: a process has one key for all its logs"))
 }
 
 impl fmt::Debug for UserId {
@@ -224,16 +179,6 @@ mod tests {
         assert_eq!(UserId::from(u64::MAX).as_str(), "18446744073709551615");
         assert_eq!(UserId::from(i64::MIN).as_str(), "-9223372036854775808");
         assert_eq!(UserId::from(7), UserId::new("7").unwrap());
-    }
-
-    #[test]
-    fn log_ids_depend_on_key_and_user() {
-        let key = |text: &str| LogIdKey::from_base64(&text.repeat(6).as_str().into()).unwrap();
-        let (one, other) = (key("marker00"), key("marker01"));
-        let ids = [one.hash("ann"), one.hash("bob"), other.hash("ann")];
-        assert_eq!(ids[0], key("marker00").hash("ann"));
-        assert!(ids[0] != ids[1] && ids[0] != ids[2]);
-        assert!(ids.iter().all(|id| u32::try_from(*id).is_ok()));
     }
 
     #[test]
