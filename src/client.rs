@@ -172,7 +172,7 @@ impl Hurdlr {
     ///
     /// # Cancel safety
     ///
-    /// As for [`client_credentials`](Self::client_credentials).
+    /// Those of [`client_credentials`](Self::client_credentials).
     pub async fn partner_token(&self) -> Result<Token, Error> {
         self.call(self.grant_operation(None)?, None).await
     }

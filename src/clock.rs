@@ -64,7 +64,7 @@ impl Timestamp {
         self.wall_ms.div_euclid(1_000)
     }
 
-    /// What has passed since `earlier`: the longer span of the two clocks, and zero if both were
+    /// The time since `earlier`: the longer span of the two clocks, and zero if both were
     /// turned back.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

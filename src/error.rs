@@ -286,8 +286,8 @@ impl Error {
         matches!(self.0.kind, ErrorKind::LoginRequired | ErrorKind::RotationLost)
     }
 
-    /// Whether the same call can succeed later with nothing changed. Never so for a login whose code
-    /// may be spent: it has to be begun again.
+    /// Whether the same call can succeed later with nothing changed. Never so for a login whose
+    /// code may be spent: it has to be begun again.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         use ErrorKind::{RateLimited, Store, TimedOut, Unavailable};

@@ -60,13 +60,13 @@ pub struct Token {
     expires_in: Option<u32>,
     age_when_received: u32,
     received: Timestamp,
-    /// As almost all tokens have. What another scope costs must not make these any larger.
+    /// True for almost all tokens, so that another scope costs only the tokens that have one.
     has_documented_scope: bool,
     other_scope: Option<Box<Box<str>>>,
     clock: SharedClock,
 }
 
-/// What the reference's examples show.
+/// The scope in the reference's examples.
 const DOCUMENTED_SCOPE: &str = "token";
 
 impl Token {
@@ -243,7 +243,7 @@ impl Token {
         Duration::from_secs(self.age_when_received.into()) + now.since(self.received)
     }
 
-    /// What is left of the token's life; zero when it is over, none when nobody knows it.
+    /// The rest of the token's lifetime; zero when it is over, `None` when it is unknown.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.expires_in().map(|span| span.saturating_sub(self.age()))
@@ -421,7 +421,8 @@ const BEARER: &[u8] = b"Bearer ";
 
 /// A header value for a secret, in wiped memory and hidden from logs.
 pub(crate) fn sensitive(text: Zeroizing<Vec<u8>>) -> HeaderValue {
-    // Only printable ASCII becomes an access token, or is base64, so the empty value is never taken.
+    // Only printable ASCII becomes an access token, or is base64, so the empty value is never
+    // taken.
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text))
         .unwrap_or_else(|_| HeaderValue::from_static(""));
     value.set_sensitive(true);

@@ -165,7 +165,7 @@ impl<C> fmt::Debug for TokenLayer<C> {
     }
 }
 
-/// Which bodies can be sent a second time: a closure, or [`EmptyBodies`].
+/// A rule for the bodies that can be sent a second time: a closure, or [`EmptyBodies`].
 pub trait CopyBody<B> {
     /// A copy of the body, if there can be one.
     fn copy_body(&self, body: &B) -> Option<B>;

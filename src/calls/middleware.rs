@@ -96,8 +96,9 @@ impl UserHandle {
 
 impl TokenManager {
     /// Calls by `reqwest` for all users with one client (feature `middleware`): each call has its
-    /// [`UserHandle`] as an extension. Without one, a call that would be authorized fails with [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with
-    /// the handle of another manager: nothing is sent.
+    /// [`UserHandle`] as an extension. Without one, a call that would be authorized fails with
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config). So does any call with the handle of another
+    /// manager: nothing is sent.
     ///
     /// All users share this client, so it must keep no user's answers for another one. Add no cache
     /// whose key lacks the user, and set no `ClientBuilder::cookie_store`: a session cookie of one

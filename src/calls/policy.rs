@@ -1,4 +1,4 @@
-//! Which calls are authorized, and how long they may be repeated.
+//! `CallPolicy`: the calls that are authorized, and how long they may be repeated.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::rng::SharedRng;
 use crate::wire::endpoint::{Origin, RedactedUrl, secret_bearing_url};
 
-/// Which calls are authorized, and what is done about an answer of 429.
+/// Rules for the calls that are authorized, and for an answer of 429.
 ///
 /// An origin is a scheme, a host and a port. Calls to any other than the provider's own and those
 /// named here go out as they are, so that a pasted URL never carries a token elsewhere. So does a

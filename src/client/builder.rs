@@ -97,7 +97,7 @@ impl HurdlrBuilder {
             |name: &str| optional(name)?.ok_or_else(|| Error::config(format!("{name} is not set")));
         let named =
             |name: &'static str| Ok::<_, Error>(optional(name)?.map(|value| Named { name, value }));
-        // As it is, or in a file: container platforms mount secrets so.
+        // The value itself, or a file that holds it: container platforms mount secrets so.
         let secret = |name: &str| {
             let file = format!("{name}_FILE");
             match (optional(name)?, optional(&file)?) {
@@ -174,8 +174,8 @@ impl HurdlrBuilder {
         self
     }
 
-    /// What tokens are asked to be good for, where the version has scopes: v6. Unless set, requests
-    /// name none, and the provider grants [`Scope::Write`].
+    /// The scope that requests ask for, where the version has scopes: v6. Unless set, requests name
+    /// none, and the provider grants [`Scope::Write`].
     ///
     /// It goes with logins and client credentials. A refresh names none: it keeps what was granted.
     pub fn scope(mut self, scope: Scope) -> Self {
@@ -222,11 +222,11 @@ impl HurdlrBuilder {
     ///
     /// | setting | |
     /// |---|---|
-    /// | `timeout`, `read_timeout`, `connect_timeout` | by [`request_timeout`](Self::request_timeout) and [`connect_timeout`](Self::connect_timeout) |
+    /// | `timeout`, `read_timeout`, `connect_timeout` | by the builder's own two |
     /// | `redirect`, `retry`, `referer` | none |
     /// | `gzip`, `deflate`, `brotli`, `zstd` | none is asked for |
     /// | `connection_verbose`, `tls_sslkeylogfile` | off, since they would write down secrets |
-    /// | `tls_danger_accept_invalid_certs`, `…_hostnames` | off: name your root by `tls_certs_merge` |
+    /// | `tls_danger_accept_invalid_…` | off: name your root by `tls_certs_merge` |
     /// | `https_only` | on, unless the host is loopback and plain `http` |
     /// | `proxy` | kept, and not used for a loopback host |
     /// | `resolve`, `dns_resolver` | kept; for plain `http`, `localhost` is this machine |

@@ -55,8 +55,8 @@ impl Credentials {
         Form { headers, body }
     }
 
-    /// `Basic` with id and secret, each form-urlencoded before both become base64: marked sensitive,
-    /// in memory that is wiped.
+    /// `Basic` with id and secret, each form-urlencoded before both become base64: marked
+    /// sensitive, in memory that is wiped.
     fn basic(&self) -> HeaderValue {
         let (id, secret) = (self.client_id.as_bytes(), self.client_secret.expose_secret());
         let room = 3 * (id.len() + secret.len()) + 1;

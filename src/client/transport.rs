@@ -177,7 +177,8 @@ impl HttpClient {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            // Whatever features of reqwest the app has on: what is compressed would leave a copy.
+            // The app may have these features of reqwest on, and a decompressed body would leave a
+            // copy.
             .no_gzip()
             .no_brotli()
             .no_zstd()

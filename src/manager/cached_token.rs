@@ -100,8 +100,8 @@ impl CachedToken {
         self.superseded.as_ref().map_or(&[], |superseded| superseded.as_slice())
     }
 
-    /// The tokens to be revoked when nobody is to have this one any more: it, and the earlier access
-    /// tokens.
+    /// The tokens to be revoked when nobody is to have this one any more: it, and the earlier
+    /// access tokens.
     pub(super) fn revocable(&self) -> impl Iterator<Item = Token> {
         let earlier = self.superseded().iter().map(|earlier| self.token.superseded_token(earlier));
         std::iter::once(self.token.revocable()).chain(earlier)

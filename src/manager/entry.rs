@@ -286,7 +286,7 @@ impl Pause {
     }
 }
 
-/// What [`TokenStore::release`](crate::store::TokenStore::release) should have told the store.
+/// A [`TokenStore::release`](crate::store::TokenStore::release) that has not reached the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unreleased {
     pub(super) version: Version,

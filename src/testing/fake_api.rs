@@ -76,7 +76,7 @@ impl FakeApi<'_> {
     ) -> Url {
         let mut url = self.0.base_url.clone();
         url.set_path(path);
-        // As a request names it: with a slash at its start, and encoded.
+        // The path is written like that of a request: with a slash at its start, and encoded.
         self.0.resources.insert(url.path(), Arc::new(data));
         url
     }

@@ -273,7 +273,7 @@ impl Ledger {
             (_, Some(_)) => return Err(CodeRefusal::Verifier),
         }
         let user: Arc<str> = known.consent.user.as_str().into();
-        // What the person consented to, whatever is asked for afterwards.
+        // The scope is the one that the person consented to, whatever is asked for afterwards.
         let scope = terms.granted(known.consent.scope.or(terms.scope));
         let family = self.new_family();
         if let Some(code) = self.codes.get_mut(code) {

@@ -872,7 +872,7 @@ pub async fn state_is_forgotten_after_its_time<S: TokenStore>(store: &Arc<S>) {
     let [state, other] = [some_state(), some_state()];
     assert!(store.redeem(&state, LONG).await.expect("redeem"));
     assert!(store.redeem(&other, SHORT).await.expect("redeem"));
-    // None of these tries prolongs it.
+    // These tries do not prolong it.
     wait_until("the other is forgotten", || async {
         let first = store.redeem(&other, SHORT).await.expect("redeem");
         first.then_some(())

@@ -29,7 +29,7 @@ type AuthorizeParams = dyn Fn(&UserId) -> Vec<(String, String)> + Send + Sync;
 
 pub(super) const CONNECT_PATH: &str = "/hurdlr/connect";
 
-/// Of calls of the API, by a client of the routes' own: those of token requests by default.
+/// The timeouts of API calls by the routes' own client: those of token requests by default.
 #[cfg(feature = "middleware")]
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[cfg(feature = "middleware")]

@@ -133,7 +133,7 @@ pub type BasicClient<
     HasTokenUrl,
 >;
 
-/// What `oauth2` answers when a token request fails.
+/// The error of `oauth2` when a token request fails.
 ///
 /// Its `Parse` variant holds the raw body and shows it in `Debug`, which is `oauth2`'s doing:
 /// do not log it.

@@ -183,7 +183,7 @@ impl FromStr for ApiVersion {
     }
 }
 
-/// Which installation of the provider is spoken to.
+/// The installation of the provider: its hosted sandbox, or a base URL.
 ///
 /// `Debug` shows a URL without user info, query and fragment.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -70,8 +70,8 @@ impl Fault {
         Self::known::<DB>(&code, detail)
     }
 
-    /// A failure to connect. PgBouncer has one code for all it says: a refusal for good is told from
-    /// a server that is away by its words.
+    /// A failure to connect. PgBouncer has one code for all it says: a refusal for good is told
+    /// from a server that is away by its words.
     pub fn of_connecting<DB: FaultCodes>(error: &sqlx::Error) -> Self {
         let (code, detail) = Self::code_of::<DB>(error);
         let is_refusal =

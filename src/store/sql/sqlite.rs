@@ -45,10 +45,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The URL is `sqlite:///var/lib/app/tokens.db`, or `sqlite:` and a path. The only parameter that
 /// can be used is `mode`, of which `rwc` is the default and `rw` creates nothing.
 ///
-/// The file is made with mode 0600, in a directory that is made, where it is missing, with 0700. One
-/// that others than its owner may open is refused (see
+/// The file is made with mode 0600, in a directory that is made, where it is missing, with 0700.
+/// One that others than its owner may open is refused (see
 /// [`allow_group_access`](SqlStoreBuilder::allow_group_access)), and so is a directory in which
-/// everybody may put another file in its place. `docs/databases.md` in the repository tells how to
+/// everybody may put another file in its place. [Databases](crate::guide::databases) tells how to
 /// back a file up, by which clock leases end, and what the pool of an app's own has to be.
 pub type SqliteStore = SqlStore<Sqlite>;
 
