@@ -46,22 +46,36 @@ use crate::wire::user::UserId;
 /// Cloning is cheap and all clones share their connections. It is `Send + Sync`.
 ///
 /// Dropping the future of a call abandons its request. For a refresh that is not safe, since the
-/// provider may replace the refresh token and nobody would read the new one: let such a call finish,
-/// in a task of its own, or use a [`TokenManager`](crate::TokenManager), which does.
+/// provider may replace the refresh token and nobody would read the new one: let such a call
+/// finish, in a task of its own, or use a [`TokenManager`](crate::TokenManager), which does.
 ///
 /// ```
 /// use hurdlr_oauth2::testing::FakeHurdlr;
-/// use hurdlr_oauth2::{Hurdlr, UserId};
+/// use hurdlr_oauth2::{Hurdlr, PendingLogin, UserId};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let fake = FakeHurdlr::start().await?;
 /// let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
 ///     .environment(fake.base_url())
+///     .authorize_url(fake.authorize_url())
+///     .redirect_uri("https://app.example.com/callback")
 ///     .build()?;
 ///
+/// // client_credentials: a token for one of your users.
 /// let token = hurdlr.client_credentials(&UserId::new("customer-4711")?).await?;
-/// let newer = hurdlr.refresh(&token).await?;
+/// assert!(token.authorization_header().is_sensitive());
+///
+/// // authorization_code: a person logs in. While they are away, only their browser's next request
+/// // may find `kept`: it belongs in their session, or in an encrypted cookie.
+/// let (url, pending) = hurdlr.begin_login()?;
+/// let kept = pending.to_secret();
+/// let callback = fake.consent(&url, "ann").await?; // the URL their browser comes back to
+/// let pending = PendingLogin::from_secret(&kept)?;
+/// let login = hurdlr.complete_login(pending, &callback).await?;
+///
+/// // refresh_token: a new token without the person.
+/// let newer = hurdlr.refresh(&login).await?;
 /// assert!(!newer.is_expired());
 /// # Ok(())
 /// # }
@@ -96,21 +110,7 @@ impl Hurdlr {
 
     /// A client by the environment's variables; an error names the one at fault.
     ///
-    /// | variable | setting |
-    /// |---|---|
-    /// | `HURDLR_CLIENT_ID`, `HURDLR_CLIENT_SECRET` | the app's credentials; required |
-    /// | `HURDLR_BASE_URL` | [`environment`](HurdlrBuilder::environment); the sandbox if unset |
-    /// | `HURDLR_AUTHORIZE_URL` | [`authorize_url`](HurdlrBuilder::authorize_url) |
-    /// | `HURDLR_REDIRECT_URI` | [`redirect_uri`](HurdlrBuilder::redirect_uri) |
-    /// | `HURDLR_API_VERSION` | [`api_version`](HurdlrBuilder::api_version): `v4`, `v5` or `v6`; `v4` if unset |
-    /// | `HURDLR_ISSUER` | [`issuer`](HurdlrBuilder::issuer) |
-    /// | `HURDLR_SCOPE` | [`scope`](HurdlrBuilder::scope): `read` or `write` |
-    /// | `HURDLR_BEARER_ON_REFRESH` | [`bearer_on_refresh`](HurdlrBuilder::bearer_on_refresh): `true` or `false` |
-    /// | `HURDLR_LOG_ID_KEY` | [`log_id_key`](HurdlrBuilder::log_id_key) |
-    ///
-    /// A variable that is set to nothing counts as unset. Instead of a secret,
-    /// `HURDLR_CLIENT_SECRET_FILE` and `HURDLR_LOG_ID_KEY_FILE` name a file that holds it, of at
-    /// most 16 KiB; a line's end at its end is left out.
+    /// The guide lists the variables beside their [settings](crate::guide::settings).
     ///
     /// # Errors
     ///
@@ -162,8 +162,8 @@ impl Hurdlr {
         self.call(self.grant_operation(Some(user))?, None).await
     }
 
-    /// Gets a token of the partner itself, which no user stands behind (RFC 6749 section 4.4). It is
-    /// repeated as [`client_credentials`](Self::client_credentials) is.
+    /// Gets a token of the partner itself, which no user stands behind (RFC 6749 section 4.4). It
+    /// is repeated as [`client_credentials`](Self::client_credentials) is.
     ///
     /// # Errors
     ///
@@ -177,9 +177,9 @@ impl Hurdlr {
         self.call(self.grant_operation(None)?, None).await
     }
 
-    /// Has the provider revoke a token (RFC 7009): its refresh token, and with that all access tokens
-    /// of the same login; or the access token, where that is all there is. One that the provider
-    /// does not know is revoked as well as any.
+    /// Has the provider revoke a token (RFC 7009): its refresh token, and with that all access
+    /// tokens of the same login; or the access token, where that is all there is. One that the
+    /// provider does not know is revoked as well as any.
     ///
     /// Repeating it is harmless, so all that may be temporary is repeated by the
     /// [`RetryPolicy`].

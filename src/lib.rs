@@ -37,6 +37,13 @@
 //! * **Testing** (feature `testing`): `testing::FakeHurdlr`, the provider in your process, and
 //!   `ManualClock` and `FaultyStore` for the app's own tests.
 //!
+//! The [`guide`] has a page on each question that comes up later: failures, settings, stores, many
+//! processes, calls, attacks on a login, tests, migration, design.
+//!
+//! # Features
+//!
+#![doc = include_str!("../docs/features.md")]
+//!
 //! # Semver
 //!
 //! Types and traits of other crates are part of this crate's API. A new major version of one of
@@ -45,12 +52,12 @@
 //!
 //! | crate | version | feature | where |
 //! |---|---|---|---|
-//! | `axum` | 0.8 | `axum`, `testing` | the router of `web::Login`, the responses of its hooks, and the router of `testing::FakeApi` |
+//! | `axum` | 0.8 | `axum`, `testing` | routers, and the responses of the login's hooks |
 //! | `http` | 1 | | headers, statuses and requests, of `Token`, `Error`, the edges and `testing` |
 //! | `http-body` | 1 | `tower` | the bodies of `TokenLayer` |
 //! | `oauth2` | 5 | | [`basic`], [`HttpClient`] and [`ClientCredentialsUser`] |
 //! | `reqwest` | 0.13 | `client` | [`HurdlrBuilder::reqwest`], [`HttpError`], `TokenMiddleware` |
-//! | `reqwest-middleware` | 0.5 | `middleware` | the clients of `TokenMiddleware` and `web::ConnectedUser` |
+//! | `reqwest-middleware` | 0.5 | `middleware` | clients of `TokenMiddleware` and `ConnectedUser` |
 //! | `secrecy` | 0.10 | | every secret that goes in or out |
 //! | `serde` | 1 | | `Serialize` and `Deserialize` for the answers of [`basic`] |
 //! | `serde_json` | 1 | `testing` | the data of `FakeHurdlr` |
@@ -140,24 +147,9 @@ pub use {http, oauth2, secrecy, serde, url};
 #[cfg(feature = "tower")]
 pub use {http_body, tower_layer, tower_service};
 
-#[cfg(all(
-    doctest,
-    feature = "axum",
-    feature = "middleware",
-    feature = "sealed",
-    feature = "tower"
+// The examples of its pages need all features.
+#[cfg(any(
+    all(doc, not(doctest)),
+    all(doctest, feature = "axum", feature = "middleware", feature = "testing"),
 ))]
-#[doc = include_str!("../README.md")]
-struct Readme;
-
-#[cfg(doctest)]
-#[doc = include_str!("../docs/web-login-elsewhere.md")]
-struct WebLoginElsewhere;
-
-#[cfg(doctest)]
-#[doc = include_str!("../docs/migration.md")]
-struct Migration;
-
-#[cfg(all(doctest, feature = "axum"))]
-#[doc = include_str!("../docs/operations.md")]
-struct Operations;
+pub mod guide;

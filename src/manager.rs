@@ -4,10 +4,19 @@
 //! background. Only when it is *expired*, shortly before its end, do callers wait, all of them for
 //! the same refresh. A living token is served, whatever fails meanwhile.
 //!
-//! There are two kinds of user, and the [partner](TokenManager::partner) itself. A user who [logged
-//! in](TokenManager::user) is kept by their refresh token, of which there is one copy; an
-//! [enterprise user](TokenManager::enterprise_user) is granted a token anew whenever that is
-//! needed. The same id as the other kind is another user.
+//! There are two kinds of user, and the [partner](TokenManager::partner) itself:
+//!
+//! | | [`user`](TokenManager::user) | [`enterprise_user`](TokenManager::enterprise_user) |
+//! |---|---|---|
+//! | is | a person who logs in | registered by your company, by `userId` |
+//! | begins with | [`adopt`](TokenManager::adopt) after the login, or an import | the first read |
+//! | is renewed by | a refresh token; yours may be the only copy | the same grant again |
+//! | if that fails for good | `LoginRequired`, never a silent grant | an error; a retry can work |
+//!
+//! The kind is part of the key: the same id under both kinds is two users with a token each.
+//!
+//! The guide says [what happens on each failure](crate::guide::failures), and lists
+//! [all settings](crate::guide::settings).
 
 // # Implementation
 //

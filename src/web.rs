@@ -77,6 +77,8 @@
 //! first, and add the layer of the app's sessions after that. Then the function that is asked for
 //! the user finds the session among the extensions of the request's parts, as every extractor does.
 //!
+//! The guide has [attacks on a login](crate::guide::login_attacks) and how each one ends.
+//!
 //! # Who begins a login
 //!
 //! A login begins at once only where a page of the app asks for it, by `Sec-Fetch-Site` or, where a
@@ -152,9 +154,9 @@ impl Login {
     ///
     /// | | |
     /// |---|---|
-    /// | `GET` or `POST /hurdlr/connect` | begins a login, and sends the browser to the provider; asks first where no page of the app has sent it |
+    /// | `GET` or `POST /hurdlr/connect` | begins a login, and sends the browser to the provider |
     /// | `GET` of the redirect URI's path | [completes](TokenManager::complete_login) it |
-    /// | `POST /hurdlr/disconnect` | [disconnects](crate::manager::UserHandle::disconnect) the user; for the app's own pages only |
+    /// | `POST /hurdlr/disconnect` | disconnects the user, for the app's own pages only |
     ///
     /// All of them end with a redirect to where the app wants the user to be, or with what the app
     /// shows of a [`LoginFailure`]. Every answer has `Cache-Control: no-store`. The callback's

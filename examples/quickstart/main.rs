@@ -284,7 +284,7 @@ async fn with_the_providers_examples() -> Outcome {
     }
     println!(
         "\n
-The same in code is in README.md. Tokens for 10,000 users, with retries:
+The same in code is in the docs of Hurdlr. Tokens for 10,000 users, with retries:
 
   cargo run --example enterprise --features testing
 

@@ -8,23 +8,13 @@ use crate::rng::SharedRng;
 
 /// How often a call repeats a request that may be repeated, and how long it waits in between.
 ///
-/// How often to retry is configurable; *what* may be retried is not. It follows from what a
-/// repetition could destroy:
-///
-/// | failure | `client_credentials`, revocation | `refresh_token` | `authorization_code` |
-/// |---|---|---|---|
-/// | not sent (DNS, connect, TLS) | repeated | repeated | repeated |
-/// | 429, 503 with `Retry-After` or an error that can be read | after the time it names | after the time it names | after the time it names |
-/// | 429, 503 without either, 408, 425, other 5xx, timeout, connection lost, unreadable 2xx | repeated | once, at once | never |
-/// | 401, an expired or an invalid token, to a refresh that carried a Bearer header | | once, without it | |
-/// | any other answer | never | never | never |
-///
-/// A bare 429 or 503 may come from a proxy whose request the provider has acted on. A pause that an
-/// answer names (`Retry-After`) is kept whatever its status is.
+/// How often to retry is configurable; *what* may be retried is not, see below.
 ///
 /// Waits double from [`initial_backoff`](Self::initial_backoff) to
 /// [`max_backoff`](Self::max_backoff), each drawn between half of that bound and all of it, so that
 /// many clients do not return in lockstep.
+///
+#[doc = include_str!("../../docs/retries.md")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     max_attempts: u32,

@@ -95,9 +95,9 @@ impl<DB: Backend> SqlStore<DB> {
     /// A store in a database that the app has open.
     ///
     /// A statement costs more than by [`at`](Self::at): sqlx's pool pings the server whenever a
-    /// connection is given back, in a task that it spawns. `docs/databases.md` has the figures.
-    /// Each wait of the store is bounded alike. The docs of [`SqliteStore`] and [`PostgresStore`]
-    /// say what the pool's options should be.
+    /// connection is given back, in a task that it spawns. [Databases](crate::guide::databases) has
+    /// the figures. Each wait of the store is bounded alike. The docs of [`SqliteStore`] and
+    /// [`PostgresStore`] say what the pool's options should be.
     pub fn on(pool: sqlx::Pool<DB>) -> SqlStoreBuilder<DB> {
         SqlStoreBuilder::new(Place::Pool(pool))
     }

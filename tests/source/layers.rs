@@ -247,6 +247,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("web", "calls manager client wire error key_material"),
     // A provider must not agree with a mistake of the client.
     ("testing", "store wire error clock rng"),
+    // The pages of docs/, and no code.
+    ("guide", ""),
 ];
 
 #[test]
