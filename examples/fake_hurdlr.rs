@@ -91,8 +91,12 @@ fn introduce(fake: &FakeHurdlr) {
     println!(
         "A fake Hurdlr listens at {base} until Ctrl-C.
 
-client id      {id}
-client secret  {secret}
+For a program that reads its settings from the environment, with a login that
+comes back to port 3000:
+
+  export HURDLR_CLIENT_ID={id} HURDLR_CLIENT_SECRET={secret}
+  export HURDLR_BASE_URL={base} HURDLR_AUTHORIZE_URL={authorize}
+  export HURDLR_REDIRECT_URI=http://127.0.0.1:3000/hurdlr/callback
 
 Log in with a browser, or by curl; the address it ends at holds the code:
 
@@ -112,11 +116,10 @@ Under v6, for the partner itself, and what ends a token:
   curl {base}v6/auth/token -u {id}:{secret} -d grant_type=client_credentials
   curl {base}v6/auth/revoke -u {id}:{secret} -d token=TOKEN
 
-The protected resource:
+The API:
 
-  curl {resource} -H 'Authorization: Bearer TOKEN'
+  curl {base}rest/v4/expenses -H 'Authorization: Bearer TOKEN'
 ",
         authorize = fake.authorize_url(),
-        resource = fake.resource_url(),
     );
 }
