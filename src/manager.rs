@@ -522,9 +522,8 @@ impl TokenManager {
     /// good; it is at least the policy's [`initial_backoff`](RefreshPolicy::initial_backoff), and
     /// up to a second of jitter is added.
     ///
-    /// One of the processes that share the store walks at a time. It visits each due user once,
-    /// whatever becomes of those before. It also finishes revocations that another process did not
-    /// come to [finish](UserHandle::disconnect).
+    /// One of the processes that share the store walks at a time. It visits each due user once, and
+    /// finishes revocations that another process did not come to [finish](UserHandle::disconnect).
     #[must_use = "dropping it stops the walk"]
     pub fn keep_alive(&self, interval: Duration) -> KeepAlive {
         KeepAlive::start(Arc::clone(&self.users), Arc::clone(&self.context), interval)

@@ -253,9 +253,8 @@ impl UserHandle {
     /// granted anew by the next read.
     ///
     /// `Ok` says that the user is gone from here and from the store, and [`Disconnected`] what
-    /// became of their tokens. Revocations that are still pending are recorded in the store: should
-    /// this process end before they are done, another one's
-    /// [`keep_alive`](super::TokenManager::keep_alive) finishes them.
+    /// became of their tokens. Any process's [`keep_alive`](super::TokenManager::keep_alive)
+    /// finishes what this one leaves pending.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/prelude.rs"));

@@ -19,8 +19,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The time that other processes have to find that it does, and to compare their users.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long refreshes wait for one comparison, and for how long a failed one is repeated: a store
-/// that is slow, or that fails now and then, must not hold them up.
+/// How long refreshes wait for one comparison, and for how long a failed one is repeated.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// The age up to which a token is compared: replication is never behind for longer.

@@ -18,8 +18,7 @@ use crate::wire::user::UserId;
 /// the background. From [`expiry_buffer`](Self::expiry_buffer) before L on it is *expired*: callers
 /// wait for the refresh.
 ///
-/// By default a token of 90 days is due between day 60 and day 75, one of an hour between minute 40
-/// and minute 50, and both are expired 30 s before their end.
+/// The guide has [the defaults](crate::guide::settings).
 #[must_use = "a policy does nothing until a manager is built with it"]
 #[derive(Clone, Debug, PartialEq)]
 pub struct RefreshPolicy {
@@ -33,8 +32,7 @@ pub struct RefreshPolicy {
 }
 
 impl Default for RefreshPolicy {
-    /// Due between 2/3 and 5/6 of a token's life, expired 30 s before its end; an assumed life of
-    /// 1 h; a deadline of 45 s within a lease of 60 s; backoff from 1 s to 5 min.
+    /// A token of 90 days is due between day 60 and day 75, and expired 30 s before its end.
     fn default() -> Self {
         Self {
             refresh_fraction: 2.0 / 3.0,

@@ -191,7 +191,8 @@ impl Attempt<'_> {
         let Some(row) = row.filter(|row| row.token.is_some() || !is_login) else {
             self.entry.clear(self.epoch);
             if is_login {
-                return Err(login_required("nobody is logged in as this user").into());
+                let message = "nobody is logged in as this user";
+                return Err(Error::new(ErrorKind::LoginRequired, message).into());
             }
             return Ok(if self.may_be_granted_first() { Step::Claim } else { Step::Done });
         };
@@ -521,12 +522,8 @@ pub(super) fn login_over_error(in_flight: bool) -> Error {
         let message = "the refresh token is dead, and the answer with its successor was lost";
         Error::new(ErrorKind::RotationLost, message)
     } else {
-        login_required("the refresh token is dead")
+        Error::new(ErrorKind::LoginRequired, "the refresh token is dead")
     }
-}
-
-fn login_required(message: &'static str) -> Error {
-    Error::new(ErrorKind::LoginRequired, message)
 }
 
 pub(super) fn shutting_down() -> Error {

@@ -36,8 +36,6 @@ use crate::error::Error;
 /// On the wire tokens are as safe as `sslmode` makes them: with sqlx's default, `prefer`, somebody
 /// in between can turn TLS off, so write `verify-full`.
 ///
-/// # Connections
-///
 /// [`at`](Self::at) takes a URL such as `postgres://user:password@host:5432/database`, with the
 /// parameters of [`PgConnectOptions`](sqlx::postgres::PgConnectOptions) and of libpq, and opens up
 /// to 10 connections. [Databases](crate::guide::databases) says what bounds they have, what a
