@@ -515,6 +515,9 @@ impl UserEntry {
             }
             state.unsaved = unsaved;
             self.replace(state, cached);
+            if cached.is_fresh(self.context.clock.now()) {
+                state.flight.iter().for_each(Flight::abandon); // there is nothing to wait for
+            }
             true
         })
     }
@@ -550,9 +553,7 @@ impl UserEntry {
                 return;
             }
             *epoch = epoch.wrapping_add(1);
-            if let Some(flight) = &state.flight {
-                flight.abandon();
-            }
+            state.flight.iter().for_each(Flight::abandon);
             state.reset();
             state.refusals = None;
             state.unsaved = unsaved;
@@ -565,9 +566,7 @@ impl UserEntry {
     pub(super) fn evict(self: &Arc<Self>) -> Arc<CachedToken> {
         let last = self.with_epoch(|epoch, state| {
             *epoch = epoch.wrapping_add(1);
-            if let Some(flight) = &state.flight {
-                flight.abandon();
-            }
+            state.flight.iter().for_each(Flight::abandon);
             state.reset_removed();
             self.replace(state, &self.context.placeholder)
         });

@@ -124,8 +124,8 @@ impl Attempt<'_> {
         Ok(Step::Claim)
     }
 
-    /// Waits for another process, without a permit. The time of a caller begins when they come;
-    /// without one nothing has failed when it is over: `false`.
+    /// Waits for another process, without a permit: `false` where nobody needs to wait any more.
+    /// The time of a caller begins when they come; without one nothing has failed when it is over.
     async fn wait(&self, lease: Duration, looks: u32) -> Result<bool, Failure> {
         let caller_came = self.flight.caller_came();
         let waited = self.context.clock.now().since(caller_came.unwrap_or(self.started));
@@ -135,7 +135,11 @@ impl Attempt<'_> {
             return caller_came.map_or(Ok(false), |_| Err(error.into()));
         }
         let pause = self.context.delay(LOOK, looks).min(lease).min(left);
-        self.context.until_closing(self.context.clock.sleep(pause)).await;
+        let sleep = self.context.until_closing(self.context.clock.sleep(pause));
+        tokio::select! {
+            () = self.flight.abandoned() => return Ok(false),
+            () = sleep => {}
+        }
         if self.context.is_closing() { Err(shutting_down().into()) } else { Ok(true) }
     }
 
@@ -253,12 +257,11 @@ impl Attempt<'_> {
             return Ok(Step::Done);
         }
         let waited = self.context.clock.now().since(asked);
-        let left =
-            self.context.policy.refresh_timeout.checked_sub(waited).filter(|left| !left.is_zero());
-        let Some(left) = left else {
+        let left = self.context.policy.refresh_timeout.saturating_sub(waited);
+        if left.is_zero() {
             self.release(row.version, Release::default()).await?;
             return Err(unavailable("the time for this refresh was over before it was sent").into());
-        };
+        }
         tracing::debug!(user = ?self.entry.subject(), revision = row.version.revision, "refresh started");
         let slow = self.context.clock.sleep(SLOW_AFTER);
         let hurdlr = &self.context.hurdlr;

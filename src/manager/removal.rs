@@ -104,8 +104,7 @@ pub(super) async fn disconnect(
         (None, None) => {}
     }
     let reason = entry.with(|state| {
-        let unsaved =
-            || Error::store("the token of a refresh in flight is not saved or revoked yet");
+        let unsaved = || Error::store("a token that was in flight is not saved or revoked yet");
         let (unrevoked, reason) = state.unrevoked.clone();
         let reason = reason.filter(|_| unrevoked > 0);
         reason.or_else(|| (state.late_saves > 0).then(unsaved))
