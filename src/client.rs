@@ -501,6 +501,7 @@ impl Hurdlr {
             let failure = match self.call_once(&operation, attempts.sent(), left).await {
                 Ok(output) => {
                     if last.as_ref().is_some_and(Failure::is_second_proof) {
+                        // Relaxed, as where it is read.
                         inner.bearer_on_refresh.store(false, Ordering::Relaxed);
                     }
                     return Ok(output);

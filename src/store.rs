@@ -1,8 +1,7 @@
 //! Token stores: the trait, its rows, and the stores of this crate.
 //!
-//! The guide says [which store fits](crate::guide::stores), how to run
-//! [many processes](crate::guide::many_processes), and how to set up the
-//! [databases](crate::guide::databases).
+//! The guide says [which store fits](crate::guide::stores), how to run [many
+//! processes](crate::guide::many_processes) and how to set up [databases](crate::guide::databases).
 
 mod key;
 pub use key::{RowKind, StoreKey};

@@ -68,8 +68,7 @@ impl KeepAlive {
     /// The walk stops even if this future is dropped.
     pub async fn stop(self) {
         self.0.abort();
-        // An error says that it was stopped.
-        let _ = self.0.await;
+        let _ = self.0.await; // an error says that it was stopped
     }
 }
 

@@ -53,12 +53,9 @@ const KEYS_AT_ONCE: usize = 1_000;
 
 /// Keeps tokens in an SQL database: a [`SqliteStore`] or a [`PostgresStore`].
 ///
-/// # What is kept in clear
-///
-/// API version, environment, client id, kind of user and **user id**; ages and times, revision,
-/// incarnation, lease and marks. The tokens themselves are in one opaque column, which a store that
-/// is opened as `plaintext` does not encrypt: who can read the tables, or a backup of them, has the
-/// tokens.
+/// The tokens are in one opaque column. A store that is opened as `plaintext` does not encrypt it:
+/// whoever can read the tables, or a backup of them, has the tokens. [`Sealed`] says what else can
+/// be read.
 pub struct SqlStore<DB: Backend>(Arc<Shared<DB>>);
 
 struct Shared<DB: Backend> {
@@ -136,7 +133,7 @@ impl<DB: Backend> SqlStore<DB> {
     }
 
     /// Closes the connections. Calls under way come to their end; later ones fail. SQLite folds
-    /// what is in the `-wal` file into the file itself.
+    /// what is in the `-wal` file into the file itself. Dropped half way, it can be called again.
     pub async fn close(&self) {
         self.0.pool.close().await;
     }
@@ -222,7 +219,7 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
     ///
     /// # Errors
     ///
-    /// Those of [`open_plaintext`](Self::open_plaintext).
+    /// Those of [`open_plaintext`](Self::open_plaintext), which can be dropped alike.
     pub async fn open_sealed(self, keys: KeyRing) -> Result<Sealed<SqlStore<DB>>, Error> {
         Ok(Sealed::new(self.open_plaintext().await?, keys))
     }
@@ -235,6 +232,10 @@ impl<DB: Backend> SqlStoreBuilder<DB> {
     /// [`Store`](crate::ErrorKind::Store) where the database cannot be reached; where it is
     /// read-only; where tokens would not survive a crash of it, processes could not share it, or
     /// others may open its file; and where its tables are of a later release.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing was changed, and its connections are closed.
     pub async fn open_plaintext(self) -> Result<SqlStore<DB>, Error> {
         let Self { place, settings } = self;
         let statements = Statements::new::<DB>(&settings)?;

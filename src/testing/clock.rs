@@ -32,7 +32,8 @@ impl Clock {
     pub(super) fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let add = |turned: u64| Some(turned.saturating_add(by));
-        // The closure always answers `Some`, so the update cannot fail.
+        // The closure always answers `Some`, so the update cannot fail. It releases, and `now`
+        // acquires: who sees the later time sees what the test did before it turned the clock.
         let _ = self.turned.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
     }
 }

@@ -89,6 +89,10 @@ impl FakeHurdlr {
     /// # Errors
     ///
     /// Those of binding a socket.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped half way, nothing is left.
     pub async fn start() -> io::Result<Self> {
         Self::builder().start().await
     }
@@ -237,6 +241,10 @@ impl FakeHurdlr {
     /// # Errors
     ///
     /// `InvalidInput` where a person would see an error page instead.
+    ///
+    /// # Cancel safety
+    ///
+    /// The person may have decided, and a code be granted that nobody uses.
     pub async fn consent(&self, authorize_url: &Url, user: &str) -> io::Result<Url> {
         self.decide(authorize_url, &[("decision", "allow"), ("user", user)]).await
     }
@@ -247,6 +255,10 @@ impl FakeHurdlr {
     /// # Errors
     ///
     /// Those of [`consent`](Self::consent).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: the refusal can be repeated.
     pub async fn deny(&self, authorize_url: &Url) -> io::Result<Url> {
         self.decide(authorize_url, &[("decision", "deny")]).await
     }
@@ -273,6 +285,10 @@ impl FakeHurdlr {
 
     /// Waits until so many token requests have arrived, answered or not, since the start or
     /// [`clear_requests`](Self::clear_requests).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it changes nothing.
     pub async fn arrived(&self, requests: u64) {
         self.provider.tokens.journal.arrived(requests).await;
     }
@@ -534,6 +550,10 @@ impl FakeHurdlrBuilder {
     ///
     /// Those of the socket, such as `AddrInUse`, and `InvalidInput` for a certificate or a key that
     /// cannot be used.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped half way, nothing is left.
     pub async fn start(self) -> io::Result<FakeHurdlr> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
         let port = listener.local_addr()?.port();

@@ -107,6 +107,7 @@ impl ConnHandle {
     /// From now on nothing passes in either direction. The server then finds the connection
     /// broken, and closes it without having sent what it holds.
     pub(super) fn cut(&self) {
+        // Release, and acquire where it is read: who sees the cut sees all that led to it.
         self.0.cut.store(true, Ordering::Release);
         if let Some(reader) = lock(&self.0.reader).take() {
             reader.wake();

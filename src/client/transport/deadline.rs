@@ -20,17 +20,18 @@ const LATE_RESPONSE_GRACE: Duration = Duration::from_millis(500);
 pub(super) struct ResponseDeadline {
     over: Pin<Box<Sleep>>,
     in_grace: bool,
-    sent: Arc<AtomicBool>,
+    taken: Arc<AtomicBool>,
 }
 
 impl ResponseDeadline {
     pub(super) fn new(limit: Duration, form: &DeadlineBody) -> Self {
         let over = Box::pin(tokio::time::sleep(limit));
-        Self { over, in_grace: false, sent: Arc::clone(&form.sent) }
+        Self { over, in_grace: false, taken: Arc::clone(&form.taken) }
     }
 
+    /// Whether the connection has taken the form. If not, it never will.
     fn was_sent(&self) -> bool {
-        self.sent.load(Ordering::Relaxed)
+        self.taken.swap(true, Ordering::Relaxed)
     }
 
     pub(super) async fn wait<T>(

@@ -26,8 +26,9 @@ pub(super) struct DeadlineBody {
     form: Option<Bytes>,
     begun: Timestamp,
     limit: Duration,
-    /// Whether the connection has taken it.
-    pub(super) sent: Arc<AtomicBool>,
+    /// Set by whoever is first: the connection that takes it, or the caller who gives up. Relaxed
+    /// wherever it is swapped, since all swaps of one flag are in one order.
+    pub(super) taken: Arc<AtomicBool>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +39,8 @@ impl DeadlineBody {
     pub(super) fn new(form: Zeroizing<Vec<u8>>, limit: Duration) -> Self {
         // One that is empty is never asked for.
         let form = Some(Bytes::from_owner(form)).filter(|form| !form.is_empty());
-        let sent = Arc::new(AtomicBool::new(form.is_none()));
-        Self { form, begun: SystemClock.now(), limit, sent }
+        let taken = Arc::new(AtomicBool::new(form.is_none()));
+        Self { form, begun: SystemClock.now(), limit, taken }
     }
 }
 
@@ -52,10 +53,10 @@ impl http_body::Body for DeadlineBody {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, OutOfTime>>> {
         Poll::Ready(self.form.take().map(|form| {
-            if SystemClock.now().since(self.begun) >= self.limit {
+            let is_over = SystemClock.now().since(self.begun) >= self.limit;
+            if is_over || self.taken.swap(true, Ordering::Relaxed) {
                 return Err(OutOfTime);
             }
-            self.sent.store(true, Ordering::Relaxed);
             Ok(Frame::data(form))
         }))
     }
@@ -80,12 +81,22 @@ mod tests {
         let mut context = Context::from_waker(std::task::Waker::noop());
         for (limit, leaves) in [(Duration::from_secs(3_600), true), (Duration::ZERO, false)] {
             let mut form = DeadlineBody::new(b"grant_type=refresh_token".to_vec().into(), limit);
-            let sent = Arc::clone(&form.sent);
+            let taken = Arc::clone(&form.taken);
             let Poll::Ready(Some(asked)) = Pin::new(&mut form).poll_frame(&mut context) else {
                 panic!("there is a form");
             };
-            assert_eq!((asked.is_ok(), sent.load(Ordering::Relaxed)), (leaves, leaves));
+            assert_eq!((asked.is_ok(), taken.load(Ordering::Relaxed)), (leaves, leaves));
             assert!(matches!(Pin::new(&mut form).poll_frame(&mut context), Poll::Ready(None)));
         }
+    }
+
+    #[test]
+    fn form_never_leaves_after_giving_up() {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let hour = Duration::from_secs(3_600);
+        let mut form = DeadlineBody::new(b"grant_type=refresh_token".to_vec().into(), hour);
+        assert!(!form.taken.swap(true, Ordering::Relaxed), "nobody had taken it");
+        let asked = Pin::new(&mut form).poll_frame(&mut context);
+        assert!(matches!(asked, Poll::Ready(Some(Err(OutOfTime)))));
     }
 }

@@ -86,6 +86,7 @@ impl Backend for Postgres {
 
     async fn connect(target: &Target) -> Result<PgConnection, Fault> {
         let connecting = async {
+            // Relaxed: whoever has not seen the flag yet is refused once more, and sets it too.
             if !target.is_pooled.load(Ordering::Relaxed) {
                 match target.options.connect().await {
                     // A pooler refuses options that it would have to pass on.
