@@ -93,8 +93,7 @@ impl<DB: Backend> SqlStore<DB> {
     ///
     /// A statement costs more than by [`at`](Self::at): sqlx's pool pings the server whenever a
     /// connection is given back, in a task that it spawns. [Databases](crate::guide::databases) has
-    /// the figures. Each wait of the store is bounded alike. The docs of [`SqliteStore`] and
-    /// [`PostgresStore`] say what the pool's options should be.
+    /// the figures, and says what the pool's options should be. Each wait is bounded alike.
     pub fn on(pool: sqlx::Pool<DB>) -> SqlStoreBuilder<DB> {
         SqlStoreBuilder::new(Place::Pool(pool))
     }

@@ -157,7 +157,8 @@ impl LoginConfig {
     }
 
     /// The destination of a user whose request named no usable `return_to`; the app's root by
-    /// default.
+    /// default. Where that page needs a [`ConnectedUser`](super::ConnectedUser), a disconnect that
+    /// names no `return_to` leads on to the next login: have its form name a page that does not.
     ///
     /// This one and those of requests are a path of the app, with a query if need be, of at most
     /// 256 bytes, and in the form that a browser would make of it. Where the app is below a

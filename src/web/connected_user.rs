@@ -128,9 +128,10 @@ impl ConnectedUser {
         shared.with_init(Extension(self.handle.clone())).build()
     }
 
-    /// The answer of a handler whose call of the API failed (feature `middleware`). A login that
-    /// turned out to be over sends the browser to connect, as the extractor does; all else is a
-    /// page that says so.
+    /// The answer of a handler whose call of the API failed (feature `middleware`): by an error of
+    /// `reqwest_middleware`, or of `reqwest`, such as that of
+    /// [`error_for_status`](reqwest::Response::error_for_status). A login that turned out to be
+    /// over sends the browser to connect, as the extractor does; all else is a page that says so.
     #[cfg(feature = "middleware")]
     #[must_use = "a handler returns it"]
     pub fn rejection(&self, error: impl Into<reqwest_middleware::Error>) -> UserRejection {
@@ -190,7 +191,7 @@ impl Page {
     }
 }
 
-/// The cause of a call that got no answer: this crate's own error, or one made of `reqwest`'s.
+/// The cause of a call that failed: this crate's own error, or one made of `reqwest`'s.
 #[cfg(feature = "middleware")]
 fn call_error(error: reqwest_middleware::Error) -> Error {
     if let Some(own) = Error::of(&error) {
@@ -202,6 +203,15 @@ fn call_error(error: reqwest_middleware::Error) -> Error {
         (ErrorKind::TimedOut, "the API did not answer in time")
     } else if error.is_decode() {
         (ErrorKind::InvalidResponse, "the answer of the API cannot be read")
+    } else if let Some(status) = error.status() {
+        // By `error_for_status`.
+        match status {
+            StatusCode::TOO_MANY_REQUESTS => {
+                (ErrorKind::RateLimited, "the API was asked too often")
+            }
+            status if status.is_server_error() => (ErrorKind::Unavailable, "the API failed"),
+            _ => (ErrorKind::Rejected, "the API refused the call"),
+        }
     } else {
         (ErrorKind::Unavailable, "the API did not answer")
     };
@@ -262,13 +272,22 @@ fn failed(error: &Error, path: &str) -> Response {
         ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let message = if status == StatusCode::INTERNAL_SERVER_ERROR {
-        "This site is not set up for it. Please tell those who run it."
-    } else {
-        "Your connection is kept. Please try again in a few minutes."
+    let (title, message) = match status {
+        StatusCode::INTERNAL_SERVER_ERROR => (
+            "Hurdlr cannot be asked",
+            "This site is not set up for it. Please tell those who run it.",
+        ),
+        StatusCode::BAD_GATEWAY => (
+            "Hurdlr refused",
+            "Your connection is kept, but the answer is of no use. Please tell those who run this site.",
+        ),
+        _ => (
+            "Hurdlr cannot be reached",
+            "Your connection is kept. Please try again in a few minutes.",
+        ),
     };
     let again = format!("<a class=\"act\" href=\"{}\">Try again</a>", escape(path));
-    let mut response = page(status, "Hurdlr cannot be reached", message, &again);
+    let mut response = page(status, title, message, &again);
     if let Some(pause) = error.retry_after() {
         // Rounded up, since nobody is to come too early.
         let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);

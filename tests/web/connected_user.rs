@@ -44,6 +44,7 @@ impl FromRef<AppState> for Login {
 
 async fn expenses(user: ConnectedUser) -> Result<String, UserRejection> {
     let answer = user.get("/rest/v4/expenses").send().await.map_err(|e| user.rejection(e))?;
+    let answer = answer.error_for_status().map_err(|e| user.rejection(e))?;
     let status = answer.status();
     let text = answer.text().await.map_err(|e| user.rejection(e))?;
     Ok(format!("{} {status} {text}", user.handle().id().as_str()))
@@ -283,6 +284,23 @@ async fn broken_call_is_a_page() {
         let broken = app.get("/expenses").await;
         assert_eq!(broken.status.as_u16(), status, "{}", broken.body);
         assert!(!broken.body.contains("127.0.0.1"), "{}", broken.body);
+    }
+}
+
+/// An answer that refuses the call is no page to be tried again in a few minutes.
+#[tokio::test]
+async fn refused_call_is_told_apart() {
+    let app = App::new().await;
+    app.connects("ann").await;
+    for (answered, status, words) in [
+        (404, 502, "Hurdlr refused"),
+        (503, 503, "Hurdlr cannot be reached"),
+        (422, 502, "Hurdlr refused"),
+    ] {
+        app.fake.api().fault_plan(move |_| Some(Fault::answer(answered, "{}")));
+        let refused = app.get("/expenses").await;
+        assert_eq!(refused.status.as_u16(), status, "{answered}: {}", refused.body);
+        assert!(refused.body.contains(words), "{answered}: {}", refused.body);
     }
 }
 

@@ -174,8 +174,8 @@ const FAULTS: &[KnownFault] = {
             search_path, or name one by schema()"),
         ("40001, 40P01", RolledBack, "the database kept undoing the statement for the sake of others"),
         ("40003", Lost, "the database cannot say whether the statement was executed"),
-        ("42501", Permanent, "the user lacks a right: GRANT it USAGE on the schema, and SELECT, \
-            INSERT, UPDATE, DELETE on the tables"),
+        ("42501", Permanent, "the user lacks a right: migrate() needs CREATE on the schema; all else \
+            USAGE on it, and SELECT, INSERT, UPDATE, DELETE on the tables"),
         ("42P01", Permanent, "the tables are missing: migrate() was never called"),
         ("42703, 42804, 42883", Permanent, "the tables are not as this crate makes them"),
         ("53100", Temporary, "the server's disk is full"),
