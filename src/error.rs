@@ -16,8 +16,9 @@ use secrecy::SecretString;
 ///
 /// # In an HTTP handler
 ///
-/// A handler that calls the API for its user can answer like this. [`Error::of`] finds this crate's
-/// error in that of a call; where there is none, the API could not be reached, which is a 503 too.
+/// A handler that calls the API for its user can answer like this. [`Error::of`] finds this
+/// crate's error in that of a call; where there is none, the API could not be reached, which is a
+/// 503 too.
 ///
 /// ```
 /// use hurdlr_oauth2::http::StatusCode;

@@ -16,8 +16,8 @@
 //!   [`InvalidClient`](BasicErrorResponseType::InvalidClient) in both of the provider's languages;
 //!   see [`BasicErrorResponse`].
 //!
-//! [`client`] gives a [`BasicClient`] with the URL and the auth type of an API version. On v4 and v5
-//! client credentials are granted for a user, whom
+//! [`client`] gives a [`BasicClient`] with the URL and the auth type of an API version. On v4 and
+//! v5 client credentials are granted for a user, whom
 //! [`ClientCredentialsUser`](crate::ClientCredentialsUser) names.
 //!
 //! # Dependencies
