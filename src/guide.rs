@@ -48,5 +48,5 @@ page!(testing, "testing.md");
 page!(migration, "migration.md");
 page!(design, "design.md");
 
-/// Encryption of stored tokens, and changes of its keys: see [`store::Sealed`](crate::store::Sealed).
+/// Encryption of stored tokens: see [`store::Sealed`](crate::store::Sealed).
 pub mod encryption {}
