@@ -230,6 +230,10 @@ impl LoginConfig {
     /// })
     /// # }
     /// ```
+    ///
+    /// A page of the app's own says it in words for a person: the text of a reason is for logs. It
+    /// may have any status. The headers `Cache-Control: no-store` and `Referrer-Policy` are added
+    /// to it in any case.
     pub fn on_failure<F, R>(
         mut self,
         show: impl Fn(LoginFailure) -> F + Send + Sync + 'static,
