@@ -1,4 +1,5 @@
-//! Tokens for 10,000 enterprise users, with a progress bar, from a provider that fails now and then:
+//! Tokens for 10,000 enterprise users, with a progress bar, from a provider that fails now and
+//! then:
 //!
 //! ```text
 //! cargo run --example enterprise --features testing

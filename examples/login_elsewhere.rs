@@ -1,5 +1,5 @@
-//! The web login in a framework of your own, as `docs/web-login-elsewhere.md` shows it, with a person who
-//! logs in at the embedded provider.
+//! The web login in a framework of your own, as `docs/web-login-elsewhere.md` shows it, with a
+//! person who logs in at the embedded provider.
 //!
 //! ```text
 //! cargo run --example login_elsewhere --features testing

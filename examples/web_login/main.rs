@@ -6,8 +6,8 @@
 //!
 //! The provider is embedded, with a consent page of its own. With `HURDLR_CLIENT_ID`,
 //! `HURDLR_CLIENT_SECRET`, `HURDLR_AUTHORIZE_URL` and `HURDLR_REDIRECT_URI` set it is the real one;
-//! then the site is served at `WEB_LOGIN_ADDRESS`, to which a proxy passes on what comes to the redirect
-//! URI's host.
+//! then the site is served at `WEB_LOGIN_ADDRESS`, to which a proxy passes on what comes to the
+//! redirect URI's host.
 //!
 //! | variable | default | |
 //! |---|---|---|

@@ -152,7 +152,7 @@ fn notice_line(notice: &str) -> String {
     format!("<p class=\"notice\" role=\"status\">{}</p>\n", escape(notice.trim()))
 }
 
-/// What a real site does not show its users.
+/// The part that a real site does not show its users.
 fn developers_box(developer: &Developer) -> String {
     let Developer { now, connected_at, ends_in, due_in, refreshes, can_turn } = developer;
     let mut facts = String::from(

@@ -60,7 +60,7 @@ struct Inner {
     seen: Mutex<HashMap<UserId, Seen>>,
 }
 
-/// What the site has noticed of a user since it was started.
+/// The events of a user since the site was started.
 #[derive(Default)]
 struct Seen {
     connected_at: Option<SystemTime>,

@@ -278,8 +278,8 @@ fn failed(error: &Error, path: &str) -> Response {
             "This site is not set up for it. Please tell those who run it.",
         ),
         StatusCode::BAD_GATEWAY => (
-            "Hurdlr refused",
-            "Your connection is kept, but the answer is of no use. Please tell those who run this site.",
+            "Hurdlr gave no usable answer",
+            "Your connection is kept. If this stays, please tell those who run this site.",
         ),
         _ => (
             "Hurdlr cannot be reached",

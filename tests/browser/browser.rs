@@ -136,7 +136,8 @@ impl Browser {
         let sought = format!("//h1[normalize-space()=\"{heading}\"]");
         let begun = Instant::now();
         loop {
-            // A look waits for a page that loads, so one that outlasts the time is not yet the last.
+            // A look waits for a page that loads, so one that outlasts the time is not yet the
+            // last.
             let is_last = begun.elapsed() > PATIENCE;
             // While one page takes the place of another, a look can fail in more ways than by
             // finding nothing: the driver then speaks of nodes that are in no document.
@@ -208,8 +209,8 @@ impl Browser {
         focused
     }
 
-    /// What is true of every page: it fits, it has a language and one heading, what can be used has a
-    /// name and is large enough for a finger, and what is written can be read.
+    /// What is true of every page: it fits, it has a language and one heading, what can be used has
+    /// a name and is large enough for a finger, and what is written can be read.
     async fn assert_is_accessible(&self, page: &str) {
         let wrong = self.client.execute(include_str!("accessible.js"), vec![]).await.unwrap();
         assert_eq!(wrong, json!([]), "on the page {page:?}");

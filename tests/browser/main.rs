@@ -540,7 +540,8 @@ async fn https_binds_the_cookie_to_its_host() {
     assert_eq!(world.exchanges(), 1);
 }
 
-/// The token cannot be refreshed, and then a call of the API breaks off. Nobody has to log in again.
+/// The token cannot be refreshed, and then a call of the API breaks off. Nobody has to log in
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn unreachable_provider_is_a_page() {
     let world = World::new().await;

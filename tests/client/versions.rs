@@ -1,5 +1,5 @@
-//! What only some versions of the API have: scopes, tokens of the partner itself, revocation; and the
-//! header that v6 wants.
+//! What only some versions of the API have: scopes, tokens of the partner itself, revocation; and
+//! the header that v6 wants.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};

@@ -18,8 +18,8 @@ use Which::{New, Old};
 /// A wait whose length backoff decides.
 const BACKOFF: u64 = u64::MAX;
 
-/// What it is about; the method, with its body and what is configured; the answers of the API, the
-/// last of them for ever; and what becomes of that: the status, the attempts, and the waits in
+/// The name of the case; the method, with its body and what is configured; the answers of the API,
+/// the last of them for ever; and what becomes of that: the status, the attempts, and the waits in
 /// seconds.
 type Case =
     (&'static str, &'static str, &'static [&'static str], u16, &'static [Which], &'static [u64]);

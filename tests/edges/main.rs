@@ -160,7 +160,7 @@ enum Kind {
 
 const KINDS: [Kind; 2] = [Kind::Middleware, Kind::Layer];
 
-/// What the tests call the API by.
+/// A client for calls of the API.
 #[derive(Clone)]
 enum Edge {
     Middleware(ClientWithMiddleware),
@@ -206,7 +206,7 @@ fn by_middleware(middleware: TokenMiddleware, policy: CallPolicy) -> Edge {
     Edge::Middleware(middleware.client(|builder| builder).unwrap().build())
 }
 
-/// As a client would be built: redirects are followed around the layer.
+/// A client as apps build it: redirects are followed around the layer.
 fn by_layer(layer: TokenLayer, policy: CallPolicy) -> Edge {
     let layer = layer.policy(policy).unwrap().copy_body(TestBody::copy);
     let client = Client::builder(TokioExecutor::new()).build_http();

@@ -1,4 +1,4 @@
-//! What `FakeHurdlr` promises to the tests that stand on it.
+//! The promises of `FakeHurdlr` to the tests that stand on it.
 
 // The functions that tests share panic as tests do.
 #![allow(clippy::expect_used, clippy::unwrap_used)]

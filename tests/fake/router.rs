@@ -95,7 +95,7 @@ async fn router_serves_calls_by_user() {
         let expected = json!({ "owner": user, "year": 2026, "kind": kind, "body": "{}" });
         assert_eq!(added, (StatusCode::CREATED, expected));
         assert_eq!(call(&fake, "GET", "/rest/v4/nothing", &token, "").await.0, 404);
-        // What has data is served from there.
+        // A path that has data is served from there.
         assert_eq!(call(&fake, "GET", "/rest/v4/me", &token, "").await.1["user"], user);
     }
     let last = fake.api().requests().pop().unwrap();

@@ -141,8 +141,8 @@ pub(crate) async fn async_crash_tells_what_was_lost() {
     pair.load.stop().await;
 }
 
-/// All connections of the pool are dead after a restart, and no statement has to find out, also none
-/// that must not be repeated.
+/// All connections of the pool are dead after a restart, and no statement has to find out, also
+/// none that must not be repeated.
 pub(crate) async fn restarted_server_costs_no_login() {
     const LOGINS: u8 = 10;
     let mut server = Cluster::start(&[]);

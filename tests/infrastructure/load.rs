@@ -1,4 +1,5 @@
-//! Users who are read all the time while their tokens live for seconds, so that refreshes never end.
+//! Users who are read all the time while their tokens live for seconds, so that refreshes never
+//! end.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! The stores on real infrastructure, on its bad days: poolers, TLS, a primary with a standby behind a
-//! load balancer, a network that fails, and servers at their limits.
+//! The stores on real infrastructure, on its bad days: poolers, TLS, a primary with a standby
+//! behind a load balancer, a network that fails, and servers at their limits.
 //!
 //! All servers are real ones from the system's packages. They run on loopback and in temporary
 //! folders, as an unprivileged user, and end with the test.

@@ -1,5 +1,5 @@
-//! Networks that fail between a store and its server: no login is lost, no call hangs, and the store
-//! has all its connections afterwards.
+//! Networks that fail between a store and its server: no login is lost, no call hangs, and the
+//! store has all its connections afterwards.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

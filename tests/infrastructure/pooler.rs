@@ -108,8 +108,8 @@ async fn crowd(store: &PostgresStore) -> Option<Error> {
     tasks.join_all().await.into_iter().find_map(Result::err)
 }
 
-/// A connection of a client is one of the server for as long as it lasts, so the pooler has to have as
-/// many as all its clients together.
+/// A connection of a client is one of the server for as long as it lasts, so the pooler has to have
+/// as many as all its clients together.
 pub(crate) async fn session_mode_serves_a_managed_refresh() {
     let settings = format!("{IGNORED}\ndefault_pool_size = 30");
     let pooler = Pooler::start(&Cluster::shared(), "session", &settings).await;
@@ -161,8 +161,8 @@ pub(crate) async fn statement_mode_works_or_is_refused() {
     works_or_is_refused("statement", "pooled_by_statement").await;
 }
 
-/// The driver's own setting is named where the pooler refuses it: for a pool of the app's, and for a
-/// store of its own unless that does without the setting.
+/// The driver's own setting is named where the pooler refuses it: for a pool of the app's, and for
+/// a store of its own unless that does without the setting.
 pub(crate) async fn missing_startup_setting_is_named() {
     let pooler = Pooler::start(&Cluster::shared(), "session", "default_pool_size = 30").await;
     let schema = "pooled_without_setting";

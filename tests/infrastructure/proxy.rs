@@ -22,8 +22,8 @@ pub(crate) enum Weather {
     Delay(Duration),
     /// So many bytes pass per second, each way and on each connection.
     Throttled(u32),
-    /// Whatever is sent is lost. A connection on which something was lost stays silent for ever, and
-    /// so does one that is opened meanwhile.
+    /// Whatever is sent is lost. A connection on which something was lost stays silent for ever,
+    /// and so does one that is opened meanwhile.
     Blackhole,
 }
 

@@ -1,4 +1,4 @@
-//! What the manager logs, and how its spans are linked.
+//! The log lines of the manager, and the links of its spans.
 
 use hurdlr_oauth2::manager::TokenEvent;
 use hurdlr_oauth2::testing::{Fault, Gate};

@@ -38,7 +38,7 @@ async fn callers_dropped_anywhere_lose_no_token() {
         caller.abort();
         drop((user, manager));
         let _ = caller.await;
-        // What runs on by itself has a second for it.
+        // Work that runs on by itself has a second for it.
         tokio::time::sleep(SECOND).await;
         site.store.delay(Duration::ZERO);
         let stored = site.stored_refresh_token(&id).await.unwrap();
@@ -332,7 +332,7 @@ async fn token_without_refresh_token_is_no_login() {
     assert_eq!(error.kind(), ErrorKind::Config);
 }
 
-/// What a row of the request table leaves behind.
+/// The traces that a row of the request table leaves.
 #[derive(Debug, PartialEq)]
 enum Left {
     /// Nobody tries again before a pause is over.

@@ -816,8 +816,8 @@ impl Known {
             return Some(format!("a refresh token was sent {repeated} times under one lease"));
         }
         let subject = self.leases.iter().find(|(_, it)| std::ptr::eq(*it, lease))?.0.0.clone();
-        // A process that holds the lease already does not learn of a pause. A wall clock that is set
-        // ahead ends it early in the store.
+        // A process that holds the lease already does not learn of a pause. A wall clock that is
+        // set ahead ends it early in the store.
         if !self.wall_moved
             && let Some((left, since, pause)) = self.pauses.get(&(subject, version))
             && left.is_before(lease.since)
@@ -1048,9 +1048,9 @@ impl TokenStore for Spy {
             known.changed.insert(subject(key), now);
             if forgotten {
                 known.stored.remove(&subject(key));
-                // A process that finds the row gone gives up the token that it was about to save. The
-                // row can come back: where a login's save went unanswered, the login counts as later
-                // than the removal.
+                // A process that finds the row gone gives up the token that it was about to save.
+                // The row can come back: where a login's save went unanswered, the login counts as
+                // later than the removal.
                 let Known { logins, logins_by_token, received, requests, .. } = &mut *known;
                 for request in requests.iter_mut().filter(|it| it.user == key.subject().as_str()) {
                     request.unanswered = false;

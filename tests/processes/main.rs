@@ -25,7 +25,8 @@ const WORKER: &str = "worker";
 const PROCESSES: usize = 16;
 const ROUNDS: u64 = 30;
 
-/// By when a token of an hour is due, and by when it is expired, wherever the user is in the spread.
+/// By when a token of an hour is due, and by when it is expired, wherever the user is in the
+/// spread.
 const DUE: u64 = 51 * 60;
 const EXPIRED: u64 = 60 * 60;
 
@@ -233,8 +234,8 @@ async fn killed_and_recovered(site: Site, who: Who, there: Killed, requests: u64
     }
 }
 
-/// How many requests it takes to know that a refresh token is dead: one with the Bearer header, which
-/// may be what was refused, and one without.
+/// How many requests it takes to know that a refresh token is dead: one with the Bearer header,
+/// which may be what was refused, and one without.
 const REFUSED: u64 = 2;
 
 /// All are told, once it was refused; so is who comes later, by no request; and a login ends it.
@@ -337,8 +338,8 @@ async fn live_token_survives(site: &Site, who: &Who, holder: &mut Process, peer:
     assert_eq!((site.requests(), site.issues()), (1 + REFUSED, 1));
 }
 
-/// The answer comes while the process stands still. When it wakes, the answer is there, and the time
-/// to wait for it is over.
+/// The answer comes while the process stands still. When it wakes, the answer is there, and the
+/// time to wait for it is over.
 async fn stopped_before_answer_keeps_live_token(site: Site) {
     site.fake.set_rotation(Rotation::RotateAndKill);
     let ann = site.logged_in("ann").await;

@@ -36,7 +36,8 @@ pub(crate) enum Database {
     Sqlite,
 }
 
-/// A provider with one-hour tokens that kills a family whose old refresh token is used, and a store.
+/// A provider with one-hour tokens that kills a family whose old refresh token is used, and a
+/// store.
 pub(crate) struct Site {
     pub(crate) fake: FakeHurdlr,
     pub(crate) store: Arc<dyn TokenStore>,

@@ -78,7 +78,7 @@ fn field(argument: &str) -> &str {
     name.trim().trim_start_matches(['?', '%'])
 }
 
-/// What the source traces, by message or span name. `kind` is empty for events.
+/// The events and spans of the source, by message or name. `kind` is empty for events.
 fn traced(kind: &str) -> BTreeMap<String, Traced> {
     let mut traced = BTreeMap::<String, Traced>::new();
     for (target, text) in sources() {

@@ -1,4 +1,4 @@
-//! What durable stores promise beyond the contract: to processes, to old and new tables, and to
+//! Promises of durable stores beyond the contract: to processes, to old and new tables, and to
 //! whoever reads their errors.
 
 mod clocks;
@@ -28,7 +28,7 @@ use crate::support::everything_said;
 
 const LEASE: Duration = Duration::from_secs(600);
 
-/// What must not be in any error.
+/// The texts that must not be in any error.
 const SECRET: &str = "hidden-marker";
 
 fn url_of(path: &Path) -> String {

@@ -1,5 +1,5 @@
-//! The manager on real databases, on bad days too: what is newest is never lost, and nothing is sent
-//! twice.
+//! The manager on real databases, on bad days too: what is newest is never lost, and nothing is
+//! sent twice.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -398,8 +398,8 @@ async fn later_schema_stops_starts_not_runs(place: Place) {
 
 // --- Bad days -------------------------------------------------------------------------------
 
-/// A database goes bad while a provider that kills families has rotated ann's refresh token, and its
-/// answer is on its way. `says` is what carol is told then, whose token is over; nothing, where
+/// A database goes bad while a provider that kills families has rotated ann's refresh token, and
+/// its answer is on its way. `says` is what carol is told then, whose token is over; nothing, where
 /// calls of hers may work.
 async fn judge_a_bad_day(
     site: &Days,

@@ -454,8 +454,8 @@ async fn reseal_goes_on_where_store_failed() {
     let faulty = FaultyStore::new(inner.clone());
     let users = many_under_the_old_key(&inner).await;
     let mut calls = 0;
-    // The first scan; the first rewrite; the first rewrite, which is done; the scan of the next page;
-    // and its rewrite, which is done.
+    // The first scan; the first rewrite; the first rewrite, which is done; the scan of the next
+    // page; and its rewrite, which is done.
     faulty.plan(move |_| {
         calls += 1;
         match calls {

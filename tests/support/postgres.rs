@@ -154,7 +154,8 @@ impl Server {
     }
 }
 
-/// A disk of a megabyte that a server can use; until it is dropped, which has to be after the server.
+/// A disk of a megabyte that a server can use; until it is dropped, which has to be after the
+/// server.
 pub(crate) struct SmallDisk(TempDir);
 
 impl SmallDisk {

@@ -196,8 +196,8 @@ impl App {
         path_of(&back)
     }
 
-    /// Asserts that no code, state or verifier is in an answer or in the log. The redirect to the provider
-    /// has to carry the state, and is left out.
+    /// Asserts that no code, state or verifier is in an answer or in the log. The redirect to the
+    /// provider has to carry the state, and is left out.
     pub(crate) fn assert_nothing_leaked(&self) {
         let mut secrets = self.carried.lock().unwrap().clone();
         let sent = self.site.fake.requests();

@@ -293,9 +293,9 @@ async fn refused_call_is_told_apart() {
     let app = App::new().await;
     app.connects("ann").await;
     for (answered, status, words) in [
-        (404, 502, "Hurdlr refused"),
+        (404, 502, "Hurdlr gave no usable answer"),
         (503, 503, "Hurdlr cannot be reached"),
-        (422, 502, "Hurdlr refused"),
+        (422, 502, "Hurdlr gave no usable answer"),
     ] {
         app.fake.api().fault_plan(move |_| Some(Fault::answer(answered, "{}")));
         let refused = app.get("/expenses").await;

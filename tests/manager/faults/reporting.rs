@@ -216,8 +216,8 @@ async fn repeated_import_says_the_truth() {
     assert_eq!(site.stored_refresh_token(&ann()).await, Some(refresh(&token)));
 }
 
-/// An import succeeds where another process removed the user, although a refreshed token of theirs is
-/// still to be saved here.
+/// An import succeeds where another process removed the user, although a refreshed token of theirs
+/// is still to be saved here.
 #[tokio::test(start_paused = true)]
 async fn import_follows_removal_elsewhere() {
     let site = Site::new();

@@ -1,5 +1,5 @@
-//! What a second attack on the manager found: more than one process, many users who fail, and ends of
-//! attempts that the store was not told.
+//! What a second attack on the manager found: more than one process, many users who fail, and ends
+//! of attempts that the store was not told.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -126,7 +126,8 @@ async fn repeated_token_is_left_alone_by_all() {
     assert!(requests <= 60, "{requests} requests in an hour");
 }
 
-/// An endpoint that always answers 401 costs a fleet few refreshes, and no call to another endpoint.
+/// An endpoint that always answers 401 costs a fleet few refreshes, and no call to another
+/// endpoint.
 #[tokio::test(start_paused = true)]
 async fn broken_endpoint_costs_a_fleet_little() {
     for processes in [1, 2, 4] {
