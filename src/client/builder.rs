@@ -270,6 +270,7 @@ impl HurdlrBuilder {
     /// builder().log_id_key(key.into()).build()?;
     /// assert_eq!(UserId::new("ann")?.log_id(), "user#00b7fe72");
     ///
+    /// builder().log_id_key(key.into()).build()?; // the same one is taken again
     /// let other = key.replace('0', "1");
     /// assert!(builder().log_id_key(other.into()).build().is_err());
     /// # Ok::<(), hurdlr_oauth2::Error>(())

@@ -42,10 +42,11 @@ impl LogIdKey {
 /// Has all log ids of this process made by this key. Fails for text that is no key, and for another
 /// key than the one in use.
 pub(crate) fn set(key: &SecretString) -> Result<(), Error> {
-    let key = LogIdKey::from_base64(key)?;
-    let bytes = key.0.clone();
-    let in_use = LOG_ID_KEY.get_or_init(|| key);
-    if bool::from(in_use.0.expose_secret().ct_eq(bytes.expose_secret())) {
+    let Err(other) = LOG_ID_KEY.set(LogIdKey::from_base64(key)?) else {
+        return Ok(());
+    };
+    let other = other.0.expose_secret();
+    if LOG_ID_KEY.get().is_some_and(|in_use| in_use.0.expose_secret().ct_eq(other).into()) {
         return Ok(());
     }
     Err(Error::config("log_id_key is not the one in use: a process has one key for all its logs"))
