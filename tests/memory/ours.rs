@@ -1,0 +1,152 @@
+//! The grants by this crate, alone and by a manager over sealed stores.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hurdlr_oauth2::secrecy::ExposeSecret;
+use hurdlr_oauth2::store::{KeyRing, PostgresStore, SealingKey, SqliteStore, TokenStore};
+use hurdlr_oauth2::testing::ManualClock;
+use hurdlr_oauth2::{Hurdlr, Token, TokenManager, UserId};
+use watched_heap::unwatched;
+use zeroize::Zeroizing;
+
+use crate::SEED;
+use crate::measure::{Case, Measure, NEW, OLD};
+use crate::postgres::Server;
+use crate::provider::{Provider, Site, TOKEN_LIFE, USER};
+
+pub(crate) const MEASURES: &[(&str, Measure)] = &[
+    ("refresh", refresh),
+    ("client_credentials", client_credentials),
+    ("login", login),
+    ("managed_refresh_sqlite", managed_refresh_sqlite),
+    ("managed_refresh_postgres", managed_refresh_postgres),
+];
+
+pub(crate) const REDIRECT_URI: &str = "https://app.example.com/callback";
+
+/// Started by the first measure that needs it. What is static is never dropped, so `main` stops it.
+static SERVER: Mutex<Option<Server>> = Mutex::new(None);
+
+pub(crate) fn stop_server() {
+    drop(SERVER.lock().unwrap().take());
+}
+
+fn user() -> UserId {
+    UserId::new(USER).unwrap()
+}
+
+fn client(site: &Site, clock: &ManualClock) -> Hurdlr {
+    let mut builder = Hurdlr::builder(&site.client_id, site.client_secret.as_str().into())
+        .environment(site.base_url.clone())
+        .authorize_url(site.authorize_url.clone())
+        .redirect_uri(REDIRECT_URI)
+        .clock(clock.clone());
+    if let Some(certificate) = &site.certificate {
+        let root = hurdlr_oauth2::reqwest::Certificate::from_der(certificate).unwrap();
+        builder = builder.reqwest(|client| client.tls_certs_only([root]));
+    }
+    builder.build().unwrap()
+}
+
+/// A token of a person who has just logged in.
+async fn logged_in(provider: &mut Provider, clock: &ManualClock) -> Token {
+    let hurdlr = client(&provider.site, clock);
+    let (url, pending) = hurdlr.begin_login().unwrap();
+    let callback = provider.consent(&url);
+    hurdlr.complete_login(pending, &callback).await.unwrap()
+}
+
+fn refresh(case: &mut Case) {
+    let clock = ManualClock::new();
+    let old = case.prepared(async |provider| logged_in(provider, &clock).await);
+    case.secrets.tell_token(OLD, &old);
+    case.watched(async |provider, secrets| {
+        let hurdlr = client(&provider.site, &clock);
+        let token = hurdlr.refresh(&old).await.unwrap();
+        secrets.tell_token(NEW, &token);
+        drop(old);
+    });
+}
+
+fn client_credentials(case: &mut Case) {
+    let clock = ManualClock::new();
+    case.watched(async |provider, secrets| {
+        let hurdlr = client(&provider.site, &clock);
+        let token = hurdlr.client_credentials(&user()).await.unwrap();
+        secrets.tell_token(NEW, &token);
+    });
+}
+
+fn login(case: &mut Case) {
+    let clock = ManualClock::new();
+    case.watched(async |provider, secrets| {
+        let hurdlr = client(&provider.site, &clock);
+        let (url, pending) = hurdlr.begin_login().unwrap();
+        // An app keeps the login between its two halves, in a cookie or a session.
+        let kept = pending.to_secret();
+        drop(pending);
+        let callback = unwatched(|| {
+            let (_, verifier) = kept.expose_secret().rsplit_once('.').unwrap();
+            secrets.tell("PKCE verifier", verifier);
+            let callback = provider.consent(&url);
+            secrets.tell_code(&callback);
+            callback
+        });
+        let pending = hurdlr_oauth2::PendingLogin::from_secret(&kept).unwrap();
+        let token = hurdlr.complete_login(pending, &callback).await.unwrap();
+        secrets.tell_token(NEW, &token);
+    });
+}
+
+fn managed_refresh_sqlite(case: &mut Case) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("tokens.db").display());
+    managed_refresh(case, async |keys| {
+        let store = SqliteStore::at(&url).open_sealed(keys).await.unwrap();
+        store.migrate().await.unwrap();
+        store
+    });
+}
+
+fn managed_refresh_postgres(case: &mut Case) {
+    let url = SERVER.lock().unwrap().get_or_insert_with(Server::start).url();
+    managed_refresh(case, async |keys| {
+        let store = PostgresStore::at(&url).open_sealed(keys).await.unwrap();
+        store.migrate().await.unwrap();
+        store
+    });
+}
+
+/// A process begins with a user in the store, and serves them before and after a refresh.
+fn managed_refresh<S: TokenStore>(case: &mut Case, open: impl AsyncFn(KeyRing) -> S) {
+    let clock = ManualClock::new();
+    let mut key = [0; 32];
+    fastrand::Rng::with_seed(!*SEED).fill(&mut key);
+    let key = Zeroizing::new(BASE64_STANDARD.encode(key));
+    let keys = || {
+        let key = SealingKey::from_base64(&key.as_str().into()).unwrap();
+        KeyRing::new(key)
+    };
+    case.secrets.tell("sealing key", &key);
+    case.secrets.tell_bytes("sealing key", &BASE64_STANDARD.decode(&*key).unwrap());
+    case.prepared(async |provider| {
+        let token = logged_in(provider, &clock).await;
+        let manager = TokenManager::builder(client(&provider.site, &clock), open(keys()).await);
+        let manager = manager.build().unwrap();
+        manager.adopt(&user(), token).await.unwrap();
+        assert_eq!(manager.shutdown().await, []);
+    });
+    case.watched(async |provider, secrets| {
+        let manager = TokenManager::builder(client(&provider.site, &clock), open(keys()).await);
+        let manager = manager.build().unwrap();
+        let handle = manager.user(&user());
+        secrets.tell_token(OLD, &*handle.token().await.unwrap());
+        clock.advance(TOKEN_LIFE + Duration::from_secs(60));
+        secrets.tell_token(NEW, &*handle.token().await.unwrap());
+        assert_eq!(handle.refreshes(), Some(1));
+        assert_eq!(manager.shutdown().await, []);
+    });
+}
