@@ -14,6 +14,7 @@ pub use error::HttpError;
 mod form;
 use form::DeadlineBody;
 pub(crate) use form::Form;
+mod read_buffer;
 
 use std::fmt;
 use std::future::Future;

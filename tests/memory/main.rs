@@ -37,8 +37,8 @@ static HEAP: Switched<ZeroAlloc<WatchedHeap>> = Switched::new(ZeroAlloc(WatchedH
 /// The most blocks that may be left, all of them hyper's or rustls's.
 fn goal(transport: Transport) -> usize {
     match transport {
-        Transport::Http => 2,
-        Transport::Tls => 4,
+        Transport::Http => 1,
+        Transport::Tls => 3,
     }
 }
 

@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::content_coding::unpack;
 use super::deadline::ResponseDeadline;
 use super::error::HttpError;
+use super::read_buffer::ReadBuffers;
 use crate::error::Error;
 use crate::wire::error_response::BasicErrorResponse;
 use crate::wire::object::{Object, first_object};
@@ -75,18 +76,29 @@ impl Answer {
         // Room for all of it at once: a growing buffer would leave copies of the tokens behind.
         let capacity = expected.filter(|length| *length <= LONGEST_BODY).unwrap_or(LONGEST_BODY);
         let mut body = Zeroizing::new(Vec::with_capacity(capacity));
+        // Both may hold parts of the block that the body is in.
+        response.headers_mut().clear();
+        response.extensions_mut().clear();
+        let mut buffers = ReadBuffers::default();
         let cut = loop {
             match deadline.wait(response.chunk()).await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > LONGEST_BODY => {
                     let room = LONGEST_BODY - body.len();
                     body.extend_from_slice(&chunk[..room]);
+                    buffers.push(chunk);
                     break Some(HttpError::TooLong);
                 }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(Some(chunk)) => {
+                    body.extend_from_slice(&chunk);
+                    buffers.push(chunk);
+                }
                 Ok(None) => break None,
                 Err(error) => break Some(error),
             }
         };
+        // What is left of the connection, where it is not pooled, ends here.
+        drop(response);
+        buffers.wipe().await;
         Self::new(status, headers, body, cut)
     }
 
