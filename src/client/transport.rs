@@ -15,6 +15,7 @@ mod form;
 use form::DeadlineBody;
 pub(crate) use form::Form;
 mod read_buffer;
+mod wiped_json;
 
 use std::fmt;
 use std::future::Future;

@@ -25,6 +25,15 @@ pub(crate) const MEASURES: &[(&str, Measure)] = &[
     ("managed_refresh_postgres", managed_refresh_postgres),
 ];
 
+/// Answers that are not read as they came.
+pub(crate) const ODD_ANSWERS: &[(&str, Measure)] = &[
+    ("client_credentials_escaped", escaped_answer),
+    ("client_credentials_in_string", answer_in_a_string),
+    ("client_credentials_compressed", compressed_answer),
+    ("login_cut", cut_answer),
+    ("refresh_refused", refusal_with_secrets),
+];
+
 pub(crate) const REDIRECT_URI: &str = "https://app.example.com/callback";
 
 /// Started by the first measure that needs it. What is static is never dropped, so `main` stops it.
@@ -77,6 +86,90 @@ fn client_credentials(case: &mut Case) {
         let hurdlr = client(&provider.site, &clock);
         let token = hurdlr.client_credentials(&user()).await.unwrap();
         secrets.tell_token(NEW, &token);
+    });
+}
+
+/// Tokens as a provider could draw them, with signs that some JSON writers escape.
+fn drawn_tokens() -> [String; 2] {
+    let mut random = fastrand::Rng::with_seed(SEED.wrapping_add(1));
+    [(); 2].map(|()| format!("{:032x}/+{:032x}==", random.u128(..), random.u128(..)))
+}
+
+/// An answer with these tokens.
+fn written([access_token, refresh_token]: &[String; 2]) -> String {
+    format!(
+        r#"{{"access_token":"{access_token}","refresh_token":"{refresh_token}","expires_in":3600}}"#
+    )
+}
+
+/// In the spelling of a writer that escapes what HTML would.
+fn escaped(answer: &str) -> String {
+    answer.replace('/', r"\/").replace('=', r"\u003d")
+}
+
+fn answered(case: &mut Case, body: String) {
+    let clock = ManualClock::new();
+    let [access_token, refresh_token] = drawn_tokens();
+    case.secrets.tell(NEW[0], &access_token);
+    case.secrets.tell(NEW[1], &refresh_token);
+    case.provider.answer_next(200, body);
+    case.watched(async |provider, _| {
+        let hurdlr = client(&provider.site, &clock);
+        let token = hurdlr.client_credentials(&user()).await.unwrap();
+        assert_eq!(token.access_token().expose_secret(), access_token);
+        assert_eq!(token.refresh_token().unwrap().expose_secret(), refresh_token);
+    });
+}
+
+fn escaped_answer(case: &mut Case) {
+    answered(case, escaped(&written(&drawn_tokens())));
+}
+
+fn answer_in_a_string(case: &mut Case) {
+    answered(case, serde_json::to_string(&written(&drawn_tokens())).unwrap());
+}
+
+/// The code of a login is sent once, so nothing comes behind the refresh token that is rescued.
+fn cut_answer(case: &mut Case) {
+    let clock = ManualClock::new();
+    let tokens = drawn_tokens();
+    case.secrets.tell(NEW[0], &tokens[0]);
+    case.secrets.tell(NEW[1], &tokens[1]);
+    case.watched(async |provider, secrets| {
+        let hurdlr = client(&provider.site, &clock);
+        let (url, pending) = hurdlr.begin_login().unwrap();
+        let callback = unwatched(|| {
+            let callback = provider.consent(&url);
+            secrets.tell_code(&callback);
+            let answer = escaped(&written(&tokens));
+            provider.answer_next(200, answer[..answer.len() - 3].to_owned());
+            callback
+        });
+        drop(hurdlr.complete_login(pending, &callback).await.unwrap_err());
+    });
+}
+
+fn compressed_answer(case: &mut Case) {
+    case.provider.compress_next();
+    client_credentials(case);
+}
+
+fn refusal_with_secrets(case: &mut Case) {
+    let clock = ManualClock::new();
+    let old = case.prepared(async |provider| logged_in(provider, &clock).await);
+    case.secrets.tell_token(OLD, &old);
+    let answer = serde_json::json!({
+        "error": "invalid_client",
+        "error_description": format!(
+            "nobody has the secret {} and the token {}",
+            case.provider.site.client_secret,
+            old.refresh_token().unwrap().expose_secret(),
+        ),
+    });
+    case.provider.answer_next(400, answer.to_string());
+    case.watched(async |provider, _| {
+        drop(client(&provider.site, &clock).refresh(&old).await.unwrap_err());
+        drop(old);
     });
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
-use hurdlr_oauth2::testing::{FakeHurdlr, Rotation};
+use hurdlr_oauth2::testing::{BodyEncoding, FakeHurdlr, Fault, Rotation};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -41,6 +41,16 @@ struct Setup {
     client_secret: String,
     /// What its tokens are drawn from.
     seed: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Order {
+    /// The person shall log in at this URL and allow what is asked for.
+    Consent(Url),
+    /// The next answer shall be this one.
+    Answer(u16, String),
+    /// The next answer shall be compressed.
+    Compress,
 }
 
 /// What the provider says of itself.
@@ -83,8 +93,20 @@ impl Provider {
 
     /// Has the person log in and allow what is asked for. Returns where they are sent back to.
     pub(crate) fn consent(&mut self, authorize_url: &Url) -> Url {
-        tell(&mut self.orders, authorize_url);
+        tell(&mut self.orders, &Order::Consent(authorize_url.clone()));
         serde_json::from_str(&line(&mut self.answers)).unwrap()
+    }
+
+    /// Has it give this answer to the next request.
+    pub(crate) fn answer_next(&mut self, status: u16, body: String) {
+        tell(&mut self.orders, &Order::Answer(status, body));
+        line(&mut self.answers);
+    }
+
+    /// Has it compress its next answer.
+    pub(crate) fn compress_next(&mut self) {
+        tell(&mut self.orders, &Order::Compress);
+        line(&mut self.answers);
     }
 }
 
@@ -135,8 +157,17 @@ pub(crate) fn serve() {
     };
     tell(&mut std::io::stdout(), &site);
     for order in orders {
-        let authorize_url: Url = serde_json::from_str(&order.unwrap()).unwrap();
-        let callback = runtime.block_on(fake.consent(&authorize_url, USER)).unwrap();
-        tell(&mut std::io::stdout(), &callback);
+        let said = match serde_json::from_str(&order.unwrap()).unwrap() {
+            Order::Consent(url) => Some(runtime.block_on(fake.consent(&url, USER)).unwrap()),
+            Order::Answer(status, body) => {
+                fake.fault_next(Fault::answer(status, body));
+                None
+            }
+            Order::Compress => {
+                fake.fault_next(Fault::Encoded(BodyEncoding::Gzip));
+                None
+            }
+        };
+        tell(&mut std::io::stdout(), &said);
     }
 }

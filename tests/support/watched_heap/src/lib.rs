@@ -195,7 +195,8 @@ unsafe fn keep(mut word: u64, block: *const u8, size: usize) {
     let Some(copy) = (unsafe { copy(block, size) }) else { return };
     let index = (word & u64::from(u32::MAX)) - 1;
     // SAFETY: the record was made in this watch, and belongs to whoever frees its block.
-    let record = unsafe { &mut *RECORDS.load(Ordering::Acquire).add(usize::try_from(index).unwrap_or(0)) };
+    let record =
+        unsafe { &mut *RECORDS.load(Ordering::Acquire).add(usize::try_from(index).unwrap_or(0)) };
     record.content = copy;
     walk(&mut record.freed_by);
     record.is_freed.store(true, Ordering::Release);
@@ -397,9 +398,7 @@ impl Drop for Blocks {
 
 fn contains(content: &[u8], marker: &[u8]) -> bool {
     let Some(first) = marker.first() else { return false };
-    content
-        .windows(marker.len())
-        .any(|window| window[0] == *first && window == marker)
+    content.windows(marker.len()).any(|window| window[0] == *first && window == marker)
 }
 
 impl Hit {
