@@ -88,6 +88,7 @@ impl Case {
         runtime.block_on(work(&mut self.provider, &self.secrets));
         drop(runtime);
         let blocks = watch.end();
+        assert!(!blocks.is_empty());
         let secrets = self.secrets.0.borrow();
         let (names, markers): (Vec<_>, Vec<_>) = secrets.iter().cloned().unzip();
         self.hits = blocks
@@ -104,7 +105,6 @@ impl Case {
                 Hit { source, function, secrets, block }
             })
             .collect();
-        println!("{} blocks were searched", blocks.len());
     }
 
     /// Does something that is not watched, on a runtime of its own.
@@ -139,7 +139,6 @@ pub(crate) struct Measured {
 }
 
 pub(crate) fn run(transport: Transport, measure: Measure) -> Measured {
-    let begun = std::time::Instant::now();
     let provider = Provider::start(transport);
     let mut case = Case { provider, secrets: Secrets::default(), hits: Vec::new() };
     case.secrets.tell("client secret", &case.provider.site.client_secret);
@@ -150,12 +149,13 @@ pub(crate) fn run(transport: Transport, measure: Measure) -> Measured {
             println!("  freed by {:#?}", hit.block.freed_by());
         }
     }
-    println!("TIME {:?}", begun.elapsed());
     Measured { hits: case.hits, secrets: case.secrets }
 }
 
 /// Prints how many blocks were left, and where they come from.
 pub(crate) fn figure(name: &str, hits: &[Hit]) {
+    // Behind the name of the test, which ends no line.
+    println!();
     println!("figure: memory.copies_left.{name} = {} blocks", hits.len());
     let mut kinds = BTreeMap::<String, usize>::new();
     for hit in hits {

@@ -1,20 +1,20 @@
 //! The same grants by plain `oauth2` and its `reqwest`, as an ordinary app writes them.
 
-use std::sync::Arc;
+use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
+use hurdlr_oauth2::reqwest as reqwest_0_13;
 use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse,
     BasicTokenType,
 };
 use oauth2::{
-    AccessToken, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
-    EndpointNotSet, EndpointSet, PkceCodeChallenge, RedirectUrl, RefreshToken, Scope,
-    StandardRevocableToken, TokenResponse, TokenUrl, reqwest,
+    AccessToken, AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret,
+    CsrfToken, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, PkceCodeChallenge,
+    RedirectUrl, RefreshToken, Scope, StandardRevocableToken, TokenResponse, TokenUrl, reqwest,
 };
 use serde::{Deserialize, Serialize};
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use watched_heap::unwatched;
 
 use crate::measure::{Case, Measure, NEW, OLD, Secrets};
@@ -69,9 +69,39 @@ type Client = oauth2::Client<
     EndpointSet,
 >;
 
+/// `oauth2`'s own `reqwest`, and for TLS, which that one has none of in this tree, the next version
+/// by as few lines as `oauth2` has for its own.
+enum Http {
+    Plain(reqwest::Client),
+    Tls(reqwest_0_13::Client),
+}
+
+impl<'c> AsyncHttpClient<'c> for Http {
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<HttpResponse>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let client = match self {
+                Self::Plain(client) => {
+                    return client.call(request).await.map_err(io::Error::other);
+                }
+                Self::Tls(client) => client,
+            };
+            let request = request.try_into().map_err(io::Error::other)?;
+            let response = client.execute(request).await.map_err(io::Error::other)?;
+            let mut answer = HttpResponse::new(Vec::new());
+            *answer.status_mut() = response.status();
+            *answer.headers_mut() = response.headers().clone();
+            *answer.body_mut() = response.bytes().await.map_err(io::Error::other)?.to_vec();
+            Ok(answer)
+        })
+    }
+}
+
 struct App {
     client: Client,
-    http: reqwest::Client,
+    http: Http,
 }
 
 impl App {
@@ -83,21 +113,24 @@ impl App {
             .set_auth_uri(AuthUrl::from_url(site.authorize_url.clone()))
             .set_token_uri(TokenUrl::from_url(token_url))
             .set_redirect_uri(RedirectUrl::new(REDIRECT_URI.to_owned()).unwrap());
-        let mut roots = RootCertStore::empty();
-        if let Some(certificate) = &site.certificate {
-            roots.add(certificate.clone().into()).unwrap();
-        }
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        // A redirect would carry the secrets on to another host.
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .use_preconfigured_tls(tls);
-        Self { client, http: http.build().unwrap() }
+        let http = match &site.certificate {
+            // A redirect would carry the secrets on to another host.
+            None => Http::Plain(
+                reqwest::Client::builder()
+                    .redirect(reqwest::redirect::Policy::none())
+                    .build()
+                    .unwrap(),
+            ),
+            Some(certificate) => Http::Tls(
+                reqwest_0_13::Client::builder()
+                    .redirect(reqwest_0_13::redirect::Policy::none())
+                    .tls_backend_rustls()
+                    .tls_certs_only([reqwest_0_13::Certificate::from_der(certificate).unwrap()])
+                    .build()
+                    .unwrap(),
+            ),
+        };
+        Self { client, http }
     }
 
     async fn log_in(&self, provider: &mut Provider, secrets: Option<&Secrets>) -> Answer {

@@ -8,17 +8,18 @@ use base64::prelude::BASE64_STANDARD;
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::{KeyRing, PostgresStore, SealingKey, SqliteStore, TokenStore};
 use hurdlr_oauth2::testing::ManualClock;
-use hurdlr_oauth2::{Hurdlr, Token, TokenManager, UserId};
+use hurdlr_oauth2::{Hurdlr, HurdlrBuilder, Token, TokenManager, UserId};
 use watched_heap::unwatched;
 use zeroize::Zeroizing;
 
 use crate::SEED;
 use crate::measure::{Case, Measure, NEW, OLD};
 use crate::postgres::Server;
-use crate::provider::{Provider, Site, TOKEN_LIFE, USER};
+use crate::provider::{Provider, Site, TOKEN_LIFE, Transport, USER};
 
 pub(crate) const MEASURES: &[(&str, Measure)] = &[
     ("refresh", refresh),
+    ("refresh_without_bearer", refresh_without_bearer),
     ("client_credentials", client_credentials),
     ("login", login),
     ("managed_refresh_sqlite", managed_refresh_sqlite),
@@ -48,6 +49,10 @@ fn user() -> UserId {
 }
 
 fn client(site: &Site, clock: &ManualClock) -> Hurdlr {
+    builder(site, clock).build().unwrap()
+}
+
+fn builder(site: &Site, clock: &ManualClock) -> HurdlrBuilder {
     let mut builder = Hurdlr::builder(&site.client_id, site.client_secret.as_str().into())
         .environment(site.base_url.clone())
         .authorize_url(site.authorize_url.clone())
@@ -55,9 +60,16 @@ fn client(site: &Site, clock: &ManualClock) -> Hurdlr {
         .clock(clock.clone());
     if let Some(certificate) = &site.certificate {
         let root = hurdlr_oauth2::reqwest::Certificate::from_der(certificate).unwrap();
-        builder = builder.reqwest(|client| client.tls_certs_only([root]));
+        builder = builder.reqwest(|client| {
+            match site.transport {
+                #[cfg(feature = "native-tls")]
+                Transport::NativeTls => client.tls_backend_native(),
+                _ => client,
+            }
+            .tls_certs_only([root])
+        });
     }
-    builder.build().unwrap()
+    builder
 }
 
 /// A token of a person who has just logged in.
@@ -69,11 +81,19 @@ async fn logged_in(provider: &mut Provider, clock: &ManualClock) -> Token {
 }
 
 fn refresh(case: &mut Case) {
+    refreshed(case, |builder| builder);
+}
+
+fn refresh_without_bearer(case: &mut Case) {
+    refreshed(case, |builder| builder.bearer_on_refresh(false));
+}
+
+fn refreshed(case: &mut Case, configure: fn(HurdlrBuilder) -> HurdlrBuilder) {
     let clock = ManualClock::new();
     let old = case.prepared(async |provider| logged_in(provider, &clock).await);
     case.secrets.tell_token(OLD, &old);
     case.watched(async |provider, secrets| {
-        let hurdlr = client(&provider.site, &clock);
+        let hurdlr = configure(builder(&provider.site, &clock)).build().unwrap();
         let token = hurdlr.refresh(&old).await.unwrap();
         secrets.tell_token(NEW, &token);
         drop(old);

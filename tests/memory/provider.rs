@@ -22,7 +22,20 @@ pub(crate) const USER: &str = "ann";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Transport {
     Http,
+    /// By rustls.
     Tls,
+    /// By the system's library.
+    #[cfg(feature = "native-tls")]
+    NativeTls,
+}
+
+impl Transport {
+    pub(crate) const ALL: &[Self] = &[
+        Self::Http,
+        Self::Tls,
+        #[cfg(feature = "native-tls")]
+        Self::NativeTls,
+    ];
 }
 
 impl fmt::Display for Transport {
@@ -30,6 +43,8 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::Http => "http",
             Self::Tls => "tls",
+            #[cfg(feature = "native-tls")]
+            Self::NativeTls => "native_tls",
         })
     }
 }
@@ -56,6 +71,7 @@ enum Order {
 /// What the provider says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Site {
+    pub(crate) transport: Transport,
     pub(crate) base_url: Url,
     pub(crate) authorize_url: Url,
     pub(crate) client_id: String,
@@ -139,7 +155,7 @@ pub(crate) fn serve() {
         .token_life(TOKEN_LIFE)
         .client("fake-client", setup.client_secret.into());
     let mut certificate = None;
-    if setup.transport == Transport::Tls {
+    if setup.transport != Transport::Http {
         let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         certificate = Some(issued.cert.der().to_vec());
         fake = fake.tls(issued.cert.pem(), issued.signing_key.serialize_pem().into());
@@ -149,6 +165,7 @@ pub(crate) fn serve() {
     let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
     let fake = runtime.block_on(fake.start()).unwrap();
     let site = Site {
+        transport: setup.transport,
         base_url: fake.base_url(),
         authorize_url: fake.authorize_url(),
         client_id: fake.client_id().to_owned(),
