@@ -8,7 +8,8 @@ use base64::prelude::BASE64_STANDARD;
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::store::{KeyRing, PostgresStore, SealingKey, SqliteStore, TokenStore};
 use hurdlr_oauth2::testing::ManualClock;
-use hurdlr_oauth2::{Hurdlr, HurdlrBuilder, Token, TokenManager, UserId};
+use hurdlr_oauth2::{ApiVersion, Hurdlr, HurdlrBuilder, Token, TokenManager, UserId};
+use url::form_urlencoded;
 use watched_heap::unwatched;
 use zeroize::Zeroizing;
 
@@ -20,6 +21,7 @@ use crate::provider::{Provider, Site, TOKEN_LIFE, Transport, USER};
 pub(crate) const MEASURES: &[(&str, Measure)] = &[
     ("refresh", refresh),
     ("refresh_without_bearer", refresh_without_bearer),
+    ("refresh_v6", refresh_v6),
     ("client_credentials", client_credentials),
     ("login", login),
     ("managed_refresh_sqlite", managed_refresh_sqlite),
@@ -75,6 +77,10 @@ fn builder(site: &Site, clock: &ManualClock) -> HurdlrBuilder {
 /// A token of a person who has just logged in.
 async fn logged_in(provider: &mut Provider, clock: &ManualClock) -> Token {
     let hurdlr = client(&provider.site, clock);
+    log_in(provider, &hurdlr).await
+}
+
+async fn log_in(provider: &mut Provider, hurdlr: &Hurdlr) -> Token {
     let (url, pending) = hurdlr.begin_login().unwrap();
     let callback = provider.consent(&url);
     hurdlr.complete_login(pending, &callback).await.unwrap()
@@ -88,9 +94,20 @@ fn refresh_without_bearer(case: &mut Case) {
     refreshed(case, |builder| builder.bearer_on_refresh(false));
 }
 
+/// API v6 takes the client's credentials in a header.
+fn refresh_v6(case: &mut Case) {
+    let Site { client_id, client_secret, .. } = &case.provider.site;
+    let secret: String = form_urlencoded::byte_serialize(client_secret.as_bytes()).collect();
+    case.secrets.tell("Basic credentials", &format!("{client_id}:{secret}"));
+    refreshed(case, |builder| builder.api_version(ApiVersion::V6));
+}
+
 fn refreshed(case: &mut Case, configure: fn(HurdlrBuilder) -> HurdlrBuilder) {
     let clock = ManualClock::new();
-    let old = case.prepared(async |provider| logged_in(provider, &clock).await);
+    let old = case.prepared(async |provider| {
+        let hurdlr = configure(builder(&provider.site, &clock)).build().unwrap();
+        log_in(provider, &hurdlr).await
+    });
     case.secrets.tell_token(OLD, &old);
     case.watched(async |provider, secrets| {
         let hurdlr = configure(builder(&provider.site, &clock)).build().unwrap();
