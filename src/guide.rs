@@ -11,6 +11,7 @@ macro_rules! links {
 [design]: crate::guide::design
 [encryption]: crate::guide::encryption
 [failures]: crate::guide::failures
+[hardening]: crate::guide::hardening
 [login-attacks]: crate::guide::login_attacks
 [many-processes]: crate::guide::many_processes
 [migration]: crate::guide::migration
@@ -41,6 +42,7 @@ page!(stores, "stores.md");
 page!(databases, "databases.md");
 page!(many_processes, "many-processes.md");
 page!(operations, "operations.md");
+page!(hardening, "hardening.md");
 page!(calls, "calls.md");
 page!(login_attacks, "login-attacks.md");
 page!(web_login_elsewhere, "web-login-elsewhere.md");

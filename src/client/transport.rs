@@ -14,6 +14,8 @@ pub use error::HttpError;
 mod form;
 use form::DeadlineBody;
 pub(crate) use form::Form;
+mod read_buffer;
+mod wiped_json;
 
 use std::fmt;
 use std::future::Future;

@@ -8,13 +8,14 @@ use http::{HeaderMap, HeaderName, StatusCode};
 #[cfg(feature = "testing")]
 use oauth2::HttpResponse;
 use serde::Deserialize;
-use serde_json::Value;
 use url::form_urlencoded;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::content_coding::unpack;
 use super::deadline::ResponseDeadline;
 use super::error::HttpError;
+use super::read_buffer::ReadBuffers;
+use super::wiped_json::{WipedJson, wipe};
 use crate::error::Error;
 use crate::wire::error_response::BasicErrorResponse;
 use crate::wire::object::{Object, first_object};
@@ -55,8 +56,9 @@ impl Answer {
     ) -> Self {
         let unpacked = unpack(&headers, &mut body, LONGEST_BODY);
         headers.remove(CONTENT_ENCODING);
-        // Nearly every answer is a token in clean JSON.
-        if read_token(&body).is_err() {
+        // Nearly every answer is a token in clean JSON. serde would unpack escapes into memory that is
+        // not wiped.
+        if body.contains(&b'\\') || read_token(&body).is_err() {
             let object = first_object(&body);
             if let Some(mut object) = object.filter(|it| it.as_bytes() != body.trim_ascii()) {
                 body = std::mem::take(&mut *object).into_bytes().into();
@@ -75,18 +77,29 @@ impl Answer {
         // Room for all of it at once: a growing buffer would leave copies of the tokens behind.
         let capacity = expected.filter(|length| *length <= LONGEST_BODY).unwrap_or(LONGEST_BODY);
         let mut body = Zeroizing::new(Vec::with_capacity(capacity));
+        // Both may hold parts of the block that the body is in.
+        response.headers_mut().clear();
+        response.extensions_mut().clear();
+        let mut buffers = ReadBuffers::default();
         let cut = loop {
             match deadline.wait(response.chunk()).await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > LONGEST_BODY => {
                     let room = LONGEST_BODY - body.len();
                     body.extend_from_slice(&chunk[..room]);
+                    buffers.push(chunk);
                     break Some(HttpError::TooLong);
                 }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(Some(chunk)) => {
+                    body.extend_from_slice(&chunk);
+                    buffers.push(chunk);
+                }
                 Ok(None) => break None,
                 Err(error) => break Some(error),
             }
         };
+        // What is left of the connection, where it is not pooled, ends here.
+        drop(response);
+        buffers.wipe().await;
         Self::new(status, headers, body, cut)
     }
 
@@ -188,31 +201,21 @@ fn read_token(body: &[u8]) -> Result<BasicTokenResponse, Defect> {
 
 /// Reads an error answer. Should it quote a secret of the request, that is replaced.
 fn read_error(body: &[u8], secrets: &[&str]) -> Option<BasicErrorResponse> {
-    let mut answer = serde_json::from_slice(body).ok()?;
+    let answer: WipedJson = serde_json::from_slice(body).ok()?;
     // In the texts and not in the bytes, since JSON can escape every character; before they are
     // cut to length, since half a secret is not found any more.
-    for_each_string(&mut answer, &mut |text| redact(text, secrets));
+    let mut answer = answer.into_value(&|text| redact(text, secrets));
     let refusal = BasicErrorResponse::deserialize(&answer).ok();
     // It may be no error at all, and hold tokens.
-    for_each_string(&mut answer, &mut Zeroize::zeroize);
+    wipe(&mut answer);
     refusal
-}
-
-fn for_each_string(json: &mut Value, visit: &mut impl FnMut(&mut String)) {
-    match json {
-        Value::String(text) => visit(text),
-        Value::Array(values) => values.iter_mut().for_each(|value| for_each_string(value, visit)),
-        Value::Object(fields) => {
-            fields.values_mut().for_each(|value| for_each_string(value, visit));
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }
 
 /// Replaces each of `secrets`, in clear and as the form encodes it.
 fn redact(text: &mut String, secrets: &[&str]) {
     // Shorter values are not secrets, and replacing them would garble ordinary words.
     const SHORTEST: usize = 4;
+    const HIDDEN: &str = "***";
     let mut hidden: Vec<_> = secrets
         .iter()
         .filter(|secret| secret.len() >= SHORTEST)
@@ -224,10 +227,12 @@ fn redact(text: &mut String, secrets: &[&str]) {
     // One may be part of another, and would leave the rest of it standing.
     hidden.sort_by_key(|secret| Reverse(secret.len()));
     for secret in hidden {
-        if text.contains(secret.as_str()) {
-            let redacted = text.replace(secret.as_str(), "***");
-            std::mem::replace(text, redacted).zeroize();
-        }
+        // Room for all of it: a growing text would leave copies of the next secret behind.
+        let mut redacted = String::with_capacity(text.len());
+        let mut parts = text.split(secret.as_str());
+        redacted.push_str(parts.next().unwrap_or_default());
+        parts.for_each(|part| redacted.extend([HIDDEN, part]));
+        std::mem::replace(text, redacted).zeroize();
     }
 }
 

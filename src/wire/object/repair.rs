@@ -7,7 +7,7 @@
 //! - UTF-16, a byte order mark, and bytes of Latin-1 become UTF-8;
 //! - text before and behind the object is left out, but not within a page or a list: those may
 //!   quote somebody else's object;
-//! - within it, control characters, bad escapes, lone surrogates, trailing commas and numbers that
+//! - within it, escapes are unpacked; control characters, bad escapes, lone surrogates, trailing commas and numbers that
 //!   JSON does not know are replaced;
 //! - an object that was sent as a JSON string is unpacked.
 
@@ -22,11 +22,30 @@ pub(crate) fn first_object(body: &[u8]) -> Option<Zeroizing<String>> {
     let text = decoded(body);
     let text = text.trim_start_matches(is_blank);
     if text.starts_with('"') {
-        let mut values = serde_json::Deserializer::from_str(text).into_iter::<String>();
-        let inner = Zeroizing::new(values.next()?.ok()?);
-        return clean_object(inner.trim_start_matches(is_blank));
+        return clean_object(unquoted(text)?.trim_start_matches(is_blank));
     }
     clean_object(text)
+}
+
+/// The content of a JSON string, up to its end. serde would leave a copy of it in memory that is not
+/// wiped.
+fn unquoted(text: &str) -> Option<Zeroizing<String>> {
+    let mut rest = text.strip_prefix('"')?;
+    let mut content = Zeroizing::new(String::with_capacity(text.len()));
+    loop {
+        let end = rest.find(['"', '\\'])?;
+        content.push_str(&rest[..end]);
+        let Some(escape) = rest[end..].strip_prefix('\\') else { return Some(content) };
+        // One escape at a time, or the two of a surrogate pair, so that serde unpacks no secret.
+        let length = match code_unit(escape) {
+            Some(0xd800..0xdc00) => 12,
+            Some(_) => 6,
+            None => 1 + escape.chars().next()?.len_utf8(),
+        };
+        let escape = rest.get(end..end + length)?;
+        content.push_str(&serde_json::from_str::<String>(&format!("\"{escape}\"")).ok()?);
+        rest = &rest[end + length..];
+    }
 }
 
 fn is_blank(c: char) -> bool {
@@ -129,11 +148,13 @@ impl Copy<'_> {
         }
     }
 
-    /// Copies an escape, behind its backslash. Of one that JSON does not know the backslash goes.
+    /// Copies an escape, behind its backslash, as the character that it stands for: serde would
+    /// unpack it into memory that is not wiped. Only what cannot stand for itself stays an escape.
+    /// Of one that JSON does not know the backslash goes.
     fn escape(&mut self) {
         let Some(unit) = code_unit(self.rest) else {
             match self.next() {
-                Some(c @ ('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't')) => {
+                Some(c @ ('"' | '\\' | 'b' | 'f' | 'n' | 'r' | 't')) => {
                     self.clean.push('\\');
                     self.clean.push(c);
                 }
@@ -143,14 +164,20 @@ impl Copy<'_> {
             return;
         };
         let pair = self.rest[5..].strip_prefix('\\').and_then(code_unit);
-        let length = match (unit, pair) {
-            (0xd800..0xdc00, Some(0xdc00..0xe000)) => 11,
-            (0xd800..0xe000, _) => 0,
-            _ => 5,
+        let (character, length) = match (unit, pair) {
+            (0xd800..0xdc00, Some(low @ 0xdc00..0xe000)) => {
+                (char::from_u32(0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00)), 11)
+            }
+            _ => (char::from_u32(unit), 5),
         };
-        self.clean.push('\\');
-        self.clean.push_str(if length == 0 { "ufffd" } else { &self.rest[..length] });
-        self.rest = &self.rest[length.max(5)..];
+        match character.unwrap_or(char::REPLACEMENT_CHARACTER) {
+            '\0'..' ' | '"' | '\\' => {
+                self.clean.push('\\');
+                self.clean.push_str(&self.rest[..length]);
+            }
+            plain => self.clean.push(plain),
+        }
+        self.rest = &self.rest[length..];
     }
 
     /// Copies a number or a name, of which `first` is the beginning. What JSON does not know
@@ -159,8 +186,9 @@ impl Copy<'_> {
         let text = self.rest;
         let end = text.find(|c| !is_of_word(c)).unwrap_or(text.len());
         self.rest = &text[end..];
-        let word = format!("{first}{}", &text[..end]);
-        let is_json = matches!(&*word, "true" | "false" | "null")
+        // A token may be a number.
+        let word = Zeroizing::new(format!("{first}{}", &text[..end]));
+        let is_json = matches!(word.as_str(), "true" | "false" | "null")
             || serde_json::from_str::<serde_json::Number>(&word).is_ok();
         if is_json {
             self.clean.push_str(&word);
