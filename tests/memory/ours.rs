@@ -273,9 +273,9 @@ fn managed_refresh<S: TokenStore>(case: &mut Case, open: impl AsyncFn(KeyRing) -
         let manager = TokenManager::builder(client(&provider.site, &clock), open(keys()).await);
         let manager = manager.build().unwrap();
         let handle = manager.user(&user());
-        secrets.tell_token(OLD, &*handle.token().await.unwrap());
+        secrets.tell_token(OLD, &handle.token().await.unwrap());
         clock.advance(TOKEN_LIFE + Duration::from_secs(60));
-        secrets.tell_token(NEW, &*handle.token().await.unwrap());
+        secrets.tell_token(NEW, &handle.token().await.unwrap());
         assert_eq!(handle.refreshes(), Some(1));
         assert_eq!(manager.shutdown().await, []);
     });
