@@ -33,6 +33,7 @@ pub(crate) const ODD_ANSWERS: &[(&str, Measure)] = &[
     ("client_credentials_escaped", escaped_answer),
     ("client_credentials_in_string", answer_in_a_string),
     ("client_credentials_compressed", compressed_answer),
+    ("client_credentials_in_pieces", answer_in_pieces),
     ("login_cut", cut_answer),
     ("refresh_refused", refusal_with_secrets),
 ];
@@ -184,6 +185,11 @@ fn cut_answer(case: &mut Case) {
         });
         drop(hurdlr.complete_login(pending, &callback).await.unwrap_err());
     });
+}
+
+fn answer_in_pieces(case: &mut Case) {
+    case.provider.drip_next();
+    client_credentials(case);
 }
 
 fn compressed_answer(case: &mut Case) {
