@@ -34,7 +34,9 @@ impl Secrets {
                 BASE64_STANDARD.encode(secret).into_bytes(),
                 BASE64_URL_SAFE_NO_PAD.encode(secret).into_bytes(),
             ];
-            forms.iter().for_each(|form| self.tell_bytes(name, form));
+            for form in &forms {
+                self.tell_bytes(name, form);
+            }
         });
     }
 

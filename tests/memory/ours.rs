@@ -33,6 +33,7 @@ pub(crate) const ODD_ANSWERS: &[(&str, Measure)] = &[
     ("client_credentials_escaped", escaped_answer),
     ("client_credentials_in_string", answer_in_a_string),
     ("client_credentials_compressed", compressed_answer),
+    ("client_credentials_in_pieces", answer_in_pieces),
     ("login_cut", cut_answer),
     ("refresh_refused", refusal_with_secrets),
 ];
@@ -186,6 +187,11 @@ fn cut_answer(case: &mut Case) {
     });
 }
 
+fn answer_in_pieces(case: &mut Case) {
+    case.provider.drip_next();
+    client_credentials(case);
+}
+
 fn compressed_answer(case: &mut Case) {
     case.provider.compress_next();
     client_credentials(case);
@@ -273,9 +279,9 @@ fn managed_refresh<S: TokenStore>(case: &mut Case, open: impl AsyncFn(KeyRing) -
         let manager = TokenManager::builder(client(&provider.site, &clock), open(keys()).await);
         let manager = manager.build().unwrap();
         let handle = manager.user(&user());
-        secrets.tell_token(OLD, &*handle.token().await.unwrap());
+        secrets.tell_token(OLD, &handle.token().await.unwrap());
         clock.advance(TOKEN_LIFE + Duration::from_secs(60));
-        secrets.tell_token(NEW, &*handle.token().await.unwrap());
+        secrets.tell_token(NEW, &handle.token().await.unwrap());
         assert_eq!(handle.refreshes(), Some(1));
         assert_eq!(manager.shutdown().await, []);
     });

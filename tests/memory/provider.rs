@@ -66,6 +66,8 @@ enum Order {
     Answer(u16, String),
     /// The next answer shall be compressed.
     Compress,
+    /// The next answer shall come in pieces.
+    Drip,
 }
 
 /// What the provider says of itself.
@@ -116,6 +118,12 @@ impl Provider {
     /// Has it give this answer to the next request.
     pub(crate) fn answer_next(&mut self, status: u16, body: String) {
         tell(&mut self.orders, &Order::Answer(status, body));
+        line(&mut self.answers);
+    }
+
+    /// Has it send its next answer in two pieces.
+    pub(crate) fn drip_next(&mut self) {
+        tell(&mut self.orders, &Order::Drip);
         line(&mut self.answers);
     }
 
@@ -178,6 +186,10 @@ pub(crate) fn serve() {
             Order::Consent(url) => Some(runtime.block_on(fake.consent(&url, USER)).unwrap()),
             Order::Answer(status, body) => {
                 fake.fault_next(Fault::answer(status, body));
+                None
+            }
+            Order::Drip => {
+                fake.fault_next(Fault::Dripping { bytes: 256, every: Duration::from_millis(20) });
                 None
             }
             Order::Compress => {

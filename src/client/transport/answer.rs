@@ -56,8 +56,8 @@ impl Answer {
     ) -> Self {
         let unpacked = unpack(&headers, &mut body, LONGEST_BODY);
         headers.remove(CONTENT_ENCODING);
-        // Nearly every answer is a token in clean JSON. serde would unpack escapes into memory that is
-        // not wiped.
+        // Nearly every answer is a token in clean JSON. serde would unpack escapes into memory
+        // that is not wiped.
         if body.contains(&b'\\') || read_token(&body).is_err() {
             let object = first_object(&body);
             if let Some(mut object) = object.filter(|it| it.as_bytes() != body.trim_ascii()) {
@@ -97,7 +97,7 @@ impl Answer {
                 Err(error) => break Some(error),
             }
         };
-        // What is left of the connection, where it is not pooled, ends here.
+        // It may be the last to hold its connection, and with it a part of the block.
         drop(response);
         buffers.wipe().await;
         Self::new(status, headers, body, cut)

@@ -7,8 +7,8 @@
 //! - UTF-16, a byte order mark, and bytes of Latin-1 become UTF-8;
 //! - text before and behind the object is left out, but not within a page or a list: those may
 //!   quote somebody else's object;
-//! - within it, escapes are unpacked; control characters, bad escapes, lone surrogates, trailing commas and numbers that
-//!   JSON does not know are replaced;
+//! - within it, escapes are unpacked; control characters, bad escapes, lone surrogates, trailing
+//!   commas and numbers that JSON does not know are replaced;
 //! - an object that was sent as a JSON string is unpacked.
 
 use zeroize::Zeroizing;
@@ -27,8 +27,8 @@ pub(crate) fn first_object(body: &[u8]) -> Option<Zeroizing<String>> {
     clean_object(text)
 }
 
-/// The content of a JSON string, up to its end. serde would leave a copy of it in memory that is not
-/// wiped.
+/// The content of a JSON string, up to its end. serde would leave a copy of it in memory that is
+/// not wiped.
 fn unquoted(text: &str) -> Option<Zeroizing<String>> {
     let mut rest = text.strip_prefix('"')?;
     let mut content = Zeroizing::new(String::with_capacity(text.len()));

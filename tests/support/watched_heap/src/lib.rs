@@ -45,6 +45,9 @@ const MOST_BYTES: usize = 1 << 30;
 /// The word in front of a block that is never recorded.
 const UNWATCHED: u64 = u64::MAX;
 
+/// What stands in front of a block.
+type Word = [u8; 8];
+
 type Stack = [usize; FRAMES];
 
 struct Record {
@@ -119,8 +122,8 @@ impl WatchedHeap {
         } else {
             0
         };
-        // SAFETY: there are at least 16 bytes in front of the block, which is aligned to 16.
-        unsafe { block.cast::<u64>().sub(1).write(word) };
+        // SAFETY: there are at least 16 bytes in front of the block.
+        unsafe { block.cast::<Word>().sub(1).write(word.to_ne_bytes()) };
         block
     }
 }
@@ -142,7 +145,7 @@ unsafe impl GlobalAlloc for WatchedHeap {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: `hand_out` has written it.
-        let word = unsafe { block.cast::<u64>().sub(1).read() };
+        let word = u64::from_ne_bytes(unsafe { block.cast::<Word>().sub(1).read() });
         if IS_WATCHING.load(Ordering::Acquire)
             && word != UNWATCHED
             && layout.size() >= SHORTEST
@@ -368,26 +371,26 @@ impl Blocks {
     /// The blocks that held one of `markers` when they were freed, or at the watch's end.
     #[must_use]
     pub fn holding(&self, markers: &[Vec<u8>]) -> Vec<Hit> {
-        (0..self.records).filter_map(|index| self.hit(index, markers)).collect()
+        (0..self.records).filter_map(|index| hit(index, markers)).collect()
     }
+}
 
-    fn hit(&self, index: usize, markers: &[Vec<u8>]) -> Option<Hit> {
-        // SAFETY: it is one of those that were written, and nobody writes any more.
-        let record = unsafe { &*RECORDS.load(Ordering::Acquire).add(index) };
-        let is_freed = record.is_freed.load(Ordering::Acquire);
-        // SAFETY: `end` has seen to it that each record has its copy.
-        let content = unsafe { std::slice::from_raw_parts(record.content, record.size) };
-        let markers: Vec<usize> =
-            (0..markers.len()).filter(|marker| contains(content, &markers[*marker])).collect();
-        let frames = |stack: &Stack| stack.iter().copied().take_while(|ip| *ip != 0).collect();
-        (!markers.is_empty()).then(|| Hit {
-            state: if is_freed { State::Freed } else { State::Alive },
-            size: record.size,
-            markers,
-            allocated_by: frames(&record.allocated_by),
-            freed_by: frames(&record.freed_by),
-        })
-    }
+fn hit(index: usize, markers: &[Vec<u8>]) -> Option<Hit> {
+    // SAFETY: it is one of those that were written, and nobody writes any more.
+    let record = unsafe { &*RECORDS.load(Ordering::Acquire).add(index) };
+    let is_freed = record.is_freed.load(Ordering::Acquire);
+    // SAFETY: `end` has seen to it that each record has its copy.
+    let content = unsafe { std::slice::from_raw_parts(record.content, record.size) };
+    let markers: Vec<usize> =
+        (0..markers.len()).filter(|marker| contains(content, &markers[*marker])).collect();
+    let frames = |stack: &Stack| stack.iter().copied().take_while(|ip| *ip != 0).collect();
+    (!markers.is_empty()).then(|| Hit {
+        state: if is_freed { State::Freed } else { State::Alive },
+        size: record.size,
+        markers,
+        allocated_by: frames(&record.allocated_by),
+        freed_by: frames(&record.freed_by),
+    })
 }
 
 impl Drop for Blocks {
