@@ -235,10 +235,12 @@ impl PendingLogin {
             return Err(Error::callback(CallbackProblem::IssuerMismatch));
         }
         if let Some(error) = callback.first("error") {
-            let description =
-                callback.first("error_description").map(|text| readable_text(text, 512));
+            // A refusal may quote the state that it refuses.
+            let readable =
+                |text: &str, longest| readable_text(&text.replace(state, "***"), longest);
+            let description = callback.first("error_description").map(|text| readable(text, 512));
             return Err(Error::callback(CallbackProblem::Refused)
-                .with_answer(&readable_text(error, 64), description.as_deref()));
+                .with_answer(&readable(error, 64), description.as_deref()));
         }
         let code = callback
             .only("code", CallbackProblem::CodeDoubled)?

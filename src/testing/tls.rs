@@ -1,6 +1,6 @@
 //! The socket side over TLS.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -22,10 +22,17 @@ use tokio_rustls::{
 use super::listener::{Acceptor, ConnHandle, Server, Wire};
 
 /// A certificate chain and its key, as they were given.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Identity {
     pub(super) certificate_pem: String,
     pub(super) key_pem: SecretString,
+}
+
+/// Shows nothing: a file of PEM often has the certificate and the key.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").finish_non_exhaustive()
+    }
 }
 
 impl Identity {
@@ -82,7 +89,12 @@ impl Listener for TlsListener {
                     self.handshakes.spawn(async move { Ok((accepted.await?, address)) });
                 }
                 // A client that does not trust the certificate has gone, and is nobody's concern.
-                Some(Ok(Ok(connection))) = self.handshakes.join_next() => return connection,
+                // A pattern for the others alone would end the wait for all other handshakes.
+                Some(done) = self.handshakes.join_next() => {
+                    if let Ok(Ok(connection)) = done {
+                        return connection;
+                    }
+                }
             }
         }
     }

@@ -12,7 +12,6 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::wire::error_response::readable_text;
 use crate::wire::object::{Object, whole};
 
 /// The longest span that is believed, in seconds: what the reference's int32 can say.
@@ -333,6 +332,9 @@ fn replace<T>(old: &mut Option<T>, new: Option<T>) {
     }
 }
 
+/// The longest name of a token type that an error quotes.
+const LONGEST_TYPE: usize = 16;
+
 /// Why a token object is no token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TokenDefect {
@@ -344,6 +346,17 @@ pub(crate) enum TokenDefect {
     UnfitForHeader,
     #[error("the answer's token_type is {0:?}: only Bearer can be used")]
     NotBearer(String),
+}
+
+/// A token type for an error. Text that is no short name, as RFC 6749 section 8.1 has names, may be
+/// a secret in the wrong place.
+fn type_name(text: &str) -> String {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if text.len() <= LONGEST_TYPE && text.bytes().all(is_name) {
+        text.to_owned()
+    } else {
+        "[redacted]".to_owned()
+    }
 }
 
 /// Refuses an access token that no header can carry.
@@ -375,7 +388,7 @@ impl TryFrom<TokenObject> for BasicTokenResponse {
         let mut access_token = object.access_token.ok_or(TokenDefect::Missing)?;
         check_access_token(&access_token)?;
         if let Some(other) = object.token_type.filter(|name| !name.eq_ignore_ascii_case("bearer")) {
-            return Err(TokenDefect::NotBearer(readable_text(&other, 32)));
+            return Err(TokenDefect::NotBearer(type_name(&other)));
         }
         Ok(Self {
             access_token: AccessToken::new(std::mem::take(&mut *access_token)),

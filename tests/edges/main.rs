@@ -6,7 +6,6 @@ mod cases;
 mod origins;
 mod partner;
 mod reasons;
-mod redaction;
 mod refusals;
 mod requests;
 #[path = "../support/site.rs"]

@@ -1,11 +1,14 @@
 //! The server over https.
 
 use std::io;
+use std::time::Duration;
 
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault, Outcome};
 use hurdlr_oauth2::{ErrorKind, Hurdlr, RetryPolicy, UserId};
 use secrecy::ExposeSecret;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::CALLBACK;
 
@@ -82,6 +85,34 @@ async fn connection_faults_work_under_tls() {
         assert_eq!(fake.count().outcome(outcome), 1);
     }
     hurdlr.client_credentials(&ann).await.unwrap();
+}
+
+/// A handshake that fails while another one is under way leaves that one alone.
+#[tokio::test]
+async fn failed_handshake_holds_up_no_other() {
+    let (fake, root) = started().await;
+    let address = ("127.0.0.1", fake.base_url().port().unwrap());
+    let relay = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("https://localhost:{}/", relay.local_addr().unwrap().port());
+    let call = tokio::spawn(async move {
+        let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+        client.get(url).send().await
+    });
+    let (mut client, _) = relay.accept().await.unwrap();
+    let mut server = TcpStream::connect(address).await.unwrap();
+    // The server has begun with this handshake, and waits for the client's end of it.
+    let mut hello = vec![0; 1 << 14];
+    let length = client.read(&mut hello).await.unwrap();
+    server.write_all(&hello[..length]).await.unwrap();
+    server.readable().await.unwrap();
+
+    let mut other = TcpStream::connect(address).await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    other.read_to_end(&mut Vec::new()).await.unwrap();
+
+    tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+    let answer = tokio::time::timeout(Duration::from_secs(10), call).await;
+    assert_eq!(answer.expect("an answer").unwrap().unwrap().status(), 404);
 }
 
 #[tokio::test]

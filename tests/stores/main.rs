@@ -9,6 +9,7 @@
 )]
 
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
+#[path = "../support/alone.rs"]
 mod alone;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod contract;
@@ -16,16 +17,12 @@ mod contract;
 mod durable;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod faults;
-#[path = "../support/logged.rs"]
-mod logged;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod manager;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod operate;
 #[path = "../support/postgres.rs"]
 mod postgres;
-#[cfg(all(feature = "postgres", feature = "sqlite"))]
-mod redaction;
 mod sealed;
 #[path = "../support/site.rs"]
 mod site;

@@ -141,6 +141,22 @@ impl Server {
             .is_ok_and(|status| status.success())
     }
 
+    /// Makes a user who has to name this password. All others go on without one.
+    pub(crate) fn demand_password(&self, user: &str, password: &str) {
+        let rules = format!("local all {user} scram-sha-256\nlocal all all trust");
+        let made = [
+            format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'"),
+            format!(
+                "DO $$ BEGIN EXECUTE format('COPY (SELECT regexp_split_to_table(%L, E''\\n'')) TO %L',
+                 '{rules}', current_setting('hba_file')); END $$"
+            ),
+            "SELECT pg_reload_conf()".to_owned(),
+        ];
+        for sql in made {
+            assert!(self.psql("postgres", &sql), "{sql}");
+        }
+    }
+
     /// Stops, as an administrator would do it; all connections are cut.
     pub(crate) fn stop(&mut self) {
         self.daemon.stop();

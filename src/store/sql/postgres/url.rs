@@ -42,8 +42,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Parses a URL. It may hold a password, so an error quotes nothing of it but a parameter's
-    /// name.
+    /// Parses a URL. An error quotes nothing of it: it may hold a password, and with a `?` or an
+    /// `&` in that, what looks like a parameter is the rest of it.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
         let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
@@ -87,7 +87,7 @@ impl Target {
                 _ if is_of(DRIVER_PARAMETERS) => {}
                 _ => {
                     return Err(invalid(format!(
-                        "has a parameter {name:?}, which the driver does not know: leave it out"
+                        "has a parameter that is none of connect_timeout, {DRIVER_PARAMETERS}"
                     )));
                 }
             }
