@@ -18,7 +18,7 @@ use super::clock::StandingClock;
 use super::model::{Attempt, End, Model};
 use super::places::{CellStore, Databases, Place};
 use super::table::{
-    Effect, Grant, MAX_ATTEMPTS, Moment, PAUSE, Provider, Sends, Way, kills_access,
+    Effect, Grant, MAX_ATTEMPTS, Moment, PAUSE, PAUSE_BY_DATE, Provider, Sends, Way, kills_access,
 };
 use super::{Coordinates, Had, Meets};
 
@@ -30,9 +30,10 @@ const fn seconds(count: u64) -> Duration {
 const LIFE: Duration = seconds(6_000);
 const BUFFER: Duration = seconds(600);
 
-/// Ages at which a token is due, is waited for and is over.
+/// Ages at which a token is due and at which it is over, and how long after the first one callers
+/// wait for its successor.
 const DUE: Duration = seconds(5_100);
-const ENDING: Duration = seconds(5_500);
+const DUE_TO_ENDING: Duration = seconds(400);
 const OVER: Duration = seconds(6_001);
 
 /// The manager's longest first pause. It is drawn between half of this and all of it.
@@ -100,10 +101,7 @@ enum Got {
 struct Marks {
     is_same_login: bool,
     revision: u64,
-    refused: bool,
-    in_flight: bool,
-    is_paused: bool,
-    is_leased: bool,
+    says: Vec<&'static str>,
 }
 
 impl<'a> Cell<'a> {
@@ -304,11 +302,11 @@ impl<'a> Cell<'a> {
         if had_living {
             // Due: served at once, and refreshed in the background. The refresh has not begun yet
             // when the clocks are turned to where callers wait for it, those of the rows before.
-            self.store.age(&self.client_id, ENDING - DUE).await;
+            self.store.age(&self.client_id, DUE_TO_ENDING).await;
             let got = polled_once(renewal.user.token());
             let got = got.map(|outcome| renewal.got(&outcome));
             self.expect("the caller while the token is due", &Some(Got::OldToken), &got);
-            self.turn(ENDING - DUE);
+            self.turn(DUE_TO_ENDING);
         }
         renewal.attempt(self, "the first attempt", Some(self.at.meets)).await;
         renewal.pause(self).await;
@@ -346,14 +344,10 @@ impl<'a> Cell<'a> {
 
     async fn marks(&self, incarnation: u64) -> Option<Marks> {
         let row = self.row().await?;
-        Some(Marks {
-            is_same_login: row.version.incarnation == incarnation,
-            revision: row.version.revision,
-            refused: row.refused,
-            in_flight: row.in_flight,
-            is_paused: row.not_before.is_some(),
-            is_leased: row.leased_for.is_some(),
-        })
+        let is_same_login = row.version.incarnation == incarnation;
+        let marks =
+            [row.refused, row.in_flight, row.not_before.is_some(), row.leased_for.is_some()];
+        Some(Marks { is_same_login, ..Marks::of(row.version.revision, marks) })
     }
 
     // --- Authorization codes ----------------------------------------------------------------
@@ -393,9 +387,9 @@ impl<'a> Cell<'a> {
         let again = PendingLogin::from_secret(&pending.to_secret()).unwrap();
         let (manager, clock) = (self.manager.clone(), self.clock.clone());
         let (fake, ann) = (self.fake.clone(), id("ann"));
-        let is_paused = self.at.case.effect == Effect::Paused
+        let is_paused = self.at.case.effect.names_a_pause()
             && self.at.case.effect.rule(self.at.grant).sends == Sends::AtItsTime;
-        let waits = clock.count(PAUSE - seconds(2));
+        let waits = clock.count(PAUSE_BY_DATE);
         // It waits for the time that the provider names, to the end of it.
         let (traffic, gaps) = (Arc::clone(&self.traffic), expected.bearers.len() - 1);
         let mut early = Vec::new();
@@ -406,7 +400,7 @@ impl<'a> Cell<'a> {
                 // Nothing else may be under way when the clock is turned.
                 others.notified().await;
                 for gap in 0..if is_paused { gaps } else { 0 } {
-                    let wait = clock.asked(waits + gap, PAUSE - seconds(2)).await;
+                    let wait = clock.asked(waits + gap, PAUSE_BY_DATE).await;
                     early.push(traffic.lock().unwrap().requests.len() == gap + 1);
                     clock.turn(wait);
                     fake.advance_clock(wait);
@@ -543,8 +537,8 @@ impl Renewal {
                 let found = error.is_unanswered();
                 cell.expect(&format!("{name}: an unanswered error"), &is_unanswered, &found);
             }
-            if meets.is_some() && cell.at.case.effect == Effect::Paused {
-                let names_it = error.retry_after().is_some_and(|it| it >= PAUSE - seconds(2));
+            if meets.is_some() && cell.at.case.effect.names_a_pause() {
+                let names_it = error.retry_after().is_some_and(|it| it >= PAUSE_BY_DATE);
                 cell.expect(&format!("{name}: the error names the pause"), &true, &names_it);
             }
         }
@@ -585,12 +579,8 @@ impl Renewal {
     }
 
     async fn compare_row(&mut self, cell: &mut Cell<'_>, name: &str) {
-        let expected = Marks {
-            refused: self.model.over.is_some(),
-            in_flight: self.model.in_flight,
-            is_paused: self.is_paused,
-            ..Marks::clean(self.revision + self.model.saved)
-        };
+        let marks = [self.model.over.is_some(), self.model.in_flight, self.is_paused, false];
+        let expected = Marks::of(self.revision + self.model.saved, marks);
         let marks = cell.marks(self.incarnation).await;
         cell.expect(&format!("{name}: the row"), &Some(expected), &marks);
         self.refresh_token = refresh_token(cell.row().await);
@@ -606,12 +596,12 @@ impl Renewal {
 
     /// Until shortly before the end of the pause no process sends anything.
     async fn pause(&mut self, cell: &mut Cell<'_>) {
-        let named = cell.at.case.effect == Effect::Paused;
+        let named = cell.at.case.effect.names_a_pause();
         if self.is_paused {
             let shortest = if named { PAUSE } else { FIRST_PAUSE / 2 };
             let is_memory = matches!(cell.at.place, Place::Memory | Place::SealedMemory);
             let slack = if is_memory { seconds(2) } else { SLACK };
-            cell.pass(shortest - slack).await;
+            cell.pass(shortest.saturating_sub(slack)).await;
         }
         let elsewhere = cell.elsewhere();
         let there = cell.user(&elsewhere).token().await;
@@ -635,15 +625,14 @@ impl Renewal {
 }
 
 impl Marks {
+    fn of(revision: u64, marks: [bool; 4]) -> Self {
+        let says = ["refused", "in_flight", "not_before", "leased_until"].into_iter().zip(marks);
+        let says = says.filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect();
+        Self { is_same_login: true, revision, says }
+    }
+
     fn clean(revision: u64) -> Self {
-        Self {
-            is_same_login: true,
-            revision,
-            refused: false,
-            in_flight: false,
-            is_paused: false,
-            is_leased: false,
-        }
+        Self::of(revision, [false; 4])
     }
 }
 

@@ -111,23 +111,23 @@ impl Model {
             self.save();
             return Attempt { bearers: vec![bearer], end: End::Token };
         }
-        let is_unanswered = effect == Effect::Unanswered
-            || (effect == Effect::Defective && rule.sends == Sends::EachTime);
+        let is_unanswered = match effect {
+            Effect::Unanswered | Effect::UnansweredPaused => true,
+            Effect::Defective => rule.sends == Sends::EachTime,
+            _ => false,
+        };
         let kind = rule.kind.unwrap_or(case.kind);
         if acts && self.at.rotation != Rotation::None {
             self.replaced_at.get_or_insert(now);
         }
+        let more = MAX_ATTEMPTS as usize - 1;
         let again = match rule.sends {
-            Sends::Once => vec![],
             Sends::OnceMore => vec![bearer],
             Sends::WithoutBearer if bearer => vec![false],
-            Sends::WithoutBearer => vec![],
-            Sends::EachTime => vec![bearer; MAX_ATTEMPTS as usize - 1],
+            Sends::EachTime => vec![bearer; more],
             // A login waits for that time itself; a manager leaves it to the next attempt.
-            Sends::AtItsTime if grant == Grant::AuthorizationCode => {
-                vec![bearer; MAX_ATTEMPTS as usize - 1]
-            }
-            Sends::AtItsTime => vec![],
+            Sends::AtItsTime if grant == Grant::AuthorizationCode => vec![bearer; more],
+            Sends::Once | Sends::WithoutBearer | Sends::AtItsTime => vec![],
         };
         let mut bearers = vec![bearer];
         if meets == Meets::First && !again.is_empty() {

@@ -18,6 +18,9 @@ pub(crate) const MAX_ATTEMPTS: u32 = 3;
 /// The pause that a provider asks for.
 pub(crate) const PAUSE: Duration = Duration::from_secs(120);
 
+/// What is left of it where a date names it, which has no parts of seconds.
+pub(crate) const PAUSE_BY_DATE: Duration = Duration::from_secs(118);
+
 /// Longer than a client waits for an answer.
 const FOREVER: Duration = Duration::from_secs(86_400);
 
@@ -62,6 +65,8 @@ pub(crate) enum Effect {
     /// The request may have been acted on: a bare 429 or 503, 408, 425, another 5xx, no answer, or
     /// a 2xx that cannot be read.
     Unanswered,
+    /// The same, by a 5xx or a 408 that names a pause.
+    UnansweredPaused,
     /// A 2xx that is no token, beside a refresh token that can be read.
     Defective,
     /// A 401 with a token code: the refresh token, the client, a gateway or the Bearer header.
@@ -74,6 +79,8 @@ pub(crate) enum Effect {
     BearerDoubted,
     /// Any other answer.
     Refused,
+    /// The same, with a pause.
+    RefusedPaused,
 }
 
 /// How often one attempt sends its request.
@@ -124,25 +131,31 @@ const fn error(sends: Sends, leaves: Leaves, kind: ErrorKind) -> Rule {
 }
 
 #[rustfmt::skip]
-const RULES: [(Effect, [Rule; 3]); 11] = {
+const RULES: [(Effect, [Rule; 3]); 13] = {
     use {Effect as E, Leaves as L, Sends as S};
     [
-        //                 client_credentials                  refresh_token                                    authorization_code
-        (E::Arrives,       [rule(S::Once, L::Token),            rule(S::Once, L::Token),                         rule(S::Once, L::Token)]),
-        (E::NotSent,       [rule(S::EachTime, L::Pause),        rule(S::EachTime, L::Pause),                     rule(S::EachTime, L::Nothing)]),
-        (E::Busy,          [rule(S::EachTime, L::Pause),        rule(S::EachTime, L::Pause),                     rule(S::EachTime, L::Nothing)]),
-        (E::Paused,        [rule(S::AtItsTime, L::Pause),       rule(S::AtItsTime, L::Pause),                    rule(S::AtItsTime, L::Nothing)]),
-        (E::Unanswered,    [rule(S::EachTime, L::Pause),        rule(S::OnceMore, L::PauseInFlight),             rule(S::Once, L::Nothing)]),
-        (E::Defective,     [rule(S::EachTime, L::Pause),        rule(S::Once, L::Rescued),                       rule(S::Once, L::Nothing)]),
-        (E::Doubtful,      [error(S::Once, L::Pause, Rejected), error(S::WithoutBearer, L::Pause, Unavailable),   error(S::Once, L::Nothing, Rejected)]),
-        (E::TokenCode,     [error(S::Once, L::Pause, Rejected), error(S::WithoutBearer, L::Refused, LoginRequired), error(S::Once, L::Nothing, Rejected)]),
-        (E::InvalidGrant,  [error(S::Once, L::Pause, Rejected), error(S::Once, L::Refused, LoginRequired),        error(S::Once, L::Nothing, Rejected)]),
-        (E::BearerDoubted, [rule(S::Once, L::Pause),            rule(S::WithoutBearer, L::Pause),                rule(S::Once, L::Nothing)]),
-        (E::Refused,       [rule(S::Once, L::Pause),            rule(S::Once, L::Pause),                         rule(S::Once, L::Nothing)]),
+        // effect              client_credentials                  refresh_token                                       authorization_code
+        (E::Arrives,          [rule(S::Once, L::Token),            rule(S::Once, L::Token),                            rule(S::Once, L::Token)]),
+        (E::NotSent,          [rule(S::EachTime, L::Pause),        rule(S::EachTime, L::Pause),                        rule(S::EachTime, L::Nothing)]),
+        (E::Busy,             [rule(S::EachTime, L::Pause),        rule(S::EachTime, L::Pause),                        rule(S::EachTime, L::Nothing)]),
+        (E::Paused,           [rule(S::AtItsTime, L::Pause),       rule(S::AtItsTime, L::Pause),                       rule(S::AtItsTime, L::Nothing)]),
+        (E::Unanswered,       [rule(S::EachTime, L::Pause),        rule(S::OnceMore, L::PauseInFlight),                rule(S::Once, L::Nothing)]),
+        (E::UnansweredPaused, [rule(S::AtItsTime, L::Pause),       rule(S::AtItsTime, L::PauseInFlight),               rule(S::Once, L::Nothing)]),
+        (E::Defective,        [rule(S::EachTime, L::Pause),        rule(S::Once, L::Rescued),                          rule(S::Once, L::Nothing)]),
+        (E::Doubtful,         [error(S::Once, L::Pause, Rejected), error(S::WithoutBearer, L::Pause, Unavailable),     error(S::Once, L::Nothing, Rejected)]),
+        (E::TokenCode,        [error(S::Once, L::Pause, Rejected), error(S::WithoutBearer, L::Refused, LoginRequired), error(S::Once, L::Nothing, Rejected)]),
+        (E::InvalidGrant,     [error(S::Once, L::Pause, Rejected), error(S::Once, L::Refused, LoginRequired),          error(S::Once, L::Nothing, Rejected)]),
+        (E::BearerDoubted,    [rule(S::Once, L::Pause),            rule(S::WithoutBearer, L::Pause),                   rule(S::Once, L::Nothing)]),
+        (E::Refused,          [rule(S::Once, L::Pause),            rule(S::Once, L::Pause),                            rule(S::Once, L::Nothing)]),
+        (E::RefusedPaused,    [rule(S::AtItsTime, L::Pause),       rule(S::AtItsTime, L::Pause),                       rule(S::Once, L::Nothing)]),
     ]
 };
 
 impl Effect {
+    pub(crate) fn names_a_pause(self) -> bool {
+        matches!(self, Self::Paused | Self::UnansweredPaused | Self::RefusedPaused)
+    }
+
     pub(crate) fn rule(self, grant: Grant) -> Rule {
         let (_, rules) = RULES.into_iter().find(|(effect, _)| *effect == self).unwrap();
         rules[grant as usize]
@@ -278,6 +291,9 @@ pub(crate) const CASES: &[Case] = {
         memory("Answer of an empty object", P::Waits, E::Unanswered, InvalidResponse, |_| Fault::answer(200, "{}")),
         memory("AnswerAfter of an empty object", P::Acts, E::Unanswered, InvalidResponse, |_| Fault::answer_after(200, "{}")),
 
+        memory("500 for a span", P::Waits, E::UnansweredPaused, Unavailable, |_| for_a_span(500)),
+        memory("408 for a span", P::Waits, E::UnansweredPaused, Unavailable, |_| for_a_span(408)),
+
         memory("Oversized", P::Acts, E::Defective, InvalidResponse, |_| Fault::Oversized),
 
         memory("Unauthorized", P::Waits, E::Doubtful, Rejected, |_| Fault::Unauthorized),
@@ -296,12 +312,18 @@ pub(crate) const CASES: &[Case] = {
         memory("Html 403", P::Waits, E::Refused, InvalidResponse, |_| Fault::html(403)),
         memory("Status 404", P::Waits, E::Refused, InvalidResponse, |_| Fault::status(404)),
         memory("Redirect", P::Waits, E::Refused, InvalidResponse, |_| Fault::redirect(307, "http://127.0.0.1:1/elsewhere")),
+        memory("403 for a span", P::Waits, E::RefusedPaused, InvalidResponse, |_| for_a_span(403)),
     ]
 };
 
 const EXPIRED_TOKEN: &str =
     r#"{"result":"FAILURE","data":null,"error":[{"type":"EXPIRED_TOKEN"}]}"#;
 const INVALID_GRANT: &str = r#"{"error":"invalid_grant"}"#;
+
+fn for_a_span(status: u16) -> Fault {
+    let retry_after = Some(PAUSE.as_secs().to_string());
+    Fault::Status { status, content_type: "text/plain".into(), body: String::new(), retry_after }
+}
 
 /// Whether a refresh token that the provider has replaced is good for another answer `after` that.
 pub(crate) fn survives(rotation: Rotation, after: Duration) -> bool {
