@@ -12,6 +12,7 @@ mod table;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use hurdlr_oauth2::testing::{ErrorStyle, Rotation};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use cell::Problems;
 use places::{Databases, PLACES, Place};
 use table::{CASES, Case, GRANTS, Grant, ROTATIONS};
 
@@ -156,23 +158,38 @@ fn run(thread: usize, cells: Vec<(usize, Coordinates)>) -> Vec<String> {
     runtime.block_on(async {
         let databases = Arc::new(Databases::open(thread).await);
         let (slots, mut running) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
+        let (hanging, mut failures) = (Arc::new(AtomicUsize::new(0)), Vec::new());
         for (number, coordinates) in cells {
             let slot = Arc::clone(&slots).acquire_owned().await.unwrap();
             let databases = Arc::clone(&databases);
+            let hung = Arc::clone(&hanging);
             running.spawn(async move {
-                let _slot = slot;
-                let run =
-                    tokio::spawn(async move { cell::run(number, coordinates, &databases).await });
-                let problems = match tokio::time::timeout(LONGEST, run).await {
-                    Ok(Ok(problems)) => problems,
-                    Ok(Err(panic)) => vec![panic.to_string()],
-                    Err(_) => vec![format!("hangs for {LONGEST:?}")],
+                let (_slot, problems) = (slot, Problems::default());
+                let noted = Arc::clone(&problems);
+                let mut run = tokio::spawn(async move {
+                    cell::run(number, coordinates, &databases, noted).await;
+                });
+                let end = match tokio::time::timeout(LONGEST, &mut run).await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(panic)) => Some(panic.to_string()),
+                    Err(_) => {
+                        run.abort();
+                        hung.fetch_add(1, Ordering::Relaxed);
+                        Some(format!("hangs for {LONGEST:?}"))
+                    }
                 };
+                let mut problems = std::mem::take(&mut *problems.lock().unwrap());
+                problems.extend(end);
                 let lines = problems.iter().map(|problem| format!("\n    {problem}"));
                 (!problems.is_empty())
                     .then(|| format!("{coordinates}{}", lines.collect::<String>()))
             });
+            if hanging.load(Ordering::Relaxed) >= AT_ONCE {
+                failures.push(format!("no cell after {coordinates}: too many hang"));
+                break;
+            }
         }
-        running.join_all().await.into_iter().flatten().collect()
+        failures.extend(running.join_all().await.into_iter().flatten());
+        failures
     })
 }

@@ -48,8 +48,11 @@ const SLACK: Duration = seconds(15);
 /// How long a client waits for an answer that does not come. One that comes is there at once.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-pub(crate) async fn run(number: usize, at: Coordinates, databases: &Databases) -> Vec<String> {
-    let mut cell = Cell::open(number, at, databases).await;
+/// What is not as the table says.
+pub(crate) type Problems = Arc<Mutex<Vec<String>>>;
+
+pub(crate) async fn run(number: usize, at: Coordinates, databases: &Databases, problems: Problems) {
+    let mut cell = Cell::open(number, at, databases, problems).await;
     match at.grant {
         Grant::AuthorizationCode => cell.log_in_with_the_fault().await,
         Grant::ClientCredentials | Grant::RefreshToken => cell.renew_with_the_fault().await,
@@ -57,7 +60,6 @@ pub(crate) async fn run(number: usize, at: Coordinates, databases: &Databases) -
     cell.fake.clear_faults();
     let unfinished = cell.manager.shutdown().await;
     cell.expect("work is left", &Vec::new(), &unfinished);
-    cell.problems
 }
 
 struct Cell<'a> {
@@ -70,7 +72,7 @@ struct Cell<'a> {
     traffic: Arc<Mutex<Traffic>>,
     /// How many requests the provider had received when those about the user were last taken.
     taken_at: u64,
-    problems: Vec<String>,
+    problems: Problems,
 }
 
 /// The requests about the user, and which of them meet the fault.
@@ -105,7 +107,12 @@ struct Marks {
 }
 
 impl<'a> Cell<'a> {
-    async fn open(number: usize, at: Coordinates, databases: &'a Databases) -> Self {
+    async fn open(
+        number: usize,
+        at: Coordinates,
+        databases: &'a Databases,
+        problems: Problems,
+    ) -> Self {
         // A realm of its own in the databases.
         let client_id = format!("cell-{number}");
         let builder = FakeHurdlr::builder()
@@ -141,7 +148,7 @@ impl<'a> Cell<'a> {
             builder = builder.request_timeout(PATIENCE);
         }
         let manager = manager(builder.build().unwrap(), Arc::clone(&store.store));
-        let (traffic, taken_at, problems) = (Arc::default(), 0, Vec::new());
+        let (traffic, taken_at) = (Arc::default(), 0);
         let cell = Self { at, fake, clock, store, manager, client_id, traffic, taken_at, problems };
         cell.plan();
         cell
@@ -226,9 +233,13 @@ impl<'a> Cell<'a> {
         row.filter(|row| row.token.is_some())
     }
 
+    fn note(&mut self, problem: String) {
+        self.problems.lock().unwrap().push(problem);
+    }
+
     fn expect<T: PartialEq + Debug + ?Sized>(&mut self, what: &str, expected: &T, found: &T) {
         if expected != found {
-            self.problems.push(format!("{what}: expected {expected:?}, found {found:?}"));
+            self.note(format!("{what}: expected {expected:?}, found {found:?}"));
         }
     }
 
@@ -416,7 +427,7 @@ impl<'a> Cell<'a> {
             &early.iter().all(|it| *it),
         );
         let Ok(outcome) = outcome else {
-            self.problems.push(format!("{name}: does not end, or waits for less than {PAUSE:?}"));
+            self.note(format!("{name}: does not end, or waits for less than {PAUSE:?}"));
             return;
         };
         let requests = self.requests();
