@@ -6,6 +6,7 @@
 
 #[path = "../support/alone.rs"]
 mod alone;
+mod faults;
 #[path = "../support/logged.rs"]
 mod logged;
 #[path = "../support/postgres.rs"]
