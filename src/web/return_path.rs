@@ -68,7 +68,22 @@ fn is_ambiguous(path: &str) -> bool {
     let mut after_percent = path.split('%').skip(1);
     path.contains("//")
         || after_percent.any(|rest| {
-            let byte = rest.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-            byte.is_none_or(|byte| byte.is_ascii_control() || b"/\\%".contains(&byte))
+            encoded_byte(rest).is_none_or(|byte| byte.is_ascii_control() || b"/\\%".contains(&byte))
         })
+}
+
+/// The bytes of a path, decoded as a proxy may do it (RFC 3986 section 6.2.2.2).
+pub(super) fn decoded(path: &str) -> Vec<u8> {
+    let mut parts = path.split('%');
+    let mut decoded = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        decoded.extend(encoded_byte(part));
+        decoded.extend(part.bytes().skip(2));
+    }
+    decoded
+}
+
+/// The byte of an escape, behind its percent sign.
+fn encoded_byte(text: &str) -> Option<u8> {
+    u8::from_str_radix(text.get(..2)?, 16).ok()
 }

@@ -17,7 +17,7 @@ use tracing::field;
 use super::config::LoginRoutes;
 use super::failure::{FailureReason, LoginFailure, PAGE_POLICY, connect_link};
 use super::login_cookie::LoginCookie;
-use super::return_path::ReturnPath;
+use super::return_path::{ReturnPath, decoded};
 use crate::client::login::{Callback, PendingLogin};
 use crate::error::{CallbackProblem, Error};
 use crate::manager::TokenManager;
@@ -257,12 +257,12 @@ impl LoginRoutes {
         path.filter(|path| !self.is_login_route(path)).unwrap_or_else(|| self.return_to.clone())
     }
 
-    /// Returning to one of the login routes would loop.
+    /// Returning to one of the login routes would loop, be it once a proxy has decoded the path.
     fn is_login_route(&self, target: &ReturnPath) -> bool {
-        let path = target.path().strip_prefix(&*self.prefix);
+        let path = decoded(target.path());
         [&self.connect_path, &self.callback_path, &self.disconnect_path]
             .into_iter()
-            .any(|route| path == Some(route))
+            .any(|route| path == decoded(&[&*self.prefix, route].concat()))
     }
 
     /// The routes are nested, and the redirect URI leads elsewhere.

@@ -192,7 +192,7 @@ enum Lenient {
 impl Lenient {
     fn text(self) -> Option<String> {
         match self {
-            Self::Text(text) if !text.trim().is_empty() => Some(readable_text(&text, LONGEST_TEXT)),
+            Self::Text(text) => readable(&text, LONGEST_TEXT),
             _ => None,
         }
     }
@@ -223,17 +223,15 @@ impl TryFrom<Object<Body>> for BasicErrorResponse {
             None if enveloped => Summary::default(),
             None => return Err("neither `error` nor `result`: not an error answer"),
         };
-        let code = match code.trim() {
-            "" => UNKNOWN.to_owned(),
-            code => readable_text(code, LONGEST_CODE),
-        };
+        let code = readable(code.trim_matches(is_blank), LONGEST_CODE);
+        let code = code.unwrap_or_else(|| UNKNOWN.to_owned());
         let error = error_type(&code, param.as_deref());
         let own_code = body.provider_code.text().unwrap_or(code);
         Ok(Self {
             provider_code: Some(readable_text(&own_code, LONGEST_CODE))
                 .filter(|code| !code.eq_ignore_ascii_case(error.as_ref())),
             error,
-            error_description: described.or(said).map(|text| readable_text(&text, LONGEST_TEXT)),
+            error_description: described.or(said).and_then(|text| readable(&text, LONGEST_TEXT)),
             error_uri: body.error_uri.text(),
         })
     }
@@ -293,6 +291,15 @@ fn error_type(code: &str, param: Option<&str>) -> BasicErrorResponseType {
         ("unsupported_grant_type", _) => Type::UnsupportedGrantType,
         _ => Type::Extension(code.to_owned()),
     }
+}
+
+/// A text made fit for a log, unless there is nothing to be read in it.
+fn readable(text: &str, longest: usize) -> Option<String> {
+    (!text.chars().all(is_blank)).then(|| readable_text(text, longest))
+}
+
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || c.is_control()
 }
 
 /// Somebody else's text made fit for a log: at most `longest` bytes, no control characters.
@@ -382,6 +389,24 @@ mod tests {
         let read = read(&long);
         assert_eq!(read.error().as_ref(), "a b");
         assert!(read.error_description().unwrap().len() <= LONGEST_TEXT + '…'.len_utf8());
+    }
+
+    /// A text of which nothing can be read is no text, and what stands around a code is none of it.
+    #[test]
+    fn text_of_control_characters_is_none() {
+        for (body, code, description) in [
+            (r#"{"error":"a","error_description":"\u0001 \u0085"}"#, "a", None),
+            (r#"{"result":"FAILURE","error":"\u0001\n"}"#, UNKNOWN, None),
+            (r#"{"error":[{"type":"\u0001","message":"\u0000"}]}"#, UNKNOWN, None),
+            (r#"{"error":"\u0001"}"#, UNKNOWN, None),
+            (r#"{"error":"\u0000 a\u0001"}"#, "a", None),
+            (r#"{"error":"a","error_description":"b\u0001"}"#, "a", Some("b ")),
+        ] {
+            let read_once = read(body);
+            assert_eq!(read_once.code(), code, "{body}");
+            assert_eq!(read_once.error_description().map(String::as_str), description, "{body}");
+            assert_eq!(read(&serde_json::to_string(&read_once).unwrap()), read_once, "{body}");
+        }
     }
 
     #[test]

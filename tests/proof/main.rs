@@ -2,10 +2,15 @@
 //!
 //! Each module prints its figures; `--nocapture` shows them.
 
-#![allow(clippy::unwrap_used, reason = "a failed expectation is the test's failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is the test's failure"
+)]
 
 #[path = "../support/alone.rs"]
 mod alone;
+mod corpus;
 mod faults;
 #[path = "../support/logged.rs"]
 mod logged;

@@ -237,6 +237,9 @@ async fn login_returns_to_the_apps_paths_only() {
         "/hurdlr/connect?return_to=/",
         "/hurdlr/callback",
         "/hurdlr/disconnect#a",
+        "/hurdlr/%63onnect",
+        "/%68urdlr/connec%74?a",
+        "/hurdlr/%64%69sconnect",
         too_long.as_str(),
     ] {
         assert_eq!(returned(&app, target).await, "/home", "{target:?}");

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hurdlr_oauth2_fuzz::error_response::check(data));
