@@ -38,9 +38,8 @@
 // sent is what the claimed row holds. `permits` bound how many run at once; a permit is never
 // held while waiting for another process, and a request that hangs gives it back.
 //
-// *Epochs*: a login or a removal raises the entry's epoch. A refresh or a look at the store that
-// began under an earlier epoch changes nothing in memory any more; in the store its version is
-// gone.
+// *Epochs*: a login or a removal raises the entry's epoch. A refresh or a look at the store of an
+// earlier epoch changes nothing in memory any more; in the store its version is gone.
 //
 // *Writers* (refresh, adopt, import, forget, disconnect, late saves) run in tracked tasks. Those
 // that change a user by a login or a removal hold the user's write lock, so that the last change
@@ -52,10 +51,6 @@
 //
 // *Outages of the store* (`availability`, `outage`): once it answers again, users who changed
 // lately are compared with it before any refresh is sent.
-//
-// *Imports point down*: `handle`, `keep_alive`, `warm` use `read` and `single_flight`; those
-// `refresh`; that `save` and `revocation`; all of them `entry`, which knows `cached_token`,
-// `flight`, `permits`, `store_calls` and `policy`.
 
 mod availability;
 mod cached_token;
@@ -529,10 +524,9 @@ impl TokenManager {
         KeepAlive::start(Arc::clone(&self.users), Arc::clone(&self.context), interval)
     }
 
-    /// Ends the manager's work within
-    /// [`shutdown_within`](TokenManagerBuilder::shutdown_within). No refresh starts any more, not
-    /// even one that is queued. Those that are running finish and are saved, and failed saves are
-    /// tried again.
+    /// Ends the manager's work within [`shutdown_within`](TokenManagerBuilder::shutdown_within). No
+    /// refresh starts any more, not even one that is queued. Those that are running finish and are
+    /// saved, and failed saves are tried again.
     ///
     /// Returns the work that could not be finished in time. A living token is served on afterwards;
     /// a user without one gets [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).

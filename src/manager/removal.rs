@@ -10,8 +10,7 @@ use super::store_calls::is_unreadable;
 use crate::error::Error;
 use crate::store::Row;
 
-/// The fate of the tokens of a user who was
-/// [disconnected](super::UserHandle::disconnect).
+/// The fate of the tokens of a user who was [disconnected](super::UserHandle::disconnect).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Disconnected {
@@ -19,8 +18,7 @@ pub enum Disconnected {
     Revoked,
     /// The provider has not revoked them yet, for this reason. It is asked again in the background,
     /// at growing pauses: for an access token until its life is over, for a refresh token for a
-    /// week. [`shutdown`](super::TokenManager::shutdown) names the user if it still has not by
-    /// then.
+    /// week. [`shutdown`](super::TokenManager::shutdown) names the user if it has not by then.
     Pending(Error),
     /// The API version has no revocation: they are erased here, and live on at the provider.
     Unrevoked {

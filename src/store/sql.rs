@@ -40,10 +40,14 @@ use super::{
     Claim, Claimed, DueCursor, DueRow, KeyRing, ReadRow, Realm, Release, Rewrite, Row, Save,
     Sealed, StoreFuture, StoreKey, TokenStore, Version,
 };
+use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
 
 /// Tries of a statement that the database rolled back, or whose connection was lost.
 const TRIES: u32 = 16;
+
+/// By this time a token has become older while its save waited.
+const SLOW_SAVE: Duration = Duration::from_secs(1);
 
 /// One redeemed login in so many removes those whose time has passed.
 const CLEAN_ONE_IN: u8 = 16;
@@ -302,8 +306,8 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             args.extend([id(claim.holder)?, span(claim.lease)]);
             let step = |sql, more: &[Arg<'static>]| (sql, [&args, more].concat());
             let take = step(statements::CLAIM, &version_args(claim.known)?);
-            let incarnation = claim.create.map(id).transpose()?;
-            let make = incarnation.map(|made| step(statements::MAKE, &[made]));
+            let make =
+                claim.create.map(id).transpose()?.map(|made| step(statements::MAKE, &[made]));
             // The likelier one first: mostly a known row is there, and an unknown one is not.
             let steps = if claim.known.is_some() { [Some(take), make] } else { [make, Some(take)] };
             for _ in 0..TRIES {
@@ -319,9 +323,8 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
                 }
                 // The row was removed between two of the statements.
             }
-            Err(Error::store(
-                "the store could not claim the row: it is being created and deleted concurrently",
-            ))
+            let why = "could not claim the row: it is being created and deleted concurrently";
+            Err(Error::store(why))
         })
     }
 
@@ -329,19 +332,27 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
         Box::pin(async move {
             let Save { over, version, token } = save;
             let mut args = key.texts().map(Arg::Text).to_vec();
-            args.extend(version_args(Some(over))?);
-            args.extend(version_args(Some(version))?);
+            args.extend([version_args(Some(over))?, version_args(Some(version))?].concat());
             // Rounded up, so that no token becomes younger.
             let age = token.age.saturating_add(Duration::from_nanos(999_999));
             args.extend([Arg::Bytes(token.payload.expose_secret()), span(age), span(token.due_in)]);
+            let asked = SystemClock.now();
             let answer = self.run("save", statements::SAVE, &args).await?;
-            if !answer.rows.is_empty() || !answer.in_doubt {
-                return Ok(!answer.rows.is_empty());
+            let mut is_saved = !answer.rows.is_empty();
+            if !is_saved && answer.in_doubt {
+                // An earlier try may have saved it.
+                let row = self.read_one(key).await?.filter(|row| row.version == version);
+                let payload = row.and_then(|row| row.token).map(|token| token.payload);
+                let ours = token.payload.expose_secret();
+                is_saved = payload.is_some_and(|it| it.expose_secret() == ours);
             }
-            // An earlier try may have saved it.
-            let row = self.read_one(key).await?.filter(|row| row.version == version);
-            let payload = row.and_then(|row| row.token).map(|token| token.payload);
-            Ok(payload.is_some_and(|it| it.expose_secret() == token.payload.expose_secret()))
+            let waited = SystemClock.now().since(asked);
+            if is_saved && waited >= SLOW_SAVE {
+                let args = [&args[..5], &version_args(Some(version))?, &[span(waited)]].concat();
+                // The token is saved, whether or not its age can be put right.
+                let _ = self.run("save", statements::AGE, &args).await;
+            }
+            Ok(is_saved)
         })
     }
 
@@ -367,9 +378,8 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             let args = [&key.texts().map(Arg::Text)[..], &version_args(version)?].concat();
             let answer = self.run("forget", statements::FORGET, &args).await?;
             if answer.rows.is_empty() && answer.in_doubt {
-                return Err(Error::store(
-                    "the store could not tell who removed the row: the connection was lost",
-                ));
+                let why = "the store could not tell who removed the row: the connection was lost";
+                return Err(Error::store(why));
             }
             Ok(!answer.rows.is_empty())
         })
@@ -377,13 +387,11 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
 
     fn redeem<'a>(&'a self, state: &'a [u8; 32], keep: Duration) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let owner = Arg::Number(fastrand::i64(..));
-            let args = [Arg::Bytes(state), span(keep), owner];
+            let args = [Arg::Bytes(state), span(keep), Arg::Number(fastrand::i64(..))];
             let redeemed = self.run("redeem", statements::REDEEM, &args).await?;
             if fastrand::u8(..CLEAN_ONE_IN) == 0 {
                 // The next one cleans up what this one could not.
-                let clean = self.0.statements.get(statements::CLEAN);
-                let _ = self.0.pool.run(clean, &[], false).await;
+                let _ = self.0.pool.run(self.0.statements.get(statements::CLEAN), &[], false).await;
             }
             Ok(!redeemed.rows.is_empty())
         })
@@ -399,9 +407,8 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             let doing = "find due users";
             let (due_at, kind, subject) =
                 after.map_or((0, "", ""), |at| (at.due_at, at.kind.name(), at.subject.as_str()));
-            let due_at = Arg::Number(i64::try_from(due_at).unwrap_or(i64::MAX));
             let mut args = realm.texts().map(Arg::Text).to_vec();
-            args.extend([due_at, Arg::Text(kind), Arg::Text(subject), count(limit)]);
+            args.extend([count(due_at), Arg::Text(kind), Arg::Text(subject), count(limit)]);
             let due_row = |found: DB::Row| {
                 let (key, named) = found.key_in(realm)?;
                 let due_at = found.unsigned("due_at")?;
@@ -457,8 +464,7 @@ impl<DB: Backend> TokenStore for SqlStore<DB> {
             let changed = self.run(doing, statements::REWRITE, &args).await?.rows;
             let changed: Result<HashSet<_>, _> = changed.iter().map(Found::key_texts).collect();
             let changed = changed.map_err(failed::<DB>(doing))?;
-            let is_changed =
-                |rewrite: &Rewrite| changed.contains(&rewrite.key.texts().map(Into::into));
+            let is_changed = |it: &Rewrite| changed.contains(&it.key.texts().map(Into::into));
             Ok(rewrites.iter().map(is_changed).collect())
         })
     }
@@ -489,8 +495,8 @@ fn span(span: Duration) -> Arg<'static> {
     Arg::Number(i64::try_from(span.as_millis()).map_or(LONGEST, |span| span.min(LONGEST)))
 }
 
-fn count(limit: usize) -> Arg<'static> {
-    Arg::Number(i64::try_from(limit).unwrap_or(i64::MAX))
+fn count(number: impl TryInto<i64>) -> Arg<'static> {
+    Arg::Number(number.try_into().unwrap_or(i64::MAX))
 }
 
 impl<DB: Backend> Clone for SqlStore<DB> {

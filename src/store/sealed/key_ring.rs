@@ -53,8 +53,7 @@ impl Secret {
 
 /// A key that tokens are sealed with: 32 random bytes, such as `openssl rand -base64 32` makes.
 ///
-/// It is wiped when its last clone is dropped, and never shown: `Debug` shows its
-/// [`id`](Self::id).
+/// It is wiped when its last clone is dropped, and never shown: `Debug` shows its [`id`](Self::id).
 #[derive(Clone, Debug)]
 pub struct SealingKey {
     id: KeyId,

@@ -65,6 +65,10 @@ pub(super) const SAVE: &str = "UPDATE {tokens} SET incarnation = $8, revision = 
      stamped_at = {now}, obtained_at = {now} - $11, due_at = {now} + $12, {cleared} \
      WHERE {is_version} RETURNING 1";
 
+/// Makes the token older by `$8`, which touches nobody's lease.
+pub(super) const AGE: &str = "UPDATE {tokens} SET obtained_at = obtained_at - $8, \
+     due_at = due_at - $8 WHERE {is_version}";
+
 pub(super) const RELEASE: &str = "UPDATE {tokens} SET in_flight = in_flight OR $11, \
      not_before = {greatest}(COALESCE(not_before, 0), {present} + $9), stamped_at = {present}, \
      refused = CASE WHEN holder = $8 THEN refused OR $10 ELSE refused END, \

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hurdlr_oauth2::store::{Release, Row, Save, StoredToken, TokenStore, Version};
+use hurdlr_oauth2::store::{Claim, Release, Row, Save, StoredToken, TokenStore, Version};
 use hurdlr_oauth2::testing::seed_row;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
@@ -123,4 +123,32 @@ async fn waiting_claimant_is_told_the_lease_only() {
     assert!(!claimed.granted);
     let left = claimed.row.unwrap().leased_for.unwrap();
     assert!(left <= LEASE, "{left:?} of {LEASE:?}");
+}
+
+/// A save that had to wait for another process makes the token no younger than it is by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn save_that_waited_ages_token() {
+    const WAIT: Duration = Duration::from_millis(1_500);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let store = sqlite_at(&path).await;
+    let (ann, bob) = (key("ann"), key("bob"));
+    let at = Version { incarnation: 7, revision: 1 };
+    put(&store, &ann).await;
+    assert!(store.claim(&bob, Claim { lease: WAIT, ..claim(1, None) }).await.unwrap().granted);
+    let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let saving = tokio::spawn({
+        let (store, ann) = (store.clone(), ann.clone());
+        let save = Save { over: at, version: at.next(), token: token() };
+        async move { store.save(&ann, save).await }
+    });
+    while read(&store, &bob).await.unwrap().leased_for.is_some() {}
+    held.rollback().await.unwrap();
+    assert!(saving.await.unwrap().unwrap());
+    let row = read(&store, &ann).await.unwrap();
+    assert_eq!(row.version, at.next());
+    let age = row.token.unwrap().age;
+    assert!(age >= WAIT * 9 / 10 && age < 60 * WAIT, "{age:?}");
 }
