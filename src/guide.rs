@@ -16,6 +16,7 @@ macro_rules! links {
 [many-processes]: crate::guide::many_processes
 [migration]: crate::guide::migration
 [operations]: crate::guide::operations
+[proof]: crate::guide::proof
 [retries]: crate::guide::retries
 [settings]: crate::guide::settings
 [stores]: crate::guide::stores
@@ -49,6 +50,7 @@ page!(web_login_elsewhere, "web-login-elsewhere.md");
 page!(testing, "testing.md");
 page!(migration, "migration.md");
 page!(design, "design.md");
+page!(proof, "proof.md");
 
 /// Encryption of stored tokens: see [`store::Sealed`](crate::store::Sealed).
 pub mod encryption {}
