@@ -17,8 +17,8 @@ pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Not `deserialize_map`, by which the format words the error, and quotes the text that is no
-        // object: a token response that was written as JSON twice.
+        // Not `deserialize_map`: there the format words the error, and quotes the text that is no
+        // object, such as a token response that was written as JSON twice.
         deserializer.deserialize_any(ObjectVisitor(PhantomData)).map(Self)
     }
 }
