@@ -45,7 +45,7 @@ pub(crate) struct Evidence {
 impl Evidence {
     /// When the plan began.
     fn begun(&self) -> Micros {
-        self.deeds.first().map_or(0, |deed| deed.at())
+        self.deeds.first().map_or(0, Deed::at)
     }
 }
 
@@ -159,7 +159,7 @@ impl Broken {
         }
         lines.sort();
         for (when, line) in lines {
-            story += &format!("\n    {:>10}  {line}", at(when));
+            story.extend([&format!("\n    {:>10}  ", at(when)), &*line]);
         }
         story
     }
@@ -273,8 +273,10 @@ impl Seen<'_> {
     /// Whether a request had enough time for its answer: what a process does with one that comes
     /// late says nothing.
     fn had_time(&self, arrival: &Arrival) -> bool {
-        let grants = self.grants.iter().filter(|grant| Some(grant.process) == arrival.process);
-        let last = grants.filter(|grant| grant.begun <= arrival.at).next_back();
+        let last = self
+            .grants
+            .iter()
+            .rfind(|grant| Some(grant.process) == arrival.process && grant.begun <= arrival.at);
         last.is_some_and(|grant| arrival.at - grant.begun < micros(REFRESH_TIMEOUT) / 2)
     }
 }

@@ -130,7 +130,7 @@ impl Plan {
 
     /// Whether every request of this user fails, until the curse is lifted.
     pub(crate) fn is_cursed(&self, user: User) -> bool {
-        mixed(&[self.seed, 3, u64::from(user)]) % CURSED == 0
+        mixed(&[self.seed, 3, u64::from(user)]).is_multiple_of(CURSED)
     }
 
     /// The fault of a cursed user's requests. The provider acts on none of them.
@@ -176,7 +176,7 @@ impl Plan {
 
     /// Whether the API refuses a user's call although its token lives.
     pub(crate) fn refuses(&self, user: User, before: u64) -> bool {
-        mixed(&[self.seed, 6, u64::from(user), before]) % 50 == 0
+        mixed(&[self.seed, 6, u64::from(user), before]).is_multiple_of(50)
     }
 }
 

@@ -7,6 +7,7 @@
     clippy::expect_used,
     reason = "a failed expectation is the test's failure"
 )]
+#![allow(clippy::print_stdout, reason = "figures are printed")]
 
 #[path = "../support/alone.rs"]
 mod alone;

@@ -1,6 +1,7 @@
 //! Tests that need a process of their own, because they listen to all of it.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is the test's failure")]
+#![allow(clippy::print_stdout, reason = "figures are printed")]
 
 use std::process::Command;
 

@@ -3,10 +3,10 @@
 
 use super::{Broken, Invariant, Lease, Seen, Sorted};
 use crate::provider::Grant;
-use crate::record::{LEASE, Micros, REFRESH_TIMEOUT, Said, User, micros};
+use crate::record::{LEASE, Micros, REFRESH_TIMEOUT, SECOND, Said, User, micros};
 
 /// A lease cannot be over by then, even if the store's clock is not quite the processes' own.
-const CERTAIN_LEASE: Micros = LEASE.as_micros() as Micros * 9 / 10;
+const CERTAIN_LEASE: Micros = LEASE.as_secs() * SECOND * 9 / 10;
 
 pub(super) fn judge(sorted: &Sorted<'_>) -> Vec<Broken> {
     let mut broken = Vec::new();

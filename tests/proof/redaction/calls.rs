@@ -40,9 +40,7 @@ pub(super) async fn fail_all(sweep: &Sweep) {
                 clock.advance(2 * Duration::from_secs(60));
                 match trouble {
                     1 => provider.fake.revoke_everything(super::USER),
-                    2 => {
-                        store.plan(|call| (call == StoreCall::Claim).then_some(StoreFault::Before))
-                    }
+                    2 => store.plan(of_claims),
                     3 => {
                         let sweep = sweep.clone();
                         provider.fake.fault_plan(move |request| {
@@ -82,6 +80,10 @@ pub(super) async fn fail_all(sweep: &Sweep) {
         by_layer(sweep, handle.layer(), &nowhere).await;
         clock.advance(LIFE);
     }
+}
+
+fn of_claims(call: StoreCall) -> Option<StoreFault> {
+    (call == StoreCall::Claim).then_some(StoreFault::Before)
 }
 
 fn policy(url: &str) -> CallPolicy {

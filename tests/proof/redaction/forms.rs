@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aho_corasick::AhoCorasick;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use base64::{Engine, engine::GeneralPurpose};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
@@ -155,14 +155,12 @@ fn planted_secret_is_found_in_each_form() {
             finds(format!("{context:?}").as_bytes(), "decimal");
             finds(format!("{context:#?}").as_bytes(), "decimal in lines");
             finds(format!("{context:02x?}").as_bytes(), "hex list");
-            let engines = base64_engines();
-            for engine in &engines {
+            for engine in [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD] {
                 finds(engine.encode(&context).as_bytes(), "base64");
             }
             let hex = |upper: bool, mark: &str| {
-                let byte = |byte: &u8| match upper {
-                    true => format!("{mark}{byte:02X}"),
-                    false => format!("{mark}{byte:02x}"),
+                let byte = |byte: &u8| {
+                    if upper { format!("{mark}{byte:02X}") } else { format!("{mark}{byte:02x}") }
                 };
                 context.iter().map(byte).collect::<String>()
             };
@@ -176,10 +174,4 @@ fn planted_secret_is_found_in_each_form() {
             finds(form.as_bytes(), "form");
         }
     }
-}
-
-#[cfg(test)]
-fn base64_engines() -> [GeneralPurpose; 4] {
-    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-    [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD]
 }

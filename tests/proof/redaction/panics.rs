@@ -24,11 +24,11 @@ const OWN_WORDS: &str = "a store's own words: ";
 
 /// Has the sweep hear the message of each panic from now on.
 pub(super) fn record(sweep: &Sweep) {
-    let sweep = sweep.clone();
+    let (sweep, before) = (sweep.clone(), panic::take_hook());
     panic::set_hook(Box::new(move |info| {
         let said = info.payload_as_str().unwrap_or_default();
         if !said.starts_with(OWN_WORDS) {
-            eprintln!("{info}");
+            before(info);
             sweep.text("panic", info.to_string());
         }
     }));

@@ -107,13 +107,13 @@ pub(super) fn quote(sweep: &Sweep, request: &RecordedRequest) -> String {
         if name != "userId" {
             sweep.secret(name, &value);
         }
-        quote += &format!("{name} {value}, ");
+        quote.extend([name, " ", &value, ", "]);
     }
     if let Some(header) = request.headers().get("authorization") {
         let header = header.to_str().unwrap();
         let (scheme, credentials) = header.split_once(' ').unwrap();
         sweep.secret(scheme, credentials);
-        quote += &format!("authorization {header}, ");
+        quote.extend(["authorization ", header, ", "]);
     }
     quote + &String::from_utf8_lossy(request.body())
 }
