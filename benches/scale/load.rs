@@ -28,13 +28,7 @@ pub(crate) fn measure(options: &Options) -> Outcome {
     runtime.block_on(async {
         let store = PostgresStore::at(server.url()).schema("scale").open_sealed(keys()?).await?;
         store.migrate().await?;
-        server
-            .run(&format!(
-                "ALTER TABLE scale.hurdlr_tokens SET \
-                 (autovacuum_vacuum_scale_factor = 0.02, fillfactor = {})",
-                options.fillfactor
-            ))
-            .await?;
+        server.shape_table(options).await?;
         rows::insert(options, users, &server.pool, &provider.url).await?;
         server.run("VACUUM ANALYZE scale.hurdlr_tokens").await?;
         server.run("CHECKPOINT").await
@@ -43,7 +37,7 @@ pub(crate) fn measure(options: &Options) -> Outcome {
     figure("scale.processes", count(options.processes), "processes");
     figure("scale.rows_inserted", count(users) / begun.elapsed().as_secs_f64(), "per s");
     let sizes = runtime.block_on(server.sizes())?;
-    figure("scale.bytes_per_user", sizes.all / count(users), "bytes");
+    figure("scale.bytes_per_user", sizes.all() / count(users), "bytes");
 
     let mut load = Load { options, users, provider, server, runtime };
     load.phase("steady")?;

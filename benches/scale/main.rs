@@ -93,6 +93,8 @@ struct Options {
     reads: usize,
     /// `--fillfactor`: of the table.
     fillfactor: u32,
+    /// `--partitions`: of the table, by a hash of the user.
+    partitions: u32,
     /// `--set NAME=VALUE`, repeated: settings of the server.
     settings: Vec<String>,
     /// `--lifetimes`: how long the schedule goes on.
@@ -135,6 +137,7 @@ impl Options {
             refreshes: number(value("--refreshes"), 64)?,
             reads: number(value("--reads"), 2_000)?,
             fillfactor: number(value("--fillfactor"), 100)?,
+            partitions: number(value("--partitions"), 1)?,
             settings: settings.collect(),
             lifetimes: number(value("--lifetimes"), 8)?,
             spread,

@@ -1,5 +1,6 @@
 //! The PostgreSQL server of a run, and what it counts.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use sqlx::postgres::PgPool;
@@ -50,6 +51,35 @@ impl Server {
 
     pub(crate) async fn run(&self, sql: &str) -> Outcome {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Partitions the empty table if that was asked for, and sets what `docs/databases.md` says.
+    pub(crate) async fn shape_table(&self, options: &Options) -> Outcome {
+        let parts = options.partitions;
+        if parts > 1 {
+            let mut sql = "ALTER TABLE scale.hurdlr_tokens RENAME TO whole; \
+                           CREATE TABLE scale.hurdlr_tokens (LIKE scale.whole INCLUDING ALL) \
+                           PARTITION BY HASH (subject); DROP TABLE scale.whole;"
+                .to_owned();
+            for part in 0..parts {
+                write!(
+                    sql,
+                    "CREATE TABLE scale.hurdlr_tokens_{part} PARTITION OF scale.hurdlr_tokens \
+                     FOR VALUES WITH (MODULUS {parts}, REMAINDER {part});"
+                )?;
+            }
+            self.run(&sql).await?;
+        }
+        let names = (0..parts).map(|part| format!("_{part}"));
+        for part in names.filter(|_| parts > 1).chain((parts == 1).then(String::new)) {
+            self.run(&format!(
+                "ALTER TABLE scale.hurdlr_tokens{part} SET \
+                 (autovacuum_vacuum_scale_factor = 0.02, fillfactor = {})",
+                options.fillfactor
+            ))
+            .await?;
+        }
         Ok(())
     }
 
@@ -107,9 +137,9 @@ impl Server {
         .fetch_one(&self.pool)
         .await?;
         let table = sqlx::query(
-            "SELECT CAST(n_tup_upd AS FLOAT8), CAST(n_tup_hot_upd AS FLOAT8), \
-             CAST(autovacuum_count AS FLOAT8) \
-             FROM pg_stat_user_tables WHERE relid = 'scale.hurdlr_tokens'::regclass",
+            "SELECT CAST(SUM(n_tup_upd) AS FLOAT8), CAST(SUM(n_tup_hot_upd) AS FLOAT8), \
+             CAST(SUM(autovacuum_count) AS FLOAT8) \
+             FROM pg_stat_user_tables WHERE schemaname = 'scale' AND relname LIKE 'hurdlr_tokens%'",
         )
         .fetch_one(&self.pool)
         .await?;
@@ -125,14 +155,19 @@ impl Server {
     }
 
     pub(crate) async fn sizes(&self) -> Outcome<Sizes> {
-        let bytes = async |relation: &str| {
-            self.number(&format!("SELECT pg_relation_size('scale.{relation}')")).await
+        // With those of partitions.
+        let bytes = async |is_counted: &str| {
+            self.number(&format!(
+                "SELECT COALESCE(SUM(pg_relation_size(oid)), 0) FROM pg_class \
+                 WHERE relnamespace = 'scale'::regnamespace AND relname LIKE 'hurdlr_tokens%' \
+                 AND {is_counted}"
+            ))
+            .await
         };
         Ok(Sizes {
-            table: bytes("hurdlr_tokens").await?,
-            key: bytes("hurdlr_tokens_pkey").await?,
-            due: bytes("hurdlr_tokens_due").await?,
-            all: self.number("SELECT pg_total_relation_size('scale.hurdlr_tokens')").await?,
+            table: bytes("relkind = 'r'").await?,
+            key: bytes("relkind = 'i' AND relname LIKE '%pkey'").await?,
+            due: bytes("relkind = 'i' AND relname LIKE '%due%'").await?,
         })
     }
 }
@@ -181,5 +216,10 @@ pub(crate) struct Sizes {
     pub(crate) table: f64,
     pub(crate) key: f64,
     pub(crate) due: f64,
-    pub(crate) all: f64,
+}
+
+impl Sizes {
+    pub(crate) fn all(self) -> f64 {
+        self.table + self.key + self.due
+    }
 }
