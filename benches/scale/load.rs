@@ -75,7 +75,7 @@ impl Load<'_> {
         self.runtime.block_on(self.server.reset_counts())?;
         let before = self.snapshot(&mut workers)?;
         let profile = match &self.options.perf {
-            Some(path) if !is_steady => Some(self.profile(path, workers[0].id())?),
+            Some(path) if !is_steady => Some(self.profile(path, &workers)?),
             _ => None,
         };
         let begun = Instant::now();
@@ -112,12 +112,13 @@ impl Load<'_> {
         Err("refreshes do not keep up with the users who become due".into())
     }
 
-    /// Has `perf` look at a process for half a minute at most.
-    fn profile(&self, path: &str, id: u32) -> Outcome<Child> {
+    /// Has `perf` look at the processes, one of which walks, for half a minute at most.
+    fn profile(&self, path: &str, workers: &[Worker]) -> Outcome<Child> {
+        let ids: Vec<_> = workers.iter().map(|worker| worker.id().to_string()).collect();
         let seconds = self.options.span().as_secs().clamp(1, 30).to_string();
         let process = Command::new("perf")
-            .args(["record", "--quiet", "--freq", "199", "--call-graph", "dwarf,16384"])
-            .args(["--output", path, "--pid", &id.to_string(), "--", "sleep", &seconds])
+            .args(["record", "--quiet", "--freq", "199", "--call-graph", "dwarf,65528"])
+            .args(["--output", path, "--pid", &ids.join(","), "--", "sleep", &seconds])
             .spawn()?;
         Ok(process)
     }

@@ -103,7 +103,7 @@ struct Options {
     spread: Option<(f64, f64)>,
     /// `--series`: the file that the schedule's rates are written to.
     series: Option<String>,
-    /// `--perf`: the file that a profile of one process is written to.
+    /// `--perf`: the file that a profile of the processes is written to.
     perf: Option<String>,
     /// `--url`: of the provider, for a process that was started by this one.
     url: String,
