@@ -18,6 +18,7 @@ macro_rules! links {
 [operations]: crate::guide::operations
 [proof]: crate::guide::proof
 [retries]: crate::guide::retries
+[scale]: crate::guide::scale
 [settings]: crate::guide::settings
 [stores]: crate::guide::stores
 [testing]: crate::guide::testing
@@ -44,6 +45,7 @@ page!(databases, "databases.md");
 page!(many_processes, "many-processes.md");
 page!(operations, "operations.md");
 page!(hardening, "hardening.md");
+page!(scale, "scale.md");
 page!(calls, "calls.md");
 page!(login_attacks, "login-attacks.md");
 page!(web_login_elsewhere, "web-login-elsewhere.md");

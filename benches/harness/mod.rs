@@ -75,6 +75,12 @@ impl Provider {
         })
     }
 
+    /// Of the provider's process.
+    #[allow(dead_code, reason = "a bench may not care what the provider's work costs")]
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// A client of this provider, with its default settings.
     #[allow(dead_code, reason = "a bench may need one with settings of its own")]
     pub(crate) fn hurdlr(&self) -> Outcome<Hurdlr> {

@@ -75,30 +75,36 @@ impl Server {
         static SHARED: LazyLock<Server> = LazyLock::new(|| {
             let folder = folder();
             let finally = format!("rm -r {}", folder.path().display());
-            Server::start_in(folder, &finally, "fsync=off")
+            Server::start_in(folder, &finally, &["fsync=off"])
         });
         &SHARED
     }
 
     pub(crate) fn start() -> Self {
-        Self::start_in(folder(), ":", "fsync=off")
+        Self::start_in(folder(), ":", &["fsync=off"])
     }
 
     /// One whose commits wait for the disk.
     pub(crate) fn start_durable() -> Self {
-        Self::start_in(folder(), ":", "fsync=on")
+        Self::start_with(&["fsync=on"])
+    }
+
+    /// One with these settings, each as `name=value`, in place of the test's own.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
+        Self::start_in(folder(), ":", settings)
     }
 
     /// Runs `finally` when the server has stopped.
-    fn start_in(folder: TempDir, finally: &str, fsync: &str) -> Self {
+    fn start_in(folder: TempDir, finally: &str, settings: &[&str]) -> Self {
         let data = folder.path().join("data");
         if !data.exists() {
             initdb(&data, &["--auth=trust"]);
         }
         let path = |path: &Path| path.display().to_string();
         let [data, sockets] = [path(&data), path(folder.path())];
-        let settings = ["listen_addresses=", "max_connections=300", fsync, "shared_buffers=64MB"];
-        let settings = settings.into_iter().flat_map(|setting| ["-c", setting]);
+        // The server takes the last of several values.
+        let defaults = ["listen_addresses=", "max_connections=300", "shared_buffers=64MB"];
+        let settings = defaults.iter().chain(settings).flat_map(|setting| ["-c", *setting]);
         let args = ["-D", &data, "-k", &sockets].into_iter().chain(settings);
         let postgres = binaries().join("postgres");
         let daemon = Daemon::start(folder.path(), ["INT", finally], &postgres, args);
@@ -166,7 +172,7 @@ impl Server {
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
         let folder = std::mem::replace(&mut self.folder, folder());
-        Self::start_in(folder, ":", "fsync=off")
+        Self::start_in(folder, ":", &["fsync=off"])
     }
 }
 
