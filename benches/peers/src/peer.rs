@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::endpoint::{Account, HOUR, Script};
@@ -89,7 +90,8 @@ pub(crate) trait Users: Send + Sync + 'static {
 
     fn id(n: usize) -> Self::Id;
 
-    fn read(&self, id: &Self::Id) -> impl Future<Output = Outcome<impl Token>> + Send;
+    /// Reads these users' tokens in turn, so often in all, and tells how long that took.
+    fn read(&self, ids: &[Self::Id], reads: u32) -> impl Future<Output = Outcome<Duration>> + Send;
 }
 
 /// An id as long as a UUID.

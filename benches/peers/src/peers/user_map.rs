@@ -1,7 +1,9 @@
 //! The users of a library that keeps one user per object, as an app would keep them: in a map.
 
 use std::collections::HashMap;
+use std::hint::black_box;
 use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::peer::{Peer, Token, Users, id};
@@ -24,9 +26,15 @@ impl<P: Peer> Users for UserMap<P> {
         id(n)
     }
 
-    async fn read(&self, id: &String) -> Outcome<impl Token> {
-        // The lock is not held while a token is waited for.
-        let user = self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-        user.ok_or("no such user")?.token().await.map_err(Into::into)
+    async fn read(&self, ids: &[String], reads: u32) -> Outcome<Duration> {
+        let start = Instant::now();
+        for id in ids.iter().cycle().take(reads as usize) {
+            // The lock is not held while a token is waited for.
+            let user =
+                self.0.read().unwrap_or_else(PoisonError::into_inner).get(black_box(id)).cloned();
+            let token = user.ok_or("no such user")?.token().await.map_err(Into::into)?;
+            black_box(token.secret());
+        }
+        Ok(start.elapsed())
     }
 }

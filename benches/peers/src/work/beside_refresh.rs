@@ -3,7 +3,7 @@
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::coop::unconstrained;
 
@@ -14,6 +14,9 @@ use crate::{Outcome, Size, each_peer};
 
 /// Milliseconds that a refresh takes.
 const REQUEST: u64 = 20;
+
+/// The pause before the next refresh. Without one, locks that prefer writers let no reader in.
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report) -> Outcome {
     let (mut late, mut longest) = (Rounds::default(), Rounds::default());
@@ -48,9 +51,12 @@ async fn round<P: Peer>(endpoint: &Endpoint, size: Size) -> Outcome<Vec<u32>> {
             runtime.block_on(unconstrained(read(&peer, &other)))
         })
     };
+    let stop = Stop(&other);
     let mut refreshes = 0;
     // On a busy machine the reader may not get its turn while a refresh is in flight.
     while refreshes < size.refreshes || !other.is_read_beside.load(Ordering::Acquire) {
+        tokio::time::sleep(PAUSE).await;
+        let account = endpoint.account(Script { delay: REQUEST, ..HOUR }).await?;
         let user = peer.another(&account.site).await?;
         other.in_flight.store(true, Ordering::Release);
         let refreshed = user.token().await;
@@ -58,11 +64,20 @@ async fn round<P: Peer>(endpoint: &Endpoint, size: Size) -> Outcome<Vec<u32>> {
         refreshed.map_err(Into::into)?;
         refreshes += 1;
         if refreshes > 100 * size.refreshes {
-            return Err("no read while a token was refreshed".into());
+            return Err(format!("{}: no read beside a refresh", P::NAME).into());
         }
     }
-    other.is_over.store(true, Ordering::Release);
+    drop(stop);
     reader.await?
+}
+
+/// Stops the reader, also where an error ends the round.
+struct Stop<'a>(&'a Other);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Release);
+    }
 }
 
 /// What the reader and the refreshes of the other user tell each other.

@@ -1,14 +1,13 @@
 //! Many users in memory: the memory of each, and reads by id.
 
 use std::fs;
-use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use tokio::task::coop::unconstrained;
 
 use crate::endpoint::{Endpoint, HOUR};
-use crate::peer::{Peer, Token, Users};
+use crate::peer::{Peer, Users};
 use crate::peers::floor;
 use crate::report::{OURS, Report, Rounds, number};
 use crate::{Outcome, Size, each_peer};
@@ -30,7 +29,7 @@ pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report
     let look_up: Read = Arc::new(move |users, reads| {
         let ids = users.iter().map(|n| floor::Map::id(*n)).collect::<Outcome<Vec<_>>>()?;
         let map = Arc::clone(&map);
-        on_a_runtime(async move { Ok(map.look_up(&ids, reads).await.as_secs_f64()) }, reads)
+        on_a_runtime(async move { Ok(map.look_up(&ids, reads).await) }, reads)
     });
     all.push(Measured { name: floor::NAME, users: size.users, bytes: 0.0, read: look_up });
 
@@ -68,29 +67,20 @@ async fn many<P: Peer>(endpoint: &Endpoint, users: usize) -> Outcome<Measured> {
     let bytes = (resident_bytes()? - before) / number(users);
     let read: Read = Arc::new(move |users, reads| {
         let (map, ids) = (Arc::clone(&map), users.iter().map(|n| P::Users::id(*n)));
-        on_a_runtime(read(map, ids.collect(), reads), reads)
+        let ids: Vec<_> = ids.collect();
+        on_a_runtime(async move { map.read(&ids, reads).await }, reads)
     });
     Ok(Measured { name: P::NAME, users, bytes, read })
 }
 
-/// Seconds of so many reads.
-async fn read<U: Users>(users: Arc<U>, ids: Vec<U::Id>, reads: u32) -> Outcome<f64> {
-    let start = Instant::now();
-    for id in ids.iter().cycle().take(reads as usize) {
-        let token = users.read(black_box(id)).await?;
-        black_box(token.secret());
-    }
-    Ok(start.elapsed().as_secs_f64())
-}
-
 /// Nanoseconds per read.
 fn on_a_runtime(
-    reading: impl Future<Output = Outcome<f64>> + Send + 'static,
+    reading: impl Future<Output = Outcome<Duration>> + Send + 'static,
     reads: u32,
 ) -> Outcome<f64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let seconds = runtime.block_on(async { tokio::spawn(unconstrained(reading)).await })??;
-    Ok(seconds * 1e9 / f64::from(reads))
+    let time = runtime.block_on(async { tokio::spawn(unconstrained(reading)).await })??;
+    Ok(time.as_secs_f64() * 1e9 / f64::from(reads))
 }
 
 /// The memory that this process holds.
