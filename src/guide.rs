@@ -16,6 +16,7 @@ macro_rules! links {
 [many-processes]: crate::guide::many_processes
 [migration]: crate::guide::migration
 [operations]: crate::guide::operations
+[peers]: crate::guide::peers
 [proof]: crate::guide::proof
 [retries]: crate::guide::retries
 [scale]: crate::guide::scale
@@ -50,6 +51,7 @@ page!(calls, "calls.md");
 page!(login_attacks, "login-attacks.md");
 page!(web_login_elsewhere, "web-login-elsewhere.md");
 page!(testing, "testing.md");
+page!(peers, "peers.md");
 page!(migration, "migration.md");
 page!(design, "design.md");
 page!(proof, "proof.md");
