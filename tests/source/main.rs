@@ -4,4 +4,3 @@
 
 mod layers;
 mod operations;
-mod proofs;
