@@ -282,7 +282,7 @@ async fn parameters_of_libpq_are_honoured_or_refused() {
         (with("target_session_attrs=standby"), "it takes any, primary, read-write"),
         (with("channel_binding=require"), "it takes disable, prefer"),
         (with("connect_timeout=soon"), "a number of seconds"),
-        (with("service=app"), "\"service\""),
+        (with("service=app"), "none of connect_timeout"),
         (with("host=a,b"), "several hosts"),
         (with("sslrootcert=/nowhere/ca.pem"), "names by sslrootcert cannot be read"),
         ("postgres://app:pass@a:5432,b:5432/app".into(), "several hosts"),
