@@ -141,7 +141,7 @@ pub(crate) struct Measured {
 }
 
 pub(crate) fn run(transport: Transport, measure: Measure) -> Measured {
-    let provider = Provider::start(transport);
+    let provider = Provider::of(transport);
     let mut case = Case { provider, secrets: Secrets::default(), hits: Vec::new() };
     case.secrets.tell("client secret", &case.provider.site.client_secret);
     measure(&mut case);
@@ -151,7 +151,9 @@ pub(crate) fn run(transport: Transport, measure: Measure) -> Measured {
             println!("  freed by {:#?}", hit.block.freed_by());
         }
     }
-    Measured { hits: case.hits, secrets: case.secrets }
+    let Case { provider, secrets, hits } = case;
+    provider.give_back();
+    Measured { hits, secrets }
 }
 
 /// Prints how many blocks were left, and where they come from.

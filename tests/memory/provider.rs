@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
@@ -42,7 +43,7 @@ impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http => "http",
-            Self::Tls => "tls",
+            Self::Tls => "rustls",
             #[cfg(feature = "native-tls")]
             Self::NativeTls => "native_tls",
         })
@@ -90,8 +91,28 @@ pub(crate) struct Provider {
     pub(crate) site: Site,
 }
 
+/// Those that no measure is using.
+static IDLE: Mutex<Vec<Provider>> = Mutex::new(Vec::new());
+
+/// What is static is never dropped, so `main` stops them.
+pub(crate) fn stop_idle() {
+    IDLE.lock().unwrap().clear();
+}
+
 impl Provider {
-    pub(crate) fn start(transport: Transport) -> Self {
+    /// One that is running already, or else a new one.
+    pub(crate) fn of(transport: Transport) -> Self {
+        let mut idle = IDLE.lock().unwrap();
+        let place = idle.iter().position(|it| it.site.transport == transport);
+        place.map_or_else(|| Self::start(transport), |place| idle.remove(place))
+    }
+
+    /// Leaves it to the next measure.
+    pub(crate) fn give_back(self) {
+        IDLE.lock().unwrap().push(self);
+    }
+
+    fn start(transport: Transport) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .arg(SERVE)
             .stdin(Stdio::piped())
