@@ -75,7 +75,7 @@ impl Provider {
         })
     }
 
-    /// Of the provider's process.
+    /// The id of the provider's process.
     #[allow(dead_code, reason = "a bench may not care what the provider's work costs")]
     pub(crate) fn id(&self) -> u32 {
         self.process.id()

@@ -28,7 +28,7 @@ use crate::site::Site;
 /// The command by which this program, started again, becomes the endpoint.
 pub(crate) const COMMAND: &str = "endpoint";
 
-/// What an account's requests are answered with.
+/// The answers to an account's requests.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Script {
     /// Milliseconds from the arrival of a request to its answer.
@@ -45,7 +45,7 @@ pub(crate) struct Script {
 /// Tokens that live an hour, at once.
 pub(crate) const HOUR: Script = Script { delay: 0, life: 3_600, rotates: false, fails: false };
 
-/// What an account was asked for, and what it was given.
+/// The requests for an account, and the tokens it was given.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     pub(crate) requests: usize,

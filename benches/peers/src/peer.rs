@@ -1,4 +1,4 @@
-//! What a peer can do, and the list of all peers.
+//! The work that a peer can do, and the list of all peers.
 
 use std::error::Error;
 use std::future::Future;
@@ -52,7 +52,7 @@ pub(crate) trait Peer: Clone + Send + Sync + 'static {
         Self::open(site)
     }
 
-    /// So many users with living tokens in memory, all of one account.
+    /// Makes `users` users with living tokens in memory, all of one account.
     fn many(site: &Site, users: usize) -> impl Future<Output = Outcome<Self::Users>> + Send;
 
     /// `Debug` of all that an app holds, `None` where the library has no `Debug`.

@@ -46,7 +46,7 @@ impl Report {
     }
 }
 
-/// What each peer needed, round by round.
+/// The time that each peer needed, round by round.
 #[derive(Default)]
 pub(crate) struct Rounds(BTreeMap<&'static str, Vec<f64>>);
 

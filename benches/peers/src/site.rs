@@ -1,4 +1,4 @@
-//! What a peer is told about its account: a value, so that it can be handed to another process.
+//! The account of a peer, as a value, so that it can be handed to another process.
 
 use std::path::PathBuf;
 

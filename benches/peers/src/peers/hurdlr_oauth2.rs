@@ -73,13 +73,13 @@ impl Peer for HurdlrOauth2 {
 
     async fn many(_: &Site, users: usize) -> Outcome<Manager> {
         let hurdlr = Hurdlr::builder("client-id", "client-secret".into()).build()?;
-        // What a database holds is not in this process, so the store holds nothing. Each part of
-        // the cache is bounded by itself, so the cache is a twentieth larger.
+        // The store holds nothing, since a database is another process. Each part of the cache is
+        // bounded by itself, so the cache is a twentieth larger.
         let manager = TokenManager::builder(hurdlr, Nowhere)
             .cache_capacity(users + users / 20 + 5_000)
             .revalidate_after(Duration::from_secs(DAY))
             .build()?;
-        // One buffer for all: what each would leave behind in the heap would count as the manager's.
+        // All share one buffer: the heap that each would leave behind would count as the manager's.
         let mut json = String::with_capacity(512);
         for n in 0..users {
             json.clear();

@@ -27,7 +27,7 @@ impl Oauth2Login {
             .set_client_secret(ClientSecret::new(site.client_secret.clone()))
             .set_auth_type(AuthType::RequestBody)
             .set_token_uri(TokenUrl::new(site.token_url())?);
-        // As its documentation says, against forged requests by redirects.
+        // Its documentation asks for this, against forged requests by redirects.
         let http = oauth2::reqwest::ClientBuilder::new()
             .redirect(oauth2::reqwest::redirect::Policy::none())
             .build()?;

@@ -80,7 +80,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// What the reader and the refreshes of the other user tell each other.
+/// The state that the reader shares with the refreshes of the other user.
 #[derive(Default)]
 struct Other {
     in_flight: AtomicBool,

@@ -16,7 +16,7 @@ use crate::{Failure, Outcome, Size, each_peer};
 /// The command by which this program, started again, only reads.
 pub(crate) const COMMAND: &str = "read";
 
-/// What the two runs of a peer differ in; all else that they do falls out.
+/// The two runs of a peer differ in this many reads; all else that they do falls out.
 const READS: u32 = 10_000;
 
 pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report) -> Outcome {

@@ -17,7 +17,7 @@ use crate::{Outcome, Size, each_peer};
 /// The command by which this program, started again, logs all that a peer says.
 pub(crate) const COMMAND: &str = "log";
 
-/// What separates the log from the `Debug`.
+/// The line between the log and the `Debug`.
 const DEBUG: &str = "=== Debug ===";
 
 /// How long a peer is read, while its tokens come to their end and refreshes fail in the end.
