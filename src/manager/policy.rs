@@ -32,11 +32,11 @@ pub struct RefreshPolicy {
 }
 
 impl Default for RefreshPolicy {
-    /// A token of 90 days is due between day 60 and day 75, and expired 30 s before its end.
+    /// A token of 90 days is due between day 50 and day 75, and expired 30 s before its end.
     fn default() -> Self {
         Self {
-            refresh_fraction: 2.0 / 3.0,
-            refresh_jitter: 1.0 / 6.0,
+            refresh_fraction: 5.0 / 9.0,
+            refresh_jitter: 5.0 / 18.0,
             expiry_buffer: Duration::from_secs(30),
             default_lifetime: Duration::from_hours(1),
             refresh_timeout: Duration::from_secs(45),
