@@ -121,6 +121,7 @@ async fn impossible_place_is_refused_with_reason() {
         ("sqlite://tokens.db?immutable=1", "mode=rw"),
         ("sqlite:", "form"),
         ("tokens.db", "form"),
+        ("sqlite://app:password@localhost/tokens.db", "form"),
         ("postgres://localhost/tokens", "form"),
     ] {
         let error = SqliteStore::at(url).open_plaintext().await.unwrap_err();

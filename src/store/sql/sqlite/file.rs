@@ -36,9 +36,13 @@ fn options(url: &str) -> Result<(SqliteConnectOptions, bool), Error> {
         "mode=rw" => Some(false),
         _ => None,
     };
+    // With `user:password@host` it is another database's, and would make a folder of that name.
+    let place = url.strip_prefix("sqlite:").filter(|place| {
+        !place.starts_with("//") || place.starts_with("///") || !place.contains('@')
+    });
     SqliteConnectOptions::from_str(url)
         .ok()
-        .filter(|options| url.starts_with("sqlite:") && options.get_filename() != Path::new(""))
+        .filter(|options| place.is_some() && options.get_filename() != Path::new(""))
         .zip(creates)
         .ok_or_else(|| {
             // Not quoted: it may be the URL of another database, with a password in it.
