@@ -41,8 +41,8 @@ impl Version {
 pub struct StoredToken {
     /// The token, as opaque bytes. They hold its secrets.
     pub payload: SecretBox<Vec<u8>>,
-    /// How old the token is. A store keeps when that was by its own clock, and hands out the age
-    /// the token has by then.
+    /// How old the token is when it is handed over. A store stamps it with its own clock, adding
+    /// what it had to wait before that, and hands out the age the token has by then.
     pub age: Duration,
     /// In how long the token is due for renewal; zero where it is. For [`TokenStore::due`].
     pub due_in: Duration,
