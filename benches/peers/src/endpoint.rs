@@ -2,9 +2,9 @@
 //! each of them alike.
 //!
 //! Every user of a peer is an *account*, named by the first segment of the URL, with a script of
-//! its own: how long an answer takes, how long a token lives, whether refresh tokens rotate, whether
-//! requests fail. The endpoint acts when a request arrives, and answers when the delay is over, so a
-//! client that goes away does not undo what it asked for.
+//! its own: how long an answer takes, how long a token lives, whether refresh tokens rotate,
+//! whether requests fail. The endpoint acts when a request arrives, and answers when the delay is
+//! over, so a client that goes away does not undo what it asked for.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, BufReader, Read, Write};

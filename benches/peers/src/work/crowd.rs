@@ -78,13 +78,14 @@ async fn crowd<P: Peer>(peer: P, callers: usize, start: Instant) -> Crowd {
     let mut waiting = JoinSet::new();
     for _ in 0..callers {
         let peer = peer.clone();
-        waiting.spawn(async move { peer.token().await.is_ok() });
+        waiting.spawn(async move { (peer.token().await.is_ok(), start.elapsed()) });
     }
     let (mut served, mut last) = (0, Duration::ZERO);
     let all = async {
-        while let Some(is_served) = waiting.join_next().await {
-            served += usize::from(is_served.unwrap_or(false));
-            last = start.elapsed();
+        while let Some(answered) = waiting.join_next().await {
+            let Ok((is_served, at)) = answered else { continue };
+            served += usize::from(is_served);
+            last = last.max(at);
         }
     };
     if tokio::time::timeout(PATIENCE, all).await.is_err() {

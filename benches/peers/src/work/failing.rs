@@ -21,7 +21,9 @@ pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report
     for _ in 0..size.rounds {
         each_peer!(P => {
             let endpoint = endpoint.clone();
-            outages.spawn(async move { Ok::<_, crate::Failure>((P::NAME, outage::<P>(&endpoint).await?)) })
+            outages.spawn(async move {
+                Ok::<_, crate::Failure>((P::NAME, outage::<P>(&endpoint).await?))
+            })
         });
     }
     let [mut old, mut errors, mut waiting, mut requests, mut early] =

@@ -54,7 +54,8 @@ pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report
                 most[n] = burned.iter().sum();
             }
             report.figure(&figure, P::NAME, sum(&burned), "refresh tokens");
-            report.figure(&format!("lost_by_{kind}"), P::NAME, share(lost, burned.len()), "% of logins");
+            let lost = share(lost, burned.len());
+            report.figure(&format!("lost_by_{kind}"), P::NAME, lost, "% of logins");
             report.figure(&format!("requests_by_{kind}"), P::NAME, sum(&[requests]), "requests");
         }
     });
