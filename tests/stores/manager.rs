@@ -823,8 +823,9 @@ async fn judge_a_shutdown_without_a_database(site: &Days, bad: impl AsyncFnOnce(
     site.fake.clear_requests();
     site.fake.arrived(1).await;
     bad().await;
-    manager.adopt(&carol, login).await.unwrap();
+    // The database is waited for as long as an answer may be, so the answer comes first.
     gate.open();
+    manager.adopt(&carol, login).await.unwrap();
     waiting.await.unwrap().unwrap();
     // The time that is left for a last try passes.
     let (mut lost, ()) = tokio::join!(manager.shutdown(), async { site.advance(BOUND) });
