@@ -19,7 +19,9 @@ use crate::site::Site;
 const DAY: u64 = 24 * 3_600;
 
 #[derive(Clone)]
-pub(crate) struct HurdlrOauth2 {
+pub(crate) struct HurdlrOauth2(Arc<Login>);
+
+struct Login {
     manager: TokenManager,
     user: UserHandle,
 }
@@ -40,16 +42,17 @@ impl Peer for HurdlrOauth2 {
     }
 
     fn token(&self) -> impl Future<Output = Result<TokenGuard, Error>> + Send {
-        let future: TokenFuture<'_> = self.user.token();
+        let future: TokenFuture<'_> = self.0.user.token();
         future
     }
 
     async fn another(&self, site: &Site) -> Outcome<Self> {
         // Over, so that the first read refreshes it.
-        let token = self.manager.hurdlr().import(token_json(site, 2 * DAY, DAY))?;
-        let id = UserId::new(format!("{:016x}", fastrand::u64(..)))?;
-        self.manager.import_if_absent(&id, token).await?;
-        Ok(Self { manager: self.manager.clone(), user: self.manager.user(&id) })
+        let manager = self.0.manager.clone();
+        let token = manager.hurdlr().import(token_json(site, 2 * DAY, DAY))?;
+        let user = manager.user(&UserId::new(format!("{:016x}", fastrand::u64(..)))?);
+        manager.import_if_absent(user.id(), token).await?;
+        Ok(Self(Arc::new(Login { manager, user })))
     }
 
     async fn expired(account: &Account) -> Outcome<Self> {
@@ -99,7 +102,7 @@ impl Peer for HurdlrOauth2 {
     }
 
     fn debug(&self, token: Option<&TokenGuard>) -> Option<String> {
-        let Self { manager, user } = self;
+        let Login { manager, user } = &*self.0;
         Some(format!("{manager:?} {user:?} {:?} {token:?}", manager.hurdlr()))
     }
 
@@ -116,14 +119,15 @@ impl HurdlrOauth2 {
             .build()?;
         let manager = TokenManager::builder(hurdlr, store).build()?;
         let user = manager.user(&UserId::new(account.as_str())?);
-        Ok(Self { manager, user })
+        Ok(Self(Arc::new(Login { manager, user })))
     }
 
     /// A manager that takes over a token of this age and life.
     async fn import(site: &Site, store: impl TokenStore, age: u64, life: u64) -> Outcome<Self> {
         let peer = Self::over(site, store)?;
-        let token = peer.manager.hurdlr().import(token_json(site, age, life))?;
-        peer.manager.import_if_absent(peer.user.id(), token).await?;
+        let Login { manager, user } = &*peer.0;
+        let token = manager.hurdlr().import(token_json(site, age, life))?;
+        manager.import_if_absent(user.id(), token).await?;
         Ok(peer)
     }
 }

@@ -16,6 +16,9 @@ const REQUEST: u64 = 100;
 /// How long callers are waited for. Those that nobody has served by then are not.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the peer before has for what it left behind, such as thousands of connections to close.
+const CALM: Duration = Duration::from_millis(200);
+
 pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report) -> Outcome {
     let mut most_requests = 0.0_f64;
     let mut slowest = 0.0_f64;
@@ -60,6 +63,7 @@ async fn round<P: Peer>(endpoint: &Endpoint, callers: usize, expired: bool) -> O
     let peer = if expired { Some(P::expired(&account).await?) } else { None };
     let before = account.ledger().await?.requests;
     account.set(Script { delay: REQUEST, ..HOUR }).await?;
+    tokio::time::sleep(CALM).await;
     let crowd = match peer {
         Some(peer) => crowd(peer, callers, Instant::now()).await,
         None => {
