@@ -60,7 +60,7 @@ impl Rounds {
     }
 
     pub(crate) fn max(&self, peer: &str) -> f64 {
-        self.0.get(peer).map_or(f64::NAN, |values| values.iter().copied().fold(0.0, f64::max))
+        self.0.get(peer).map_or(f64::NAN, |values| values.iter().copied().fold(f64::MIN, f64::max))
     }
 
     pub(crate) fn sum(&self, peer: &str) -> f64 {

@@ -1,6 +1,6 @@
 //! `azure_identity`: a client secret, whose tokens are kept by scope.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
 use azure_core::credentials::{AccessToken, TokenCredential};
@@ -11,6 +11,10 @@ use super::user_map::UserMap;
 use crate::Outcome;
 use crate::peer::{Peer, Token, Work};
 use crate::site::Site;
+
+/// One for all, so that connections are used again.
+static HTTP: LazyLock<Arc<dyn HttpClient>> =
+    LazyLock::new(|| azure_core::http::new_http_client(None));
 
 #[derive(Clone)]
 pub(crate) struct AzureIdentity {
@@ -32,7 +36,7 @@ impl Peer for AzureIdentity {
         cloud.authority_host = "https://login.example".into();
         let transport = Loopback {
             origin: Url::parse(&site.origin)?,
-            http: azure_core::http::new_http_client(None),
+            http: Arc::clone(&HTTP),
         };
         let client_options = ClientOptions {
             cloud: Some(Arc::new(CloudConfiguration::Custom(cloud))),

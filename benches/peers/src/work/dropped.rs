@@ -51,7 +51,9 @@ async fn round<P: Peer>(endpoint: &Endpoint) -> Outcome<Dropped> {
     });
     account.arrived(1).await?;
     caller.abort();
-    let _ = caller.await; // it was cancelled
+    if !caller.await.is_err_and(|error| error.is_cancelled()) {
+        return Err("a caller was answered before it went away".into());
+    }
     let next = tokio::time::timeout(PATIENCE, peer.token()).await.map_err(|_| "no answer")?;
     let ledger = account.ledger().await?;
     let is_kept = next.as_ref().is_ok_and(|token| {

@@ -44,7 +44,6 @@ pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report
         report.figure("failing_waiting", name, waiting.median(name), "% of reads");
         report.figure("failing_requests", name, requests.median(name), "requests");
     }
-    report.figure("failing_outage", "length", OUTAGE.as_secs_f64(), "s");
     report.goal_at_least("e_old_token", old.sum(OURS) / number(size.rounds), 100.0);
     report.goal("e_errors", errors.max(OURS) + waiting.max(OURS), 0.0);
     report.goal("e_requests_before_their_backoff_step", early.max(OURS), 0.0);

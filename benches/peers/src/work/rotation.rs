@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::endpoint::{Account, Endpoint, HOUR, Script};
 use crate::peer::{Peer, Work};
-use crate::report::{OURS, Report, share};
+use crate::report::{OURS, Report, number, share};
 use crate::site::Site;
 use crate::{Failure, Outcome, Size, each_peer};
 
@@ -24,7 +24,7 @@ const SPAN: Duration = Duration::from_secs(7);
 const PACE: Duration = Duration::from_millis(5);
 
 pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report) -> Outcome {
-    let mut most = [0, 0];
+    let mut ours = [[0, 0]; 2];
     each_peer!(P => {
         for (n, (kind, work)) in [
             ("two_callers", Work::RotationByCallers),
@@ -51,22 +51,21 @@ pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report
             }
             let lost = burned.iter().filter(|burned| **burned > 0).count();
             if P::NAME == OURS {
-                most[n] = burned.iter().sum();
+                ours[n] = [burned.iter().sum(), requests];
             }
-            report.figure(&figure, P::NAME, sum(&burned), "refresh tokens");
+            report.figure(&figure, P::NAME, number(burned.iter().sum()), "refresh tokens");
             let lost = share(lost, burned.len());
             report.figure(&format!("lost_by_{kind}"), P::NAME, lost, "% of logins");
-            report.figure(&format!("requests_by_{kind}"), P::NAME, sum(&[requests]), "requests");
+            report.figure(&format!("requests_by_{kind}"), P::NAME, number(requests), "requests");
         }
     });
-    report.figure("logins", "rotation", sum(&[size.rounds]), "logins");
-    report.goal("i_burned_by_two_callers", sum(&most[..1]), 0.0);
-    report.goal("i_burned_by_two_processes", sum(&most[1..]), 0.0);
+    for (kind, [burned, requests]) in ["two_callers", "two_processes"].into_iter().zip(ours) {
+        report.goal(&format!("i_burned_by_{kind}"), number(burned), 0.0);
+        // Who never refreshes burns nothing.
+        let refreshes = format!("i_refreshes_by_{kind}");
+        report.goal_at_least(&refreshes, number(requests), number(3 * size.rounds));
+    }
     Ok(())
-}
-
-fn sum(counts: &[usize]) -> f64 {
-    crate::report::number(counts.iter().sum())
 }
 
 async fn accounts<P: Peer>(endpoint: &Endpoint, logins: usize) -> Outcome<Vec<Account>> {
