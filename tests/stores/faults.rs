@@ -265,6 +265,14 @@ async fn locked_table_is_left_by_the_server() {
     usual.read(&keys).await.unwrap();
 }
 
+/// A server that is there and refuses is not asked again, and the reason is told as it is.
+#[tokio::test]
+async fn missing_database_is_no_temporary_failure() {
+    let url = Server::shared().url().replacen("/postgres?", "/nowhere?", 1);
+    let error = PostgresStore::at(url).open_plaintext().await.unwrap_err();
+    assert_says(&error, false, "no database of this name");
+}
+
 #[tokio::test]
 async fn parameters_of_libpq_are_honoured_or_refused() {
     let server = Server::shared();
