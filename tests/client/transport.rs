@@ -858,6 +858,13 @@ async fn compressed_answer_is_bounded_and_named() {
         assert!(error.is_unanswered());
         assert!(matches!(cause(&error), HttpError::Compressed(_)), "{error:?}");
     }
+    // Nobody says that these are.
+    for headers in ["", "Content-Encoding: identity\r\n"] {
+        let server = RawServer::replying([Reply::answer(200, headers, b"\x0b\x02\x80")]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidResponse);
+        assert!(!format!("{error:?}").contains("Compressed"), "{error:?}");
+    }
 }
 
 /// A refresh token that was changed by the repair would replace the one that lives.

@@ -133,6 +133,25 @@ async fn impossible_place_is_refused_with_reason() {
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("table_prefix"));
 }
 
+/// SQLite does not wait for a reader before it turns WAL on, so the store does.
+#[tokio::test]
+async fn file_that_is_read_meanwhile_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    sqlite_at(&path).await.close().await;
+    let options = SqliteConnectOptions::new().filename(&path);
+    let rollback = options.journal_mode(SqliteJournalMode::Delete);
+    let mut other = rollback.connect().await.unwrap();
+    let mut reading = other.begin().await.unwrap();
+    sqlx::query("SELECT * FROM sqlite_schema").fetch_all(&mut *reading).await.unwrap();
+    let opening = SqliteStore::at(url_of(&path)).open_plaintext();
+    let (opened, ()) = tokio::join!(opening, async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        reading.rollback().await.unwrap();
+    });
+    opened.unwrap();
+}
+
 #[tokio::test]
 async fn a_damaged_file_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
