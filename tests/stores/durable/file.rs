@@ -133,23 +133,17 @@ async fn impossible_place_is_refused_with_reason() {
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("table_prefix"));
 }
 
-/// SQLite does not wait for a reader before it turns WAL on, so the store does.
-#[tokio::test]
-async fn file_that_is_read_meanwhile_is_opened() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tokens.db");
-    sqlite_at(&path).await.close().await;
-    let options = SqliteConnectOptions::new().filename(&path);
-    let rollback = options.journal_mode(SqliteJournalMode::Delete);
-    let mut other = rollback.connect().await.unwrap();
-    let mut reading = other.begin().await.unwrap();
-    sqlx::query("SELECT * FROM sqlite_schema").fetch_all(&mut *reading).await.unwrap();
-    let opening = SqliteStore::at(url_of(&path)).open_plaintext();
-    let (opened, ()) = tokio::join!(opening, async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        reading.rollback().await.unwrap();
-    });
-    opened.unwrap();
+/// While one process turns WAL on, SQLite does not let another wait for it, so the store does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn new_file_is_opened_by_many_at_once() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let url = url_of(&folder.path().join("tokens.db"));
+        let opening = (0..8).map(|_| tokio::spawn(SqliteStore::at(&*url).open_plaintext()));
+        for opened in futures_util::future::join_all(opening).await {
+            opened.unwrap().unwrap();
+        }
+    }
 }
 
 #[tokio::test]
