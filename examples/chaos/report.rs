@@ -126,7 +126,7 @@ impl Totals {
         figure("clock_jumps", self.jumps, "jumps");
         figure("faults", self.faults + self.refused_calls, "faults");
         figure("logins_lost", count(Invariant::NoLoginLost), "logins");
-        figure("refreshes_per_revision_max", extra, "refreshes beyond those allowed");
+        figure("refreshes_beyond_allowed", extra, "refreshes of one user");
         figure("dead_tokens_served", count(Invariant::NoDeadToken), "tokens");
         figure("requests_above_rate", count(Invariant::NoPauseCut), "requests");
         figure("users_starved", count(Invariant::NobodyStarves), "users");

@@ -295,3 +295,22 @@ fn failed(error: &Error, path: &str) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn page_says_who_can_help() {
+        for (error, status, words) in [
+            (Error::config("no secret"), 500, "not set up"),
+            (Error::new(ErrorKind::InvalidResponse, "no token"), 502, "no usable answer"),
+            (Error::store("no database"), 503, "in a few minutes"),
+        ] {
+            let response = failed(&error, "/books");
+            assert_eq!(response.status().as_u16(), status);
+            let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+            assert!(String::from_utf8_lossy(&body).contains(words), "{error}");
+        }
+    }
+}

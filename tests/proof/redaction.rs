@@ -49,6 +49,8 @@ struct Heard {
     secrets: BTreeMap<Vec<u8>, String>,
     texts: Vec<Text>,
     types: BTreeSet<String>,
+    /// Of which kinds errors were.
+    kinds: BTreeSet<&'static str>,
 }
 
 struct Text {
@@ -89,14 +91,18 @@ impl Sweep {
     /// What `Debug` shows of a value.
     fn shown<T: fmt::Debug>(&self, value: &T) {
         let name = type_of::<T>();
-        self.text(format!("Debug of {name}"), format!("{value:?}\n{value:#?}"));
+        let shown = format!("{value:?}");
+        assert!(!shown.is_empty(), "{name}");
+        self.text(format!("Debug of {name}"), format!("{shown}\n{value:#?}"));
         if let Some(name) = name.strip_prefix("hurdlr_oauth2::") {
             self.0.lock().unwrap().types.insert(name.to_owned());
         }
     }
 
     fn displayed<T: fmt::Display>(&self, value: &T) {
-        self.text(format!("Display of {}", type_of::<T>()), value.to_string());
+        let (name, shown) = (type_of::<T>(), value.to_string());
+        assert!(!shown.is_empty(), "{name}");
+        self.text(format!("Display of {name}"), shown);
     }
 
     /// What an error says of itself and of all its causes.
@@ -105,6 +111,9 @@ impl Sweep {
         let mut next = Some(error);
         while let Some(error) = next {
             let _ = write!(said, "{error}\n{error:#}\n{error:?}\n{error:#?}\n");
+            if let Some(error) = error.downcast_ref::<hurdlr_oauth2::Error>() {
+                self.0.lock().unwrap().kinds.insert(error.kind().name());
+            }
             next = cause(error);
         }
         self.text(place, said);
@@ -230,6 +239,13 @@ async fn nothing_shows_a_secret() {
     web::fail_all(&sweep).await;
     stores::fail_all(&sweep).await;
     panics::panic_everywhere(&sweep).await;
+
+    let names = include_str!("../../src/error.rs").lines().filter_map(|line| {
+        let (kind, name) = line.trim().split_once(" => \"")?;
+        kind.starts_with("Self::").then(|| name.trim_end_matches("\","))
+    });
+    let kinds = sweep.0.lock().unwrap().kinds.clone();
+    assert_eq!(kinds, names.collect(), "kinds of errors");
 
     let logged = log.text();
     // The log is that of all who may tell; hyper says what it says by hyper_util.

@@ -11,7 +11,7 @@ use crate::record::{MAX_ATTEMPTS, Micros, Process, REFRESH_TIMEOUT, Said, User, 
 pub(super) fn judge(sorted: &Sorted<'_>) -> Vec<Broken> {
     let mut broken = Vec::new();
     for (user, seen) in &sorted.users {
-        too_many_requests(*user, seen, &mut broken);
+        too_many_requests(sorted, *user, seen, &mut broken);
         lease_within_pause(*user, seen, &mut broken);
         for arrival in &seen.arrivals {
             if let Effect::Pause(pause) = arrival.effect
@@ -35,25 +35,24 @@ fn cut(user: User, at: Micros, words: String) -> Broken {
     Broken { invariant: Invariant::NoPauseCut, user: Some(user), at, words }
 }
 
-/// A process sent more requests than its leases allow: the attempts of each, and one more without
-/// the Bearer header of a refresh.
-fn too_many_requests(user: User, seen: &Seen<'_>, broken: &mut Vec<Broken>) {
-    let mut counts: HashMap<Process, (u32, u32, Micros)> = HashMap::new();
+/// A process sent more requests than its lease allows: the attempts of one, and one more without
+/// the Bearer header of a refresh. Or it had no lease.
+fn too_many_requests(sorted: &Sorted<'_>, user: User, seen: &Seen<'_>, broken: &mut Vec<Broken>) {
+    let mut counts: HashMap<(Process, Micros), u32> = HashMap::new();
     for arrival in seen.arrivals.iter().filter(|arrival| arrival.grant != Grant::Login) {
         let Some(process) = arrival.process else { continue };
-        let count = counts.entry(process).or_default();
-        *count = (count.0 + 1, 0, arrival.at);
-        count.1 = match arrival.grant {
-            Grant::Refresh => MAX_ATTEMPTS + 1,
-            _ => MAX_ATTEMPTS,
+        let mut leases = seen.grants.iter().filter(|grant| grant.process == process);
+        let Some(lease) = leases.rfind(|grant| grant.begun <= arrival.at) else {
+            broken.push(cut(user, arrival.at, format!("process {process} asked without a lease")));
+            continue;
         };
-    }
-    for (process, (sent, per_lease, at)) in counts {
-        let leases = seen.grants.iter().filter(|grant| grant.process == process).count();
-        let leases = u32::try_from(leases).unwrap_or(u32::MAX);
-        if sent > leases.saturating_mul(per_lease) {
-            let words = format!("process {process} sent {sent} requests under {leases} leases");
-            broken.push(cut(user, at, words));
+        let count = counts.entry((process, lease.begun)).or_default();
+        *count += 1;
+        let allowed = MAX_ATTEMPTS + u32::from(arrival.grant == Grant::Refresh);
+        let since = arrival.at.saturating_sub(micros(REFRESH_TIMEOUT));
+        if *count == allowed + 1 && sorted.is_calm(process, since, arrival.at) {
+            let words = format!("process {process} sent {count} requests under one lease");
+            broken.push(cut(user, arrival.at, words));
         }
     }
 }
@@ -214,5 +213,10 @@ mod tests {
         // A process that was killed has sent them all the same.
         evidence.deeds.push(Deed::Killed { process: 1, at: 2 * SECOND });
         assert_eq!(broken(&evidence), [Invariant::NoPauseCut]);
+        // The lease before, of which little was used, allows no more.
+        evidence.lines.insert(0, (1, granted(SECOND / 2, FIRST)));
+        assert_eq!(broken(&evidence), [Invariant::NoPauseCut]);
+        evidence.lines.clear();
+        assert_eq!(broken(&evidence), [Invariant::NoPauseCut; 4]);
     }
 }

@@ -126,6 +126,24 @@ async fn repeated_token_is_left_alone_by_all() {
     assert!(requests <= 60, "{requests} requests in an hour");
 }
 
+/// Each of these spans is twice as long as the one before, up to its random half.
+#[tokio::test(start_paused = true)]
+async fn repeated_token_is_left_alone_for_longer_each_time() {
+    let site = Site::new();
+    let user = site.manager().enterprise_user(&ann());
+    repeat_first_token(&site);
+    soon(&user).await.unwrap();
+    site.advance(HOUR * 52 / 60);
+    for n in 0..6 {
+        soon(&user).await.unwrap();
+        settled().await;
+        let row = site.row(RowKind::Enterprise, &ann()).await.unwrap();
+        let (pause, longest) = (row.not_before.unwrap(), SECOND * 2_u32.pow(n));
+        assert!(pause <= longest && pause > longest * 49 / 100, "{pause:?} of {longest:?}");
+        sleep(longest).await;
+    }
+}
+
 /// An endpoint that always answers 401 costs a fleet few refreshes, and no call to another
 /// endpoint.
 #[tokio::test(start_paused = true)]

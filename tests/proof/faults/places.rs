@@ -24,11 +24,12 @@ pub(crate) enum Place {
     SealedMemory,
     Sqlite,
     SealedSqlite,
-    Postgres,
+    SealedPostgres,
 }
 
+/// PostgreSQL is sealed, as a plain SQLite runs the same statements.
 pub(crate) const PLACES: [Place; 5] =
-    [Place::Memory, Place::SealedMemory, Place::Sqlite, Place::SealedSqlite, Place::Postgres];
+    [Place::Memory, Place::SealedMemory, Place::Sqlite, Place::SealedSqlite, Place::SealedPostgres];
 
 /// The databases of one thread, and a hand in each of them that is not the store's.
 pub(crate) struct Databases {
@@ -72,7 +73,8 @@ impl Databases {
 
         let schema = format!("faults_{thread}");
         let server = Server::shared().url();
-        let postgres = PostgresStore::at(&server).schema(&schema).open_plaintext().await.unwrap();
+        let postgres =
+            PostgresStore::at(&server).schema(&schema).open_sealed(keys()).await.unwrap();
         postgres.migrate().await.unwrap();
         let postgres_hand = PgPoolOptions::new().max_connections(4).connect_lazy(&server).unwrap();
         Self {
@@ -94,7 +96,7 @@ impl Databases {
             }
             Place::Sqlite => Arc::clone(&self.sqlite),
             Place::SealedSqlite => Arc::clone(&self.sealed_sqlite),
-            Place::Postgres => Arc::clone(&self.postgres),
+            Place::SealedPostgres => Arc::clone(&self.postgres),
         };
         CellStore { store, databases: self, place }
     }
@@ -107,7 +109,7 @@ impl CellStore<'_> {
         let table = match self.place {
             Place::Memory | Place::SealedMemory => return, // by the cell's clock
             Place::Sqlite | Place::SealedSqlite => "hurdlr_tokens".to_owned(),
-            Place::Postgres => format!("{}.hurdlr_tokens", self.databases.schema),
+            Place::SealedPostgres => format!("{}.hurdlr_tokens", self.databases.schema),
         };
         let columns = ["stamped_at", "obtained_at", "due_at", "leased_until", "not_before"];
         let set = columns.map(|column| format!("{column} = {column} - {}", by.as_millis()));

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{BodyEncoding, ErrorStyle, Fault, Gate, ManualClock, RecordedRequest};
-use hurdlr_oauth2::{ApiVersion, Hurdlr, RetryPolicy, TokenManager};
+use hurdlr_oauth2::{ApiVersion, Hurdlr, RetryPolicy, TokenManager, UserId};
 use serde_json::json;
 
 use super::provider::{LIFE, Provider, quote, user};
@@ -198,6 +198,22 @@ async fn refuse(sweep: &Sweep, provider: &Provider, version: ApiVersion) {
         }
     }
     fake.clear_faults();
+    let token = provider.log_in(manager.hurdlr()).await.unwrap();
+    if !manager.hurdlr().can_revoke() {
+        sweep.failed("a revocation", manager.hurdlr().revoke(&token).await);
+    }
+    manager.adopt(&user, token).await.unwrap();
+    clock.advance(LIFE);
+    fake.advance_clock(LIFE);
+    fake.fault_next(Fault::DropAfter);
+    sweep.failed("a lost answer", manager.user(&user).token().await);
+    clock.advance(LONG);
+    sweep.failed("a lost rotation", manager.user(&user).token().await);
+    let gate = Gate::closed();
+    fake.fault_next(Fault::Hold(gate.clone()));
+    let cold = manager.enterprise_user(&UserId::new("cold").unwrap());
+    sweep.failed("a caller's timeout", cold.token_timeout(Duration::ZERO).await);
+    gate.open();
     fake.fault_next(Fault::DropBefore);
     sweep.result("disconnect", &manager.user(&user).disconnect().await);
     sweep.text("shutdown", format!("{:?}", manager.shutdown().await));
