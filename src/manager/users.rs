@@ -41,7 +41,7 @@ impl Users {
 
     #[inline]
     fn hash(&self, kind: RowKind, subject: &UserId) -> u64 {
-        self.hasher.hash_one(subject) ^ kind as u64
+        self.hasher.hash_one((kind as u8, subject))
     }
 
     /// The user's entry, made where there is none.

@@ -19,11 +19,10 @@ use crate::site::Site;
 const DAY: u64 = 24 * 3_600;
 
 #[derive(Clone)]
-pub(crate) struct HurdlrOauth2(Arc<Login>);
-
-struct Login {
-    manager: TokenManager,
+pub(crate) struct HurdlrOauth2 {
     user: UserHandle,
+    /// Shared, as a caller clones the handle alone.
+    manager: Arc<TokenManager>,
 }
 
 impl Peer for HurdlrOauth2 {
@@ -42,17 +41,17 @@ impl Peer for HurdlrOauth2 {
     }
 
     fn token(&self) -> impl Future<Output = Result<TokenGuard, Error>> + Send {
-        let future: TokenFuture<'_> = self.0.user.token();
+        let future: TokenFuture<'_> = self.user.token();
         future
     }
 
     async fn another(&self, site: &Site) -> Outcome<Self> {
         // Over, so that the first read refreshes it.
-        let manager = self.0.manager.clone();
+        let manager = Arc::clone(&self.manager);
         let token = manager.hurdlr().import(token_json(site, 2 * DAY, DAY))?;
         let user = manager.user(&UserId::new(format!("{:016x}", fastrand::u64(..)))?);
         manager.import_if_absent(user.id(), token).await?;
-        Ok(Self(Arc::new(Login { manager, user })))
+        Ok(Self { user, manager })
     }
 
     async fn expired(account: &Account) -> Outcome<Self> {
@@ -102,7 +101,7 @@ impl Peer for HurdlrOauth2 {
     }
 
     fn debug(&self, token: Option<&TokenGuard>) -> Option<String> {
-        let Login { manager, user } = &*self.0;
+        let Self { user, manager } = self;
         Some(format!("{manager:?} {user:?} {:?} {token:?}", manager.hurdlr()))
     }
 
@@ -119,15 +118,14 @@ impl HurdlrOauth2 {
             .build()?;
         let manager = TokenManager::builder(hurdlr, store).build()?;
         let user = manager.user(&UserId::new(account.as_str())?);
-        Ok(Self(Arc::new(Login { manager, user })))
+        Ok(Self { user, manager: Arc::new(manager) })
     }
 
     /// A manager that takes over a token of this age and life.
     async fn import(site: &Site, store: impl TokenStore, age: u64, life: u64) -> Outcome<Self> {
         let peer = Self::over(site, store)?;
-        let Login { manager, user } = &*peer.0;
-        let token = manager.hurdlr().import(token_json(site, age, life))?;
-        manager.import_if_absent(user.id(), token).await?;
+        let token = peer.manager.hurdlr().import(token_json(site, age, life))?;
+        peer.manager.import_if_absent(peer.user.id(), token).await?;
         Ok(peer)
     }
 }
