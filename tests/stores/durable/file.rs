@@ -133,7 +133,7 @@ async fn impossible_place_is_refused_with_reason() {
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("table_prefix"));
 }
 
-/// While one process turns WAL on, SQLite does not let another wait for it, so the store does.
+/// One of them turns WAL on, and the others wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn new_file_is_opened_by_many_at_once() {
     for _ in 0..20 {
