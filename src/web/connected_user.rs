@@ -306,6 +306,7 @@ mod tests {
             (Error::config("no secret"), 500, "not set up"),
             (Error::new(ErrorKind::InvalidResponse, "no token"), 502, "no usable answer"),
             (Error::store("no database"), 503, "in a few minutes"),
+            (Error::new(ErrorKind::TimedOut, "no answer"), 504, "in a few minutes"),
         ] {
             let response = failed(&error, "/books");
             assert_eq!(response.status().as_u16(), status);

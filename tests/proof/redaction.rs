@@ -49,7 +49,7 @@ struct Heard {
     secrets: BTreeMap<Vec<u8>, String>,
     texts: Vec<Text>,
     types: BTreeSet<String>,
-    /// Of which kinds errors were.
+    /// The kinds of all errors.
     kinds: BTreeSet<&'static str>,
 }
 

@@ -60,7 +60,7 @@ impl Rounds {
     }
 
     pub(crate) fn max(&self, peer: &str) -> f64 {
-        self.0.get(peer).map_or(f64::NAN, |values| values.iter().copied().fold(f64::MIN, f64::max))
+        self.0.get(peer).map_or(f64::NAN, |values| highest(values.iter().copied()))
     }
 
     pub(crate) fn sum(&self, peer: &str) -> f64 {
@@ -102,6 +102,13 @@ impl Rounds {
             report.figure(&format!("{work}_won"), peer, share(won, values.len()), "%");
         }
     }
+}
+
+/// The highest of the values. It is no number where one of them is none.
+pub(crate) fn highest(values: impl IntoIterator<Item = f64>) -> f64 {
+    values.into_iter().fold(f64::MIN, |highest, value| {
+        if value > highest || value.is_nan() { value } else { highest }
+    })
 }
 
 /// A share in percent.

@@ -35,8 +35,8 @@ fn cut(user: User, at: Micros, words: String) -> Broken {
     Broken { invariant: Invariant::NoPauseCut, user: Some(user), at, words }
 }
 
-/// A process sent more requests than its lease allows: the attempts of one, and one more without
-/// the Bearer header of a refresh. Or it had no lease.
+/// A process sent a request without a lease, or more than its lease allows: the attempts of one
+/// refresh, and one more without its Bearer header.
 fn too_many_requests(sorted: &Sorted<'_>, user: User, seen: &Seen<'_>, broken: &mut Vec<Broken>) {
     let mut counts: HashMap<(Process, Micros), u32> = HashMap::new();
     for arrival in seen.arrivals.iter().filter(|arrival| arrival.grant != Grant::Login) {

@@ -128,7 +128,7 @@ async fn repeated_token_is_left_alone_by_all() {
 
 /// Each of these spans is twice as long as the one before, up to its random half.
 #[tokio::test(start_paused = true)]
-async fn repeated_token_is_left_alone_for_longer_each_time() {
+async fn repeated_token_lengthens_each_pause() {
     let site = Site::new();
     let user = site.manager().enterprise_user(&ann());
     repeat_first_token(&site);

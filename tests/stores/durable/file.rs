@@ -133,19 +133,6 @@ async fn impossible_place_is_refused_with_reason() {
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("table_prefix"));
 }
 
-/// One of them turns WAL on, and the others wait for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn new_file_is_opened_by_many_at_once() {
-    for _ in 0..20 {
-        let folder = tempfile::tempdir().unwrap();
-        let url = url_of(&folder.path().join("tokens.db"));
-        let opening = (0..8).map(|_| tokio::spawn(SqliteStore::at(&*url).open_plaintext()));
-        for opened in futures_util::future::join_all(opening).await {
-            opened.unwrap().unwrap();
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_damaged_file_is_an_error() {
     let folder = tempfile::tempdir().unwrap();

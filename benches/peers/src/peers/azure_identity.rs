@@ -34,10 +34,7 @@ impl Peer for AzureIdentity {
     async fn open(site: &Site) -> Outcome<Self> {
         let mut cloud = CustomConfiguration::default();
         cloud.authority_host = "https://login.example".into();
-        let transport = Loopback {
-            origin: Url::parse(&site.origin)?,
-            http: Arc::clone(&HTTP),
-        };
+        let transport = Loopback { origin: Url::parse(&site.origin)?, http: Arc::clone(&HTTP) };
         let client_options = ClientOptions {
             cloud: Some(Arc::new(CloudConfiguration::Custom(cloud))),
             transport: Some(Transport::new(Arc::new(transport))),

@@ -21,7 +21,7 @@ const DAY: u64 = 24 * 3_600;
 #[derive(Clone)]
 pub(crate) struct HurdlrOauth2 {
     user: UserHandle,
-    /// Shared, as a caller clones the handle alone.
+    /// The manager is shared: a caller in an app clones the handle alone.
     manager: Arc<TokenManager>,
 }
 

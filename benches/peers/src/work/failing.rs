@@ -98,8 +98,8 @@ async fn caller<P: Peer>(peer: &P, end: Instant) -> [usize; 3] {
 }
 
 /// Requests that came before their pause was over. As `docs/settings.md` says: an attempt is four
-/// requests with pauses from 250 ms that double, attempts have pauses from 1 s that double, and each
-/// pause is at least half of that.
+/// requests with pauses from 250 ms that double, attempts have pauses from 1 s that double, and
+/// each pause is at least half of that.
 fn before_their_step(arrivals: &[u64]) -> usize {
     let gaps = arrivals.windows(2).map(|pair| pair[1] - pair[0]);
     let is_early = |(n, gap): &(usize, u64)| {

@@ -61,7 +61,7 @@ pub(crate) async fn measure(endpoint: &Endpoint, size: Size, report: &mut Report
     });
     for (kind, [burned, requests]) in ["two_callers", "two_processes"].into_iter().zip(ours) {
         report.goal(&format!("i_burned_by_{kind}"), number(burned), 0.0);
-        // Who never refreshes burns nothing.
+        // A peer that never refreshes burns nothing.
         let refreshes = format!("i_refreshes_by_{kind}");
         report.goal_at_least(&refreshes, number(requests), number(3 * size.rounds));
     }

@@ -36,7 +36,7 @@ fn options(url: &str) -> Result<(SqliteConnectOptions, bool), Error> {
         "mode=rw" => Some(false),
         _ => None,
     };
-    // With `user:password@host` it is another database's, and would make a folder of that name.
+    // A URL with `user:password@host` is another database's, and would make a folder of that name.
     let place = url.strip_prefix("sqlite:").filter(|place| {
         !place.starts_with("//") || place.starts_with("///") || !place.contains('@')
     });
