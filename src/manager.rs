@@ -626,7 +626,7 @@ fn import_incarnation(holder: u64, token: &Token) -> u64 {
     let mut digest = Sha256::new_with_prefix(holder.to_be_bytes());
     let secret = token.refresh_token().unwrap_or(token.access_token());
     digest.update(secret.expose_secret());
-    let number = digest.finalize().iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte));
+    let number = digest.finalize().first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
     (number >> 1).max(1)
 }
 

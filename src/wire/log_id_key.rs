@@ -35,7 +35,7 @@ impl LogIdKey {
     /// left of the hash to go on from.
     fn hash(&self, id: &str) -> u64 {
         let hash = Sha256::new_with_prefix(self.0.expose_secret()).chain_update(id).finalize();
-        hash.iter().take(4).fold(0, |number, byte| number << 8 | u64::from(*byte))
+        hash.first_chunk().map_or(0, |first| u32::from_be_bytes(*first).into())
     }
 }
 
