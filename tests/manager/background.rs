@@ -1,8 +1,9 @@
 //! Users whom nobody waits for: warming, and keeping alive.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use hurdlr_oauth2::testing::Fault;
+use hurdlr_oauth2::testing::{Fault, Outcome};
 use hurdlr_oauth2::{TokenManager, UserId};
 
 use crate::logged_in;
@@ -104,4 +105,33 @@ async fn awaited_background_refresh_goes_first() {
     users[2].token().await.unwrap();
     let order: Vec<_> = site.fake.requests().iter().map(|r| r.user().unwrap().to_owned()).collect();
     assert!(order.iter().position(|user| user == "eve").unwrap() <= 1, "{order:?}");
+}
+
+/// While the provider is down, the walk asks for one user after each pause, and the pauses grow.
+#[tokio::test(start_paused = true)]
+async fn walk_asks_little_of_silent_provider() {
+    let site = Site::new();
+    let manager = || {
+        let builder = TokenManager::builder(site.hurdlr(), site.store.clone());
+        builder.max_concurrent_refreshes(4).build().unwrap()
+    };
+    let before = manager();
+    for n in 0..60 {
+        let id = UserId::new(format!("user-{n}")).unwrap();
+        before.enterprise_user(&id).token().await.unwrap();
+    }
+    site.advance(HOUR * 52 / 60);
+    site.fake.clear_requests();
+    site.fake.fault_plan(|_| Some(Fault::status(503)));
+    let after = manager();
+    let walk = after.keep_alive(60 * SECOND);
+    tokio::time::sleep(60 * SECOND).await;
+    let asked: HashSet<_> =
+        site.fake.requests().iter().map(|request| request.user().map(str::to_owned)).collect();
+    // Those who were asked for at first, and then one after each of a handful of pauses.
+    assert!((8..=24).contains(&asked.len()), "{} users", asked.len());
+    site.fake.clear_faults();
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(site.fake.count().outcome(Outcome::Issued), 60);
+    walk.stop().await;
 }

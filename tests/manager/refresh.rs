@@ -402,3 +402,41 @@ async fn manager_lives_every_row_of_table() {
         assert_eq!(user.token().await.is_ok(), left != Left::Mark, "{row}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_are_counted() {
+    let site = Site::new();
+    let (manager, id) = logged_in(&site, "ann").await;
+    for user in [manager.user(&id), manager.enterprise_user(&id)] {
+        user.token().await.unwrap();
+        for refreshes in 0..3 {
+            assert_eq!(user.refreshes(), Some(refreshes));
+            site.advance(2 * HOUR);
+            user.token().await.unwrap();
+        }
+    }
+    assert_eq!(manager.user(&UserId::new("bob").unwrap()).refreshes(), None);
+}
+
+/// A pause that a broken answer asks for beside a new refresh token binds all processes.
+#[tokio::test(start_paused = true)]
+async fn rescued_token_keeps_the_asked_pause() {
+    let site = Site::new();
+    let (manager, id) = logged_in(&site, "ann").await;
+    let elsewhere = site.manager();
+    site.advance(2 * HOUR);
+    site.fake.fault_next(Fault::Status {
+        status: 200,
+        content_type: "application/json".into(),
+        body: r#"{"access_token":"a","refresh_token":"rescued","token_type":"mac"}"#.into(),
+        retry_after: Some("600".into()),
+    });
+    manager.user(&id).token().await.unwrap_err();
+    assert_eq!(site.stored_refresh_token(&id).await.as_deref(), Some("rescued"));
+    let sent = site.refreshes();
+    for _ in 0..59 {
+        elsewhere.user(&id).token_timeout(SECOND).await.unwrap_err();
+        tokio::time::sleep(9 * SECOND).await;
+    }
+    assert_eq!(site.refreshes(), sent);
+}

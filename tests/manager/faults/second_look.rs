@@ -417,6 +417,36 @@ async fn failed_release_is_repeated() {
     assert_eq!(site.fake.count().total(), first);
 }
 
+/// A release is repeated until the store takes it, so that nobody waits for the end of the lease.
+#[tokio::test(start_paused = true)]
+async fn release_outlasts_an_outage() {
+    let site = Site::new();
+    let managers = [site.logged_in(&ann()).await, site.manager()];
+    site.advance(HOUR);
+    site.fake.fault_plan(|_| Some(Fault::rate_limited_for(HOUR)));
+    site.fail(StoreCall::Release, StoreFault::Before);
+    let _ = soon(&managers[0].user(&ann())).await;
+    sleep(20 * SECOND).await;
+    site.store.recover();
+    sleep(40 * SECOND).await;
+    let row = site.row(RowKind::Login, &ann()).await.unwrap();
+    assert!(row.not_before.is_some_and(|left| left > HOUR / 2), "{:?}", row.not_before);
+}
+
+/// A store that takes no release keeps no shutdown waiting.
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_repeated_releases() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    site.advance(HOUR);
+    site.fake.fault_plan(|_| Some(Fault::rate_limited_for(HOUR)));
+    site.fail(StoreCall::Release, StoreFault::Before);
+    let _ = soon(&manager.user(&ann())).await;
+    let began = Instant::now();
+    manager.shutdown().await;
+    assert!(began.elapsed() <= 20 * SECOND, "{:?}", began.elapsed());
+}
+
 /// A refusal whose mark the store did not take at once is no lost rotation.
 #[tokio::test(start_paused = true)]
 async fn failed_release_loses_no_rotation() {
