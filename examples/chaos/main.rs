@@ -28,6 +28,7 @@ mod worker;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use fleet::Fleet;
 use plan::Plan;
@@ -48,6 +49,8 @@ usage: chaos [--seed N] [--minutes M] [--store sqlite|postgres|both|URL] [--plan
   --plan        print the plan, and do nothing
 
 Ends with 0 if all invariants held, with 1 if not.";
+
+const COMMAND: &str = "cargo run --release --example chaos --features postgres,sqlite,testing --";
 
 /// The argument by which the example, started again, is one of the processes.
 const WORK: &str = "be-a-process-of-the-fleet";
@@ -73,25 +76,41 @@ async fn run(arguments: Vec<String>) -> Outcome<bool> {
         println!("{USAGE}");
         return Ok(true);
     };
-    println!("seed {}", settings.seed);
-    let stores = settings.store.names();
-    let lasts = settings.seconds * SECOND / u64::try_from(stores.len())?;
     let begun = now();
     let mut totals = Totals::default();
-    for (seed, store) in (settings.seed..).zip(stores) {
-        let plan = Plan::new(seed, lasts);
-        println!("\nThe plan on {}:\n{plan}", store.words());
+    for half in settings.halves() {
+        let command = half.command();
+        let plan = Plan::new(half.seed, half.seconds * SECOND);
+        println!("\nThe plan on {}, repeated by\n  {command}\n{plan}", half.store.words());
         if settings.plans_only {
             continue;
         }
-        let evidence = store.run(plan).await?;
+        let evidence = half.store.run(plan).await?;
         let (broken, losses) = judge::judge(&evidence);
-        totals.add(&evidence, broken, losses);
+        totals.add(&evidence, broken, losses, &command);
     }
     if !settings.plans_only {
         totals.show(settings.seed, now() - begun);
     }
     Ok(totals.is_whole())
+}
+
+/// The run on one store: all of the run, or one of its halves.
+#[derive(Debug, PartialEq)]
+struct Half {
+    seed: u64,
+    seconds: u64,
+    store: Store,
+}
+
+impl Half {
+    /// The command that repeats this half alone.
+    fn command(&self) -> String {
+        let Self { seed, seconds, store } = self;
+        let minutes = Duration::from_secs(*seconds).as_secs_f64() / 60.0;
+        let store = store.argument();
+        format!("{COMMAND} --seed {seed} --minutes {minutes} --store {store}")
+    }
 }
 
 struct Settings {
@@ -120,6 +139,17 @@ impl Settings {
         }
         Ok(Some(settings))
     }
+
+    /// The halves have seeds of their own, so that a run tries two plans.
+    fn halves(&self) -> Vec<Half> {
+        let stores = match &self.store {
+            Stores::One(store) => vec![store.clone()],
+            Stores::Both => vec![Store::Sqlite, Store::Postgres],
+        };
+        let seconds = (self.seconds / stores.len() as u64).max(1);
+        let half = |(seed, store)| Half { seed, seconds, store };
+        (self.seed..).zip(stores).map(half).collect()
+    }
 }
 
 fn whole_seconds(minutes: &str) -> Outcome<u64> {
@@ -128,40 +158,30 @@ fn whole_seconds(minutes: &str) -> Outcome<u64> {
         return Err("--minutes takes a number of minutes, at most those of a day".into());
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within a day")]
-    let seconds = (minutes * 60.0) as u64;
+    let seconds = (minutes * 60.0).round() as u64;
     Ok(seconds.max(1))
 }
 
 enum Stores {
-    Sqlite,
-    Postgres,
     Both,
-    Url(String),
+    One(Store),
 }
 
 impl Stores {
     fn parse(text: &str) -> Outcome<Self> {
-        match text {
-            "sqlite" => Ok(Self::Sqlite),
-            "postgres" => Ok(Self::Postgres),
-            "both" => Ok(Self::Both),
+        Ok(match text {
+            "both" => Self::Both,
+            "sqlite" => Self::One(Store::Sqlite),
+            "postgres" => Self::One(Store::Postgres),
             url if url.starts_with("sqlite:") || url.starts_with("postgres") => {
-                Ok(Self::Url(url.to_owned()))
+                Self::One(Store::Url(url.to_owned()))
             }
-            other => Err(format!("{other} is no store\n\n{USAGE}").into()),
-        }
-    }
-
-    fn names(self) -> Vec<Store> {
-        match self {
-            Self::Sqlite => vec![Store::Sqlite],
-            Self::Postgres => vec![Store::Postgres],
-            Self::Both => vec![Store::Sqlite, Store::Postgres],
-            Self::Url(url) => vec![Store::Url(url)],
-        }
+            other => return Err(format!("{other} is no store\n\n{USAGE}").into()),
+        })
     }
 }
 
+#[derive(Clone, Debug, PartialEq)]
 enum Store {
     Sqlite,
     Postgres,
@@ -177,6 +197,14 @@ impl Store {
         }
     }
 
+    fn argument(&self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::Url(_) => "URL", // it may hold a password
+        }
+    }
+
     async fn run(self, plan: Plan) -> Outcome<judge::Evidence> {
         match self {
             Self::Url(url) => Fleet::run(plan, &url).await,
@@ -188,6 +216,30 @@ impl Store {
             Self::Postgres => {
                 let server = tokio::task::spawn_blocking(Server::start).await?;
                 Fleet::run(plan, &server.url()).await
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &str) -> Settings {
+        let arguments: Vec<_> = arguments.split(' ').map(str::to_owned).collect();
+        Settings::parse(&arguments).expect("arguments").expect("no help")
+    }
+
+    /// What is printed beside a plan repeats that plan, however odd the times.
+    #[test]
+    fn command_repeats_its_half() {
+        for minutes in ["1", "0.83", "7.77"] {
+            let halves = parse(&format!("--seed 7 --minutes {minutes}")).halves();
+            assert_eq!(halves.len(), 2);
+            for half in halves {
+                let command = half.command();
+                let arguments = command.split_once(" -- ").expect("arguments").1;
+                assert_eq!(parse(arguments).halves(), [half]);
             }
         }
     }

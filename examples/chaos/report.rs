@@ -31,7 +31,14 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub(crate) fn add(&mut self, evidence: &Evidence, broken: Vec<Broken>, losses: Losses) {
+    /// Adds a run that `command` repeats.
+    pub(crate) fn add(
+        &mut self,
+        evidence: &Evidence,
+        broken: Vec<Broken>,
+        losses: Losses,
+        command: &str,
+    ) {
         self.users = self.users.max(evidence.population.total().into());
         for (_, said) in &evidence.lines {
             match said {
@@ -62,7 +69,8 @@ impl Totals {
         self.losses.add(losses);
         self.growth = self.growth.max(growth(&evidence.memory));
         let room = STORIES.saturating_sub(self.stories.len());
-        self.stories.extend(broken.iter().take(room).map(|broken| broken.story(evidence)));
+        let story = |broken: &Broken| format!("({command})\n  {}", broken.story(evidence));
+        self.stories.extend(broken.iter().take(room).map(story));
         self.broken.extend(broken);
     }
 
@@ -107,7 +115,7 @@ impl Totals {
         row(revoked, "  the provider revoked it");
         println!();
         for story in &self.stories {
-            println!("BROKEN (seed {seed}): {story}\n");
+            println!("BROKEN {story}\n");
         }
         if self.broken.len() > self.stories.len() {
             println!("BROKEN: and {} more\n", self.broken.len() - self.stories.len());
