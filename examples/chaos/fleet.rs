@@ -1,6 +1,6 @@
 //! The processes, and the plan as it is carried out on them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,11 +15,12 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::judge::{Deed, Evidence};
+use crate::judge::{Deed, Evidence, SERVED_WITHIN};
 use crate::plan::{Event, Plan, SLOTS};
 use crate::provider::Provider;
 use crate::record::{
-    Checked, Micros, Order, Process, SECOND, Said, Setup, TOKEN_LIFE, User, now, user_name,
+    Micros, Order, Process, READ_EVERY, REFRESH_TIMEOUT, SECOND, Said, Setup, TOKEN_LIFE, User,
+    now, user_name,
 };
 use crate::{Outcome, WORK, store};
 
@@ -54,13 +55,10 @@ struct Member {
 #[derive(Default)]
 struct Heard {
     lines: Mutex<Vec<(Process, Said)>>,
-    /// Users about whom an order is under way, who has it, and whether it is a login.
-    busy: Mutex<HashMap<User, (Process, bool)>>,
-    /// Users who were removed, and whom nobody has logged in since.
-    removed: Mutex<HashSet<User>>,
-    /// How many processes are ready, and how many have checked all users.
+    /// Users about whom an order is under way, and who has it.
+    busy: Mutex<HashMap<User, Process>>,
+    /// How many processes are ready.
     ready: watch::Sender<u32>,
-    checked: watch::Sender<u32>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,13 +69,7 @@ impl Heard {
     fn hear(&self, process: Process, said: Said) {
         match &said {
             Said::Ready => self.ready.send_modify(|ready| *ready += 1),
-            Said::AllChecked => self.checked.send_modify(|checked| *checked += 1),
-            Said::Done { user, is_ok, .. } => {
-                let order = lock(&self.busy).remove(user);
-                if *is_ok && order.is_some_and(|(_, is_login)| !is_login) {
-                    lock(&self.removed).insert(*user);
-                }
-            }
+            Said::Done { user, .. } => drop(lock(&self.busy).remove(user)),
             _ => {}
         }
         lock(&self.lines).push((process, said));
@@ -105,13 +97,13 @@ impl Fleet {
             let member = fleet.start().await?;
             fleet.slots.push(Some(member));
         }
-        fleet.wait("the processes to be ready", |heard| heard.ready.subscribe()).await?;
+        fleet.wait_until_ready().await?;
         fleet.disturb().await?;
-        let checks = fleet.calm_down().await?;
+        let rested = fleet.rest().await?;
         fleet.end().await?;
         watch.abort();
         let _ = watch.await;
-        fleet.evidence(checks)
+        fleet.evidence(rested)
     }
 
     /// Puts the logins of all people into the store, by a manager that is gone afterwards.
@@ -186,12 +178,11 @@ impl Fleet {
         Ok(Member { process, child, orders, listening, stopped_since: None })
     }
 
-    /// Waits until all processes that live have said it.
-    async fn wait(&self, what: &str, counter: impl Fn(&Heard) -> watch::Receiver<u32>) -> Outcome {
+    async fn wait_until_ready(&self) -> Outcome {
         let all = u32::try_from(SLOTS)?;
-        let mut counter = counter(&self.heard);
-        let waited = tokio::time::timeout(PATIENCE, counter.wait_for(|count| *count >= all)).await;
-        waited.map_err(|_| format!("waited in vain for {what}"))??;
+        let mut ready = self.heard.ready.subscribe();
+        let waited = tokio::time::timeout(PATIENCE, ready.wait_for(|count| *count >= all)).await;
+        waited.map_err(|_| "waited in vain for the processes to be ready")??;
         Ok(())
     }
 
@@ -249,9 +240,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// No more faults, save for those who are cursed; then none at all. Everybody who can be served
-    /// has to be, by every process.
-    async fn calm_down(&mut self) -> Outcome<Vec<Check>> {
+    /// No more faults, save for those who are cursed; then none at all. The readers go on, so that
+    /// everybody who is not served by then is seen. Returns when it began.
+    async fn rest(&mut self) -> Outcome<Micros> {
         self.provider.set_faults(0);
         for slot in 0..SLOTS {
             if self.slots[slot].is_none() {
@@ -260,40 +251,21 @@ impl Fleet {
             if let Some(process) = self.slots[slot].as_ref().map(|it| it.process) {
                 self.wake(slot, process);
             }
-            self.tell(slot, &Order::Rest).await;
         }
         self.weigh();
-        let (cursed, others): (Vec<User>, Vec<User>) =
-            (0..self.plan.population.total()).partition(|user| self.plan.is_cursed(*user));
-        // Nobody logs in or is removed any more.
         let orders_over = async {
             while !lock(&self.heard.busy).is_empty() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         tokio::time::timeout(PATIENCE, orders_over).await.map_err(|_| "an order hangs")?;
-        let mut checks = Vec::new();
-        for users in [others, cursed] {
-            let from = lock(&self.heard.lines).len();
-            self.heard.checked.send_replace(0);
-            let removed = |user: &User| {
-                self.plan.population.is_person(*user) && lock(&self.heard.removed).contains(user)
-            };
-            let removed = users.iter().copied().filter(removed).collect();
-            let order = Order::Check { users, removed };
-            for slot in 0..SLOTS {
-                self.tell(slot, &order).await;
-            }
-            self.wait("all users to be checked", |heard| heard.checked.subscribe()).await?;
-            for (process, said) in &lock(&self.heard.lines)[from..] {
-                if let Said::Checked { user, outcome } = said {
-                    let (process, user, outcome) = (*process, *user, outcome.clone());
-                    checks.push(Check { process, user, outcome });
-                }
-            }
-            self.provider.set_cursing(false);
-        }
-        Ok(checks)
+        let rested = now();
+        // Everybody's token ends, and is replaced beside those of the cursed.
+        tokio::time::sleep(Duration::from_secs(TOKEN_LIFE)).await;
+        self.provider.set_cursing(false);
+        let served = Duration::from_micros(SERVED_WITHIN);
+        tokio::time::sleep(REFRESH_TIMEOUT + served + 2 * READ_EVERY).await;
+        Ok(rested)
     }
 
     /// All processes end by themselves.
@@ -310,7 +282,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn evidence(self, checks: Vec<Check>) -> Outcome<Evidence> {
+    fn evidence(self, rested: Micros) -> Outcome<Evidence> {
         let (arrivals, refused_calls) = self.provider.arrivals();
         let heard = Arc::into_inner(self.heard).ok_or("somebody still listens")?;
         let lines = heard.lines.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -322,7 +294,7 @@ impl Fleet {
             refused_calls,
             lines,
             deeds: self.deeds,
-            checks,
+            rested,
             jumps: self.jumps,
             memory: self.memory,
         })
@@ -346,8 +318,7 @@ impl Fleet {
         if lock(&self.heard.busy).contains_key(&user) {
             return;
         }
-        lock(&self.heard.busy).insert(user, (process, is_login));
-        lock(&self.heard.removed).remove(&user);
+        lock(&self.heard.busy).insert(user, process);
         self.deeds.push(Deed::Ordered { process, user, is_login, at: now() });
         let order = if is_login { Order::LogIn(user) } else { Order::Remove(user) };
         self.tell(slot, &order).await;
@@ -364,7 +335,7 @@ impl Fleet {
         self.deeds.push(Deed::Killed { process: member.process, at: now() });
         member.child.kill().await?;
         member.listening.await?;
-        lock(&self.heard.busy).retain(|_, (process, _)| *process != member.process);
+        lock(&self.heard.busy).retain(|_, process| *process != member.process);
         if let Some(from) = member.stopped_since {
             self.deeds.push(Deed::Stopped { process: member.process, from, to: now() });
         }
@@ -402,14 +373,6 @@ impl Fleet {
             self.memory.push((now(), pages * PAGE));
         }
     }
-}
-
-/// How one process's check of a user ended.
-#[derive(Clone, Debug)]
-pub(crate) struct Check {
-    pub(crate) process: Process,
-    pub(crate) user: User,
-    pub(crate) outcome: Checked,
 }
 
 #[derive(Clone, Copy)]

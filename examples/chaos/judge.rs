@@ -14,14 +14,15 @@ mod starvation;
 
 use std::collections::HashMap;
 
-use crate::fleet::Check;
 use crate::plan::seconds;
 use crate::provider::Arrival;
 use crate::record::{
-    Digest, Micros, Population, Process, REFRESH_TIMEOUT, RowVersion, Said, User, micros, user_name,
+    Digest, Failing, Micros, Population, Process, REFRESH_TIMEOUT, RowVersion, Said, User, micros,
+    user_name,
 };
 pub(crate) use logins::Losses;
 pub(crate) use memory::growth;
+pub(crate) use starvation::SERVED_WITHIN;
 
 /// All that was seen of one run.
 #[derive(Debug)]
@@ -36,7 +37,8 @@ pub(crate) struct Evidence {
     pub(crate) lines: Vec<(Process, Said)>,
     /// What was done to them, in that order.
     pub(crate) deeds: Vec<Deed>,
-    pub(crate) checks: Vec<Check>,
+    /// When the last thing was done to them. From then on only the cursed fail.
+    pub(crate) rested: Micros,
     pub(crate) jumps: u64,
     /// Bytes that the process had that is never killed, from time to time.
     pub(crate) memory: Vec<(Micros, u64)>,
@@ -143,11 +145,20 @@ impl Broken {
             lines.extend(seen.revoked.iter().map(|at| (*at, "revoked by the provider".to_owned())));
         }
         for (process, said) in &evidence.lines {
-            if let Said::Served(reads) = said {
-                let of_user = reads.iter().filter(|(served, ..)| *served == user);
-                lines.extend(of_user.map(|(_, access, begun)| {
-                    (*begun, format!("process {process}: served {access:x}"))
-                }));
+            match said {
+                Said::Served(reads) => {
+                    let of_user = reads.iter().filter(|(served, ..)| *served == user);
+                    lines.extend(of_user.map(|(_, access, begun)| {
+                        (*begun, format!("process {process}: served {access:x}"))
+                    }));
+                }
+                Said::Failing(failing) => {
+                    let of_user = failing.iter().filter(|failing| failing.user == user);
+                    lines.extend(
+                        of_user.map(|it| (it.last, format!("process {process}: {:?}", it.why))),
+                    );
+                }
+                _ => {}
             }
         }
         for deed in &evidence.deeds {
@@ -186,6 +197,20 @@ struct Lease {
     at: Micros,
 }
 
+/// A token that the store took, at some time between `reached` and `taken`.
+struct SavedToken {
+    access: Digest,
+    reached: Micros,
+    taken: Micros,
+}
+
+/// How a process's last read of a user ended.
+#[derive(Clone, Copy)]
+struct LastRead<'a> {
+    begun: Micros,
+    failing: Option<&'a Failing>,
+}
+
 /// What was seen of one user.
 #[derive(Default)]
 struct Seen<'a> {
@@ -195,6 +220,10 @@ struct Seen<'a> {
     /// `(process, is_login, at)`
     ordered: Vec<(Process, bool, Micros)>,
     revoked: Vec<Micros>,
+    /// When each process began to read each of their access tokens.
+    served: HashMap<(Process, Digest), Vec<Micros>>,
+    last_reads: HashMap<Process, LastRead<'a>>,
+    saves: Vec<SavedToken>,
 }
 
 /// The evidence by users, and what kept the processes from doing what they should.
@@ -227,9 +256,25 @@ impl<'a> Sorted<'a> {
                     let grant = Lease { process, version, begun: *begun, at: *at };
                     users.entry(*user).or_default().grants.push(grant);
                 }
-                Said::Reached { user, .. }
-                | Said::Saved { user, .. }
-                | Said::Releasing { user, .. }
+                Said::Served(reads) => {
+                    for (user, access, begun) in reads {
+                        let seen = users.entry(*user).or_default();
+                        seen.served.entry((*process, *access)).or_default().push(*begun);
+                        seen.read(*process, LastRead { begun: *begun, failing: None });
+                    }
+                }
+                Said::Failing(failing) => {
+                    for failing in failing {
+                        let read = LastRead { begun: failing.last, failing: Some(failing) };
+                        users.entry(failing.user).or_default().read(*process, read);
+                    }
+                }
+                Said::Reached { user, .. } | Said::Saved { user, .. } => {
+                    let seen = users.entry(*user).or_default();
+                    seen.lines.push((*process, said));
+                    seen.saves.extend(seen.last_save());
+                }
+                Said::Releasing { user, .. }
                 | Said::Released { user, .. }
                 | Said::Done { user, .. } => {
                     users.entry(*user).or_default().lines.push((*process, said));
@@ -269,7 +314,41 @@ impl<'a> Sorted<'a> {
     }
 }
 
-impl Seen<'_> {
+impl<'a> Seen<'a> {
+    fn read(&mut self, process: Process, read: LastRead<'a>) {
+        let last = self.last_reads.entry(process).or_insert(read);
+        if read.begun >= last.begun {
+            *last = read;
+        }
+    }
+
+    /// When the last read began for which a process served this token.
+    fn last(&self, process: Process, access: Digest) -> Option<Micros> {
+        self.served.get(&(process, access))?.iter().max().copied()
+    }
+
+    /// The token that the store took, if the last line says that it did.
+    fn last_save(&self) -> Option<SavedToken> {
+        let ((by, last), before) = self.lines.split_last()?;
+        let Said::Saved { version: row, at: taken, .. } = **last else { return None };
+        before.iter().rev().find_map(|(process, said)| match **said {
+            Said::Reached { version, access, at: reached, .. }
+                if process == by && version == row =>
+            {
+                Some(SavedToken { access, reached, taken })
+            }
+            _ => None,
+        })
+    }
+
+    /// The last reads while the fleet was at rest, by the processes that lived to the end.
+    fn living_reads(&self, sorted: &Sorted<'_>) -> impl Iterator<Item = (Process, LastRead<'a>)> {
+        let reads = self.last_reads.iter().map(|(process, read)| (*process, *read));
+        reads.filter(|(process, read)| {
+            read.begun >= sorted.evidence.rested && !sorted.killed.contains_key(process)
+        })
+    }
+
     /// Whether a request had enough time for its answer: what a process does with one that comes
     /// late says nothing.
     fn had_time(&self, arrival: &Arrival) -> bool {
@@ -288,7 +367,7 @@ mod made_up {
     use super::*;
     use crate::plan::Effect;
     use crate::provider::{Grant, Issued};
-    use crate::record::{Note, SECOND};
+    use crate::record::{Note, SECOND, Why};
 
     pub(crate) const ANN: User = 0;
     pub(crate) const FIRST: RowVersion = RowVersion { incarnation: 7, revision: 1 };
@@ -306,7 +385,7 @@ mod made_up {
             refused_calls: 0,
             lines: Vec::new(),
             deeds: vec![Deed::Era { kills: true, is_family: false, at: 0 }],
-            checks: Vec::new(),
+            rested: Micros::MAX,
             jumps: 0,
             memory: Vec::new(),
         }
@@ -332,7 +411,8 @@ mod made_up {
     }
 
     pub(crate) fn reached(at: Micros, version: RowVersion, refresh: Digest) -> Said {
-        Said::Reached { user: ANN, version, refresh: Some(refresh), at }
+        let (access, refresh) = (refresh * 10, Some(refresh));
+        Said::Reached { user: ANN, version, access, refresh, at }
     }
 
     pub(crate) fn saved(at: Micros, version: RowVersion) -> Said {
@@ -341,6 +421,11 @@ mod made_up {
 
     pub(crate) fn releasing(at: Micros, version: RowVersion, release: Note) -> Said {
         Said::Releasing { user: ANN, version, release, at }
+    }
+
+    /// A read that failed at `last` as all since `since` had.
+    pub(crate) fn failing(why: Why, since: Micros, last: Micros) -> Said {
+        Said::Failing(vec![Failing { user: ANN, why, since, last }])
     }
 
     pub(crate) fn broken(evidence: &Evidence) -> Vec<Invariant> {

@@ -12,8 +12,8 @@ use crate::record::{Micros, Population, REFRESH_TIMEOUT, SECOND, User};
 /// watched.
 pub(crate) const SLOTS: usize = 4;
 
-const PEOPLE: User = 1_300;
-const ENTERPRISE: User = 700;
+const PEOPLE: User = 650;
+const ENTERPRISE: User = 350;
 /// For how long tokens are remembered by [`Rotation::Grace`]: longer than any run.
 const GRACE: Duration = Duration::from_hours(24);
 const ERAS: u32 = 3;
@@ -159,7 +159,7 @@ impl Plan {
             4 => (Effect::None, Fault::DelayAfter(millis(20, 700, &mut rng))),
             5 => (Effect::Late, Fault::Delay(REFRESH_TIMEOUT + millis(0, 2_000, &mut rng))),
             6 => (Effect::AnswerLost, Fault::DelayAfter(2 * REFRESH_TIMEOUT)),
-            7 => (Effect::None, Fault::Unauthorized),
+            7 => (Effect::Doubt, Fault::Unauthorized),
             8 => (Effect::None, Fault::rate_limited()),
             9 => return Some(pause(rng.u64(1..3), Fault::rate_limited_for)),
             10 => return Some(pause(rng.u64(1..3), Fault::unavailable_for)),
@@ -195,6 +195,9 @@ pub(crate) enum Effect {
     Late,
     /// The provider acts, and its answer does not arrive, or not whole.
     AnswerLost,
+    /// The provider refuses, and it may mean the login or the client: each one in a row doubles the
+    /// pause.
+    Doubt,
     /// The provider does not act, and asks for a pause.
     Pause(Micros),
 }

@@ -1,7 +1,6 @@
 //! What the processes tell each other: lines of JSON, each with the time by the machine's own
 //! monotonic clock, which is the same for all processes and which no plan turns.
 
-use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -15,6 +14,11 @@ pub(crate) const TOKEN_LIFE: u64 = 20;
 pub(crate) const LEASE: Duration = Duration::from_secs(4);
 pub(crate) const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const REVALIDATE_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
+/// The longest pause after a failure, unless the provider asks for a longer one.
+pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Every process reads each user at least so often.
+pub(crate) const READ_EVERY: Duration = Duration::from_secs(4);
 /// Attempts of one request; a refresh is sent once more without its Bearer header.
 pub(crate) const MAX_ATTEMPTS: u32 = 2;
 
@@ -22,8 +26,8 @@ pub(crate) fn policy() -> RefreshPolicy {
     RefreshPolicy::default()
         .lease(LEASE)
         .refresh_timeout(REFRESH_TIMEOUT)
-        .initial_backoff(Duration::from_millis(200))
-        .max_backoff(Duration::from_secs(1))
+        .initial_backoff(INITIAL_BACKOFF)
+        .max_backoff(MAX_BACKOFF)
 }
 
 /// Microseconds of the machine's monotonic clock.
@@ -37,8 +41,9 @@ pub(crate) fn now() -> Micros {
     seconds * SECOND + nanos / 1_000
 }
 
-pub(crate) fn micros(span: Duration) -> Micros {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+#[expect(clippy::cast_possible_truncation, reason = "of 580,000 years")]
+pub(crate) const fn micros(span: Duration) -> Micros {
+    span.as_micros() as u64
 }
 
 /// A user by number. Those before [`Population::people`] log in; the others are enterprise users.
@@ -122,12 +127,12 @@ pub(crate) struct Setup {
     pub(crate) population: Population,
     /// How many users are kept in memory.
     pub(crate) capacity: usize,
-    /// The seed of the order in which users are read.
+    /// The seed of the times at which users are read.
     pub(crate) seed: u64,
 }
 
 /// What a process is told.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// A person logs in, by their browser.
     LogIn(User),
@@ -135,11 +140,6 @@ pub(crate) enum Order {
     Remove(User),
     /// The time of day jumps by so many seconds.
     Jump { seconds: i64, sent: Micros },
-    /// No reader reads any more.
-    Rest,
-    /// Call the API for each of these users until it answers, or it is certain that it never will.
-    /// Those who were removed may be served once more as they were last seen.
-    Check { users: Vec<User>, removed: HashSet<User> },
 }
 
 /// What a process says.
@@ -157,6 +157,7 @@ pub(crate) enum Said {
     Reached {
         user: User,
         version: RowVersion,
+        access: Digest,
         refresh: Option<Digest>,
         at: Micros,
     },
@@ -204,14 +205,8 @@ pub(crate) enum Said {
         from: Micros,
         to: Micros,
     },
-    /// How a check of a user ended.
-    Checked {
-        user: User,
-        outcome: Checked,
-    },
-    AllChecked,
-    /// Reads that failed, by the kind of their error.
-    Failed(Vec<(String, u64)>),
+    /// Users whose last read failed.
+    Failing(Vec<Failing>),
     Reads(u64),
 }
 
@@ -241,12 +236,23 @@ pub(crate) struct Note {
     pub(crate) in_flight: bool,
 }
 
+/// A user whose last read failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failing {
+    pub(crate) user: User,
+    pub(crate) why: Why,
+    /// When the first read began that failed so, without one in between that did not.
+    pub(crate) since: Micros,
+    /// When the last one began.
+    pub(crate) last: Micros,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Checked {
-    /// The API answered.
-    Served,
-    /// The caller was told again and again that the person has to log in.
+pub(crate) enum Why {
+    /// The person has to log in.
     LoginOver,
-    /// Nothing came of it for longer than anything may take.
-    Starved(String),
+    /// The API does not take the token.
+    NotTaken,
+    /// Another error, by its name.
+    Error(String),
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::judge::{Broken, Deed, Evidence, Invariant, Losses, growth};
 use crate::plan::seconds;
-use crate::record::Said;
+use crate::record::{Failing, Said, Why};
 
 /// How many broken invariants are told in full.
 const STORIES: usize = 5;
@@ -43,9 +43,14 @@ impl Totals {
         for (_, said) in &evidence.lines {
             match said {
                 Said::Reads(reads) => self.reads += reads,
-                Said::Failed(kinds) => {
-                    for (kind, count) in kinds {
-                        *self.failed.entry(kind.clone()).or_default() += count;
+                Said::Failing(failing) => {
+                    for Failing { why, .. } in failing {
+                        let kind = match why {
+                            Why::LoginOver => "the login is over",
+                            Why::NotTaken => "the API did not take the token",
+                            Why::Error(kind) => kind,
+                        };
+                        *self.failed.entry(kind.to_owned()).or_default() += 1;
                     }
                 }
                 _ => {}

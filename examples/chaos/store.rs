@@ -32,10 +32,10 @@ pub(crate) async fn open(url: &str) -> Outcome<Arc<dyn TokenStore>> {
 #[derive(Debug)]
 pub(crate) struct Witnessed(pub(crate) Arc<dyn TokenStore>);
 
-/// The refresh token within a payload, which the sealed store below this one encrypts.
-fn refresh_token(token: &StoredToken) -> Option<Digest> {
+/// A secret within a payload, which the sealed store below this one encrypts.
+fn secret(token: &StoredToken, name: &str) -> Option<Digest> {
     let object: serde_json::Value = serde_json::from_slice(token.payload.expose_secret()).ok()?;
-    object.get("refresh_token")?.as_str().map(digest)
+    object.get(name)?.as_str().map(digest)
 }
 
 fn note(release: Release) -> Note {
@@ -61,8 +61,9 @@ impl TokenStore for Witnessed {
         Box::pin(async move {
             let version = save.version.into();
             if let Some(user) = user_of(key) {
-                let refresh = refresh_token(&save.token);
-                say(&Said::Reached { user, version, refresh, at: now() });
+                let access = secret(&save.token, "access_token").unwrap_or_default();
+                let refresh = secret(&save.token, "refresh_token");
+                say(&Said::Reached { user, version, access, refresh, at: now() });
             }
             let is_saved = self.0.save(key, save).await?;
             if let Some(user) = user_of(key).filter(|_| is_saved) {

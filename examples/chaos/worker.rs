@@ -4,37 +4,27 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, Write};
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hurdlr_oauth2::manager::{Disconnected, SharedToken, UserHandle};
+use hurdlr_oauth2::manager::{Disconnected, SharedToken, TokenGuard, UserHandle};
 use hurdlr_oauth2::reqwest::{self, redirect};
 use hurdlr_oauth2::secrecy::ExposeSecret;
 use hurdlr_oauth2::url::Url;
 use hurdlr_oauth2::{ApiVersion, Error, ErrorKind, Hurdlr, RetryPolicy, TokenManager, UserId};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::clock::TurnedClock;
 use crate::record::{
-    Checked, Digest, MAX_ATTEMPTS, Micros, Order, REFRESH_TIMEOUT, REVALIDATE_AFTER, SECOND, Said,
-    Setup, User, agent, digest, now, policy, user_name,
+    Digest, Failing, MAX_ATTEMPTS, Micros, Order, READ_EVERY, REFRESH_TIMEOUT, REVALIDATE_AFTER,
+    Said, Setup, User, Why, agent, digest, micros, now, policy, user_name,
 };
 use crate::store::{self, Witnessed};
 
-const READERS: u64 = 24;
-/// One read of so many goes on to call the API.
-const CALL_EVERY: u64 = 40;
 const CALLER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a caller has to be told that the login is over until it is believed, in a check.
-const OVER_FOR: Micros = 10 * SECOND;
-/// How long a check goes on after the last user was served.
-const STARVED_AFTER: Micros = 90 * SECOND;
-/// How long a user who was removed may be served as they were last seen; many times what the manager
-/// promises, and longer than a token lives.
-const STALE_FOR: Micros = 45 * SECOND;
-const CHECKERS: usize = 256;
 const LAG: Duration = Duration::from_millis(400);
 
 /// Works until its input ends.
@@ -46,12 +36,14 @@ pub(crate) async fn work() -> Outcome {
     tokio::spawn(watch_cpu());
     tokio::spawn(Arc::clone(&worker).report());
     let keep_alive = worker.manager.keep_alive(Duration::from_secs(2));
-    for reader in 0..READERS {
-        tokio::spawn(Arc::clone(&worker).read(reader));
+    let mut readers = JoinSet::new();
+    for user in 0..worker.setup.population.total() {
+        readers.spawn(Arc::clone(&worker).read(user));
     }
     while let Some(line) = lines.recv().await {
         Arc::clone(&worker).obey(serde_json::from_str(&line)?);
     }
+    readers.shutdown().await;
     drop(keep_alive);
     worker.manager.shutdown().await;
     worker.flush();
@@ -103,12 +95,10 @@ struct Worker {
     http: reqwest::Client,
     api: Url,
     reads: AtomicU64,
-    rests: AtomicBool,
     served: Mutex<HashMap<(User, Digest), Micros>>,
-    failed: Mutex<HashMap<&'static str, u64>>,
+    failing: Mutex<HashMap<User, Failing>>,
     /// Users of whom a refusal was reported. A second one soon after may not be believed.
     reported: Mutex<HashSet<User>>,
-    last_served: AtomicU64,
 }
 
 impl Worker {
@@ -151,11 +141,9 @@ impl Worker {
             http,
             api,
             reads: AtomicU64::new(0),
-            rests: AtomicBool::new(false),
             served: Mutex::default(),
-            failed: Mutex::default(),
+            failing: Mutex::default(),
             reported: Mutex::default(),
-            last_served: AtomicU64::new(now()),
         }))
     }
 
@@ -165,7 +153,6 @@ impl Worker {
                 self.clock.jump(seconds);
                 say(&Said::Jumped { from: sent, to: now() });
             }
-            Order::Rest => self.rests.store(true, Ordering::SeqCst),
             Order::LogIn(user) => {
                 tokio::spawn(async move {
                     let begun = now();
@@ -179,9 +166,6 @@ impl Worker {
                     let is_ok = self.remove(user).await.is_ok();
                     say(&Said::Done { user, begun, at: now(), is_ok });
                 });
-            }
-            Order::Check { users, removed } => {
-                tokio::spawn(self.check(users, removed));
             }
         }
     }
@@ -216,37 +200,53 @@ impl Worker {
         handle.forget().await
     }
 
-    async fn read(self: Arc<Self>, reader: u64) {
-        let mut rng = fastrand::Rng::with_seed(self.setup.seed ^ reader);
-        while !self.rests.load(Ordering::SeqCst) {
-            let user = rng.u32(..self.setup.population.total());
-            if let Ok(token) = self.token(user).await
-                && rng.u64(..CALL_EVERY) == 0
-            {
-                self.call(user, &token).await;
-            }
-            tokio::time::sleep(Duration::from_millis(rng.u64(2..40))).await;
+    /// Reads one user's token again and again, and calls the API with each new one.
+    async fn read(self: Arc<Self>, user: User) {
+        let mut rng = fastrand::Rng::with_seed(self.setup.seed ^ u64::from(user));
+        let mut accepted = None;
+        let mut first_failure: Option<(bool, Micros)> = None;
+        loop {
+            let pause = rng.u64(micros(READ_EVERY) / 2..micros(READ_EVERY));
+            tokio::time::sleep(Duration::from_micros(pause)).await;
+            let begun = now();
+            let Err(why) = self.serve(user, begun, &mut accepted).await else {
+                first_failure = None;
+                continue;
+            };
+            let is_over = why == Why::LoginOver;
+            let goes_on = first_failure.filter(|(was_over, _)| *was_over == is_over);
+            let (_, since) = *first_failure.insert(goes_on.unwrap_or((is_over, begun)));
+            lock(&self.failing).insert(user, Failing { user, why, since, last: begun });
         }
+    }
+
+    /// One read. `accepted` is the last token that the API took.
+    async fn serve(
+        &self,
+        user: User,
+        begun: Micros,
+        accepted: &mut Option<Digest>,
+    ) -> Result<(), Why> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let token = self.token(user).await.map_err(|kind| match kind {
+            ErrorKind::LoginRequired | ErrorKind::RotationLost => Why::LoginOver,
+            kind => Why::Error(kind.name().to_owned()),
+        })?;
+        let access = digest(token.access_token().expose_secret());
+        lock(&self.served).insert((user, access), begun);
+        if *accepted != Some(access) {
+            if !self.call(user, &token).await {
+                return Err(Why::NotTaken);
+            }
+            *accepted = Some(access);
+        }
+        Ok(())
     }
 
     async fn token(&self, user: User) -> Result<SharedToken, ErrorKind> {
         let handle = self.user(user).map_err(|error| error.kind())?;
-        let begun = now();
         let token = handle.token_timeout(CALLER_TIMEOUT).await;
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        match token {
-            Ok(token) => {
-                let access = digest(token.access_token().expose_secret());
-                let mut served = lock(&self.served);
-                let last = served.entry((user, access)).or_default();
-                *last = begun.max(*last);
-                Ok(token.into_shared())
-            }
-            Err(error) => {
-                *lock(&self.failed).entry(error.kind().name()).or_default() += 1;
-                Err(error.kind())
-            }
-        }
+        token.map(TokenGuard::into_shared).map_err(|error| error.kind())
     }
 
     /// Calls the API. A refusal is reported.
@@ -277,67 +277,8 @@ impl Worker {
         let served = mem::take(&mut *lock(&self.served));
         let served = served.into_iter().map(|((user, access), begun)| (user, access, begun));
         say(&Said::Served(served.collect()));
-        let failed = mem::take(&mut *lock(&self.failed));
-        say(&Said::Failed(failed.into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect()));
+        let failing = mem::take(&mut *lock(&self.failing));
+        say(&Said::Failing(failing.into_values().collect()));
         say(&Said::Reads(self.reads.swap(0, Ordering::Relaxed)));
-    }
-
-    async fn check(self: Arc<Self>, users: Vec<User>, removed: HashSet<User>) {
-        self.last_served.store(now(), Ordering::SeqCst);
-        let removed = Arc::new(removed);
-        let queue = Arc::new(Mutex::new(users));
-        let checkers: Vec<_> = (0..CHECKERS)
-            .map(|_| {
-                let (worker, queue) = (Arc::clone(&self), Arc::clone(&queue));
-                let removed = Arc::clone(&removed);
-                tokio::spawn(async move {
-                    loop {
-                        let next = lock(&queue).pop();
-                        let Some(user) = next else { return };
-                        let outcome = worker.check_one(user, removed.contains(&user)).await;
-                        say(&Said::Checked { user, outcome });
-                    }
-                })
-            })
-            .collect();
-        for checker in checkers {
-            let _ = checker.await;
-        }
-        self.flush();
-        say(&Said::AllChecked);
-    }
-
-    async fn check_one(&self, user: User, was_removed: bool) -> Checked {
-        let begun = now();
-        let mut over_since = None;
-        loop {
-            let why = match self.token(user).await {
-                Ok(token) => {
-                    over_since = None;
-                    let may_be_stale = was_removed && now() - begun < STALE_FOR;
-                    if self.call(user, &token).await && !may_be_stale {
-                        self.last_served.store(now(), Ordering::SeqCst);
-                        return Checked::Served;
-                    }
-                    "the API refuses the token"
-                }
-                Err(ErrorKind::LoginRequired | ErrorKind::RotationLost) => {
-                    let since = *over_since.get_or_insert_with(now);
-                    if now() - since > OVER_FOR {
-                        self.last_served.store(now(), Ordering::SeqCst);
-                        return Checked::LoginOver;
-                    }
-                    "login over"
-                }
-                Err(kind) => {
-                    over_since = None;
-                    kind.name()
-                }
-            };
-            if now().saturating_sub(self.last_served.load(Ordering::SeqCst)) > STARVED_AFTER {
-                return Checked::Starved(why.to_owned());
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
     }
 }

@@ -1,75 +1,57 @@
-//! Law 3: no token is served that was removed, that the API refused, or whose life is over.
-
-use std::collections::HashMap;
+//! Law 3: no token is served that was removed, that the API refused, or whose life is over; and none
+//! that another process has replaced or removed, beyond the time that it takes to learn of it.
 
 use super::logins::{Presence, presence};
 use super::{Broken, Invariant, Seen, Sorted};
 use crate::plan::seconds;
 use crate::provider::Arrival;
-use crate::record::{Checked, Digest, Micros, Process, SECOND, Said, User};
+use crate::record::{Digest, Micros, Process, REVALIDATE_AFTER, SECOND, Said, User, micros};
 
 /// How much longer than its life a token may seem to live: the provider counts whole seconds, and
 /// a store adds what a save took if that was a second or more.
 const ROUNDING: Micros = 5 * SECOND / 2;
+/// The first read so long after a change has the store looked at.
+const LOOK_AFTER: Micros = micros(REVALIDATE_AFTER) / 2;
+/// How long that look may take. The other half of the time would do, on a machine that has no more
+/// to do than it can.
+const LOOK: Micros = micros(REVALIDATE_AFTER);
 
 pub(super) fn judge(sorted: &Sorted<'_>) -> Vec<Broken> {
     let mut broken = Vec::new();
-    let last_reads = last_reads(sorted);
     for (process, said) in &sorted.evidence.lines {
-        match said {
-            Said::Served(reads) => {
-                for (user, access, begun) in reads {
-                    outlived(sorted, *process, (*user, *access, *begun), &mut broken);
-                }
+        if let Said::Served(reads) = said {
+            for (user, access, begun) in reads {
+                outlived(sorted, *process, (*user, *access, *begun), &mut broken);
             }
-            Said::Refused { user, access, at } => {
-                let last = last_reads.get(&(*process, *user, *access)).copied().unwrap_or(0);
-                // A provider that hands out the same token when it is asked for another stands by
-                // it.
-                let stands_by = sorted.issued.get(access).is_some_and(|(_, last)| last > at);
-                if last > *at && !stands_by {
-                    let words =
-                        format!("process {process} served a token that the API had refused");
-                    broken.push(dead(*user, last, words));
-                }
+        }
+        if let Said::Refused { user, access, at } = said
+            && let Some(last) = sorted.users.get(user).and_then(|seen| seen.last(*process, *access))
+        {
+            // A provider that hands out the same token when it is asked for another stands by it.
+            let stands_by = sorted.issued.get(access).is_some_and(|(_, last)| last > at);
+            if last > *at && !stands_by {
+                let words = format!("process {process} served a token that the API had refused");
+                broken.push(dead(*user, last, words));
             }
-            Said::Done { user, begun, at, is_ok: true } => {
-                if let Some(seen) = sorted.users.get(user)
-                    && was_removal(seen, *process, *begun)
-                {
-                    removed(sorted, *user, seen, (*process, *begun, *at), &last_reads, &mut broken);
-                }
-            }
-            _ => {}
         }
     }
-    for check in &sorted.evidence.checks {
-        if check.outcome == Checked::Served
-            && sorted.evidence.population.is_person(check.user)
-            && presence(sorted, check.user) == Presence::Gone
-            && let Some(seen) = sorted.users.get(&check.user)
-        {
-            let removal = seen.ordered.last().map_or(0, |(_, _, at)| *at);
-            if !was_saved_late(seen, removal) {
-                let words = format!("process {} serves a user who was removed", check.process);
-                broken.push(dead(check.user, Micros::MAX, words));
-            }
+    for (user, seen) in &sorted.users {
+        let removals = removals(sorted, *user, seen);
+        for removal in &removals {
+            served_by_remover(sorted, *user, seen, removal, &mut broken);
+        }
+        stale(sorted, *user, seen, &removals, &mut broken);
+        let removed = seen.ordered.last().map_or(0, |(_, _, at)| *at);
+        let is_gone = sorted.evidence.population.is_person(*user)
+            && presence(sorted, *user) == Presence::Gone
+            && !was_saved_late(seen, removed);
+        let mut reads = seen.living_reads(sorted);
+        if is_gone && let Some((process, _)) = reads.find(|(_, read)| read.failing.is_none()) {
+            let words = format!("process {process} serves a user who was removed");
+            broken.push(dead(*user, Micros::MAX, words));
         }
     }
     broken
-}
-
-/// When the last read began of each process that got a token.
-fn last_reads(sorted: &Sorted<'_>) -> HashMap<(Process, User, Digest), Micros> {
-    let mut last = HashMap::new();
-    for (process, said) in &sorted.evidence.lines {
-        let Said::Served(reads) = said else { continue };
-        for (user, access, begun) in reads {
-            let entry = last.entry((*process, *user, *access)).or_insert(*begun);
-            *entry = (*begun).max(*entry);
-        }
-    }
-    last
 }
 
 fn outlived(
@@ -104,10 +86,26 @@ fn was_save_cut(sorted: &Sorted<'_>, user: User, access: Digest) -> bool {
     sorted.killed.contains_key(&process) && !was_saved
 }
 
-/// Whether what was done was a removal, not a login.
-fn was_removal(seen: &Seen<'_>, process: Process, begun: Micros) -> bool {
-    let mut ordered = seen.ordered.iter().filter(|(by, _, at)| *by == process && *at <= begun);
-    ordered.next_back().is_some_and(|(_, is_login, _)| !is_login)
+/// A process removed the user: it was asked after `begun`, and had done it `at` a time.
+struct Removal {
+    process: Process,
+    begun: Micros,
+    at: Micros,
+}
+
+/// The removals that no login was saved after.
+fn removals(sorted: &Sorted<'_>, user: User, seen: &Seen<'_>) -> Vec<Removal> {
+    let is_person = sorted.evidence.population.is_person(user);
+    let done = seen.lines.iter().filter_map(|(process, said)| match **said {
+        Said::Done { begun, at, is_ok: true, .. } => Some(Removal { process: *process, begun, at }),
+        _ => None,
+    });
+    done.filter(|Removal { process, begun, .. }| {
+        let mut ordered = seen.ordered.iter().filter(|(by, _, at)| by == process && at <= begun);
+        ordered.next_back().is_some_and(|(_, is_login, _)| !is_login)
+            && !(is_person && was_saved_late(seen, *begun))
+    })
+    .collect()
 }
 
 /// A login that the store would not take before is saved over whatever is there by then.
@@ -118,25 +116,65 @@ fn was_saved_late(seen: &Seen<'_>, since: Micros) -> bool {
 }
 
 /// The process that removed a user serves none of their earlier tokens.
-fn removed(
+fn served_by_remover(
     sorted: &Sorted<'_>,
     user: User,
     seen: &Seen<'_>,
-    (process, begun, at): (Process, Micros, Micros),
-    last_reads: &HashMap<(Process, User, Digest), Micros>,
+    removal: &Removal,
     broken: &mut Vec<Broken>,
 ) {
-    if sorted.evidence.population.is_person(user) && was_saved_late(seen, begun) {
-        return;
-    }
-    let tokens = seen.arrivals.iter().filter_map(|arrival| arrival.issued);
-    for token in tokens.filter(|token| token.at < begun) {
-        let last = last_reads.get(&(process, user, token.access)).copied().unwrap_or(0);
-        if last > at {
+    let Removal { process, begun, at } = *removal;
+    for (by, access) in seen.served.keys().filter(|(by, _)| *by == process) {
+        let is_earlier = sorted.issued.get(access).is_some_and(|(_, issued)| *issued < begun);
+        if let Some(last) = seen.last(*by, *access).filter(|last| is_earlier && *last > at) {
             let words = format!("process {process} served a token of a user whom it had removed");
             broken.push(dead(user, last, words));
         }
     }
+}
+
+/// No process serves a token for long that is not in the store any more.
+fn stale(
+    sorted: &Sorted<'_>,
+    user: User,
+    seen: &Seen<'_>,
+    removals: &[Removal],
+    broken: &mut Vec<Broken>,
+) {
+    for ((process, access), reads) in &seen.served {
+        let Some(gone) = left_store(sorted, seen, *access, removals) else { continue };
+        let late = reads.iter().find(|late| {
+            let looked = reads.iter().rfind(|look| **look + LOOK < **late);
+            looked.is_some_and(|look| {
+                *look >= gone + LOOK_AFTER && sorted.is_calm(*process, look - LOOK, **late)
+            })
+        });
+        if let Some(late) = late {
+            let words = format!(
+                "process {process} served a token {:.1} s after it had left the store",
+                seconds(late - gone)
+            );
+            broken.push(dead(user, *late, words));
+        }
+    }
+}
+
+/// When a token certainly was in the store no more: another one was saved over it, or the user was
+/// removed. `None` where that is not known, or where it may never have been there.
+fn left_store(
+    sorted: &Sorted<'_>,
+    seen: &Seen<'_>,
+    access: Digest,
+    removals: &[Removal],
+) -> Option<Micros> {
+    let (_, issued) = sorted.issued.get(&access)?;
+    let mut first = seen.arrivals.iter().filter(|arrival| arrival.process.is_none());
+    let is_first = first.any(|arrival| arrival.issued.is_some_and(|new| new.access == access));
+    let (own, others): (Vec<_>, Vec<_>) = seen.saves.iter().partition(|it| it.access == access);
+    let taken = own.iter().map(|save| save.taken).max().or(is_first.then_some(0))?;
+    let replaced = others.iter().filter(|save| save.reached > taken).map(|save| save.taken);
+    let removed = removals.iter().filter(|it| it.begun > taken.max(*issued)).map(|it| it.at);
+    replaced.chain(removed).min()
 }
 
 fn dead(user: User, at: Micros, words: String) -> Broken {
@@ -147,7 +185,6 @@ fn dead(user: User, at: Micros, words: String) -> Broken {
 mod tests {
     use super::super::made_up::*;
     use super::*;
-    use crate::fleet::Check;
     use crate::judge::{Deed, Evidence};
 
     fn served(begun: Micros) -> (Process, Said) {
@@ -175,7 +212,7 @@ mod tests {
     fn reissued_token_is_no_younger() {
         let mut evidence = evidence();
         evidence.lines = vec![(1, granted(4 * SECOND, FIRST)), served(23 * SECOND)];
-        evidence.arrivals.push(refresh(5 * SECOND, 9, 10));
+        evidence.arrivals.push(refresh(5 * SECOND, 10, 10));
         assert_eq!(broken(&evidence), [Invariant::NoDeadToken]);
         evidence.is_v6 = true;
         assert_eq!(broken(&evidence), []);
@@ -202,9 +239,6 @@ mod tests {
         assert_eq!(broken(&evidence), []);
         evidence.lines.push(served(6 * SECOND));
         assert_eq!(broken(&evidence), [Invariant::NoDeadToken]);
-        // By another process it may be served until that learns of it.
-        evidence.lines[1].0 = 2;
-        assert_eq!(broken(&evidence), []);
     }
 
     /// Once the provider hands it out again, it is as good as new.
@@ -213,7 +247,7 @@ mod tests {
         let mut evidence = evidence();
         let refused = Said::Refused { user: ANN, access: 100, at: 5 * SECOND };
         evidence.lines = vec![(1, refused), (1, granted(6 * SECOND, FIRST)), served(7 * SECOND)];
-        evidence.arrivals.push(refresh(6 * SECOND, 9, 10));
+        evidence.arrivals.push(refresh(6 * SECOND, 10, 10));
         assert_eq!(broken(&evidence), []);
     }
 
@@ -227,11 +261,52 @@ mod tests {
         assert_eq!(broken(&evidence), [Invariant::NoDeadToken]);
     }
 
+    /// Another process learns of it while it reads.
+    #[test]
+    fn removal_elsewhere_is_learnt_of() {
+        let mut evidence = evidence();
+        removal(&mut evidence);
+        let reads = |evidence: &mut Evidence, times: &[Micros]| {
+            evidence.lines.truncate(1);
+            let reads = times.iter().map(|at| (2, Said::Served(vec![(ANN, 100, *at)])));
+            evidence.lines.extend(reads);
+        };
+        reads(&mut evidence, &[4 * SECOND, 6 * SECOND]);
+        assert_eq!(broken(&evidence), []);
+        reads(&mut evidence, &[9 * SECOND]); // as it was last seen
+        assert_eq!(broken(&evidence), []);
+        reads(&mut evidence, &[4 * SECOND, 6 * SECOND + 1]);
+        assert_eq!(broken(&evidence), [Invariant::NoDeadToken]);
+        let (from, to) = (4 * SECOND, 5 * SECOND);
+        evidence.deeds.push(Deed::Stopped { process: 2, from, to });
+        assert_eq!(broken(&evidence), []);
+    }
+
+    /// So it does of a newer token, such as that for which a refused one was replaced.
+    #[test]
+    fn replacement_elsewhere_is_learnt_of() {
+        let mut evidence = evidence();
+        let at = 3 * SECOND;
+        evidence.lines = vec![
+            (1, granted(at, FIRST)),
+            (1, reached(at, SECOND_REVISION, 11)),
+            (1, saved(at, SECOND_REVISION)),
+            (2, Said::Served(vec![(ANN, 100, 4 * SECOND)])),
+            (2, Said::Served(vec![(ANN, 110, 7 * SECOND)])),
+        ];
+        evidence.arrivals.push(refresh(at, 10, 11));
+        assert_eq!(broken(&evidence), []);
+        evidence.lines.push((2, Said::Served(vec![(ANN, 100, 7 * SECOND)])));
+        assert_eq!(broken(&evidence), [Invariant::NoDeadToken]);
+    }
+
     #[test]
     fn removed_user_served_at_end_is_seen() {
         let mut evidence = evidence();
         removal(&mut evidence);
-        evidence.checks = vec![Check { process: 2, user: ANN, outcome: Checked::Served }];
+        let at = 9 * SECOND;
+        evidence.rested = 8 * SECOND;
+        evidence.lines.push((2, Said::Served(vec![(ANN, 7, at)])));
         assert_eq!(broken(&evidence), [Invariant::NoDeadToken]);
         evidence.lines.push((2, saved(6 * SECOND, FIRST)));
         assert_eq!(broken(&evidence), []);

@@ -11,7 +11,7 @@ use super::{Broken, Deed, Invariant, Seen, Sorted};
 use crate::plan::Effect;
 use crate::provider::{Arrival, Grant};
 use crate::record::{
-    Checked, Digest, Micros, Process, REFRESH_TIMEOUT, RowVersion, SECOND, Said, User, micros,
+    Digest, Micros, Process, REFRESH_TIMEOUT, RowVersion, SECOND, Said, User, Why, micros,
 };
 
 /// How many logins ended for which reason.
@@ -89,13 +89,11 @@ fn told_over(
     losses: &mut Losses,
     broken: &mut Vec<Broken>,
 ) {
-    let is_over =
-        |check: &&crate::fleet::Check| check.user == user && check.outcome == Checked::LoginOver;
+    let is_over = seen
+        .living_reads(sorted)
+        .any(|(_, read)| read.failing.is_some_and(|failing| failing.why == Why::LoginOver));
     let is_person = sorted.evidence.population.is_person(user);
-    if !is_person
-        || presence(sorted, user) != Presence::Here
-        || !sorted.evidence.checks.iter().any(|check| is_over(&check))
-    {
+    if !is_person || presence(sorted, user) != Presence::Here || !is_over {
         return;
     }
     let saved = seen.lines.iter().filter_map(|(_, said)| match said {
@@ -335,7 +333,6 @@ pub(super) fn presence(sorted: &Sorted<'_>, user: User) -> Presence {
 mod tests {
     use super::super::made_up::*;
     use super::*;
-    use crate::fleet::Check;
     use crate::judge::{Evidence, judge};
     use crate::record::Note;
 
@@ -411,9 +408,10 @@ mod tests {
         let mut evidence = refused();
         evidence.lines = vec![
             (1, granted(SECOND, FIRST)),
-            (1, reached(SECOND + 3_000, SECOND_REVISION, 11)),
-            (1, saved(SECOND + 4_000, SECOND_REVISION)),
-            (2, granted(5 * SECOND, SECOND_REVISION)),
+            (2, granted(5 * SECOND, FIRST)),
+            (1, reached(5 * SECOND + 3_000, SECOND_REVISION, 11)),
+            (1, saved(5 * SECOND + 4_000, SECOND_REVISION)),
+            (2, granted(6 * SECOND, SECOND_REVISION)),
             (2, releasing(9 * SECOND, SECOND_REVISION, REFUSED)),
         ];
         let late = Arrival { process: Some(2), issued: None, ..refresh(5 * SECOND, 10, 0) };
@@ -440,8 +438,8 @@ mod tests {
     fn missing_login_at_end_is_seen() {
         let mut evidence = evidence();
         evidence.lines = vec![(1, saved(SECOND, SECOND_REVISION))];
-        let outcome = Checked::LoginOver;
-        evidence.checks = vec![Check { process: 1, user: ANN, outcome }];
+        evidence.rested = 8 * SECOND;
+        evidence.lines.push((1, failing(Why::LoginOver, 9 * SECOND, 9 * SECOND)));
         assert_eq!(broken(&evidence), [Invariant::NoLoginLost]);
 
         // Unless she was removed.
