@@ -193,13 +193,16 @@ pub(crate) fn judge(evidence: &Evidence) -> (Vec<Broken>, Losses) {
 struct Lease {
     process: Process,
     version: RowVersion,
+    refresh: Option<Digest>,
     begun: Micros,
     at: Micros,
 }
 
 /// A token that the store took, at some time between `reached` and `taken`.
 struct SavedToken {
+    process: Process,
     access: Digest,
+    refresh: Option<Digest>,
     reached: Micros,
     taken: Micros,
 }
@@ -251,9 +254,9 @@ impl<'a> Sorted<'a> {
         }
         for (process, said) in &evidence.lines {
             match said {
-                Said::Granted { user, version, begun, at } => {
-                    let (process, version) = (*process, *version);
-                    let grant = Lease { process, version, begun: *begun, at: *at };
+                Said::Granted { user, version, refresh, begun, at } => {
+                    let (process, version, refresh) = (*process, *version, *refresh);
+                    let grant = Lease { process, version, refresh, begun: *begun, at: *at };
                     users.entry(*user).or_default().grants.push(grant);
                 }
                 Said::Served(reads) => {
@@ -332,10 +335,10 @@ impl<'a> Seen<'a> {
         let ((by, last), before) = self.lines.split_last()?;
         let Said::Saved { version: row, at: taken, .. } = **last else { return None };
         before.iter().rev().find_map(|(process, said)| match **said {
-            Said::Reached { version, access, at: reached, .. }
+            Said::Reached { version, access, refresh, at: reached, .. }
                 if process == by && version == row =>
             {
-                Some(SavedToken { access, reached, taken })
+                Some(SavedToken { process: *by, access, refresh, reached, taken })
             }
             _ => None,
         })
@@ -349,14 +352,21 @@ impl<'a> Seen<'a> {
         })
     }
 
+    /// The lease that a request was sent under: the process's last one of a row that held what it
+    /// sent.
+    fn lease(&self, arrival: &Arrival) -> Option<&Lease> {
+        self.grants.iter().rfind(|grant| {
+            Some(grant.process) == arrival.process
+                && grant.begun <= arrival.at
+                && (arrival.refresh.is_none() || arrival.refresh == grant.refresh)
+        })
+    }
+
     /// Whether a request had enough time for its answer: what a process does with one that comes
     /// late says nothing.
     fn had_time(&self, arrival: &Arrival) -> bool {
-        let last = self
-            .grants
-            .iter()
-            .rfind(|grant| Some(grant.process) == arrival.process && grant.begun <= arrival.at);
-        last.is_some_and(|grant| arrival.at - grant.begun < micros(REFRESH_TIMEOUT) / 2)
+        let lease = self.lease(arrival);
+        lease.is_some_and(|lease| arrival.at - lease.begun < micros(REFRESH_TIMEOUT) / 2)
     }
 }
 
@@ -406,8 +416,14 @@ mod made_up {
         }
     }
 
+    /// The refresh token of a revision: the first has 10.
+    fn of_row(version: RowVersion) -> Digest {
+        9 + version.revision
+    }
+
     pub(crate) fn granted(at: Micros, version: RowVersion) -> Said {
-        Said::Granted { user: ANN, version, begun: at, at: at + 1_000 }
+        let refresh = Some(of_row(version));
+        Said::Granted { user: ANN, version, refresh, begun: at, at: at + 1_000 }
     }
 
     pub(crate) fn reached(at: Micros, version: RowVersion, refresh: Digest) -> Said {

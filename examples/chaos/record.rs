@@ -146,10 +146,12 @@ pub(crate) enum Order {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Said {
     Ready,
-    /// The store granted a lease. `begun` is before the call, `at` after it.
+    /// The store granted a lease of a row with this refresh token. `begun` is before the call, `at`
+    /// after it.
     Granted {
         user: User,
         version: RowVersion,
+        refresh: Option<Digest>,
         begun: Micros,
         at: Micros,
     },

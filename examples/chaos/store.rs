@@ -51,7 +51,9 @@ impl TokenStore for Witnessed {
             if let Some((user, row)) = user_of(key).zip(claimed.row.as_ref())
                 && claimed.granted
             {
-                say(&Said::Granted { user, version: row.version.into(), begun, at: now() });
+                let refresh = row.token.as_ref().and_then(|token| secret(token, "refresh_token"));
+                let version = row.version.into();
+                say(&Said::Granted { user, version, refresh, begun, at: now() });
             }
             Ok(claimed)
         })
