@@ -8,7 +8,7 @@
 //!
 //! The plan of all that is done follows from the seed alone, and is printed first. When the plan is
 //! over, everybody who can be served has to be served by every process. The command fails where an
-//! invariant was broken, and names the user, the time and the seed.
+//! invariant was broken, and names the user, the time and the command that repeats it.
 
 // Its output is what it is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
