@@ -189,11 +189,12 @@ impl CachedToken {
         Duration::from_millis(self.phases.due) < span || self.phases.due < self.phases.over / 10
     }
 
-    /// Time since the store was last looked at.
+    /// Time since the store was last looked at. A look in the future was made before the wall clock
+    /// was set back: nobody knows how long ago, and it is repeated rather than waited for.
     pub(super) fn since_look(&self, now: Timestamp) -> Duration {
         // Relaxed, here and below: a number that publishes nothing else.
         let looked_at = self.looked_at.load(Ordering::Relaxed);
-        Duration::from_millis(self.held_for(now).saturating_sub(looked_at))
+        self.held_for(now).checked_sub(looked_at).map_or(Duration::MAX, Duration::from_millis)
     }
 
     /// Notes when the store was looked at; `None` if that failed.

@@ -57,6 +57,22 @@ async fn login_elsewhere_is_known_within_bound() {
     assert_eq!(changes.next().await, TokenEvent::NewToken);
 }
 
+/// A clock that was ahead at the last look is put right: the next look is none the later.
+#[tokio::test(start_paused = true)]
+async fn clock_set_back_delays_no_look() {
+    let site = Site::new();
+    let (here, elsewhere) = (site.logged_in(&ann()).await, site.manager());
+    let user = here.user(&ann());
+    let ahead = 10 * BOUND;
+    site.clock.advance_wall(ahead);
+    user.token().await.unwrap();
+    settled().await;
+    site.clock.set_wall_back(ahead);
+    elsewhere.user(&ann()).forget().await.unwrap();
+    read_for(&site, &user, BOUND).await;
+    assert!(user.try_token().is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn removal_elsewhere_is_known_within_bound() {
     let site = Site::new();
