@@ -1,5 +1,5 @@
-//! Law 3: no token is served that was removed, that the API refused, or whose life is over; and none
-//! that another process has replaced or removed, beyond the time that it takes to learn of it.
+//! Law 3: no token is served that was removed, that the API refused, or whose life is over; and
+//! none that another process has replaced or removed, beyond the time that it takes to learn of it.
 
 use super::logins::{Presence, presence};
 use super::{Broken, Invariant, Seen, Sorted};
