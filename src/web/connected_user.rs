@@ -314,4 +314,13 @@ mod tests {
             assert!(String::from_utf8_lossy(&body).contains(words), "{error}");
         }
     }
+
+    #[test]
+    fn pause_is_rounded_up() {
+        for (millis, seconds) in [(1_000, "1"), (1_001, "2"), (89_999, "90")] {
+            let error = Error::new(ErrorKind::Unavailable, "it said no");
+            let error = error.with_retry_after(Some(Duration::from_millis(millis)));
+            assert_eq!(failed(&error, "/books").headers()[RETRY_AFTER], seconds);
+        }
+    }
 }

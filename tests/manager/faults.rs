@@ -12,4 +12,4 @@ mod metered;
 mod new_api;
 mod reporting;
 mod second_look;
-mod site;
+pub(crate) mod site;

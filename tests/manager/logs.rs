@@ -3,10 +3,16 @@
 use hurdlr_oauth2::manager::TokenEvent;
 use hurdlr_oauth2::testing::{Fault, Gate};
 use hurdlr_oauth2::{ApiVersion, UserId};
+#[cfg(feature = "sealed")]
+use hurdlr_oauth2::{
+    TokenManager,
+    secrecy::SecretSlice,
+    store::{KeyRing, Sealed, SealingKey, UserHashKey},
+};
 use tracing::{Instrument, Level, info_span};
 
 use crate::logged::listen;
-use crate::site::{HOUR, Site};
+use crate::site::{HOUR, SECOND, Site};
 use crate::trace::{Trace, Value};
 
 /// A refresh outlives the caller who starts it, so it is a root, and follows from each request that
@@ -92,4 +98,32 @@ async fn logins_and_departures_are_logged() {
     let by: Vec<_> = trace.lines().iter().filter_map(|it| it.fields.get("by").cloned()).collect();
     assert_eq!(by, ["login", "import"].map(|by| Value::Text(by.to_owned())));
     assert_eq!(trace.line("disconnected").fields["revoked"], Value::Bool(true));
+}
+
+/// A walk says how many it renewed, and how many it could not even name.
+#[tokio::test(start_paused = true)]
+#[cfg(feature = "sealed")]
+async fn walk_counts_renewed_and_unreadable() {
+    let trace = Trace::default();
+    let _guard = listen(trace.subscriber());
+    let site = Site::new();
+    let bytes = |byte| SecretSlice::from(vec![byte; 32]);
+    let [lost, kept] = [1, 2].map(|byte| {
+        let ring = KeyRing::new(SealingKey::from_bytes(&bytes(byte)).unwrap());
+        let hash_key = UserHashKey::from_bytes(&bytes(3)).unwrap();
+        let store = Sealed::new(site.store.clone(), ring).hash_users(hash_key);
+        TokenManager::builder(site.hurdlr(), store).build().unwrap()
+    });
+    for (manager, users) in [(&lost, ["a1", "a2"]), (&kept, ["b1", "b2"])] {
+        for user in users.map(|user| UserId::new(user).unwrap()) {
+            manager.enterprise_user(&user).token().await.unwrap();
+        }
+    }
+    site.advance(HOUR * 52 / 60);
+    let walk = kept.keep_alive(HOUR);
+    tokio::time::sleep(SECOND).await;
+    walk.stop().await;
+    assert_eq!(trace.line("walked over the due users").fields["renewed"], Value::Number(2));
+    let skipped = trace.line("skipped due users whose ids cannot be decrypted");
+    assert_eq!(skipped.fields["unreadable"], Value::Number(2));
 }

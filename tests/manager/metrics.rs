@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hurdlr_oauth2::store::MemoryStore;
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault, FaultyStore, ManualClock, StoreCall, StoreFault};
-use hurdlr_oauth2::{Hurdlr, TokenManager, UserId};
+use hurdlr_oauth2::{ApiVersion, Hurdlr, TokenManager, UserId};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
 /// What was recorded since the last look, by name and labels: what counters and gauges gained or
@@ -39,6 +39,7 @@ fn metrics_count_without_naming_users() {
             let hurdlr = Hurdlr::builder(fake.client_id(), fake.client_secret())
                 .environment(fake.base_url())
                 .http_client(fake.http_client())
+                .api_version(ApiVersion::V6)
                 .clock(clock.clone())
                 .build()
                 .unwrap();
@@ -59,6 +60,9 @@ fn metrics_count_without_naming_users() {
             assert_eq!(seen["hurdlr_users_expiring{}"], "0");
             assert_eq!(seen["hurdlr_waiting_callers{}"], "0");
             assert!(seen.keys().all(|key| !key.contains("marker")));
+            manager.partner().token().await.unwrap();
+            let refreshed = "hurdlr_refreshes_total{outcome=refreshed,user=partner}";
+            assert_eq!(recorded(&snapshotter)[refreshed], "1");
 
             fake.fault_next(Fault::Delay(Duration::from_secs(1)));
             store.plan(|call| (call == StoreCall::Save).then_some(StoreFault::Before));

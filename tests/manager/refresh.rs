@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use hurdlr_oauth2::manager::TokenEvent;
 use hurdlr_oauth2::store::{RowKind, TokenStore};
-use hurdlr_oauth2::testing::{Fault, Gate, Rotation};
-use hurdlr_oauth2::{ErrorKind, UserId};
+use hurdlr_oauth2::testing::{Fault, Gate, Outcome, Rotation, StoreCall, StoreFault};
+use hurdlr_oauth2::{ApiVersion, ErrorKind, UserId};
 
+use crate::faults::site::Attacked;
 use crate::site::{HOUR, SECOND, Site, access, refresh};
 use crate::{logged_in, polled_once};
 
@@ -407,6 +408,7 @@ async fn manager_lives_every_row_of_table() {
 async fn refreshes_are_counted() {
     let site = Site::new();
     let (manager, id) = logged_in(&site, "ann").await;
+    assert_eq!(manager.users_in_memory(), 1);
     for user in [manager.user(&id), manager.enterprise_user(&id)] {
         user.token().await.unwrap();
         for refreshes in 0..3 {
@@ -416,6 +418,7 @@ async fn refreshes_are_counted() {
         }
     }
     assert_eq!(manager.user(&UserId::new("bob").unwrap()).refreshes(), None);
+    assert_eq!(manager.users_in_memory(), 3);
 }
 
 /// A pause that a broken answer asks for beside a new refresh token binds all processes.
@@ -439,4 +442,100 @@ async fn rescued_token_keeps_the_asked_pause() {
         tokio::time::sleep(9 * SECOND).await;
     }
     assert_eq!(site.refreshes(), sent);
+}
+
+/// A pause that the store's failures began is over once the store takes the token again.
+#[tokio::test(start_paused = true)]
+async fn late_save_ends_the_stores_pause() {
+    let site = Site::new();
+    let (manager, id) = logged_in(&site, "ann").await;
+    let user = manager.user(&id);
+    site.advance(2 * HOUR);
+    site.fail(StoreCall::Save, StoreFault::Before);
+    user.token().await.unwrap();
+    site.advance(2 * HOUR);
+    let is_save = |call| matches!(call, StoreCall::Save | StoreCall::Claim);
+    site.store.plan(move |call| is_save(call).then_some(StoreFault::Before));
+    for _ in 0..1_000 {
+        user.token_timeout(SECOND).await.unwrap_err();
+        tokio::time::sleep(SECOND).await;
+    }
+    site.fail(StoreCall::Claim, StoreFault::Before);
+    let count = |of| site.store.calls().into_iter().filter(|call| *call == of).count();
+    let saves = count(StoreCall::Save);
+    while count(StoreCall::Save) == saves {
+        user.token_timeout(SECOND).await.unwrap_err();
+        tokio::time::sleep(SECOND).await;
+    }
+    let claims = count(StoreCall::Claim);
+    user.token_timeout(SECOND).await.unwrap_err();
+    assert_eq!(count(StoreCall::Claim), claims + 1);
+}
+
+/// Its answer was lost, and the row shows it: the tokens that it replaced are still to be revoked.
+#[tokio::test(start_paused = true)]
+async fn save_found_done_forgets_no_token() {
+    let site = Site::of(ApiVersion::V6);
+    let manager = site.manager();
+    let user = manager.enterprise_user(&UserId::new("ann").unwrap());
+    let first = user.token().await.unwrap().into_shared();
+    user.report_unauthorized(&first);
+    site.fail(StoreCall::Save, StoreFault::After);
+    let second = user.token().await.unwrap().into_shared();
+    assert_ne!(access(&first), access(&second));
+    site.store.recover();
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(site.fake.tokens_alive("ann"), 2);
+    user.disconnect().await.unwrap();
+    assert_eq!(site.fake.tokens_alive("ann"), 0);
+}
+
+/// The provider has revoked it itself once its life is over: only those that live are revoked.
+#[tokio::test(start_paused = true)]
+async fn dead_tokens_are_not_revoked() {
+    let site = Site::of(ApiVersion::V6);
+    let manager = site.manager();
+    let user = manager.enterprise_user(&UserId::new("ann").unwrap());
+    for _ in 0..2 {
+        let token = user.token().await.unwrap().into_shared();
+        site.advance(600 * SECOND);
+        user.report_unauthorized(&token);
+    }
+    user.token().await.unwrap();
+    assert_eq!(site.fake.tokens_alive("ann"), 3);
+    site.advance(2_500 * SECOND);
+    assert_eq!(site.fake.tokens_alive("ann"), 2);
+    user.disconnect().await.unwrap();
+    assert_eq!(site.fake.count().outcome(Outcome::Revoked), 2);
+}
+
+/// A new login that the store did not take is saved before somebody else logs in.
+#[tokio::test(start_paused = true)]
+async fn unanswered_login_is_repeated_at_once() {
+    let site = Site::new();
+    let (manager, id) = logged_in(&site, "ann").await;
+    let before = site.row(RowKind::Login, &id).await.unwrap().version;
+    let token = site.login(&id).await;
+    let mut once = true;
+    site.store.plan(move |call| {
+        (call == StoreCall::Read && std::mem::take(&mut once)).then_some(StoreFault::Before)
+    });
+    manager.adopt(&id, token).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let after = site.row(RowKind::Login, &id).await.unwrap().version;
+    assert_ne!(after.incarnation, before.incarnation);
+}
+
+/// A row of a later day that cannot be read: the refresh token from before it was consumed.
+#[tokio::test(start_paused = true)]
+async fn token_older_than_damage_stays_unsent() {
+    let site = Site::new();
+    let (manager, id) = logged_in(&site, "ann").await;
+    site.advance(2 * HOUR);
+    let elsewhere = site.manager();
+    elsewhere.user(&id).token().await.unwrap();
+    site.damage(&id).await;
+    let sent = site.refreshes();
+    let error = manager.user(&id).token().await.unwrap_err();
+    assert_eq!((error.kind(), site.refreshes()), (ErrorKind::Store, sent));
 }

@@ -103,6 +103,8 @@ pub(crate) struct App {
     pub(crate) manager: TokenManager,
     router: Router,
     failures: Arc<Mutex<Vec<String>>>,
+    /// The user of each failure, and whether they were connected.
+    whose: Arc<Mutex<Vec<(Option<String>, bool)>>>,
     said: Mutex<String>,
     carried: Mutex<Vec<String>>,
 }
@@ -163,16 +165,24 @@ impl App {
         change: impl FnOnce(LoginConfig) -> LoginConfig,
     ) -> Self {
         let failures = Arc::<Mutex<Vec<String>>>::default();
-        let heard = Arc::clone(&failures);
+        let whose = Arc::<Mutex<Vec<_>>>::default();
+        let (heard, heard_of) = (Arc::clone(&failures), Arc::clone(&whose));
         let config = config(of, move |failure| {
             heard.lock().unwrap().push(name(failure.reason()));
+            let user = failure.user().map(|user| user.as_str().to_owned());
+            heard_of.lock().unwrap().push((user, failure.is_connected()));
         });
         let router = login_routes(manager.clone(), change(config)).unwrap();
-        Self { site, manager, router, failures, said: Mutex::default(), carried: Mutex::default() }
+        let (said, carried) = (Mutex::default(), Mutex::default());
+        Self { site, manager, router, failures, whose, said, carried }
     }
 
     pub(crate) fn failures(&self) -> Vec<String> {
         self.failures.lock().unwrap().clone()
+    }
+
+    pub(crate) fn whose_failures(&self) -> Vec<(Option<String>, bool)> {
+        self.whose.lock().unwrap().clone()
     }
 
     pub(crate) fn clear_failures(&self) {

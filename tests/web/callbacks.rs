@@ -139,6 +139,36 @@ async fn code_of_another_session_fails_its_verifier() {
     app.assert_nothing_leaked();
 }
 
+/// The app is told who it was, and that somebody who has a token is where they wanted to be.
+#[tokio::test]
+async fn failure_names_its_user() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let unknown = "/hurdlr/callback?code=c&state=s";
+    ann.get(&app, unknown).await;
+    let callback = ann.begin(&app, "ann").await;
+    ann.get(&app, &callback).await;
+    ann.get(&app, unknown).await;
+    ann.get(&app, &format!("/hurdlr/callback?{}", "x".repeat(20_000))).await;
+    let whose = app.whose_failures();
+    let of_ann = |is_connected| (Some("ann".to_owned()), is_connected);
+    assert_eq!(whose[..2], [of_ann(false), of_ann(true)]);
+    println!("{whose:?}");
+}
+
+/// As long as it may be, to the byte.
+#[tokio::test]
+async fn longest_query_is_read() {
+    let app = App::new();
+    let mut ann = Browser::of("ann");
+    let callback = ann.begin(&app, "ann").await;
+    let (_, query) = callback.split_once('?').unwrap();
+    let rest = 16 * 1024 - query.len() - "&x=".len();
+    assert_eq!(ann.get(&app, &format!("{callback}&x={}", "x".repeat(rest + 1))).await.status, 414);
+    assert_eq!(ann.get(&app, &format!("{callback}&x={}", "x".repeat(rest))).await.status, 303);
+    assert!(app.is_connected("ann").await);
+}
+
 #[tokio::test]
 async fn query_of_100_kilobytes_goes_unread() {
     let app = App::new();

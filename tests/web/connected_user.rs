@@ -296,7 +296,7 @@ async fn refused_call_is_told_apart() {
         (404, 502, "Hurdlr gave no usable answer"),
         (503, 503, "Hurdlr cannot be reached"),
         (422, 502, "Hurdlr gave no usable answer"),
-        (429, 503, "Hurdlr is asked too often"),
+        (429, 503, "Hurdlr cannot be reached"),
     ] {
         app.fake.api().fault_plan(move |_| Some(Fault::answer(answered, "{}")));
         let refused = app.get("/expenses").await;

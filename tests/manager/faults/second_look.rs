@@ -140,6 +140,10 @@ async fn repeated_token_lengthens_each_pause() {
         let row = site.row(RowKind::Enterprise, &ann()).await.unwrap();
         let (pause, longest) = (row.not_before.unwrap(), SECOND * 2_u32.pow(n));
         assert!(pause <= longest && pause > longest * 49 / 100, "{pause:?} of {longest:?}");
+        let claims = site.calls(StoreCall::Claim);
+        soon(&user).await.unwrap();
+        settled().await;
+        assert_eq!(site.calls(StoreCall::Claim), claims, "it was just refreshed");
         sleep(longest).await;
     }
 }
@@ -445,6 +449,9 @@ async fn shutdown_ends_repeated_releases() {
     let began = Instant::now();
     manager.shutdown().await;
     assert!(began.elapsed() <= 20 * SECOND, "{:?}", began.elapsed());
+    let calls = site.calls(StoreCall::Release);
+    sleep(HOUR).await;
+    assert!(site.calls(StoreCall::Release) <= calls + 1, "the last one");
 }
 
 /// A refusal whose mark the store did not take at once is no lost rotation.
