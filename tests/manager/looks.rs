@@ -319,3 +319,25 @@ async fn slow_look_brings_no_earlier_token() {
     assert_eq!(access(&user.try_token().unwrap()), newest);
     assert_eq!(site.refreshes(), 2);
 }
+
+/// However often a user is read, one look is under way at a time, whether or not there is a token.
+#[tokio::test(start_paused = true)]
+async fn many_reads_cost_one_look() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    let reads = || site.store.calls().into_iter().filter(|call| *call == StoreCall::Read).count();
+    for id in [ann(), UserId::new("bob").unwrap()] {
+        let user = manager.user(&id);
+        let _ = user.token_timeout(SECOND).await;
+        site.store.delay(SECOND / 2);
+        let before = reads();
+        site.advance(BOUND);
+        for _ in 0..20 {
+            let _ = user.token_timeout(SECOND / 100).await;
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        site.store.delay(Duration::ZERO);
+        settled().await;
+        assert!(reads() - before <= 2, "{} looks", reads() - before);
+    }
+}

@@ -28,6 +28,9 @@ async fn contradictions_are_named_when_building() {
         (policy().lease(second), ["refresh_timeout", "lease"]),
         (policy().refresh_fraction(0.9), ["refresh_fraction", "refresh_jitter"]),
         (policy().refresh_fraction(f64::NAN), ["refresh_fraction", "between"]),
+        (policy().refresh_fraction(0.0), ["refresh_fraction", "between"]),
+        (policy().refresh_fraction(1.0).refresh_jitter(0.0), ["refresh_fraction", "between"]),
+        (policy().refresh_jitter(f64::INFINITY), ["refresh_fraction", "refresh_jitter"]),
         (policy().refresh_jitter(-0.1), ["refresh_fraction", "refresh_jitter"]),
         (policy().max_backoff(second / 2), ["initial_backoff", "max_backoff"]),
         (policy().initial_backoff(never), ["initial_backoff", "pause"]),
@@ -36,6 +39,14 @@ async fn contradictions_are_named_when_building() {
     ] {
         let message = builder().refresh_policy(policy).build().unwrap_err().to_string();
         assert!(names.iter().all(|name| message.contains(name)), "{message}");
+    }
+    for policy in [
+        policy().refresh_fraction(0.5).refresh_jitter(0.5),
+        policy().refresh_jitter(0.0),
+        policy().lease(90 * second).refresh_timeout(89 * second),
+        policy().initial_backoff(second).max_backoff(second),
+    ] {
+        builder().refresh_policy(policy).build().unwrap();
     }
     for (builder, name) in [
         (builder().revalidate_after(never), "revalidate_after"),

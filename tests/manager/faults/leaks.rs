@@ -1,5 +1,6 @@
 //! Tokens that must not live on, or be served again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hurdlr_oauth2::manager::{Disconnected, UserHandle};
@@ -168,6 +169,24 @@ async fn replaced_users_leave_memory() {
     settled().await;
     let users = manager.users_in_memory();
     assert!(users <= 300, "{users}");
+}
+
+/// A manager that is shut down leaves nothing behind, not even who had to stay in memory.
+#[tokio::test(start_paused = true)]
+async fn shut_down_manager_is_freed() {
+    let site = Site::new();
+    let store = Arc::new(site.store.clone());
+    let kept = Arc::downgrade(&store);
+    let manager = TokenManager::builder(site.hurdlr(), store).build().unwrap();
+    let user = manager.enterprise_user(&ann());
+    let token = user.token().await.unwrap().into_shared();
+    site.fake.fault_plan(|_| Some(Fault::status(503)));
+    user.report_unauthorized(&token);
+    let _ = soon(&user).await;
+    manager.shutdown().await;
+    drop((user, token, manager));
+    settled().await;
+    assert_eq!(kept.strong_count(), 0);
 }
 
 /// The same after an incident in which the tokens of many were refused at a time.

@@ -437,21 +437,71 @@ async fn release_outlasts_an_outage() {
     assert!(row.not_before.is_some_and(|left| left > HOUR / 2), "{:?}", row.not_before);
 }
 
-/// A store that takes no release keeps no shutdown waiting.
+/// What is tried again and again ends with the shutdown.
 #[tokio::test(start_paused = true)]
-async fn shutdown_ends_repeated_releases() {
+async fn shutdown_ends_what_is_repeated() {
+    for repeated in [StoreCall::Release, StoreCall::Save] {
+        let site = Site::new();
+        let manager = site.logged_in(&ann()).await;
+        site.advance(HOUR);
+        if repeated == StoreCall::Release {
+            site.fake.fault_plan(|_| Some(Fault::rate_limited_for(HOUR)));
+        }
+        site.fail(repeated, StoreFault::Before);
+        let _ = soon(&manager.user(&ann())).await;
+        let began = Instant::now();
+        manager.shutdown().await;
+        assert!(began.elapsed() <= 20 * SECOND, "{repeated:?}: {:?}", began.elapsed());
+        let calls = site.calls(repeated);
+        sleep(HOUR).await;
+        assert!(site.calls(repeated) <= calls + 1, "{repeated:?} goes on");
+    }
+}
+
+/// A revocation that fails is left to the record of it at a shutdown, or given up.
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_repeated_revocations() {
+    let site = Site::of(ApiVersion::V6);
+    let manager = site.logged_in(&ann()).await;
+    site.fake.fault_plan(|_| Some(Fault::status(500)));
+    manager.user(&ann()).disconnect().await.unwrap();
+    manager.shutdown().await;
+    let sent = site.fake.count().total();
+    sleep(HOUR).await;
+    assert!(site.fake.count().total() <= sent + 1);
+}
+
+/// Each failure of the provider doubles the pause before the next attempt.
+#[tokio::test(start_paused = true)]
+async fn failures_double_the_pause() {
     let site = Site::new();
     let manager = site.logged_in(&ann()).await;
     site.advance(HOUR);
-    site.fake.fault_plan(|_| Some(Fault::rate_limited_for(HOUR)));
-    site.fail(StoreCall::Release, StoreFault::Before);
-    let _ = soon(&manager.user(&ann())).await;
-    let began = Instant::now();
-    manager.shutdown().await;
-    assert!(began.elapsed() <= 20 * SECOND, "{:?}", began.elapsed());
-    let calls = site.calls(StoreCall::Release);
-    sleep(HOUR).await;
-    assert!(site.calls(StoreCall::Release) <= calls + 1, "the last one");
+    site.fake.fault_plan(|_| Some(Fault::status(503)));
+    for n in 0..6 {
+        let _ = soon(&manager.user(&ann())).await;
+        settled().await;
+        let row = site.row(RowKind::Login, &ann()).await.unwrap();
+        let (pause, longest) = (row.not_before.unwrap(), SECOND * 2_u32.pow(n));
+        assert!(pause <= longest && pause > longest * 45 / 100, "{pause:?} of {longest:?}");
+        sleep(longest).await;
+    }
+}
+
+/// At the end of the lease another process would send the token that was replaced: until then the
+/// store is tried often.
+#[tokio::test(start_paused = true)]
+async fn unsaved_token_is_tried_often() {
+    let site = Site::new();
+    let manager = site.logged_in(&ann()).await;
+    site.advance(HOUR);
+    site.fail(StoreCall::Save, StoreFault::Before);
+    soon(&manager.user(&ann())).await.unwrap();
+    sleep(600 * SECOND).await;
+    let saves = site.calls(StoreCall::Save);
+    sleep(60 * SECOND).await;
+    let saves = site.calls(StoreCall::Save) - saves;
+    assert!((16..=35).contains(&saves), "{saves} in a lease");
 }
 
 /// A refusal whose mark the store did not take at once is no lost rotation.

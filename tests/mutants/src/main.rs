@@ -312,7 +312,8 @@ fn main() {
         (left, tests, sources)
     };
     let is_skipped = |test: &Test| skipped.iter().any(|skipped| test.name.contains(skipped));
-    let tests: Vec<Test> = tests.into_iter().filter(|test| !is_skipped(test)).collect();
+    let longest: u64 = std::env::var("LONGEST").map_or(9999, |it| it.parse().unwrap());
+    let tests: Vec<Test> = tests.into_iter().filter(|test| !is_skipped(test) && test.took < Duration::from_secs(longest)).collect();
     let slow: f32 = tests.iter().map(|test| test.took.as_secs_f32()).sum();
     say(&format!("{} tests pass, in {slow:.0} s", tests.len()));
 

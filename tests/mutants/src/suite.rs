@@ -112,7 +112,7 @@ fn run(tree: &Path, tests: &[&Test], longest: Duration, variable: (&str, &str)) 
 pub fn notice(tree: &Path, tests: &[&Test], mutant: usize) -> bool {
     let took: Duration = tests.iter().map(|test| test.took).sum();
     let mutant = mutant.to_string();
-    let run = || run(tree, tests, Duration::from_secs(15) + 3 * took, ("MUTANT", &mutant));
+    let run = || run(tree, tests, Duration::from_secs(15) + took, ("MUTANT", &mutant));
     match run() {
         End::Passed => false,
         End::TimedOut => true,
