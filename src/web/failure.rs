@@ -350,3 +350,39 @@ pub(super) fn escape(text: &str) -> String {
     }
     escaped
 }
+
+#[cfg(test)]
+mod tests {
+    use FailureReason::{
+        AlreadyUsed, CrossSite, Failed, NotBegunHere, OtherUser, TooLong, Unconfirmed,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_reason_has_its_page() {
+        let failed = |kind| Failed(Error::new(kind, "it failed"));
+        for (status, reason, is_connected, heading, action) in [
+            (200, Unconfirmed, false, "Connect Hurdlr?", "Connect Hurdlr</button>"),
+            (200, AlreadyUsed, true, "You are connected", "Continue"),
+            (400, AlreadyUsed, false, "This login was used before", "Try again"),
+            (200, NotBegunHere, true, "You are connected", "Continue"),
+            (400, NotBegunHere, false, "no longer valid", "Try again"),
+            (414, TooLong, true, "no longer valid", "Try again"),
+            (403, OtherUser, true, "someone else", "Try again"),
+            (403, CrossSite, false, "Nothing was changed", "Continue"),
+            (400, failed(ErrorKind::InvalidCallback), false, "no longer valid", "Try again"),
+            (502, failed(ErrorKind::Rejected), false, "Hurdlr refused the login", "Try again"),
+            (500, failed(ErrorKind::Config), false, "This site is not set up", "Try again"),
+            (503, failed(ErrorKind::Store), false, "Something on the way", "Try again"),
+        ] {
+            let case = format!("{reason:?}, connected: {is_connected}");
+            let response = LoginFailure::for_tests(reason, None, is_connected).into_response();
+            assert_eq!(response.status().as_u16(), status, "{case}");
+            let body = axum::body::to_bytes(response.into_body(), 100_000).await.unwrap();
+            let page = String::from_utf8(body.into()).unwrap();
+            let main = page.split_once("<main>").unwrap().1;
+            assert!(main.contains(heading) && main.contains(action), "{case}: {main}");
+        }
+    }
+}

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     let is_full = std::env::var("EXPLORE").is_ok_and(|mode| mode == "full");
     let seconds = std::env::var("EXPLORE_SECONDS").ok().and_then(|text| text.parse().ok());
     // A build that is not optimised only shows that the explorer works.
-    let usual = if cfg!(debug_assertions) { 10 } else { 180 };
+    let usual = if cfg!(debug_assertions) { 10 } else { 120 };
     let seconds = seconds.unwrap_or(if is_full { 6_600 } else { usual });
     let is_wanted = |scenario: &Scenario| {
         let name = arguments.filter.as_deref().unwrap_or("");

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Genre {
     FnValue,
     BinaryOperator,
@@ -16,20 +16,20 @@ pub enum Genre {
 }
 
 /// A line and a column, both counted from 1.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Place {
     pub line: usize,
     pub column: usize,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Span {
     pub start: Place,
     pub end: Place,
 }
 
 /// A change of the code.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Mutant {
     pub name: String,
     pub file: String,
