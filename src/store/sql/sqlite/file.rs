@@ -126,15 +126,48 @@ fn refuse_open(path: &Path, group: u32) -> io::Result<()> {
 fn refuse_network(path: &Path) -> io::Result<()> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a 32-bit magic")]
     let magic = rustix::fs::statfs(path)?.f_type as u32;
-    // File systems that other machines may share, by the magic of statfs(2).
-    let name = match magic {
-        0x6969 => "NFS, a network file system",
-        0xFF53_4D42 | 0x517B | 0xFE53_4D42 => "SMB, a network file system",
-        0x0102_1997 => "9p, a folder shared with a virtual machine",
-        0x6573_5546 => "FUSE (virtiofs, sshfs or another file system in user space)",
-        _ => return Ok(()),
-    };
-    Err(io::Error::other(format!(
-        "it is on {name}, where processes cannot share it safely: use a local disk, or PostgreSQL"
-    )))
+    match shared_file_system(magic) {
+        Some(name) => Err(io::Error::other(format!(
+            "it is on {name}, where processes cannot share it safely: use a local disk, or \
+             PostgreSQL"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Names a file system that other machines may share, by the magic of statfs(2).
+#[cfg(target_os = "linux")]
+fn shared_file_system(magic: u32) -> Option<&'static str> {
+    match magic {
+        0x6969 => Some("NFS, a network file system"),
+        0xFF53_4D42 | 0x517B | 0xFE53_4D42 => Some("SMB, a network file system"),
+        0x0102_1997 => Some("9p, a folder shared with a virtual machine"),
+        0x6573_5546 => Some("FUSE (virtiofs, sshfs or another file system in user space)"),
+        _ => None,
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// No test can mount most of these, so this one has the magics of Linux's `magic.h`.
+    #[test]
+    fn shared_file_systems_are_told_by_magic() {
+        for (magic, name) in [
+            (0x6969, "NFS"),
+            (0xFF53_4D42, "SMB"),
+            (0x517B, "SMB"),
+            (0xFE53_4D42, "SMB"),
+            (0x0102_1997, "9p"),
+            (0x6573_5546, "FUSE"),
+        ] {
+            let found = shared_file_system(magic).unwrap_or_default();
+            assert!(found.starts_with(name), "{magic:x} is {name}, and not {found:?}");
+        }
+        // ext4, XFS, Btrfs, tmpfs and overlayfs.
+        for magic in [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630] {
+            assert_eq!(shared_file_system(magic), None, "{magic:x}");
+        }
+    }
 }
