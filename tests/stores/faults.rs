@@ -53,9 +53,13 @@ async fn payload(store: &impl TokenStore, key: &StoreKey) -> Vec<u8> {
 
 /// A store behind a relay, on one connection.
 async fn relayed(schema: &str) -> (PostgresStore, Wire) {
+    relayed_by(schema, 1).await
+}
+
+async fn relayed_by(schema: &str, connections: u32) -> (PostgresStore, Wire) {
     let server = Server::shared().url();
     let wire = Wire::before(server.split_once("host=").unwrap().1);
-    let store = PostgresStore::at(wire.url()).schema(schema).max_connections(1);
+    let store = PostgresStore::at(wire.url()).schema(schema).max_connections(connections);
     let store = store.open_plaintext().await.unwrap();
     store.migrate().await.unwrap();
     (store, wire)
@@ -117,6 +121,29 @@ async fn idle_connection_is_pinged() {
     wire.lose_next_answer();
     store.read(&keys).await.unwrap();
     assert_eq!(wire.connections(), connected + 1);
+}
+
+/// What broke one idle connection most likely broke those that were idle for as long.
+#[tokio::test]
+async fn failed_ping_closes_all_idle_connections() {
+    let (store, wire) = relayed_by("idle_together", 2).await;
+    let keys = [key("ann")];
+    let read_two = async || {
+        let rows = tokio::join!(store.read(&keys), store.read(&keys));
+        assert!(rows.0.is_ok() && rows.1.is_ok());
+    };
+    read_two().await;
+    let connected = wire.connections();
+    read_two().await;
+    assert_eq!(wire.connections(), connected);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    wire.lose_next_answer();
+    store.read(&keys).await.unwrap();
+    assert_eq!(wire.connections(), connected + 1, "the other one was not tried");
+    read_two().await;
+    assert_eq!(wire.connections(), connected + 2);
 }
 
 /// The answer that nobody waits for must not become that of the next statement.
@@ -292,7 +319,13 @@ async fn parameters_of_libpq_are_honoured_or_refused() {
         (with("connect_timeout=soon"), "a number of seconds"),
         (with("service=app"), "none of connect_timeout"),
         (with("host=a,b"), "several hosts"),
-        (with("sslrootcert=/nowhere/ca.pem"), "names by sslrootcert cannot be read"),
+        (with("sslrootcert=/nowhere/file.pem"), "names by sslrootcert cannot be read"),
+        (with("ssl-root-cert=/nowhere/file.pem"), "names by ssl-root-cert cannot be read"),
+        (with("ssl-ca=/nowhere/file.pem"), "names by ssl-ca cannot be read"),
+        (with("sslcert=/nowhere/file.pem"), "names by sslcert cannot be read"),
+        (with("ssl-cert=/nowhere/file.pem"), "names by ssl-cert cannot be read"),
+        (with("sslkey=/nowhere/file.pem"), "names by sslkey cannot be read"),
+        (with("ssl-key=/nowhere/file.pem"), "names by ssl-key cannot be read"),
         ("postgres://app:pass@a:5432,b:5432/app".into(), "several hosts"),
     ] {
         let error = PostgresStore::at(&url).open_plaintext().await.unwrap_err();

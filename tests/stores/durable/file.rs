@@ -1,5 +1,7 @@
 //! The file of SQLite.
 
+#[cfg(target_os = "linux")]
+use std::error::Error as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -131,6 +133,17 @@ async fn impossible_place_is_refused_with_reason() {
     let bad = SqliteStore::at(url_of(&at("t.db"))).table_prefix("a; drop");
     let error = bad.open_plaintext().await.unwrap_err();
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("table_prefix"));
+}
+
+/// An operator learns that the file may not be made, and not that it is missing.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn unwritable_folder_is_the_reason() {
+    // Nobody may make files there, root included.
+    let error = SqliteStore::at("sqlite:///sys/tokens.db").open_plaintext().await.unwrap_err();
+    assert_says(&error, "/sys/tokens.db cannot be opened");
+    let reason = error.source().unwrap().downcast_ref::<std::io::Error>().unwrap();
+    assert_ne!(reason.kind(), std::io::ErrorKind::NotFound, "{reason}");
 }
 
 #[tokio::test]
