@@ -50,6 +50,7 @@ async fn only_plain_names_make_tables() {
         let store = store.open_plaintext().await.unwrap();
         store.migrate().await.unwrap();
         put(&store, &key("ann")).await;
+        assert!(format!("{store:?}").contains(&format!("table_prefix: {name:?}")));
     }
     for name in ["", "9", "0a", "A", "aA", "a b", "a\"", "a-b", "ä", "aä", &too_long] {
         let errors = [
