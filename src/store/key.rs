@@ -1,6 +1,5 @@
 //! The keys of rows.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::wire::realm::Realm;
@@ -44,7 +43,7 @@ impl RowKind {
 }
 
 /// The key of a row. Keys are ordered by realm, kind and subject.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreKey {
     pub(super) realm: Arc<Realm>,
     pub(super) kind: RowKind,
@@ -81,11 +80,5 @@ impl StoreKey {
     #[must_use]
     pub fn subject(&self) -> &UserId {
         &self.subject
-    }
-}
-
-impl fmt::Debug for StoreKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {:?} ({:?})", self.kind, self.subject, self.realm)
     }
 }

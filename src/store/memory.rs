@@ -348,3 +348,49 @@ impl fmt::Debug for MemoryStore {
         f.debug_struct("MemoryStore").field("rows", &self.tables().rows.len()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use super::*;
+
+    /// All of them by one moment of the system's clock.
+    #[derive(Debug)]
+    struct StoppedClock(Timestamp);
+
+    impl Clock for StoppedClock {
+        fn now(&self) -> Timestamp {
+            self.0
+        }
+
+        fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// Logins come for as long as the process runs.
+    #[tokio::test]
+    async fn only_live_logins_are_remembered() {
+        let store = MemoryStore::with_clock(StoppedClock(SystemClock.now()));
+        let state = |number: u32| {
+            let mut state = [0; 32];
+            state[..4].copy_from_slice(&number.to_be_bytes());
+            state
+        };
+        for number in 0..1_000 {
+            let keep = Duration::from_secs(u64::from(number < 10));
+            assert!(store.redeem(&state(number), keep).await.unwrap());
+        }
+        for number in 0..10 {
+            assert!(!store.redeem(&state(number), Duration::ZERO).await.unwrap());
+        }
+        let remembered = store.tables().redeemed.len();
+        assert!(remembered < 100, "{remembered}");
+    }
+
+    #[test]
+    fn debug_tells_the_number_of_rows() {
+        assert_eq!(format!("{:?}", MemoryStore::new()), "MemoryStore { rows: 0 }");
+    }
+}

@@ -86,7 +86,7 @@ impl Fault {
             E::Database(refusal) => {
                 let code = DB::code(&**refusal);
                 // PostgreSQL's messages about bad data and constraints quote values of the row.
-                let quotes = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
+                let quotes = matches!(code.as_bytes(), [b'2', b'2' | b'3', _, _, _]);
                 let said = if quotes { "" } else { refusal.message() };
                 let detail = format!("code {code} {said}");
                 (code, detail)
@@ -135,7 +135,138 @@ impl Fault {
 
 #[cfg(all(test, feature = "postgres", feature = "sqlite"))]
 mod tests {
+    use std::borrow::Cow;
+
+    use sqlx::error::ErrorKind;
+    use sqlx::{Postgres, Sqlite};
+
     use super::*;
+
+    /// A database's refusal: its code and its message.
+    #[derive(Debug)]
+    struct Refusal(&'static str, &'static str);
+
+    impl fmt::Display for Refusal {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.1)
+        }
+    }
+
+    impl StdError for Refusal {}
+
+    impl DatabaseError for Refusal {
+        fn message(&self) -> &str {
+            self.1
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn assert_is<DB: FaultCodes>(error: &sqlx::Error, code: &str, detail: &str) {
+        let expected = format!("{:?}", Fault::known::<DB>(code, detail));
+        assert_eq!(format!("{:?}", Fault::of::<DB>(error)), expected, "{error:?}");
+    }
+
+    /// Most of them cannot be caused from outside.
+    #[test]
+    fn errors_of_the_driver_are_classified() {
+        use sqlx::Error as E;
+
+        let io = |kind: io::ErrorKind| E::Io(kind.into());
+        for (error, code, detail) in [
+            (io(io::ErrorKind::UnexpectedEof), "closed", ""),
+            (io(io::ErrorKind::ConnectionReset), "closed", ""),
+            (io(io::ErrorKind::ConnectionAborted), "closed", ""),
+            (E::Io(io::Error::other("the disk")), "io", "the disk"),
+            (E::Protocol("byte 0".into()), "closed", ""),
+            (E::WorkerCrashed, "closed", ""),
+            (E::PoolTimedOut, "no connection", ""),
+            (E::PoolClosed, "pool closed", ""),
+            (E::ColumnDecode { index: "age".into(), source: "9".into() }, "row", "column age"),
+            (E::ColumnNotFound("age".into()), "table", "column age"),
+            (E::Configuration("/etc/key".into()), "settings", ""),
+            (E::RowNotFound, "driver", ""),
+        ] {
+            assert_is::<Postgres>(&error, code, detail);
+            assert_is::<Sqlite>(&error, code, detail);
+        }
+        assert_is::<Postgres>(&io(io::ErrorKind::BrokenPipe), "unsent", "");
+    }
+
+    #[test]
+    fn faults_of_tls_are_told_apart() {
+        use rustls::CertificateError as C;
+
+        let expected = rustls::pki_types::ServerName::try_from("db.example.com").unwrap();
+        let another_name = C::NotValidForNameContext { expected, presented: Vec::new() };
+        let certificate = rustls::Error::InvalidCertificate;
+        for (fault, code) in [
+            (certificate(C::UnknownIssuer), "tls issuer"),
+            (certificate(C::BadSignature), "tls issuer"),
+            (certificate(C::NotValidForName), "tls name"),
+            (certificate(another_name), "tls name"),
+            (certificate(C::Revoked), "tls"),
+            (rustls::Error::DecryptError, "tls"),
+        ] {
+            let detail = fault.to_string();
+            assert_is::<Postgres>(&sqlx::Error::Io(io::Error::other(fault)), code, &detail);
+        }
+        assert_is::<Postgres>(&sqlx::Error::Tls("not offered".into()), "tls", "not offered");
+    }
+
+    /// PostgreSQL's messages about bad data and broken constraints have values of the row.
+    #[test]
+    fn refusals_are_told_without_the_row() {
+        let refusal = |code, message| sqlx::Error::Database(Box::new(Refusal(code, message)));
+        for (code, message, detail) in [
+            ("22003", "9 is out of range", "code 22003 "),
+            ("23505", "(ann) exists", "code 23505 "),
+            ("21000", "more than one row", "code 21000 more than one row"),
+            ("42P01", "no table", "code 42P01 no table"),
+            ("02200", "no data", "code 02200 no data"),
+        ] {
+            assert_is::<Postgres>(&refusal(code, message), code, detail);
+        }
+        // SQLite's codes have what extends them in their upper bits.
+        assert_is::<Sqlite>(&refusal("22", "no large files"), "22", "code 22 no large files");
+        assert_is::<Sqlite>(&refusal("23", "not authorized"), "23", "code 23 not authorized");
+        assert_is::<Sqlite>(&refusal("2067", "UNIQUE failed"), "19", "code 19 UNIQUE failed");
+    }
+
+    #[test]
+    fn refusals_of_a_pooler_are_final() {
+        for (code, message, known) in [
+            ("08P01", "unsupported startup parameter: options", "startup"),
+            ("08P01", "no such user", "startup"),
+            ("08P01", "no such database: app", "startup"),
+            ("08P01", "SASL authentication failed", "startup"),
+            ("08P01", "server login has been failing", "08P01"),
+            ("28P01", "password authentication failed", "28P01"),
+        ] {
+            let refusal = sqlx::Error::Database(Box::new(Refusal(code, message)));
+            let expected = Fault::known::<Postgres>(known, format!("code {code} {message}"));
+            let fault = Fault::of_connecting::<Postgres>(&refusal);
+            assert_eq!(format!("{fault:?}"), format!("{expected:?}"), "{message}");
+        }
+    }
 
     /// Operators look an error up by its text in `docs/databases.md`.
     #[test]

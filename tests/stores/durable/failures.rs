@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hurdlr_oauth2::ErrorKind;
-use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox};
+use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice};
 use hurdlr_oauth2::store::{
-    Claim, PostgresStore, Release, Save, SqliteStore, StoreKey, StoredToken, TokenStore, Version,
+    Claim, KeyRing, PostgresStore, Release, Save, SealingKey, SqliteStore, StoreKey, StoredToken,
+    TokenStore, Version,
 };
 use hurdlr_oauth2::testing::store_contract;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -14,7 +15,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSy
 
 use super::{
     LEASE, SECRET, assert_says, claim, errors_of_all_calls, key, pool_of, postgres_in, put, read,
-    rewrite, run, sqlite_at, token, try_read,
+    rewrite, run, sqlite_at, token, try_read, url_of,
 };
 use crate::postgres::Server;
 use crate::support::everything_said;
@@ -131,6 +132,10 @@ async fn claim_and_save_are_one_statement_each() {
     // A claim that is not granted looks at the row by a second one.
     assert!(!store.claim(&ann, claim(2, Some(made))).await.unwrap().granted);
     assert_eq!(sent().len(), before + 6, "{:?}", &sent()[before..]);
+    // A save that comes too late is told without a look at the row.
+    let late = Save { over: made, version: made.next(), token: token() };
+    assert!(!store.save(&ann, late).await.unwrap());
+    assert_eq!(sent().len(), before + 7, "{:?}", &sent()[before..]);
 }
 
 /// As a database does that forbids what one after the other could not have done.
@@ -148,6 +153,63 @@ async fn a_serialization_failure_is_tried_again() {
     store_contract::one_of_many_saves_is_done(&store).await;
     store_contract::one_of_many_logins_is_saved(&store).await;
     store_contract::state_is_redeemed_once(&store).await;
+}
+
+/// Where each try of a statement is undone, the others are given time, and the caller an answer.
+#[tokio::test]
+async fn endless_contention_ends_in_an_error() {
+    let server = Server::shared();
+    let store = postgres_in(server, "contended").await;
+    let pool = pool_of(server).await;
+    let ann = key("ann");
+    put(&store, &ann).await;
+    // A sequence is not undone with the statement.
+    run(
+        &pool,
+        "CREATE SEQUENCE contended.tries; \
+         CREATE FUNCTION contended.fail() RETURNS TRIGGER LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM nextval('contended.tries'); \
+         RAISE 'could not serialize access' USING ERRCODE = '40001'; END $$; \
+         CREATE TRIGGER contention BEFORE UPDATE ON contended.hurdlr_tokens \
+         EXECUTE FUNCTION contended.fail()",
+    )
+    .await;
+    let begun = Instant::now();
+    let at = Version { incarnation: 7, revision: 1 };
+    let error = store.claim(&ann, claim(1, Some(at))).await.unwrap_err();
+    let spent = begun.elapsed();
+    assert_says(&error, "kept undoing the statement");
+    assert!(error.is_temporary());
+    let tries = "SELECT last_value FROM contended.tries";
+    let tries: i64 = sqlx::query_scalar(tries).fetch_one(&pool).await.unwrap();
+    assert_eq!(tries, 16);
+    // The fifteen pauses grow, to 300 ms together on average.
+    assert!(spent > Duration::from_millis(100) && spent < Duration::from_secs(8), "{spent:?}");
+}
+
+/// What is closed says so, and SQLite leaves one file behind.
+#[tokio::test]
+async fn closed_store_answers_no_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.db");
+    let ring = || KeyRing::new(SealingKey::from_bytes(&SecretSlice::from(vec![1; 32])).unwrap());
+    let sqlite = SqliteStore::at(url_of(&path)).open_sealed(ring()).await.unwrap();
+    let postgres = PostgresStore::at(Server::shared().url()).schema("closed_for_good");
+    let postgres = postgres.open_sealed(ring()).await.unwrap();
+    sqlite.migrate().await.unwrap();
+    postgres.migrate().await.unwrap();
+    put(&sqlite, &key("ann")).await;
+    put(&postgres, &key("ann")).await;
+    sqlite.close().await;
+    postgres.close().await;
+    let errors = [errors_of_all_calls(&sqlite).await, errors_of_all_calls(&postgres).await];
+    for (call, error) in errors.iter().flatten() {
+        assert_says(error, "the store or its pool is closed");
+        assert!(!error.is_temporary(), "{call}: {error:?}");
+    }
+    assert_eq!(errors.map(|errors| errors.len()), [11, 11]);
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    assert_eq!(files.count(), 1, "what was in the -wal file is in the file");
 }
 
 #[tokio::test]

@@ -1,11 +1,15 @@
 //! The file of SQLite.
 
+#[cfg(target_os = "linux")]
+use std::error::Error as _;
 use std::path::Path;
 use std::time::Duration;
 
 use hurdlr_oauth2::ErrorKind;
 use hurdlr_oauth2::store::{SqliteStore, TokenStore};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection};
 
 use super::{assert_says, claim, errors_of_all_calls, key, put, read, sqlite_at, url_of};
@@ -110,6 +114,9 @@ async fn impossible_place_is_refused_with_reason() {
         (url_of(folder.path()), "not a file"),
         (url_of(Path::new("/proc/none/tokens.db")), "cannot be opened"),
         (format!("{}?mode=rw", url_of(&at("none.db"))), "cannot be opened"),
+        (format!("{}?mode=rw", url_of(&at("a@b/none.db"))), "cannot be opened"),
+        ("sqlite://nowhere/none.db?mode=rw".into(), "cannot be opened"),
+        ("sqlite:nowhere@all/none.db?mode=rw".into(), "cannot be opened"),
     ] {
         let opened = SqliteStore::at(url).open_plaintext().await;
         assert_says(&opened.unwrap_err(), reason);
@@ -133,6 +140,17 @@ async fn impossible_place_is_refused_with_reason() {
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("table_prefix"));
 }
 
+/// An operator learns that the file may not be made, and not that it is missing.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn unwritable_folder_is_the_reason() {
+    // Nobody may make files there, root included.
+    let error = SqliteStore::at("sqlite:///sys/tokens.db").open_plaintext().await.unwrap_err();
+    assert_says(&error, "/sys/tokens.db cannot be opened");
+    let reason = error.source().unwrap().downcast_ref::<std::io::Error>().unwrap();
+    assert_ne!(reason.kind(), std::io::ErrorKind::NotFound, "{reason}");
+}
+
 #[tokio::test]
 async fn a_damaged_file_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,6 +172,38 @@ async fn a_damaged_file_is_an_error() {
     for (_, error) in &errors {
         assert_says(error, "damaged");
     }
+}
+
+/// SQLite's writers poll for the file and could starve, so those of a store take turns.
+#[tokio::test]
+async fn one_writer_waits_for_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("tokens.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full);
+    let pool = SqlitePoolOptions::new().max_connections(5).min_connections(5);
+    let pool = pool.connect_with(options.clone()).await.unwrap();
+    let store = SqliteStore::on(pool.clone()).open_plaintext().await.unwrap();
+    store.migrate().await.unwrap();
+    let mut other = options.connect().await.unwrap();
+    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let mut claims = tokio::task::JoinSet::new();
+    for holder in 1..=4 {
+        let store = store.clone();
+        claims.spawn(async move { store.claim(&key("ann"), claim(holder, None)).await });
+    }
+    for _ in 0..20 {
+        assert!(read(&store, &key("ann")).await.is_none(), "readers do not wait");
+    }
+    // The readers' connections are on their way back, and one writer keeps the fifth.
+    while pool.num_idle() != 4 {
+        tokio::task::yield_now().await;
+    }
+    held.rollback().await.unwrap();
+    let claims = claims.join_all().await;
+    assert_eq!(claims.iter().filter(|claim| claim.as_ref().unwrap().granted).count(), 1);
 }
 
 /// Another process that keeps the file to itself makes calls fail after the busy timeout, and no

@@ -1,5 +1,8 @@
 //! Tables: made, changed, and not there.
 
+use std::path::Path;
+
+use hurdlr_oauth2::ErrorKind;
 use hurdlr_oauth2::store::{PostgresStore, SqliteStore, TokenStore};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -33,6 +36,35 @@ async fn many_can_migrate_at_once_and_again() {
     }
     while let Some(task) = tasks.join_next().await {
         task.unwrap();
+    }
+}
+
+/// They are part of the statements, unquoted and uncut in every database.
+#[tokio::test]
+async fn only_plain_names_make_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Path::new("/nowhere/at/all");
+    let (longest, too_long) = ("a".repeat(40), "a".repeat(41));
+    for name in ["a", "_", "z9_", "_0", &longest] {
+        let store = SqliteStore::at(url_of(&folder.path().join(name))).table_prefix(name);
+        let store = store.open_plaintext().await.unwrap();
+        store.migrate().await.unwrap();
+        put(&store, &key("ann")).await;
+        assert!(format!("{store:?}").contains(&format!("table_prefix: {name:?}")));
+    }
+    for name in ["", "9", "0a", "A", "aA", "a b", "a\"", "a-b", "ä", "aä", &too_long] {
+        let errors = [
+            SqliteStore::at(url_of(place)).table_prefix(name).open_plaintext().await.unwrap_err(),
+            PostgresStore::at("postgres://nowhere")
+                .schema(name)
+                .open_plaintext()
+                .await
+                .unwrap_err(),
+        ];
+        for (error, setting) in errors.iter().zip(["table_prefix", "schema"]) {
+            assert_eq!(error.kind(), ErrorKind::Config, "{name:?}: {error:?}");
+            assert!(error.to_string().starts_with(&format!("{setting} is {name:?}")), "{error}");
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::Error;
 pub(super) fn prepare(url: &str, group_access: bool) -> Result<SqliteConnectOptions, Error> {
     let (options, creates) = options(url)?;
     let path = options.get_filename();
-    make(path, creates, if group_access { 0o070 } else { 0 }).map_err(|source| {
+    make(path, creates, if group_access { 0o770 } else { 0o700 }).map_err(|source| {
         let error = Error::store(format!("{} cannot be opened: {source}", path.display()));
         error.not_temporary().caused_by(source)
     })?;
@@ -53,22 +53,22 @@ fn options(url: &str) -> Result<(SqliteConnectOptions, bool), Error> {
         })
 }
 
-/// Makes the file and its directory for our eyes and the mode `group` only, before SQLite would for
-/// all.
+/// Makes the directory with mode `allowed`, and the file for those whom this allows, before SQLite
+/// would for all.
 #[cfg_attr(not(unix), expect(unused_variables, reason = "no file has a mode"))]
-fn make(path: &Path, create: bool, group: u32) -> io::Result<()> {
+fn make(path: &Path, create: bool, allowed: u32) -> io::Result<()> {
     if create {
         if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
             let mut making = fs::DirBuilder::new();
             making.recursive(true);
             #[cfg(unix)]
-            std::os::unix::fs::DirBuilderExt::mode(&mut making, 0o700 | group);
+            std::os::unix::fs::DirBuilderExt::mode(&mut making, allowed);
             making.create(folder)?;
         }
         let mut making = fs::OpenOptions::new();
         making.write(true).create_new(true);
         #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut making, (0o700 | group) & 0o666);
+        std::os::unix::fs::OpenOptionsExt::mode(&mut making, allowed & 0o666);
         match making.open(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -78,7 +78,7 @@ fn make(path: &Path, create: bool, group: u32) -> io::Result<()> {
         return Err(io::Error::other("it is not a file"));
     }
     #[cfg(unix)]
-    refuse_open(path, group)?;
+    refuse_open(path, allowed)?;
     #[cfg(target_os = "linux")]
     refuse_network(path)?;
     Ok(())
@@ -86,7 +86,7 @@ fn make(path: &Path, create: bool, group: u32) -> io::Result<()> {
 
 /// A file that is there already may be open to others, and a file system may keep no modes.
 #[cfg(unix)]
-fn refuse_open(path: &Path, group: u32) -> io::Result<()> {
+fn refuse_open(path: &Path, allowed: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
 
     const FOR_ALL_TO_WRITE: u32 = 0o002;
@@ -99,7 +99,7 @@ fn refuse_open(path: &Path, group: u32) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        if mode & 0o077 & !group != 0 {
+        if mode & 0o077 & !allowed != 0 {
             return Err(io::Error::other(format!(
                 "others than its owner may open {} (mode {:o}), which holds tokens: chmod 600, on \
                  a file system that keeps modes, or allow_group_access() if only its group may",
@@ -126,15 +126,48 @@ fn refuse_open(path: &Path, group: u32) -> io::Result<()> {
 fn refuse_network(path: &Path) -> io::Result<()> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a 32-bit magic")]
     let magic = rustix::fs::statfs(path)?.f_type as u32;
-    // File systems that other machines may share, by the magic of statfs(2).
-    let name = match magic {
-        0x6969 => "NFS, a network file system",
-        0xFF53_4D42 | 0x517B | 0xFE53_4D42 => "SMB, a network file system",
-        0x0102_1997 => "9p, a folder shared with a virtual machine",
-        0x6573_5546 => "FUSE (virtiofs, sshfs or another file system in user space)",
-        _ => return Ok(()),
-    };
-    Err(io::Error::other(format!(
-        "it is on {name}, where processes cannot share it safely: use a local disk, or PostgreSQL"
-    )))
+    match shared_file_system(magic) {
+        Some(name) => Err(io::Error::other(format!(
+            "it is on {name}, where processes cannot share it safely: use a local disk, or \
+             PostgreSQL"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Names a file system that other machines may share, by the magic of statfs(2).
+#[cfg(target_os = "linux")]
+fn shared_file_system(magic: u32) -> Option<&'static str> {
+    match magic {
+        0x6969 => Some("NFS, a network file system"),
+        0xFF53_4D42 | 0x517B | 0xFE53_4D42 => Some("SMB, a network file system"),
+        0x0102_1997 => Some("9p, a folder shared with a virtual machine"),
+        0x6573_5546 => Some("FUSE (virtiofs, sshfs or another file system in user space)"),
+        _ => None,
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// No test can mount most of these, so this one has the magics of Linux's `magic.h`.
+    #[test]
+    fn shared_file_systems_are_told_by_magic() {
+        for (magic, name) in [
+            (0x6969, "NFS"),
+            (0xFF53_4D42, "SMB"),
+            (0x517B, "SMB"),
+            (0xFE53_4D42, "SMB"),
+            (0x0102_1997, "9p"),
+            (0x6573_5546, "FUSE"),
+        ] {
+            let found = shared_file_system(magic).unwrap_or_default();
+            assert!(found.starts_with(name), "{magic:x} is {name}, and not {found:?}");
+        }
+        // ext4, XFS, Btrfs, tmpfs and overlayfs.
+        for magic in [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630] {
+            assert_eq!(shared_file_system(magic), None, "{magic:x}");
+        }
+    }
 }
