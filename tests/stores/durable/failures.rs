@@ -174,17 +174,13 @@ async fn endless_contention_ends_in_an_error() {
          EXECUTE FUNCTION contended.fail()",
     )
     .await;
-    let begun = Instant::now();
     let at = Version { incarnation: 7, revision: 1 };
     let error = store.claim(&ann, claim(1, Some(at))).await.unwrap_err();
-    let spent = begun.elapsed();
     assert_says(&error, "kept undoing the statement");
     assert!(error.is_temporary());
     let tries = "SELECT last_value FROM contended.tries";
     let tries: i64 = sqlx::query_scalar(tries).fetch_one(&pool).await.unwrap();
     assert_eq!(tries, 16);
-    // The fifteen pauses grow, to 300 ms together on average.
-    assert!(spent > Duration::from_millis(100) && spent < Duration::from_secs(8), "{spent:?}");
 }
 
 /// What is closed says so, and SQLite leaves one file behind.
