@@ -159,6 +159,20 @@ async fn body_bound_is_exactly_64_kib() {
     let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
     let error = granted(&once(&server)).await.unwrap_err();
     assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+
+    // Of a client that is the app's own, too.
+    for (length, fits) in [(64 * KIB, true), (64 * KIB + 1, false), (64 * KIB + 2, false)] {
+        let fake = FakeHurdlr::in_memory();
+        let (builder, _) = support::in_memory(&fake);
+        let hurdlr = builder.retry(RetryPolicy::never()).build().unwrap();
+        fake.fault_next(Fault::answer(200, exact(length)));
+        match granted(&hurdlr).await {
+            Ok(token) => assert!(fits, "{length}: {token:?}"),
+            Err(error) => {
+                assert!(!fits && matches!(cause(&error), HttpError::TooLong), "{error:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -644,6 +658,9 @@ fn debug_shows_no_password_of_a_url() {
     let said = format!("{builder:?} {environment:?} {hurdlr:?} {client:?} {error:?} {error}");
     assert!(!said.contains("marker"), "{said}");
     assert!(said.contains("api.example.com/base"), "{said}");
+    // A log tells two clients apart.
+    let shown = format!("{hurdlr:?}");
+    assert!(shown.contains("\"app\"") && shown.contains("http://localhost:1/"), "{shown}");
     assert!(!format!("{:?}", Environment::from("marker")).contains("marker"));
 }
 
@@ -729,6 +746,18 @@ async fn transport_for_oauth2_keeps_same_bounds() {
         assert!(request.contains("\r\naccept-encoding: identity\r\n"), "{request}");
     }
     stranger.assert_left_alone();
+}
+
+/// `oauth2` takes any answer but a 200 for a refusal, so one under a success has another status.
+#[tokio::test]
+async fn refusal_keeps_its_status_for_oauth2() {
+    for (status, seen) in [(200, 400), (201, 400), (400, 400), (401, 401), (429, 429), (503, 503)] {
+        let refusal = Reply::answer(status, JSON, r#"{"error":"invalid_client"}"#);
+        let server = RawServer::replying([refusal]).await;
+        let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
+        let request = Request::post(server.base_url()).body(Vec::new()).unwrap();
+        assert_eq!(client.call(request).await.unwrap().status().as_u16(), seen, "{status}");
+    }
 }
 
 /// A body, with the headers it comes under.
@@ -819,6 +848,37 @@ async fn unclean_json_is_read() {
         let error = refreshed(&once(&server)).await.unwrap_err();
         let rescued = error.rescued_refresh_token().expect(&shown);
         assert_eq!(rescued.expose_secret(), "new-refresh");
+    }
+}
+
+/// JSON has escapes of UTF-16 (RFC 8259 section 7): two for each character beyond its first plane.
+#[test]
+fn escapes_are_read_as_their_characters() {
+    let hurdlr = support::impatient("http://localhost:1").build().unwrap();
+    for (escaped, expected) in [
+        (r"\u0041\u00e9\uFFFD", "A\u{e9}\u{fffd}"),
+        (r"\ud7ff\ue000", "\u{d7ff}\u{e000}"),
+        (r"\ud800\udc00", "\u{10000}"),
+        (r"\uD801\uDC37.", "\u{10437}."),
+        (r"\ud83d\ude00\ud83d\ude01", "\u{1f600}\u{1f601}"),
+        (r"\udbff\udfff", "\u{10ffff}"),
+        // Halves of a pair.
+        (r"\ud83d", "\u{fffd}"),
+        (r"\ud83d.", "\u{fffd}."),
+        (r"\ud83d\u0041", "\u{fffd}A"),
+        (r"\ud83d\/\ude00", "\u{fffd}/\u{fffd}"),
+        (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+        (r"\ude00\ud83d", "\u{fffd}\u{fffd}"),
+        (r"A\ude00", "A\u{fffd}"),
+        // What cannot stand for itself within a string, and what is no escape.
+        (r#"\"\\\u0022\u005c\/"#, r#""\"\/"#),
+        (r"\u+041\u12\x41", "u+041u12x41"),
+    ] {
+        let object = format!(r#"{{"access_token":"a","refresh_token":"{escaped}"}}"#);
+        for json in [serde_json::to_string(&object).unwrap(), object] {
+            let token = hurdlr.import(&json).expect(&json);
+            assert_eq!(token.refresh_token().unwrap().expose_secret(), expected, "{json}");
+        }
     }
 }
 

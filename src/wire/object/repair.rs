@@ -163,21 +163,19 @@ impl Copy<'_> {
             }
             return;
         };
-        let pair = self.rest[5..].strip_prefix('\\').and_then(code_unit);
-        let (character, length) = match (unit, pair) {
-            (0xd800..0xdc00, Some(low @ 0xdc00..0xe000)) => {
-                (char::from_u32(0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00)), 11)
-            }
-            _ => (char::from_u32(unit), 5),
-        };
-        match character.unwrap_or(char::REPLACEMENT_CHARACTER) {
+        let (first, rest) = self.rest.split_at(5);
+        let second = rest.strip_prefix('\\').and_then(code_unit);
+        let decoded = char::decode_utf16([unit].into_iter().chain(second)).next();
+        let character = decoded.and_then(Result::ok).unwrap_or(char::REPLACEMENT_CHARACTER);
+        match character {
             '\0'..' ' | '"' | '\\' => {
                 self.clean.push('\\');
-                self.clean.push_str(&self.rest[..length]);
+                self.clean.push_str(first);
             }
             plain => self.clean.push(plain),
         }
-        self.rest = &self.rest[length..];
+        // Both escapes of a surrogate pair.
+        self.rest = if character.len_utf16() == 2 { &rest[6..] } else { rest };
     }
 
     /// Copies a number or a name, of which `first` is the beginning. What JSON does not know
@@ -203,10 +201,10 @@ impl Copy<'_> {
 }
 
 /// The code unit of an escape, behind its backslash.
-fn code_unit(text: &str) -> Option<u32> {
+fn code_unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix('u')?.get(..4)?;
     let is_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    u32::from_str_radix(digits, 16).ok().filter(|_| is_hexadecimal)
+    u16::from_str_radix(digits, 16).ok().filter(|_| is_hexadecimal)
 }
 
 fn is_of_word(c: char) -> bool {
