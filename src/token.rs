@@ -301,11 +301,9 @@ impl Token {
         let access_token = self.access_token.expose_secret();
         let scope = self.scope();
         // Room for all of it, escapes aside: a growing buffer would leave copies behind.
-        let room = 128
-            + access_token.len()
-            + refresh_token.map_or(0, str::len)
-            + scope.map_or(0, str::len)
-            + notes.superseded.iter().map(SupersededToken::room).sum::<usize>();
+        let texts = [Some(access_token), refresh_token, scope].into_iter().flatten().map(str::len);
+        let superseded = notes.superseded.iter().map(SupersededToken::room);
+        let room = texts.chain(superseded).chain([128]).sum();
         let mut payload = SecretBox::new(Box::new(Vec::with_capacity(room)));
         let written = Payload {
             access_token,
