@@ -113,11 +113,13 @@ mod tests {
     fn many_small_parts_pin_few_blocks() {
         let mut buffers = ReadBuffers::default();
         let mut connections = Vec::new();
-        for _ in 0..100 {
+        for count in 1..=100 {
             let mut connection = read(1);
             buffers.push(connection.split_to(1).freeze());
             connections.push(connection);
             assert!(buffers.blocks.len() <= MOST_BLOCKS);
+            // The connections hold them all, so none is forgotten before there are too many.
+            assert!(buffers.blocks.len() == count || count > MOST_BLOCKS);
         }
     }
 }
