@@ -410,6 +410,25 @@ mod tests {
     }
 
     #[test]
+    fn codes_of_rfc_6749_keep_their_terms() {
+        use BasicErrorResponseType as Type;
+        for error in [
+            Type::InvalidRequest,
+            Type::InvalidClient,
+            Type::InvalidGrant,
+            Type::UnauthorizedClient,
+            Type::UnsupportedGrantType,
+            Type::InvalidScope,
+        ] {
+            let code = error.as_ref();
+            for spelling in [code.to_owned(), code.to_ascii_uppercase()] {
+                let read = read(&format!(r#"{{"error":"{spelling}"}}"#));
+                assert_eq!((read.error(), read.code()), (&error, code));
+            }
+        }
+    }
+
+    #[test]
     fn codes_are_told_in_rfc_terms() {
         use BasicErrorResponseType as Type;
         let envelope = |code: &str, param: &str| {
