@@ -391,6 +391,28 @@ mod tests {
         assert!(read.error_description().unwrap().len() <= LONGEST_TEXT + '…'.len_utf8());
     }
 
+    #[test]
+    fn text_is_cut_between_two_letters() {
+        let kept = |text: &str| {
+            let body = serde_json::json!({ "error": "a", "error_description": text });
+            read(&body.to_string()).error_description().unwrap().clone()
+        };
+        for (text, whole) in [
+            ("a".repeat(512), true),
+            ("a".repeat(513), false),
+            ("é".repeat(256), true),
+            ("é".repeat(257), false),
+            ("a".to_owned() + &"é".repeat(255), true),
+            ("a".to_owned() + &"é".repeat(256), false),
+        ] {
+            let kept = kept(&text);
+            assert_eq!(kept == text, whole, "{text}");
+            let beginning = kept.trim_end_matches('…');
+            assert!(text.starts_with(beginning) && beginning.len() > 510, "{kept}");
+            assert_eq!(beginning.len() == kept.len(), whole, "{kept}");
+        }
+    }
+
     /// A text of which nothing can be read is no text, and what stands around a code is none of it.
     #[test]
     fn text_of_control_characters_is_none() {

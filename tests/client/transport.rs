@@ -377,6 +377,14 @@ async fn refresh_token_of_endless_answer_is_rescued() {
     let error = refreshed(&once(&RawServer::replying([endless]).await)).await.unwrap_err();
     assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
     assert!(error.rescued_refresh_token().is_some());
+
+    // All of the first 64 KiB is read, however they come in.
+    let refresh_token = r#""refresh_token":"new-refresh","#;
+    let padding = " ".repeat(64 * KIB - 1 - refresh_token.len());
+    let endless = Reply::answer(200, JSON, format!("{{{padding}{refresh_token}{padding}"));
+    let error = refreshed(&once(&RawServer::replying([endless]).await)).await.unwrap_err();
+    assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+    assert_eq!(error.rescued_refresh_token().unwrap().expose_secret(), "new-refresh");
 }
 
 #[tokio::test]
@@ -876,6 +884,29 @@ fn escapes_are_read_as_their_characters() {
             let token = hurdlr.import(&json).expect(&json);
             assert_eq!(token.refresh_token().unwrap().expose_secret(), expected, "{json}");
         }
+    }
+}
+
+/// A number in a spelling that JSON does not know is read, rounded down, and another word is none.
+#[test]
+fn numbers_have_other_spellings() {
+    let hurdlr = support::impatient("http://localhost:1").build().unwrap();
+    for (word, seconds) in [
+        ("60", Some(60)),
+        ("+60", Some(60)),
+        ("0060", Some(60)),
+        ("60.", Some(60)),
+        ("+.605e2", Some(60)),
+        ("6.e1", Some(60)),
+        ("0x3c", None),
+        ("6_0", None),
+        ("NaN", None),
+        ("-Infinity", None),
+        ("soon", None),
+    ] {
+        let json = format!(r#"{{"access_token":"a","expires_in":{word},}}"#);
+        let token = hurdlr.import(&json).expect(&json);
+        assert_eq!(token.expires_in(), seconds.map(Duration::from_secs), "{word}");
     }
 }
 

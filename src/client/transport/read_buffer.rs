@@ -100,6 +100,14 @@ mod tests {
         assert!(released.is_finished());
     }
 
+    #[test]
+    fn released_block_is_held_no_longer() {
+        let mut buffers = ReadBuffers::default();
+        buffers.push(read(100).freeze());
+        buffers.wipe_released();
+        assert!(buffers.blocks.is_empty());
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn block_never_released_is_given_up() {
         let mut connection = read(100);

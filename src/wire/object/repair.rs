@@ -80,7 +80,7 @@ fn clean_object(text: &str) -> Option<Zeroizing<String>> {
         return None;
     }
     let object = &text[before.len()..];
-    // A single letter between commas becomes `null`, and nothing grows by more.
+    // The word that grows most is a number such as `1.e15`, to less than three times its length.
     let mut copy =
         Copy { rest: object, clean: Zeroizing::new(String::with_capacity(3 * object.len() + 8)) };
     copy.object();
@@ -192,10 +192,9 @@ impl Copy<'_> {
             self.clean.push_str(&word);
             return;
         }
-        let number = word.trim_start_matches('+').parse().ok().and_then(whole);
-        match number.map(|number| number.to_string()) {
-            Some(number) if number.len() <= word.len() + 4 => self.clean.push_str(&number),
-            _ => self.clean.push_str("null"),
+        match word.trim_start_matches('+').parse().ok().and_then(whole) {
+            Some(number) => self.clean.push_str(&number.to_string()),
+            None => self.clean.push_str("null"),
         }
     }
 }
@@ -218,4 +217,20 @@ pub(crate) fn whole(number: f64) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within the limit")]
     let whole = || number.floor() as i64;
     (-LIMIT..LIMIT).contains(&number).then(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer that grows leaves copies of secrets in memory that is not wiped.
+    #[test]
+    fn copy_fits_into_its_first_buffer() {
+        for word in ["1.e15", "9.e15", "-9.e15", "+9.e15", "1.e9", ".1e9", "x", "1e15x", "[,"] {
+            for body in [format!("{{{word}"), format!(r#"{{"a":[{}"#, [word; 50].join(","))] {
+                let clean = first_object(body.as_bytes()).unwrap();
+                assert_eq!(clean.capacity(), 3 * body.len() + 8, "{clean:?}");
+            }
+        }
+    }
 }
