@@ -958,10 +958,12 @@ async fn compressed_answer_is_bounded_and_named() {
 /// A refresh token that was changed by the repair would replace the one that lives.
 #[tokio::test]
 async fn refresh_token_with_control_character_is_refused() {
-    let body = "{\"refresh_token\":\"new\nrefresh\",\"token_type\":\"mac\"}";
-    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
-    let error = refreshed(&once(&server)).await.unwrap_err();
-    assert!(error.rescued_refresh_token().is_none());
+    for token in ["new\nrefresh", "new\n\nrefresh", "new\nré"] {
+        let body = format!("{{\"refresh_token\":\"{token}\",\"token_type\":\"mac\"}}");
+        let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert!(error.rescued_refresh_token().is_none(), "{token:?}");
+    }
 }
 
 /// A line's end behind a token is none of it.
