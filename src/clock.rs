@@ -188,6 +188,25 @@ mod tests {
     }
 
     #[test]
+    fn systems_clock_agrees_with_std() {
+        let (clock, began) = (SharedClock::new(SystemClock), std::time::Instant::now());
+        let (std_before, before) = (SystemTime::now(), clock.now());
+        std::thread::sleep(Duration::from_millis(50));
+        let (std_after, after) = (SystemTime::now(), clock.now());
+        // The coarse clocks may lag by a jiffy, which is 10 ms at most.
+        let close =
+            |one: Duration, other: Duration| one.abs_diff(other) < Duration::from_millis(25);
+        for (std, ours) in [(std_before, before), (std_after, after)] {
+            let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap();
+            assert!(close(since(std), since(ours.wall())), "{std:?} {ours:?}");
+        }
+        let monotonic = u64::try_from(after.monotonic_ms - before.monotonic_ms).unwrap();
+        assert!(close(began.elapsed(), Duration::from_millis(monotonic)), "{before:?} {after:?}");
+        let seconds = clock.coarse_unix_seconds();
+        assert!((after.unix_seconds()..=clock.now().unix_seconds()).contains(&seconds));
+    }
+
+    #[test]
     fn time_of_day_before_1970_is_kept() {
         let early = UNIX_EPOCH - Duration::from_secs(5);
         assert_eq!(Timestamp::new(Duration::ZERO, early).wall(), early);

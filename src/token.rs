@@ -300,12 +300,12 @@ impl Token {
         let refresh_token = self.refresh_token.as_ref().map(ExposeSecret::expose_secret);
         let access_token = self.access_token.expose_secret();
         let scope = self.scope();
-        // Room for all of it, escapes aside: a growing buffer would leave copies behind.
-        let room = 128
-            + access_token.len()
-            + refresh_token.map_or(0, str::len)
-            + scope.map_or(0, str::len)
-            + notes.superseded.iter().map(SupersededToken::room).sum::<usize>();
+        // Room for all of it, escapes aside: a growing buffer would leave copies behind. Names and
+        // numbers take less than 128 bytes, and less than 64 for each earlier token.
+        let texts = [Some(access_token), refresh_token, scope].into_iter().flatten().map(str::len);
+        let superseded = notes.superseded.iter();
+        let superseded = superseded.flat_map(|it| [64, it.access_token.expose_secret().len()]);
+        let room = texts.chain(superseded).chain([128]).sum();
         let mut payload = SecretBox::new(Box::new(Vec::with_capacity(room)));
         let written = Payload {
             access_token,
@@ -618,6 +618,26 @@ mod tests {
         assert_eq!(back.scopes().collect::<Vec<_>>(), ["x", "y"]);
         assert_eq!(back.expires_in(), token.expires_in());
         assert!(back.created_at().is_some());
+    }
+
+    /// A buffer that grows doubles, and leaves its old content in memory that is not wiped.
+    #[test]
+    fn payload_has_room_for_every_text() {
+        let text = "x".repeat(1_000);
+        for (superseded, pending_since) in [(0, Some(u32::MAX)), (9, None)] {
+            let mut parts = TokenParts::new(text.as_str().into());
+            parts.refresh_token = Some(text.as_str().into());
+            parts.scope = Some(text.clone());
+            let mut token = Token::from_parts(parts).unwrap();
+            token.expires_in = Some(u32::MAX);
+            token.created_at = NonZeroI64::new(253_402_300_799); // the end of the year 9999
+            let earlier =
+                SupersededToken { access_token: text.as_str().into(), ends_at_age: u32::MAX };
+            let notes = Notes { superseded: vec![earlier; superseded], pending_since };
+            let payload = token.payload(&notes);
+            let payload = payload.expose_secret();
+            assert!(payload.capacity() - payload.len() < 500, "{superseded}");
+        }
     }
 
     fn parts(created_at: Option<u64>, expires_at: Option<u64>) -> TokenParts {

@@ -58,17 +58,44 @@ impl Credentials {
     /// `Basic` with id and secret, each form-urlencoded before both become base64: marked
     /// sensitive, in memory that is wiped.
     fn basic(&self) -> HeaderValue {
-        let (id, secret) = (self.client_id.as_bytes(), self.client_secret.expose_secret());
-        let room = 3 * (id.len() + secret.len()) + 1;
+        let encoded = || {
+            let (id, secret) = (&self.client_id, self.client_secret.expose_secret());
+            let [id, secret] =
+                [id, secret].map(|it| form_urlencoded::byte_serialize(it.as_bytes()));
+            id.chain([":"]).chain(secret)
+        };
+        // Room for all of it: a growing buffer would leave copies of secrets behind.
+        let room = encoded().map(str::len).sum();
         let mut pair = Zeroizing::new(String::with_capacity(room));
-        pair.extend(form_urlencoded::byte_serialize(id));
-        pair.push(':');
-        pair.extend(form_urlencoded::byte_serialize(secret.as_bytes()));
+        pair.extend(encoded());
         let mut text = Zeroizing::new(vec![0; BASIC.len() + pair.len().div_ceil(3) * 4]);
         let (scheme, encoded) = text.split_at_mut(BASIC.len());
         scheme.copy_from_slice(BASIC);
         // There is just the room that it takes.
         let _ = BASE64_STANDARD.encode_slice(pair.as_bytes(), encoded);
         sensitive(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer that grows leaves its old content in memory that is not wiped, and one that grew is
+    /// longer than the longest encoding.
+    #[test]
+    fn form_has_room_for_every_escape() {
+        let escaped = "%".repeat(100);
+        for authentication in [ClientAuthentication::RequestBody, ClientAuthentication::Basic] {
+            let credentials = Credentials {
+                client_id: escaped.clone(),
+                client_secret: escaped.as_str().into(),
+                authentication,
+            };
+            let fields = vec![("refresh_token", &*escaped), ("grant_type", &*escaped)];
+            let body = credentials.form(fields, None).body;
+            // There is no `&` before the first field.
+            assert_eq!(body.capacity(), body.len() + 1);
+        }
     }
 }

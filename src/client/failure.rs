@@ -64,7 +64,6 @@ impl Failure {
 pub(super) fn unsent(error: HttpError) -> Failure {
     let (class, message) = match &error {
         HttpError::NotSent(_) => (FailureClass::NotSent, "the provider cannot be reached"),
-        HttpError::ForeignOrigin => (FailureClass::Final, "the request was not sent"),
         #[cfg(feature = "testing")]
         HttpError::Other(source) if never_left(&**source) => {
             (FailureClass::NotSent, "the provider cannot be reached")

@@ -49,13 +49,6 @@ impl Notes {
     }
 }
 
-impl SupersededToken {
-    /// The bytes that it takes in a payload, names and numbers included.
-    pub(super) fn room(&self) -> usize {
-        64 + self.access_token.expose_secret().len()
-    }
-}
-
 impl Serialize for SupersededToken {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut out = serializer.serialize_struct("SupersededToken", 2)?;

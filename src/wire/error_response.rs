@@ -391,6 +391,28 @@ mod tests {
         assert!(read.error_description().unwrap().len() <= LONGEST_TEXT + '…'.len_utf8());
     }
 
+    #[test]
+    fn text_is_cut_between_two_letters() {
+        let kept = |text: &str| {
+            let body = serde_json::json!({ "error": "a", "error_description": text });
+            read(&body.to_string()).error_description().unwrap().clone()
+        };
+        for (text, whole) in [
+            ("a".repeat(512), true),
+            ("a".repeat(513), false),
+            ("é".repeat(256), true),
+            ("é".repeat(257), false),
+            ("a".to_owned() + &"é".repeat(255), true),
+            ("a".to_owned() + &"é".repeat(256), false),
+        ] {
+            let kept = kept(&text);
+            assert_eq!(kept == text, whole, "{text}");
+            let beginning = kept.trim_end_matches('…');
+            assert!(text.starts_with(beginning) && beginning.len() > 510, "{kept}");
+            assert_eq!(beginning.len() == kept.len(), whole, "{kept}");
+        }
+    }
+
     /// A text of which nothing can be read is no text, and what stands around a code is none of it.
     #[test]
     fn text_of_control_characters_is_none() {
@@ -406,6 +428,25 @@ mod tests {
             assert_eq!(read_once.code(), code, "{body}");
             assert_eq!(read_once.error_description().map(String::as_str), description, "{body}");
             assert_eq!(read(&serde_json::to_string(&read_once).unwrap()), read_once, "{body}");
+        }
+    }
+
+    #[test]
+    fn codes_of_rfc_6749_keep_their_terms() {
+        use BasicErrorResponseType as Type;
+        for error in [
+            Type::InvalidRequest,
+            Type::InvalidClient,
+            Type::InvalidGrant,
+            Type::UnauthorizedClient,
+            Type::UnsupportedGrantType,
+            Type::InvalidScope,
+        ] {
+            let code = error.as_ref();
+            for spelling in [code.to_owned(), code.to_ascii_uppercase()] {
+                let read = read(&format!(r#"{{"error":"{spelling}"}}"#));
+                assert_eq!((read.error(), read.code()), (&error, code));
+            }
         }
     }
 

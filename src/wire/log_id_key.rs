@@ -62,6 +62,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn key_has_32_bytes_or_more() {
+        use base64::Engine;
+        for (length, fits) in [(31, false), (32, true), (33, true)] {
+            let text = base64::prelude::BASE64_STANDARD.encode(vec![7; length]);
+            assert_eq!(LogIdKey::from_base64(&text.into()).is_ok(), fits, "{length}");
+        }
+    }
+
+    #[test]
     fn log_ids_depend_on_key_and_user() {
         let key = |text: &str| LogIdKey::from_base64(&text.repeat(6).as_str().into()).unwrap();
         let (one, other) = (key("marker00"), key("marker01"));

@@ -1,5 +1,6 @@
 //! A login is bound to the browser that began it: what an attacker sends back reaches nobody.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use hurdlr_oauth2::secrecy::ExposeSecret;
@@ -359,4 +360,23 @@ async fn manager_completes_a_login_once() {
     manager.shutdown().await;
     let error = manager.complete_login(&ann, pending, &callback).await.unwrap_err();
     assert_eq!((error.kind(), fake.count().total()), (ErrorKind::Unavailable, 1));
+}
+
+#[test]
+fn each_problem_has_its_own_text() {
+    let problems = [
+        CallbackProblem::Unreadable,
+        CallbackProblem::OtherSettings,
+        CallbackProblem::Expired,
+        CallbackProblem::StateMissing,
+        CallbackProblem::StateDoubled,
+        CallbackProblem::StateMismatch,
+        CallbackProblem::IssuerMismatch,
+        CallbackProblem::Refused,
+        CallbackProblem::CodeMissing,
+        CallbackProblem::CodeDoubled,
+    ];
+    let texts = problems.map(|problem| Error::from(problem).to_string());
+    let different: HashSet<_> = texts.iter().filter(|text| !text.is_empty()).collect();
+    assert_eq!(different.len(), problems.len(), "{texts:?}");
 }

@@ -5,9 +5,10 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use hurdlr_oauth2::basic::BasicTokenResponse;
 use hurdlr_oauth2::oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use hurdlr_oauth2::testing::{FakeHurdlr, Fault, InMemoryError, InMemoryHttpClient};
-use hurdlr_oauth2::{Hurdlr, RetryPolicy, UserId};
+use hurdlr_oauth2::{ApiVersion, Callback, Environment, HttpClient, Hurdlr, RetryPolicy, UserId};
 
 use crate::logged::Log;
 use crate::support::{self, RawServer, Reply};
@@ -60,6 +61,83 @@ async fn secret_quoted_by_provider_is_blotted_out() {
         assert!(said.contains("***"), "{reply:?}: {said}");
     }
     assert!(!Log::of_thread().text().contains("marker"));
+}
+
+/// A provider may quote any field of the form that it refuses.
+#[tokio::test(start_paused = true)]
+async fn quoted_form_is_blotted_out() {
+    let fake = FakeHurdlr::in_memory();
+    let (builder, _) = support::in_memory(&fake);
+    let retry = RetryPolicy::never();
+    let hurdlr = builder.api_version(ApiVersion::V6).retry(retry).build().unwrap();
+    let login = || async {
+        let (url, pending) = hurdlr.begin_login().unwrap();
+        (pending, fake.consent(&url, "ann").await.unwrap())
+    };
+    let (pending, callback) = login().await;
+    let token = hurdlr.complete_login(pending, &callback).await.unwrap();
+    let (pending, callback) = login().await;
+
+    let quoted = Arc::new(Mutex::new(Vec::new()));
+    let fields = ["code", "code_verifier", "refresh_token", "token", "userId"];
+    let values = Arc::clone(&quoted);
+    fake.fault_plan(move |request| {
+        let sent: Vec<_> = fields.iter().filter_map(|name| request.field(name)).collect();
+        let said = format!("refused: {}", sent.join(", "));
+        values.lock().unwrap().extend(sent);
+        let body = serde_json::json!({ "error": "invalid_request", "error_description": said });
+        Some(Fault::answer(400, body.to_string()))
+    });
+    let bob = UserId::new("bob-marker").unwrap();
+    let errors = [
+        hurdlr.complete_login(pending, &callback).await.unwrap_err(),
+        hurdlr.refresh(&token).await.unwrap_err(),
+        hurdlr.client_credentials(&bob).await.unwrap_err(),
+        hurdlr.revoke(&token).await.unwrap_err(),
+    ];
+    let quoted = quoted.lock().unwrap();
+    assert_eq!(quoted.len(), fields.len(), "{quoted:?}");
+    for error in errors {
+        let said = support::everything_said(&error);
+        assert!(said.contains("refused: ***"), "{said}");
+        assert!(quoted.iter().all(|secret| !said.contains(secret)), "{said}");
+    }
+}
+
+/// A log line with a value in it says which one it is.
+#[test]
+fn debug_shows_all_but_secrets() {
+    let url = "http://user:marker@localhost:1/base?key=marker";
+    let builder = || support::impatient("http://localhost:1/base");
+    let hurdlr = builder().build().unwrap();
+    let token = r#"{"access_token":"marker","refresh_token":"marker","scope":"write"}"#;
+    let answer: BasicTokenResponse = serde_json::from_str(token).unwrap();
+    for (shown, expected) in [
+        (format!("{:?}", builder()), &["HurdlrBuilder", "\"app\"", "V4"][..]),
+        (format!("{hurdlr:?}"), &["Hurdlr", "\"app\"", "V4", "http://localhost:1/base/"]),
+        (format!("{:?}", hurdlr.realm()), &["app of v4 at http://localhost:1/base"]),
+        (
+            format!("{:?}", HttpClient::builder(&url.parse().unwrap())),
+            &["HttpClientBuilder", "http://localhost:1"],
+        ),
+        (
+            format!("{:?}", HttpClient::new(&url.parse().unwrap()).unwrap()),
+            &["HttpClient", "http://localhost:1"],
+        ),
+        (format!("{:?}", Environment::Sandbox), &["Sandbox"]),
+        (format!("{:?}", Environment::from(url)), &["BaseUrl(\"http://localhost:1/base\")"]),
+        (format!("{:?}", Environment::from("user:marker")), &["BaseUrl([not a URL])"]),
+        (format!("{:?}", hurdlr.begin_login().unwrap().1), &["PendingLogin", "began"]),
+        (
+            format!("{:?}", Callback::from_query("code=marker&state=marker")),
+            &[r#"["code", "state"]"#],
+        ),
+        (format!("{:?}", hurdlr.import(token).unwrap()), &["Token", "\"write\""]),
+        (format!("{answer:?}"), &["BasicTokenResponse", "Bearer", "\"write\""]),
+    ] {
+        assert!(expected.iter().all(|piece| shown.contains(piece)), "{shown}");
+        assert!(!shown.contains("marker"), "{shown}");
+    }
 }
 
 #[tokio::test]

@@ -399,16 +399,24 @@ async fn expired_access_token_hinders_no_refresh() {
 
 #[tokio::test(start_paused = true)]
 async fn each_wait_stays_within_its_doubled_bound() {
-    let bounds = [250, 500, 1_000].map(Duration::from_millis);
-    let fake = FakeHurdlr::in_memory();
-    let (builder, clock) = support::in_memory(&fake);
-    let hurdlr = builder.build().unwrap();
-    fake.fault_plan(|_| Some(Fault::DropBefore));
-    hurdlr.client_credentials(&support::ann()).await.unwrap_err();
-    let waits = clock.waits();
-    assert_eq!(waits.len(), bounds.len());
-    for (wait, bound) in waits.into_iter().zip(bounds) {
-        assert!(wait <= bound, "{wait:?} {bound:?}");
+    let policy = RetryPolicy::default();
+    let short = Duration::from_millis(400);
+    for (policy, bounds) in [
+        (policy.clone(), [250, 500, 1_000]),
+        (policy.clone().initial_backoff(short), [400, 800, 1_600]),
+        (policy.clone().max_backoff(short), [250, 400, 400]),
+        (policy.initial_backoff(short).max_backoff(short), [400, 400, 400]),
+    ] {
+        let fake = FakeHurdlr::in_memory();
+        let (builder, clock) = support::in_memory(&fake);
+        let hurdlr = builder.retry(policy).build().unwrap();
+        fake.fault_plan(|_| Some(Fault::DropBefore));
+        hurdlr.client_credentials(&support::ann()).await.unwrap_err();
+        let waits = clock.waits();
+        assert_eq!(waits.len(), bounds.len());
+        for (wait, bound) in waits.into_iter().zip(bounds.map(Duration::from_millis)) {
+            assert!((bound / 2..=bound).contains(&wait), "{wait:?} {bound:?}");
+        }
     }
 }
 

@@ -159,6 +159,20 @@ async fn body_bound_is_exactly_64_kib() {
     let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
     let error = granted(&once(&server)).await.unwrap_err();
     assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+
+    // Of a client that is the app's own, too.
+    for (length, fits) in [(64 * KIB, true), (64 * KIB + 1, false), (64 * KIB + 2, false)] {
+        let fake = FakeHurdlr::in_memory();
+        let (builder, _) = support::in_memory(&fake);
+        let hurdlr = builder.retry(RetryPolicy::never()).build().unwrap();
+        fake.fault_next(Fault::answer(200, exact(length)));
+        match granted(&hurdlr).await {
+            Ok(token) => assert!(fits, "{length}: {token:?}"),
+            Err(error) => {
+                assert!(!fits && matches!(cause(&error), HttpError::TooLong), "{error:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -363,6 +377,14 @@ async fn refresh_token_of_endless_answer_is_rescued() {
     let error = refreshed(&once(&RawServer::replying([endless]).await)).await.unwrap_err();
     assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
     assert!(error.rescued_refresh_token().is_some());
+
+    // All of the first 64 KiB is read, however they come in.
+    let refresh_token = r#""refresh_token":"new-refresh","#;
+    let padding = " ".repeat(64 * KIB - 1 - refresh_token.len());
+    let endless = Reply::answer(200, JSON, format!("{{{padding}{refresh_token}{padding}"));
+    let error = refreshed(&once(&RawServer::replying([endless]).await)).await.unwrap_err();
+    assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
+    assert_eq!(error.rescued_refresh_token().unwrap().expose_secret(), "new-refresh");
 }
 
 #[tokio::test]
@@ -731,6 +753,18 @@ async fn transport_for_oauth2_keeps_same_bounds() {
     stranger.assert_left_alone();
 }
 
+/// `oauth2` takes any answer but a 200 for a refusal, so one under a success has another status.
+#[tokio::test]
+async fn refusal_keeps_its_status_for_oauth2() {
+    for (status, seen) in [(200, 400), (201, 400), (400, 400), (401, 401), (429, 429), (503, 503)] {
+        let refusal = Reply::answer(status, JSON, r#"{"error":"invalid_client"}"#);
+        let server = RawServer::replying([refusal]).await;
+        let client = HttpClient::new(&server.base_url().parse().unwrap()).unwrap();
+        let request = Request::post(server.base_url()).body(Vec::new()).unwrap();
+        assert_eq!(client.call(request).await.unwrap().status().as_u16(), seen, "{status}");
+    }
+}
+
 /// A body, with the headers it comes under.
 type Body = (&'static str, Vec<u8>);
 
@@ -822,6 +856,60 @@ async fn unclean_json_is_read() {
     }
 }
 
+/// JSON has escapes of UTF-16 (RFC 8259 section 7): two for each character beyond its first plane.
+#[test]
+fn escapes_are_read_as_their_characters() {
+    let hurdlr = support::impatient("http://localhost:1").build().unwrap();
+    for (escaped, expected) in [
+        (r"\u0041\u00e9\uFFFD", "A\u{e9}\u{fffd}"),
+        (r"\ud7ff\ue000", "\u{d7ff}\u{e000}"),
+        (r"\ud800\udc00", "\u{10000}"),
+        (r"\uD801\uDC37.", "\u{10437}."),
+        (r"\ud83d\ude00\ud83d\ude01", "\u{1f600}\u{1f601}"),
+        (r"\udbff\udfff", "\u{10ffff}"),
+        // Halves of a pair.
+        (r"\ud83d", "\u{fffd}"),
+        (r"\ud83d.", "\u{fffd}."),
+        (r"\ud83d\u0041", "\u{fffd}A"),
+        (r"\ud83d\/\ude00", "\u{fffd}/\u{fffd}"),
+        (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+        (r"\ude00\ud83d", "\u{fffd}\u{fffd}"),
+        (r"A\ude00", "A\u{fffd}"),
+        // What cannot stand for itself within a string, and what is no escape.
+        (r#"\"\\\u0022\u005c\/"#, r#""\"\/"#),
+        (r"\u+041\u12\x41", "u+041u12x41"),
+    ] {
+        let object = format!(r#"{{"access_token":"a","refresh_token":"{escaped}"}}"#);
+        for json in [serde_json::to_string(&object).unwrap(), object] {
+            let token = hurdlr.import(&json).expect(&json);
+            assert_eq!(token.refresh_token().unwrap().expose_secret(), expected, "{json}");
+        }
+    }
+}
+
+/// A number in a spelling that JSON does not know is read, rounded down, and another word is none.
+#[test]
+fn numbers_have_other_spellings() {
+    let hurdlr = support::impatient("http://localhost:1").build().unwrap();
+    for (word, seconds) in [
+        ("60", Some(60)),
+        ("+60", Some(60)),
+        ("0060", Some(60)),
+        ("60.", Some(60)),
+        ("+.605e2", Some(60)),
+        ("6.e1", Some(60)),
+        ("0x3c", None),
+        ("6_0", None),
+        ("NaN", None),
+        ("-Infinity", None),
+        ("soon", None),
+    ] {
+        let json = format!(r#"{{"access_token":"a","expires_in":{word},}}"#);
+        let token = hurdlr.import(&json).expect(&json);
+        assert_eq!(token.expires_in(), seconds.map(Duration::from_secs), "{word}");
+    }
+}
+
 /// A page may quote an object, and a list may hold somebody else's.
 #[tokio::test]
 async fn object_within_a_page_is_no_answer() {
@@ -870,10 +958,12 @@ async fn compressed_answer_is_bounded_and_named() {
 /// A refresh token that was changed by the repair would replace the one that lives.
 #[tokio::test]
 async fn refresh_token_with_control_character_is_refused() {
-    let body = "{\"refresh_token\":\"new\nrefresh\",\"token_type\":\"mac\"}";
-    let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
-    let error = refreshed(&once(&server)).await.unwrap_err();
-    assert!(error.rescued_refresh_token().is_none());
+    for token in ["new\nrefresh", "new\n\nrefresh", "new\nré"] {
+        let body = format!("{{\"refresh_token\":\"{token}\",\"token_type\":\"mac\"}}");
+        let server = RawServer::replying([Reply::answer(200, JSON, body)]).await;
+        let error = refreshed(&once(&server)).await.unwrap_err();
+        assert!(error.rescued_refresh_token().is_none(), "{token:?}");
+    }
 }
 
 /// A line's end behind a token is none of it.

@@ -52,6 +52,19 @@ async fn v6_life_from_login_to_revocation() {
     assert_eq!(fake.count().outcome(Outcome::Revoked), 2);
 }
 
+/// A store tells the users of two clients apart by this.
+#[test]
+fn realm_names_version_environment_and_client() {
+    let fake = FakeHurdlr::in_memory();
+    for version in [ApiVersion::V4, ApiVersion::V5, ApiVersion::V6] {
+        let (builder, _) = support::in_memory(&fake);
+        let realm = builder.api_version(version).build().unwrap().realm();
+        assert_eq!(realm.api_version(), version);
+        assert_eq!(realm.environment(), fake.base_url().as_str());
+        assert_eq!(realm.client_id(), fake.client_id());
+    }
+}
+
 /// Moving to another version means a login there: the provider does not say that one takes the
 /// other's tokens.
 #[tokio::test]

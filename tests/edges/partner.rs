@@ -3,6 +3,7 @@
 use http::Request;
 use hurdlr_oauth2::testing::ManualClock;
 use hurdlr_oauth2::{CallPolicy, ErrorKind, Partner, UserId};
+use tower::Layer;
 
 use super::{Hasty, KINDS, TestBody, answer, header, limited};
 use crate::support::{RawServer, Reply, everything_said};
@@ -67,4 +68,27 @@ async fn credentials_unfit_for_basic_are_refused_unshown() {
     let partner = Partner::new("app", &"secret-marker".into(), &here).unwrap();
     let error = partner.user(&UserId::new("ännchen").unwrap()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
+}
+
+/// A log tells where credentials go, and not what they are.
+#[test]
+fn debug_names_origins_and_no_secret() {
+    let home = "https://api.example.com".into();
+    let partner = Partner::new("app", &"secret-marker".into(), &home).unwrap();
+    let user = partner.user(&UserId::new("ann-marker").unwrap()).unwrap();
+    let other = || CallPolicy::default().origin("https://other.example.com/?key=marker");
+    let layer = partner.layer().policy(other()).unwrap();
+    let middleware = user.middleware().policy(other()).unwrap();
+    for (shown, origins) in [
+        (format!("{partner:?}"), &["//api.example.com"][..]),
+        (format!("{user:?}"), &["//api.example.com"]),
+        (format!("{:?}", other()), &["//other.example.com"]),
+        (format!("{layer:?}"), &["//api.example.com", "//other.example.com"]),
+        (format!("{middleware:?}"), &["//api.example.com", "//other.example.com"]),
+    ] {
+        assert!(origins.iter().all(|origin| shown.contains(origin)), "{shown}");
+        assert!(!shown.contains("marker"), "{shown}");
+    }
+    let service = format!("{:?}", layer.layer("the service"));
+    assert!(service.contains("the service") && service.contains("Partner"), "{service}");
 }

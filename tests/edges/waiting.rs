@@ -16,7 +16,7 @@ use tower::timeout::Timeout;
 use tower::timeout::error::Elapsed;
 use tower::{Layer, Service, ServiceExt};
 
-use super::{BoxError, Stage, TestBody, answer, limited, soon};
+use super::{BoxError, Content, Stage, TestBody, answer, limited, soon};
 use crate::site::SECOND;
 use crate::support::RawServer;
 
@@ -131,6 +131,25 @@ async fn request_timeout_bounds_whole_call() {
     gate.open();
     cold.token().await.unwrap();
     assert_eq!(stage.site.fake.count().grant("client_credentials"), 1);
+}
+
+/// A refused call that cannot be repeated waits for the new token in its own time only. After that
+/// the refusal says more than the end of the time.
+#[tokio::test]
+async fn late_token_leaves_call_its_refusal() {
+    let stage = Stage::new().await;
+    let gate = Gate::closed();
+    stage.site.fake.fault_next(Fault::Hold(gate.clone()));
+    let api = RawServer::replying([answer(401)]).await;
+    let policy = CallPolicy::default().origin(api.base_url());
+    let client = stage.user.middleware().policy(policy).unwrap();
+    let client = client.client(|builder| builder).unwrap().build();
+    let body = reqwest::Body::wrap(TestBody::of(Content::Single));
+    let call = client.post(api.base_url()).body(body).timeout(20 * SECOND);
+    assert_eq!(soon(call.send()).await.unwrap().status(), 401);
+    gate.open();
+    stage.user.token().await.unwrap();
+    assert_eq!(stage.site.refreshes(), 1);
 }
 
 /// A timeout above the layer bounds the whole call, and cancels no refresh.

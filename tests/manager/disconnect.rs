@@ -420,3 +420,21 @@ async fn enterprise_users_disconnect_by_access_token() {
         user.disconnect().await.unwrap();
     }
 }
+
+/// An access token that was replaced early lives on to its own end, and is revoked until then.
+#[tokio::test(start_paused = true)]
+async fn replaced_token_is_revoked_while_alive() {
+    for (later, revoked) in [(HOUR / 4, 2), (HOUR / 2 + SECOND, 1)] {
+        let site = Site::of(ApiVersion::V6);
+        let manager = site.manager();
+        let user = manager.enterprise_user(&UserId::new("bob").unwrap());
+        let first = user.token().await.unwrap().into_shared();
+        site.advance(HOUR / 2);
+        user.report_unauthorized(&first);
+        user.token().await.unwrap();
+        site.advance(later);
+        assert!(matches!(user.disconnect().await.unwrap(), Disconnected::Revoked));
+        let sent = site.fake.requests().into_iter().filter(is_revocation).count();
+        assert_eq!((sent, site.fake.tokens_alive("bob")), (revoked, 0), "{later:?}");
+    }
+}

@@ -61,10 +61,6 @@ impl http_body::Body for DeadlineBody {
         }))
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.form.is_none()
-    }
-
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.form.as_ref().map_or(0, |form| form.len() as u64))
     }

@@ -100,6 +100,14 @@ mod tests {
         assert!(released.is_finished());
     }
 
+    #[test]
+    fn released_block_is_held_no_longer() {
+        let mut buffers = ReadBuffers::default();
+        buffers.push(read(100).freeze());
+        buffers.wipe_released();
+        assert!(buffers.blocks.is_empty());
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn block_never_released_is_given_up() {
         let mut connection = read(100);
@@ -113,11 +121,13 @@ mod tests {
     fn many_small_parts_pin_few_blocks() {
         let mut buffers = ReadBuffers::default();
         let mut connections = Vec::new();
-        for _ in 0..100 {
+        for count in 1..=100 {
             let mut connection = read(1);
             buffers.push(connection.split_to(1).freeze());
             connections.push(connection);
             assert!(buffers.blocks.len() <= MOST_BLOCKS);
+            // The connections hold them all, so none is forgotten before there are too many.
+            assert!(buffers.blocks.len() == count || count > MOST_BLOCKS);
         }
     }
 }

@@ -121,6 +121,15 @@ mod tests {
     }
 
     #[test]
+    fn every_text_is_wiped_however_deep() {
+        let mut json =
+            serde_json::json!([["x"], {"a": "y", "b": {"c": ["z"]}}, "w", 1, true, null]);
+        wipe(&mut json);
+        let empty = serde_json::json!([[""], {"a": "", "b": {"c": [""]}}, "", 1, true, null]);
+        assert_eq!(json, empty);
+    }
+
+    #[test]
     fn last_of_repeated_fields_is_kept() {
         let json = r#"{"a":"x","b":[1,-2,2.5,null,false,{"c":"y"}],"a":"z"}"#;
         let read = serde_json::from_str::<WipedJson>(json).map(|it| it.into_value(&|_| {}));

@@ -80,7 +80,7 @@ fn clean_object(text: &str) -> Option<Zeroizing<String>> {
         return None;
     }
     let object = &text[before.len()..];
-    // A single letter between commas becomes `null`, and nothing grows by more.
+    // The word that grows most is a number such as `1.e15`, to less than three times its length.
     let mut copy =
         Copy { rest: object, clean: Zeroizing::new(String::with_capacity(3 * object.len() + 8)) };
     copy.object();
@@ -163,21 +163,19 @@ impl Copy<'_> {
             }
             return;
         };
-        let pair = self.rest[5..].strip_prefix('\\').and_then(code_unit);
-        let (character, length) = match (unit, pair) {
-            (0xd800..0xdc00, Some(low @ 0xdc00..0xe000)) => {
-                (char::from_u32(0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00)), 11)
-            }
-            _ => (char::from_u32(unit), 5),
-        };
-        match character.unwrap_or(char::REPLACEMENT_CHARACTER) {
+        let (first, rest) = self.rest.split_at(5);
+        let second = rest.strip_prefix('\\').and_then(code_unit);
+        let decoded = char::decode_utf16([unit].into_iter().chain(second)).next();
+        let character = decoded.and_then(Result::ok).unwrap_or(char::REPLACEMENT_CHARACTER);
+        match character {
             '\0'..' ' | '"' | '\\' => {
                 self.clean.push('\\');
-                self.clean.push_str(&self.rest[..length]);
+                self.clean.push_str(first);
             }
             plain => self.clean.push(plain),
         }
-        self.rest = &self.rest[length..];
+        // Both escapes of a surrogate pair.
+        self.rest = if character.len_utf16() == 2 { &rest[6..] } else { rest };
     }
 
     /// Copies a number or a name, of which `first` is the beginning. What JSON does not know
@@ -194,19 +192,18 @@ impl Copy<'_> {
             self.clean.push_str(&word);
             return;
         }
-        let number = word.trim_start_matches('+').parse().ok().and_then(whole);
-        match number.map(|number| number.to_string()) {
-            Some(number) if number.len() <= word.len() + 4 => self.clean.push_str(&number),
-            _ => self.clean.push_str("null"),
+        match word.trim_start_matches('+').parse().ok().and_then(whole) {
+            Some(number) => self.clean.push_str(&number.to_string()),
+            None => self.clean.push_str("null"),
         }
     }
 }
 
 /// The code unit of an escape, behind its backslash.
-fn code_unit(text: &str) -> Option<u32> {
+fn code_unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix('u')?.get(..4)?;
     let is_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    u32::from_str_radix(digits, 16).ok().filter(|_| is_hexadecimal)
+    u16::from_str_radix(digits, 16).ok().filter(|_| is_hexadecimal)
 }
 
 fn is_of_word(c: char) -> bool {
@@ -220,4 +217,20 @@ pub(crate) fn whole(number: f64) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within the limit")]
     let whole = || number.floor() as i64;
     (-LIMIT..LIMIT).contains(&number).then(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer that grows leaves copies of secrets in memory that is not wiped.
+    #[test]
+    fn copy_fits_into_its_first_buffer() {
+        for word in ["1.e15", "9.e15", "-9.e15", "+9.e15", "1.e9", ".1e9", "x", "1e15x", "[,"] {
+            for body in [format!("{{{word}"), format!(r#"{{"a":[{}"#, [word; 50].join(","))] {
+                let clean = first_object(body.as_bytes()).unwrap();
+                assert_eq!(clean.capacity(), 3 * body.len() + 8, "{clean:?}");
+            }
+        }
+    }
 }
