@@ -97,14 +97,16 @@ fn name(reason: &FailureReason) -> String {
     }
 }
 
+/// The user of a failure, and whether they were connected.
+type Whose = (Option<String>, bool);
+
 /// One replica.
 pub(crate) struct App {
     pub(crate) site: Site,
     pub(crate) manager: TokenManager,
     router: Router,
     failures: Arc<Mutex<Vec<String>>>,
-    /// The user of each failure, and whether they were connected.
-    whose: Arc<Mutex<Vec<(Option<String>, bool)>>>,
+    whose: Arc<Mutex<Vec<Whose>>>,
     said: Mutex<String>,
     carried: Mutex<Vec<String>>,
 }
@@ -181,7 +183,7 @@ impl App {
         self.failures.lock().unwrap().clone()
     }
 
-    pub(crate) fn whose_failures(&self) -> Vec<(Option<String>, bool)> {
+    pub(crate) fn whose_failures(&self) -> Vec<Whose> {
         self.whose.lock().unwrap().clone()
     }
 

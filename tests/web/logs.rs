@@ -15,7 +15,7 @@ async fn refused_disconnect_is_logged_as_such() {
     let _guard = set_default(trace.subscriber());
     let mut ann = Browser::of("ann");
     let asked = ann.send(&app, "GET", "/hurdlr/connect", &[("sec-fetch-site", "cross-site")]).await;
-    assert_eq!((asked.status.as_u16(), trace.messages(Level::INFO).len()), (200, 0));
+    assert_eq!((asked.status, trace.messages(Level::INFO).len()), (200, 0));
     let refused = ann.disconnect(&app, &[("sec-fetch-site", "cross-site")]).await;
     assert_eq!(refused.status, 403);
     app.site.store.plan(|call| (call == StoreCall::Forget).then_some(StoreFault::Before));
