@@ -80,9 +80,9 @@ impl Suite {
         (output.status.success(), messages.collect())
     }
 
-    /// What the compiler has against the library.
+    /// What the compiler has against the library and its unit tests.
     pub fn errors_of_library(&self) -> Vec<Value> {
-        let (compiles, messages) = self.cargo(&["check", "--lib"]);
+        let (compiles, messages) = self.cargo(&["check", "--lib", "--profile", "test"]);
         let messages = messages.into_iter().map(|mut message| message["message"].take());
         let errors: Vec<_> = messages.filter(|message| message["level"] == "error").collect();
         assert_eq!(compiles, errors.is_empty(), "cargo itself failed");
