@@ -133,7 +133,8 @@ impl Fault {
     }
 }
 
-#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+#[cfg(test)]
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod tests {
     use std::borrow::Cow;
 
