@@ -147,7 +147,8 @@ fn shared_file_system(magic: u32) -> Option<&'static str> {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
