@@ -383,6 +383,7 @@ mod tests {
             let page = String::from_utf8(body.into()).unwrap();
             let main = page.split_once("<main>").unwrap().1;
             assert!(main.contains(heading) && main.contains(action), "{case}: {main}");
+            assert_eq!(main.contains("You are connected"), heading.starts_with("You"), "{case}");
         }
     }
 }
