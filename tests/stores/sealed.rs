@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hurdlr_oauth2::manager::Disconnected;
 use hurdlr_oauth2::secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use hurdlr_oauth2::store::{
     Bound, Claim, KeyRing, MemoryStore, OpenError, Realm, Release, ResealOutcome, Rewrite, Row,
@@ -782,7 +783,7 @@ async fn process_without_key_holds_no_lease() {
 }
 
 #[tokio::test]
-async fn unopened_row_stops_no_living_token() {
+async fn unopened_row_stops_neither_token_nor_removal() {
     let fake = FakeHurdlr::in_memory();
     let hurdlr = || {
         Hurdlr::builder(fake.client_id(), fake.client_secret())
@@ -814,6 +815,10 @@ async fn unopened_row_stops_no_living_token() {
     assert!(error.to_string().contains("changed"), "{error}");
     assert_eq!(fake.count().total(), 1, "nothing was sent for it");
     assert_eq!(payload(&inner, &key).await, damaged);
+
+    let outcome = fresh.enterprise_user(&id).disconnect().await.unwrap();
+    assert!(matches!(outcome, Disconnected::Unrevoked { .. }), "{outcome:?}");
+    assert!(inner.read(&[key]).await.unwrap().remove(0).unwrap().is_none());
 }
 
 #[test]
