@@ -25,8 +25,9 @@ async fn status_follows_the_login() {
     assert_eq!(status(&user).await, UserStatus::Connected);
     site.advance(HOUR * 55 / 60);
     assert_eq!(status(&user).await, UserStatus::Due);
-    site.fake.revoke_everything("ann");
     site.advance(HOUR);
+    assert_eq!(status(&user).await, UserStatus::Due, "it can be refreshed still");
+    site.fake.revoke_everything("ann");
     user.token().await.unwrap_err();
     assert_eq!(status(&user).await, UserStatus::LoginRequired);
     manager.adopt(&ann(), site.login(&ann()).await).await.unwrap();
