@@ -465,6 +465,15 @@ mod tests {
     }
 
     #[test]
+    fn repeated_attempts_are_told() {
+        for (attempts, is_told) in [(0, false), (1, false), (2, true), (3, true)] {
+            let error = Error::new(ErrorKind::Unavailable, "down").with_attempts(attempts, false);
+            let told = format!(", after {attempts} attempts");
+            assert_eq!(error.to_string().contains(&told), is_told, "{error}");
+        }
+    }
+
+    #[test]
     fn log_has_known_codes_only() {
         for (code, is_known) in [("invalid_grant", true), ("ann@example.com is unknown", false)] {
             let error = Error::new(ErrorKind::Rejected, "refused").with_answer(code, Some("words"));

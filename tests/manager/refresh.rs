@@ -556,3 +556,16 @@ async fn token_older_than_damage_stays_unsent() {
     let error = manager.user(&id).token().await.unwrap_err();
     assert_eq!((error.kind(), site.refreshes()), (ErrorKind::Store, sent));
 }
+
+/// Nobody waits for the pause of a user who is no more.
+#[tokio::test(start_paused = true)]
+async fn removed_user_leaves_no_pause() {
+    let site = Site::new();
+    let (manager, id) = logged_in(&site, "ann").await;
+    let user = manager.user(&id);
+    site.advance(2 * HOUR);
+    site.fake.fault_plan(|_| Some(Fault::status(503)));
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    user.forget().await.unwrap();
+    assert_eq!(user.token().await.unwrap_err().kind(), ErrorKind::LoginRequired);
+}
