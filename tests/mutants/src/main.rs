@@ -8,7 +8,7 @@
 //!
 //! The changes are those that `cargo mutants` lists. It builds the crate once for each of them, which
 //! takes a day. Here all of them stand in the code at once, each behind a switch, and are shown only
-//! to the tests that come past them, which takes an hour or two. What needs a build of its own, such
+//! to the tests that come past them, which takes hours. What needs a build of its own, such
 //! as the change of a constant, gets one.
 
 mod list;
