@@ -230,7 +230,7 @@ mod tests {
         Settings::parse(&arguments).expect("arguments").expect("no help")
     }
 
-    /// What is printed beside a plan repeats that plan, however odd the times.
+    /// The command that is printed beside a plan repeats that plan, however odd the times.
     #[test]
     fn command_repeats_its_half() {
         for minutes in ["1", "0.83", "7.77"] {

@@ -160,7 +160,7 @@ async fn body_bound_is_exactly_64_kib() {
     let error = granted(&once(&server)).await.unwrap_err();
     assert!(matches!(cause(&error), HttpError::TooLong), "{error:?}");
 
-    // Of a client that is the app's own, too.
+    // The same holds for a client of the app's own.
     for (length, fits) in [(64 * KIB, true), (64 * KIB + 1, false), (64 * KIB + 2, false)] {
         let fake = FakeHurdlr::in_memory();
         let (builder, _) = support::in_memory(&fake);
@@ -875,7 +875,7 @@ fn escapes_are_read_as_their_characters() {
         (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
         (r"\ude00\ud83d", "\u{fffd}\u{fffd}"),
         (r"A\ude00", "A\u{fffd}"),
-        // What cannot stand for itself within a string, and what is no escape.
+        // Some characters cannot stand for themselves within a string; the others are no escapes.
         (r#"\"\\\u0022\u005c\/"#, r#""\"\/"#),
         (r"\u+041\u12\x41", "u+041u12x41"),
     ] {

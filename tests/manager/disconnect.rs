@@ -174,50 +174,36 @@ async fn disconnect_during_refresh_leaves_no_token() {
     }
 }
 
+/// The token of a refresh that was under way may be revoked by nobody yet, or the store may not say
+/// whether it has it.
 #[tokio::test(start_paused = true)]
-async fn unrevoked_token_of_refresh_is_told() {
-    let (site, manager, ann) = connected().await;
-    site.advance(HOUR);
-    let gate = Gate::closed();
-    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
-    let user = manager.user(&ann);
-    let refreshing = tokio::spawn(async move { user.token().await.map(|_| ()) });
-    site.fake.arrived(1).await;
-    let user = manager.user(&ann);
-    let leaving = tokio::spawn(async move { user.disconnect().await });
-    site.fake.arrived(2).await; // what was kept is revoked, and from now on nothing is
-    refuse_revocations(&site);
-    gate.open();
-    let outcome = leaving.await.unwrap().unwrap();
-    assert!(matches!(outcome, Disconnected::Pending(_)), "{outcome:?}");
-    let _ = refreshing.await.unwrap();
-    site.fake.clear_faults();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_gone(&site, &ann).await;
-}
-
-/// The store does not say whether it has the token of a refresh that came meanwhile.
-#[tokio::test(start_paused = true)]
-async fn unsaved_token_of_refresh_is_told() {
-    let (site, manager, ann) = connected().await;
-    site.advance(HOUR);
-    let gate = Gate::closed();
-    site.fake.fault_next(Fault::HoldAfter(gate.clone()));
-    let user = manager.user(&ann);
-    let refreshing = tokio::spawn(async move { user.token().await.map(|_| ()) });
-    site.fake.arrived(1).await;
-    let user = manager.user(&ann);
-    let leaving = tokio::spawn(async move { user.disconnect().await });
-    site.fake.arrived(2).await; // what was kept is revoked
-    site.fail(StoreCall::Save, StoreFault::Before);
-    gate.open();
-    let outcome = leaving.await.unwrap().unwrap();
-    let Disconnected::Pending(why) = outcome else { panic!("{outcome:?}") };
-    assert_eq!(why.kind(), ErrorKind::Store);
-    let _ = refreshing.await.unwrap();
-    site.store.recover();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_gone(&site, &ann).await;
+async fn unfinished_token_of_refresh_is_told() {
+    for store_fails in [false, true] {
+        let (site, manager, ann) = connected().await;
+        site.advance(HOUR);
+        let gate = Gate::closed();
+        site.fake.fault_next(Fault::HoldAfter(gate.clone()));
+        let user = manager.user(&ann);
+        let refreshing = tokio::spawn(async move { user.token().await.map(|_| ()) });
+        site.fake.arrived(1).await;
+        let user = manager.user(&ann);
+        let leaving = tokio::spawn(async move { user.disconnect().await });
+        site.fake.arrived(2).await; // what was kept is revoked
+        if store_fails {
+            site.fail(StoreCall::Save, StoreFault::Before);
+        } else {
+            refuse_revocations(&site);
+        }
+        gate.open();
+        let outcome = leaving.await.unwrap().unwrap();
+        let Disconnected::Pending(why) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(why.kind() == ErrorKind::Store, store_fails, "{why}");
+        let _ = refreshing.await.unwrap();
+        site.store.recover();
+        site.fake.clear_faults();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_gone(&site, &ann).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

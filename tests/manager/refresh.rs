@@ -509,23 +509,6 @@ async fn dead_tokens_are_not_revoked() {
     assert_eq!(site.fake.count().outcome(Outcome::Revoked), 2);
 }
 
-/// The refresh token's end is the end of all access tokens: nothing else is sent for them.
-#[tokio::test(start_paused = true)]
-async fn refreshed_login_is_revoked_once() {
-    let site = Site::of(ApiVersion::V6);
-    let ann = UserId::new("ann").unwrap();
-    let manager = site.logged_in(&ann).await;
-    let user = manager.user(&ann);
-    for _ in 0..3 {
-        site.advance(600 * SECOND);
-        user.report_unauthorized(&user.token().await.unwrap().into_shared());
-        user.token().await.unwrap();
-    }
-    user.disconnect().await.unwrap();
-    assert_eq!(site.fake.count().outcome(Outcome::Revoked), 1);
-    assert_eq!(site.fake.tokens_alive("ann"), 0);
-}
-
 /// A new login that the store did not take is saved before somebody else logs in.
 #[tokio::test(start_paused = true)]
 async fn unanswered_login_is_repeated_at_once() {

@@ -74,7 +74,7 @@ fn is_out_of_turn(
     let Some(lease) = seen.lease(arrival) else {
         return Some("asked without a lease of what it sent".to_owned());
     };
-    // What clocks and the way to the provider may add, and what a process can lose on that way.
+    // Clocks and the way to the provider may add a second, and a process may be held up on that way.
     let since = lease.begun.max(arrival.at.saturating_sub(micros(LEASE)));
     let is_late =
         arrival.at > lease_end(seen, lease) + SECOND && sorted.is_calm(process, since, arrival.at);
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(broken(&evidence), []);
     }
 
-    /// Whoever sends it: once the store had its successor, no row holds it any more.
+    /// Once the store had its successor, no row holds a token any more, whoever sends it.
     #[test]
     fn replaced_token_of_other_process_is_seen() {
         let mut evidence = evidence();

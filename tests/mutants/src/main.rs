@@ -6,10 +6,10 @@
 //! tests/mutants/run src/web       those whose name has this word, such as a file's
 //! ```
 //!
-//! The changes are those that `cargo mutants` lists. It builds the crate once for each of them, which
-//! takes a day. Here all of them stand in the code at once, each behind a switch, and are shown only
-//! to the tests that come past them, which takes hours. What needs a build of its own, such
-//! as the change of a constant, gets one.
+//! The changes are those that `cargo mutants` lists. It builds the crate once for each of them,
+//! which takes a day. Here all of them stand in the code at once, each behind a switch, and are
+//! shown only to the tests that come past them, which takes hours. What needs a build of its own,
+//! such as the change of a constant, gets one.
 
 mod list;
 mod plant;

@@ -13,8 +13,8 @@ use crate::weave;
 /// The compiler's code for a call in a constant of what is no constant.
 const NOT_CONSTANT: &str = "E0015";
 
-/// What the planted code asks whether a change is on; and, by the file that a test's process has in
-/// `MUTANTS_MET`, which ones that process came past.
+/// The planted code asks this module whether a change is on. In the file that `MUTANTS_MET` names,
+/// the module notes which ones its process came past.
 const SWITCH: &str = r#"
 mod mutant {
     use std::collections::HashSet;
@@ -99,7 +99,7 @@ pub fn plant(suite: &Suite, mutants: &[Mutant]) -> Planted {
     }
 }
 
-/// Whose code an error of the compiler is about.
+/// The mutants whose code an error of the compiler is about.
 fn blamed(error: &Value, places: &Places) -> Vec<usize> {
     let mut found: Vec<Vec<usize>> = spans(error, places)
         .map(|(range, places)| {

@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use crate::on_threads;
 
-/// What the tests are built from, beside the library itself.
+/// The targets of the tests, beside the library itself.
 const TARGETS: [&str; 7] = ["client", "edges", "fake", "manager", "proof", "stores", "web"];
 
-/// Whose tests see to what most; `client` sees to all else.
+/// The target whose tests see most of a layer; `client` sees to all else.
 const LAYERS: [(&str, &str); 6] = [
     ("src/calls", "edges"),
     ("src/manager", "manager"),
@@ -27,7 +27,7 @@ const LAYERS: [(&str, &str); 6] = [
     ("src/web", "web"),
 ];
 
-/// What the program of the unit tests is named after.
+/// The name of the unit tests' program.
 const LIBRARY: &str = "hurdlr_oauth2";
 
 /// How long a test may take.
@@ -80,7 +80,7 @@ impl Suite {
         (output.status.success(), messages.collect())
     }
 
-    /// What the compiler has against the library and its unit tests.
+    /// The errors of the compiler in the library and its unit tests.
     pub fn errors_of_library(&self) -> Vec<Value> {
         let (compiles, messages) = self.cargo(&["check", "--lib", "--profile", "test"]);
         let messages = messages.into_iter().map(|mut message| message["message"].take());
